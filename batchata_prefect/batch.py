@@ -1,0 +1,442 @@
+"""`Batch`, the builder: takes jobs, refuses what no provider would take, and starts the run."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+from dotenv import load_dotenv
+
+from batchata_prefect.errors import ProviderError, ValidationError
+from batchata_prefect.models import FileInput, Job, Message, ResponseModel
+from batchata_prefect.pricing import PriceBook
+from batchata_prefect.providers import provider_for
+from batchata_prefect.run import BatchRun, ProgressCallback
+from batchata_prefect.schema import AnswerSchema, answer_schema, to_plain
+from batchata_prefect.session import Pace, ResultFormat, Settings
+from batchata_prefect.spool import Spool
+
+logger = logging.getLogger("batchata_prefect")
+
+_VERBOSITY = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+_JOB_FIELDS = frozenset(Job.__dataclass_fields__) - {"params", "defaulted"}
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 10.0, 24 * 3600.0
+_FAULTS_SHOWN = 20
+
+
+class Batch:
+    """Builder of a run over many jobs; all methods but `run` and `arun` give back the batch.
+
+    Jobs are rendered and written to disk as they are added, so memory does not grow with their
+    number. Set defaults before the jobs that they are for.
+
+    Example:
+        ```python
+        batch = Batch(results_dir="./output").set_default_params(model="claude-sonnet-5-5")
+        batch.add_job(file="lease.pdf", prompt="Summarize this document")
+        for result in batch.run().iter_results():
+            print(result.job_id, result.raw_response)
+        ```
+
+    Args:
+        results_dir: Local directory for the answers; also the identity under which a run resumes.
+        max_parallel_batches: Provider batches in flight at once.
+        items_per_batch: Jobs in one provider batch, at most; the provider's own limits hold too.
+        raw_files: Whether the request files are kept in `results_dir/raw_files/requests`. The
+            provider's replies are what was paid for and are always kept.
+        run_key: Identity under which the run resumes, in place of the results directory.
+        result_format: `jsonl` for `results.jsonl`; `json` writes one file a job besides.
+        tokens_per_batch: Upper bound of input tokens in one provider batch.
+        max_attempts: Times that one job is sent at most, when the provider fails it.
+        prices: USD per million tokens, as charged in a batch, for models whose price is unknown
+            or other: `{"my-model": {"input": 0.5, "output": 2.0}}`.
+
+    Raises:
+        ValidationError: A number is not positive, or the results directory is a URL.
+    """
+
+    def __init__(
+        self,
+        results_dir: str | Path,
+        max_parallel_batches: int = 10,
+        items_per_batch: int = 10_000,
+        raw_files: bool | None = None,
+        *,
+        run_key: str | None = None,
+        result_format: ResultFormat = "jsonl",
+        tokens_per_batch: int | None = None,
+        max_attempts: int = 3,
+        prices: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        load_dotenv(Path.cwd() / ".env")
+        if "://" in str(results_dir):
+            raise ValidationError(
+                f"results_dir {str(results_dir)!r} is a URL; results go to a local directory"
+            )
+        if not str(results_dir).strip():
+            raise ValidationError("results_dir is empty; name the directory for the answers")
+        for name, value in {
+            "max_parallel_batches": max_parallel_batches,
+            "items_per_batch": items_per_batch,
+            "max_attempts": max_attempts,
+            "tokens_per_batch": 1 if tokens_per_batch is None else tokens_per_batch,
+        }.items():
+            if value < 1:
+                raise ValidationError(f"{name} must be at least 1, not {value!r}")
+        if result_format not in {"jsonl", "json"}:
+            raise ValidationError(f"result_format must be 'jsonl' or 'json', not {result_format!r}")
+        self._results_dir = Path(results_dir).expanduser().resolve()
+        self._run_key = run_key
+        self._max_parallel_batches = max_parallel_batches
+        self._items_per_batch = items_per_batch
+        self._raw_files = True if raw_files is None else raw_files
+        self._result_format: ResultFormat = result_format
+        self._tokens_per_batch = tokens_per_batch
+        self._max_attempts = max_attempts
+        self._prices = PriceBook(prices)
+        self._defaults: dict[str, Any] = {}
+        self._state: str | None = None
+        self._reuse_state = True
+        self._cost_limit_usd: Decimal | None = None
+        self._time_limit_seconds: float | None = None
+        self._spool: Spool | None = None
+        self._schemas: dict[str, AnswerSchema] = {}
+        self._left_out: set[tuple[str, str]] = set()
+
+    def set_default_params(self, **kwargs: Any) -> Self:
+        """Set parameters for the jobs added from here on; a job's own values go first.
+
+        Takes what `add_job` takes besides the job's content and id: model, temperature,
+        max_tokens, response_model, provider, endpoint, and any request parameter.
+
+        Raises:
+            ProviderNotFoundError: No provider is known for the model.
+            ValidationError: A name that is no default, such as `messages`.
+        """
+        for name in ("messages", "file", "prompt", "id"):
+            if name in kwargs:
+                raise ValidationError(f"{name!r} belongs to a job and cannot be a default")
+        if "model" in kwargs:
+            provider_for(kwargs["model"], kwargs.get("provider", self._defaults.get("provider")))
+        self._defaults.update(kwargs)
+        return self
+
+    def set_state(self, file: str | Path | None = None, reuse_state: bool = True) -> Self:
+        """Say where the records of the run are kept, and whether to resume from them.
+
+        Args:
+            file: A directory, or a Prefect storage block as `type/name`; None for Prefect's own
+                result storage.
+            reuse_state: False starts over: everything is sent and paid again. Nothing that is
+                there is deleted.
+        """
+        self._state = None if file is None else str(file)
+        self._reuse_state = reuse_state
+        return self
+
+    def add_cost_limit(self, usd: float | Decimal | str) -> Self:
+        """Never let the run cost more than this, over all its restarts.
+
+        The upper bound of each provider batch is reserved before it is sent. Jobs that do not fit
+        end as failed with `Cost limit exceeded` and go out in the next run with a higher limit.
+
+        Args:
+            usd: Limit in USD.
+
+        Raises:
+            ValueError: It is not a positive number.
+        """
+        try:
+            limit = Decimal(str(usd))
+        except InvalidOperation:
+            raise ValueError(f"the cost limit must be a number of USD, not {usd!r}") from None
+        if not limit.is_finite() or limit <= 0:
+            raise ValueError(f"the cost limit must be positive, not {usd!r}")
+        self._cost_limit_usd = limit
+        return self
+
+    def add_time_limit(
+        self,
+        seconds: float | None = None,
+        minutes: float | None = None,
+        hours: float | None = None,
+    ) -> Self:
+        """End the run this long after its first start; the units add up.
+
+        At the limit the batches in flight are cancelled, what was finished is collected, and the
+        rest ends as failed with `Time limit exceeded`. No exception is raised.
+
+        Raises:
+            ValueError: No unit is given, or the sum is not between 10 seconds and 24 hours.
+        """
+        if seconds is None and minutes is None and hours is None:
+            raise ValueError("give at least one of seconds, minutes or hours")
+        total = (seconds or 0) + 60 * (minutes or 0) + 3600 * (hours or 0)
+        if not _SHORTEST_SECONDS <= total <= _LONGEST_SECONDS:
+            raise ValueError(
+                f"the time limit must be between 10 seconds and 24 hours, not {total:g} seconds"
+            )
+        self._time_limit_seconds = float(total)
+        return self
+
+    def raw_files(self, enabled: bool = True) -> Self:
+        """Say whether request files are kept; the provider's replies are kept in any case."""
+        self._raw_files = enabled
+        return self
+
+    def set_verbosity(self, level: str) -> Self:
+        """Set the level of this package's log lines: debug, info, warn or error.
+
+        Raises:
+            ValueError: Another word.
+        """
+        if level.lower() not in _VERBOSITY:
+            raise ValueError(f"verbosity must be one of {sorted(_VERBOSITY)}, not {level!r}")
+        logger.setLevel(_VERBOSITY[level.lower()])
+        return self
+
+    def add_job(
+        self,
+        messages: Sequence[Message] | None = None,
+        file: FileInput | None = None,
+        prompt: str | None = None,
+        model: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        response_model: ResponseModel | None = None,
+        enable_citations: bool | None = None,
+        *,
+        id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Add one job: `messages`, or `prompt` with or without `file`.
+
+        Args:
+            messages: Chat messages.
+            file: Path, URL or bytes of a document, or several.
+            prompt: What to do, with the document if there is one.
+            model: Model id.
+            temperature: Sampling temperature; an error where the model takes none.
+            max_tokens: Upper bound of output tokens, thinking included.
+            response_model: Pydantic class, JSON schema or import path to parse the answer into.
+            enable_citations: Whether the answer shall cite its documents.
+            id: The job's own id; made from its content where none is given.
+            metadata: Your own values, given back on the result, never sent.
+            **kwargs: `provider`, `endpoint`, and any request parameter.
+
+        Raises:
+            ValidationError: The job would be refused; the text says why. Nothing was sent.
+            ProviderNotFoundError: No provider is known for the model.
+        """
+        given = {
+            "messages": messages,
+            "file": file,
+            "prompt": prompt,
+            "model": model,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "response_model": response_model,
+            "enable_citations": enable_citations,
+            "id": id,
+            "metadata": metadata,
+            **kwargs,
+        }
+        self._add({key: value for key, value in given.items() if value is not None})
+        return self
+
+    def add_jobs(self, jobs: Iterable[Mapping[str, Any] | Job]) -> Self:
+        """Add many jobs: `Job` objects, or mappings of `add_job`'s arguments; read as they come.
+
+        Raises:
+            ValidationError: Some jobs would be refused: all of them are named together. The
+                batch then holds only the good ones; make a new one from mended jobs.
+        """
+        faults: list[str] = []
+        for number, item in enumerate(jobs, start=1):
+            values = _job_values(item) if isinstance(item, Job) else item
+            try:
+                self._add({key: value for key, value in values.items() if value is not None})
+            except (ValidationError, ProviderError) as error:
+                faults.append(f"job {values.get('id') or number!r}: {error}")
+        if faults:
+            shown = "\n".join(f"- {fault}" for fault in faults[:_FAULTS_SHOWN])
+            more = len(faults) - _FAULTS_SHOWN
+            raise ValidationError(
+                f"{len(faults)} jobs would be refused, nothing was sent:\n{shown}"
+                + (f"\n- and {more} more" if more > 0 else ""),
+                faults,
+            )
+        return self
+
+    def _add(self, given: dict[str, Any]) -> None:
+        values = {**self._defaults, **given}
+        fields = {key: value for key, value in values.items() if key in _JOB_FIELDS}
+        params: dict[str, Any] = {**values.get("params", {})}
+        params |= {k: v for k, v in values.items() if k not in _JOB_FIELDS and k != "params"}
+        named = "id" in fields
+        label = fields.setdefault("id", "(no id)")
+        if not isinstance(label, str) or not label.strip():
+            raise ValidationError(f"a job's id must be a text that is not empty, not {label!r}")
+        if not isinstance(fields.get("model"), str):
+            raise ValidationError(
+                f"job {label!r}: no model; give model= or set_default_params(model=...)"
+            )
+        try:
+            orjson.dumps(fields.get("metadata", {}))
+        except TypeError as error:
+            raise ValidationError(f"job {label!r}: its metadata is not JSON: {error}") from error
+        defaulted = frozenset(set(self._defaults) - set(given))
+        job = Job(**fields, params=params, defaulted=defaulted)
+        provider = provider_for(job.model, job.provider, job_id=label)
+        request = provider.render(job)
+        line = len(request.body) + 256
+        if line > provider.limits.max_bytes:
+            raise ValidationError(
+                f"job {label!r}: its request is {len(request.body):,} bytes, more than a whole "
+                f"{provider.name} batch may hold ({provider.limits.max_bytes:,} bytes)"
+            )
+        for parameter in request.left_out:
+            self._warn_left_out(job.model, parameter)
+        schema: tuple[str, dict[str, Any]] | None = None
+        if job.response_model is not None:
+            answer = answer_schema(job.response_model)
+            self._schemas[answer.digest] = answer
+            schema = (answer.digest, to_plain(answer))
+        if not named:
+            digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
+            object.__setattr__(job, "id", f"job-{digest.hexdigest()[:12]}")
+        self._open_spool().add(job, request, named=named, answer_schema=schema)
+
+    def _warn_left_out(self, model: str, parameter: str) -> None:
+        if (model, parameter) not in self._left_out:
+            self._left_out.add((model, parameter))
+            logger.warning(
+                "%s does not take %r; the default is left out of its jobs", model, parameter
+            )
+
+    def _open_spool(self) -> Spool:
+        if self._spool is None:
+            try:
+                self._spool = Spool.create(self._results_dir / ".batchata")
+            except OSError as error:
+                raise ValidationError(
+                    f"results_dir {str(self._results_dir)!r} cannot be written: {error.strerror}; "
+                    "nothing was sent"
+                ) from error
+            weakref.finalize(self, self._spool.close)
+        return self._spool
+
+    def run(
+        self,
+        on_progress: ProgressCallback | None = None,
+        progress_interval: float = 1.0,
+        print_status: bool = False,
+        dry_run: bool = False,
+    ) -> BatchRun:
+        """Run all jobs and wait for their answers.
+
+        Works from a script, a notebook, any thread, and inside a Prefect flow, where it becomes
+        a subflow. A killed run goes on when the same jobs are run again.
+
+        Args:
+            on_progress: Called with (stats, elapsed seconds, batch data).
+            progress_interval: Seconds between two calls.
+            print_status: Whether to show the progress on the terminal.
+            dry_run: Whether to only plan: nothing is sent and no result is touched.
+
+        Raises:
+            ValidationError: There are no jobs, ids repeat, or a price is unknown under a cost
+                limit; nothing was sent.
+            MissingCredentialsError: A provider's API key is not set.
+            BatchSubmissionError: A provider refuses the key or the account.
+            StateError: Records or answers cannot be read or written.
+        """
+        run = self._prepare(on_progress, progress_interval, print_status)
+        if dry_run:
+            return run.plan()
+        return run.execute()
+
+    async def arun(
+        self,
+        on_progress: ProgressCallback | None = None,
+        progress_interval: float = 1.0,
+        print_status: bool = False,
+    ) -> BatchRun:
+        """`run` for async code, which goes on while the provider works."""
+        run = self._prepare(on_progress, progress_interval, print_status)
+        return await run.aexecute()
+
+    def _prepare(
+        self, on_progress: ProgressCallback | None, progress_interval: float, print_status: bool
+    ) -> BatchRun:
+        if self._spool is None or not len(self):
+            raise ValidationError("the batch has no jobs; add some with add_job")
+        self._spool.seal()
+        self._refuse_unknown_prices(self._spool)
+        settings = Settings(
+            results_dir=str(self._results_dir),
+            run_key=self._run_key or str(self._results_dir),
+            jobs=len(self),
+            max_parallel_batches=self._max_parallel_batches,
+            items_per_batch=self._items_per_batch,
+            tokens_per_batch=self._tokens_per_batch,
+            cost_limit_usd=self._cost_limit_usd,
+            time_limit_seconds=self._time_limit_seconds,
+            max_attempts=self._max_attempts,
+            raw_files=self._raw_files,
+            result_format=self._result_format,
+            state=self._state,
+            reuse_state=self._reuse_state,
+        )
+        run = BatchRun(
+            settings, self._spool, self._prices, dict(self._schemas), Pace.from_environment()
+        )
+        run.set_on_progress(on_progress, progress_interval)
+        run.print_status = print_status
+        return run
+
+    def _refuse_unknown_prices(self, spool: Spool) -> None:
+        if self._cost_limit_usd is None:
+            return
+        unknown = [
+            f"{family.model!r} ({spool.size(family):,} jobs, such as {spool.example(family)!r})"
+            for family in spool.families()
+            if not self._prices.knows(family.provider, family.model)
+        ]
+        if unknown:
+            raise ValidationError(
+                f"a cost limit is set, but the price of {', '.join(unknown)} is unknown; nothing "
+                "was sent. Give it with Batch(prices={model: {'input': USD, 'output': USD}}), in "
+                "USD per million tokens as charged in a batch, or run without a cost limit",
+                unknown,
+            )
+
+    def __len__(self) -> int:
+        """Number of jobs."""
+        return self._spool.count if self._spool is not None else 0
+
+    def __repr__(self) -> str:
+        limit = f", cost_limit_usd={self._cost_limit_usd}" if self._cost_limit_usd else ""
+        return f"Batch(results_dir={str(self._results_dir)!r}, jobs={len(self)}{limit})"
+
+
+def _job_values(job: Job) -> dict[str, Any]:
+    values = {name: getattr(job, name) for name in _JOB_FIELDS}
+    values |= job.params
+    if not job.enable_citations:
+        del values["enable_citations"]
+    if not job.metadata:
+        del values["metadata"]
+    return values

@@ -1,0 +1,44 @@
+"""What is spent, what is reserved and what is left: computed from the ledger, held nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from batchata_prefect.ledger import Entry
+
+
+def spent(ledger: Iterable[Entry]) -> Decimal | None:
+    """Settled cost in USD of all ended chunks; None where one has no known price."""
+    total = Decimal(0)
+    for entry in ledger:
+        if entry.ending is not None:
+            if entry.ending.cost_usd is None:
+                return None
+            total += entry.ending.cost_usd
+    return total
+
+
+def reserved(ledger: Iterable[Entry]) -> Decimal | None:
+    """Upper bound in USD of all chunks whose outcome is not known; None where one has no price."""
+    total = Decimal(0)
+    for entry in ledger:
+        if entry.ending is None:
+            if entry.chunk.reserved_usd is None:
+                return None
+            total += entry.chunk.reserved_usd
+    return total
+
+
+def room(ledger: list[Entry], limit: Decimal | None) -> Decimal | None:
+    """USD that may still be reserved; None without a limit.
+
+    A ledger that holds a chunk of unknown price leaves no room under a limit: what it costs
+    cannot be counted, and unknown never counts as zero.
+    """
+    if limit is None:
+        return None
+    gone, held = spent(ledger), reserved(ledger)
+    if gone is None or held is None:
+        return Decimal(0)
+    return limit - gone - held

@@ -1,0 +1,130 @@
+"""Calls to a provider that may fail: how long to be patient, and when a person is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from prefect import get_run_logger
+
+from batchata_prefect.errors import BatchSubmissionError, ProviderError
+from batchata_prefect.session import Flight, Session
+
+T = TypeVar("T")
+
+_STOP_STATUSES = {401, 402, 403}
+"""The key or the account is refused: every further call would be too."""
+_UNKNOWN_BATCH_SECONDS = 600.0
+"""A batch that was just created may be unknown to a poll for a while."""
+
+
+async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Make a free call until it succeeds; hours of trouble at the provider cost only time.
+
+    Raises:
+        ProviderError: The provider refuses the key, or does not know the batch for too long.
+    """
+    failures = 0
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    while True:
+        try:
+            result = await call()
+        except Exception as error:
+            failures += 1
+            status = _status(error)
+            if isinstance(error, OSError) and not _is_network(error):
+                raise
+            if status in _STOP_STATUSES:
+                raise ProviderError(
+                    f"{flight.entry.chunk.name}: the provider refused to {what} "
+                    f"({short(error)}). The batch goes on there and nothing is lost: mend the "
+                    "key and run again"
+                ) from error
+            if status in {400, 404, 422} and clock() - began > _UNKNOWN_BATCH_SECONDS:
+                raise ProviderError(
+                    f"{flight.entry.chunk.name}: the provider does not know the batch "
+                    f"({short(error)}). Its cost stays reserved; look for it at the provider"
+                ) from error
+            if status is None and not _is_network(error):
+                raise
+            wait = _retry_after(error) or backoff(run, failures)
+            loud = failures in {3, 10} or failures % 50 == 0
+            get_run_logger().log(
+                logging.WARNING if loud else logging.INFO,
+                "%s: %s failed %d times (%s); nothing is lost, next try in %.0f s",
+                flight.entry.chunk.name,
+                what,
+                failures,
+                short(error),
+                wait,
+            )
+            flight.waiting_for = f"the provider ({what}: {short(error)})"
+            await asyncio.sleep(wait)
+        else:
+            flight.waiting_for = None
+            return result
+
+
+def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:
+    """Seconds to wait after a create that made nothing; None where the chunk is refused.
+
+    Raises:
+        BatchSubmissionError: No batch of this provider will be taken.
+    """
+    status = _status(error)
+    name = flight.entry.chunk.name
+    retry_after = _retry_after(error)
+    quota = getattr(error, "code", None) == "insufficient_quota"
+    # A 429 without retry-after is a monthly spend cap: waiting hours does not lift it
+    # [Anthropic api/errors, rate-limits; OpenAI error codes].
+    if status in _STOP_STATUSES or quota or (status == 429 and retry_after is None):
+        raise BatchSubmissionError(
+            f"{name}: the provider refused it ({short(error)}). Nothing was created or paid for "
+            "this batch. Check the API key and the account's limits, then run again: what was "
+            "answered is kept"
+        ) from error
+    if status is None or status == 429:
+        get_run_logger().warning("%s: not taken yet (%s), trying again", name, short(error))
+        return retry_after or backoff(run, refusals)
+    flight.refused = short(error)
+    return None
+
+
+def backoff(run: Session, failures: int) -> float:
+    """Seconds to wait after so many failures in a row: doubling, bounded, with jitter."""
+    base = min(run.pace.poll_shortest * 2.0 ** min(failures, 20), run.pace.retry_longest)
+    return base * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
+
+
+def _status(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _retry_after(error: BaseException) -> float | None:
+    headers: Any = getattr(getattr(error, "response", None), "headers", None)
+    if headers is None:
+        return None
+    try:
+        seconds = float(headers.get("retry-after"))
+    except (TypeError, ValueError):
+        return None
+    return min(max(seconds, 0.0), 3600.0)
+
+
+def _is_network(error: BaseException) -> bool:
+    """Whether an error without a status came from the connection."""
+    module = type(error).__module__.partition(".")[0]
+    return module in {"anthropic", "openai", "httpx2", "httpcore2", "ssl"} or isinstance(
+        error, (ConnectionError, TimeoutError)
+    )
+
+
+def short(error: BaseException) -> str:
+    """An error's text on one line of at most 300 letters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -1,0 +1,225 @@
+"""The end of a run: every job in exactly one place, `results.jsonl` and `manifest.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect import budget
+from batchata_prefect.ledger import Entry
+from batchata_prefect.models import JobResult
+from batchata_prefect.replies import TIME_LIMIT, read_chunk
+from batchata_prefect.results import Part, Tally, assemble, write_json
+from batchata_prefect.session import Session
+from batchata_prefect.spool import CANCELED, WAITING, Context, Family
+
+COST_LIMIT = "Cost limit exceeded"
+MANIFEST_FORMAT = 1
+
+
+def finish(run: Session) -> dict[str, Any]:
+    """Write the results and the manifest; what is there already and still true is left alone.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    results, manifest_path = run.results_dir / "results.jsonl", run.results_dir / "manifest.json"
+    done = _still_true(run, results)
+    if done is not None:
+        return done
+    _set_aside(run, results, manifest_path)
+    parts = [
+        part
+        for entry, ordinals in zip(run.ledger, run.members, strict=True)
+        if (part := _part(run, entry, ordinals)) is not None
+    ]
+    jobs = run.spool.reader()
+    try:
+        tally = assemble(
+            results,
+            parts,
+            jobs,
+            run.spool.count,
+            unsent=lambda job, family: _unsent(run, job, family),
+            each_to=run.results_dir if run.settings.result_format == "json" else None,
+        )
+    finally:
+        jobs.close()
+    manifest = _manifest(run, tally, results.stat().st_size)
+    write_json(manifest_path, manifest)
+    for part in parts:
+        part.answers.unlink(missing_ok=True)
+    return manifest
+
+
+def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
+    """The manifest on disk, where nothing has happened since it was written."""
+    manifest = read_manifest(run.results_dir)
+    if manifest is None or not results.exists():
+        return None
+    same = (
+        manifest.get("job_set") == run.spool.digest
+        and manifest.get("run_key") == run.settings.run_key
+        and manifest.get("ledger") == _ledger_digest(run)
+        and manifest.get("result_format") == run.settings.result_format
+        and manifest.get("results_bytes") == results.stat().st_size
+        and not run.spool.states[WAITING]
+    )
+    return manifest if same else None
+
+
+def _ledger_digest(run: Session) -> list[int]:
+    """Generation, entries and ended entries: what changes whenever anything is bought or ends."""
+    assert run.records is not None
+    ended = sum(1 for entry in run.ledger if entry.ending is not None)
+    return [run.records.generation, len(run.ledger), ended]
+
+
+def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
+    """Keep results that are not of this run: starting over never deletes what is there."""
+    assert run.records is not None
+    manifest = read_manifest(run.results_dir)
+    ours = manifest is not None and (
+        manifest["run_key"] == run.settings.run_key
+        and manifest["ledger"][0] == run.records.generation
+    )
+    if ours:
+        return
+    for path in (results, manifest_path):
+        if path.exists():
+            stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
+            path.rename(path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
+
+
+def read_manifest(results_dir: Path) -> dict[str, Any] | None:
+    """The manifest in a results directory; None where there is none that can be read."""
+    try:
+        manifest: dict[str, Any] = orjson.loads((results_dir / "manifest.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return manifest if manifest.get("format") == MANIFEST_FORMAT else None
+
+
+def job_ids(results_dir: Path) -> Iterator[str]:
+    """Ids of the jobs whose results lie in a results directory."""
+    path = results_dir / "results.jsonl"
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                yield orjson.loads(line)["job_id"]
+
+
+def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
+    """The answers of an ended chunk, read again from its replies where they are not at hand."""
+    ending = entry.ending
+    if ending is None or (ending.status == "never_created" and ending.reason in {None, TIME_LIMIT}):
+        return None
+    answers = run.answer_file(entry.chunk.token)
+    if not answers.exists():
+        replies = run.reply_file(entry.chunk.token)
+        read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, ending.reason)
+    return Part(answers, ordinals)
+
+
+def _unsent(run: Session, job: Context, family: Family) -> JobResult:
+    """The result of a job that no ended batch holds."""
+    result = JobResult(
+        job_id=job.job_id,
+        status="failed",
+        cost_usd=0.0,
+        model=family.model,
+        provider=family.provider,
+        metadata=job.metadata,
+    )
+    left = run.seconds_left
+    if job.state == CANCELED:
+        result.status, result.error_code = "cancelled", "canceled"
+        result.error = "the run was cancelled before this job was answered; run again to send it"
+    elif left is not None and left <= 0:
+        result.error_code = "time_limit_exceeded"
+        result.error = f"{TIME_LIMIT}: the job was not answered before the deadline"
+    elif run.settings.cost_limit_usd is not None:
+        result.error_code = "cost_limit_exceeded"
+        result.error = (
+            f"{COST_LIMIT}: what is left of ${run.settings.cost_limit_usd} does not cover the "
+            "job's upper bound; it was not sent. Raise the limit and run again to send only "
+            "what is missing"
+        )
+    else:
+        result.error_code = "not_sent"
+        result.error = "the job was not sent; run again to send it"
+    return result
+
+
+def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
+    spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
+    by_model: dict[str, dict[str, Any]] = {}
+    for entry in run.ledger:
+        if entry.ending is None:
+            continue
+        name = f"{entry.chunk.provider} {entry.chunk.model}"
+        sums = by_model.setdefault(
+            name, {"cost_usd": Decimal(0), "input_tokens": 0, "output_tokens": 0, "batches": 0}
+        )
+        cost, so_far = entry.ending.cost_usd, sums["cost_usd"]
+        sums["cost_usd"] = None if so_far is None or cost is None else so_far + cost
+        sums["input_tokens"] += entry.ending.usage.input_tokens
+        sums["output_tokens"] += entry.ending.usage.output_tokens
+        sums["batches"] += entry.ending.status != "never_created"
+    for sums in by_model.values():
+        sums["cost_usd"] = _number(sums["cost_usd"])
+    assert run.records is not None
+    return {
+        "format": MANIFEST_FORMAT,
+        "package": f"batchata-prefect {version('batchata-prefect')}",
+        "run_key": run.settings.run_key,
+        "flow_run_id": run.flow_run_id,
+        "state": run.records.location,
+        "started_at": run.started_at.isoformat(),
+        "finished_at": datetime.now(UTC).isoformat(),
+        "counts": {"total": run.spool.count, **tally.counts},
+        "resumed": run.resumed,
+        "cost_usd": _number(spent),
+        "reserved_usd": _number(held),
+        "cost_limit_usd": _number(run.settings.cost_limit_usd),
+        "input_tokens": tally.input_tokens,
+        "output_tokens": tally.output_tokens,
+        "by_model": by_model,
+        "failures": tally.failures,
+        "batches": [_batch(entry) for entry in run.ledger],
+        "job_set": run.spool.digest,
+        "ledger": _ledger_digest(run),
+        "result_format": run.settings.result_format,
+        "results_bytes": results_bytes,
+    }
+
+
+def _batch(entry: Entry) -> dict[str, Any]:
+    chunk, ending = entry.chunk, entry.ending
+    return {
+        "name": chunk.name,
+        "batch_id": entry.receipt.batch_id if entry.receipt else None,
+        "token": chunk.token,
+        "round": chunk.round,
+        "jobs": chunk.count,
+        "status": ending.status if ending else "in_flight",
+        "reason": ending.reason if ending else None,
+        "estimated_usd": _number(chunk.reserved_usd),
+        "cost_usd": _number(ending.cost_usd) if ending else None,
+        "adopted": entry.receipt.adopted if entry.receipt else False,
+        "sent_at": entry.since.isoformat(),
+        "ended_at": ending.ended_at.isoformat() if ending else None,
+    }
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

@@ -1,0 +1,327 @@
+"""`run_batch`, the parent flow: recover, buy until nothing is left or a limit holds, finish."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+from array import array
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Completed
+
+from batchata_prefect import budget, plan
+from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.finish import finish, job_ids, read_manifest
+from batchata_prefect.ledger import Entry, Intent, Start
+from batchata_prefect.models import Chunk
+from batchata_prefect.providers import provider_for
+from batchata_prefect.records import Records, storage_at
+from batchata_prefect.replies import restore, write_request_file
+from batchata_prefect.session import Flight, Session, session
+from batchata_prefect.spool import ANSWERED, Family, sweep
+from batchata_prefect.tasks import moves, provider_batch
+
+_LOCK_LOOK_SECONDS = 0.5
+
+
+@flow(
+    name="batchata",
+    flow_run_name="{label}",
+    # Results are files; a copy in Prefect's storage would only grow.
+    persist_result=False,
+    # The session is a name of something that lives in this process.
+    validate_parameters=False,
+)
+async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> State[Any]:
+    """Answer every job of a job set, each paid once, inside the limits.
+
+    Args:
+        label: Name of the flow run.
+        session_name: Name of the session in this process.
+        settings: The run's settings, for the reader of the flow run.
+
+    Returns:
+        Completed, with a message that says what was answered and what it cost.
+
+    Raises:
+        BatchSubmissionError: A provider refuses the key or the account.
+        StateError: Records or results cannot be read, written or trusted.
+    """
+    run = session(session_name)
+    run.flow_run_id = _flow_run_id()
+    async with _own(run), _clients(run):
+        await _recover(run)
+        await _buy_all(run, session_name)
+        for entry, ordinals in zip(run.ledger, run.members, strict=True):
+            await restore(run, entry, ordinals)
+        run.manifest = await asyncio.to_thread(finish, run)
+    return Completed(message=summary(run.manifest))
+
+
+def summary(manifest: dict[str, Any]) -> str:
+    """One line that says what a run came to."""
+    counts, cost = manifest["counts"], manifest["cost_usd"]
+    parts = [f"{counts['completed']:,} of {counts['total']:,} jobs answered"]
+    parts += [f"{counts[name]:,} {name}" for name in ("failed", "cancelled") if counts[name]]
+    parts.append("cost unknown" if cost is None else f"${cost:.4f}")
+    return ", ".join(parts)
+
+
+@asynccontextmanager
+async def _own(run: Session) -> AsyncGenerator[None]:
+    """Be the only process that works on this results directory.
+
+    A kernel lock goes with its holder, however it dies; Prefect's own locks outlive a kill.
+    """
+    run.own_dir.mkdir(parents=True, exist_ok=True)
+    with (run.own_dir / "lock").open("wb") as lock:
+        told = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    get_run_logger().warning(
+                        "another process is running this job set in %s; waiting for it",
+                        run.results_dir,
+                    )
+                told = True
+                run.waiting_for = "the other process that runs this job set"
+                await asyncio.sleep(_LOCK_LOOK_SECONDS)
+        run.waiting_for = None
+        sweep(run.own_dir)
+        yield
+
+
+@asynccontextmanager
+async def _clients(run: Session) -> AsyncGenerator[None]:
+    """Connect to the providers that the jobs need, and hang up at the end."""
+    for family in run.spool.families():
+        if family.provider not in run.clients:
+            provider = provider_for(family.model, family.provider)
+            run.providers[family.provider] = provider
+            run.clients[family.provider] = await asyncio.to_thread(provider.connect)
+    try:
+        yield
+    finally:
+        for client in run.clients.values():
+            await client.close()
+        run.clients.clear()
+
+
+async def _recover(run: Session) -> None:
+    """Learn from the records what is bought already, and take up what is in flight."""
+    settings = run.settings
+    run.records = Records(await storage_at(settings.state), settings.run_key)
+    start = await run.records.start()
+    accounts = {name: run.providers[name].account(run.clients[name]) for name in run.clients}
+    if start is None and settings.reuse_state:
+        _refuse_moved(run)
+    if start is None or not settings.reuse_state:
+        run.started_at = datetime.now(UTC)
+        new = Start(settings.run_key, run.started_at, settings.results_dir, accounts)
+        await run.records.begin(new, afresh=start is not None)
+        return
+    run.started_at = start.started_at
+    for name, account in accounts.items():
+        if start.accounts.get(name, account) != account:
+            raise StateError(
+                f"{settings.results_dir!r} was begun with {name} at {start.accounts[name]}, and "
+                f"now {name} is at {account}: what is in flight there cannot be reached from here. "
+                "Set the base URL back, use another results_dir, or start over with "
+                "set_state(reuse_state=False). Nothing was sent"
+            )
+    strangers = 0
+    async for entry, members in run.records.ledger():
+        ordinals = await asyncio.to_thread(run.spool.locate, members)
+        run.ledger.append(entry)
+        run.members.append(ordinals)
+        run.spool.assign(ordinals)
+        strangers += ordinals.count(-1)
+        if entry.ending is None:
+            flight = Flight(entry, ordinals)
+            run.flights[entry.chunk.sequence] = flight
+            await _connect_for(run, entry)
+        else:
+            run.spool.mark(moves(run, ordinals, entry.ending, resumed=True))
+    _refuse_strangers(run, strangers)
+    run.resumed = run.spool.states[ANSWERED]
+    if run.ledger:
+        get_run_logger().info(
+            "resuming: %s of %s jobs are answered, %d provider batches are in flight",
+            f"{run.resumed:,}",
+            f"{run.spool.count:,}",
+            len(run.flights),
+        )
+
+
+async def _connect_for(run: Session, entry: Entry) -> None:
+    """Connect to the provider of a batch in flight that no job of today needs."""
+    name = entry.chunk.provider
+    if name not in run.clients:
+        run.providers[name] = provider_for(entry.chunk.model, name)
+        run.clients[name] = await asyncio.to_thread(run.providers[name].connect)
+
+
+def _refuse_moved(run: Session) -> None:
+    """Stop when the results lie here and their records do not: all would be paid again.
+
+    Raises:
+        ValidationError: The manifest in `results_dir` is of a run whose records are not found.
+    """
+    manifest = read_manifest(run.results_dir)
+    if manifest is None or run.records is None:
+        return
+    raise ValidationError(
+        f"{run.settings.results_dir!r} holds the results of a run with the key "
+        f"{manifest['run_key']!r} and its records at {manifest['state']}, but there are no records "
+        f"for {run.settings.run_key!r} at {run.records.location}. Nothing was sent, or all would "
+        "be paid again. Give that run_key and state, use another results_dir, or start over "
+        "with set_state(reuse_state=False)"
+    )
+
+
+def _refuse_strangers(run: Session, strangers: int) -> None:
+    """Stop when the records are of another job set altogether.
+
+    Raises:
+        ValidationError: None of the recorded jobs is among today's.
+    """
+    recorded = sum(entry.chunk.count for entry in run.ledger)
+    if recorded and strangers == recorded and not run.spool.overlap(job_ids(run.results_dir)):
+        raise ValidationError(
+            f"{run.settings.results_dir!r} holds the results of another job set: none of its "
+            f"{recorded:,} jobs is among today's {run.spool.count:,}. Nothing was sent. Use "
+            "another results_dir, or start over there with set_state(reuse_state=False)"
+        )
+
+
+async def _buy_all(run: Session, session_name: str) -> None:
+    """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
+    running: dict[asyncio.Task[str], int] = {}
+
+    def take_up(flight: Flight) -> None:
+        chunk = flight.entry.chunk
+        task = asyncio.create_task(provider_batch(chunk.name, session_name, chunk.sequence))
+        running[task] = chunk.sequence
+
+    for flight in run.flights.values():
+        take_up(flight)
+    try:
+        while True:
+            while len(running) < run.settings.max_parallel_batches:
+                flight = await _next_flight(run)
+                if flight is None:
+                    break
+                take_up(flight)
+            if not running:
+                return
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                sequence = running.pop(task)
+                task.result()
+                run.flights.pop(sequence)
+    except BaseException:
+        # What is in flight goes on at the provider and stands in the records.
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        raise
+
+
+async def _next_flight(run: Session) -> Flight | None:
+    """Cut, reserve and record the next chunk; None where nothing can be sent now."""
+    if run.seconds_left is not None and run.seconds_left <= 0:
+        return None
+    for family, attempts in _eligible(run):
+        provider = run.providers[family.provider]
+        settings = run.settings
+        cut = plan.cut(
+            run.spool.waiting(family, attempts),
+            **plan.limits(
+                provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
+            ),
+            bound=lambda i, o, f=family: run.prices.bound(f.provider, f.model, i, o),
+            room=budget.room(run.ledger, settings.cost_limit_usd),
+        )
+        if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
+            continue
+        return await _reserve(run, family, attempts, cut)
+    return None
+
+
+def _eligible(run: Session) -> list[tuple[Family, int]]:
+    """Families with waiting jobs, those with the fewest batches in flight first.
+
+    A later round of a family starts when its earlier rounds are over, so that what failed here
+    and there goes out again together.
+    """
+    found: list[tuple[int, Family, int]] = []
+    for family in run.spool.families():
+        flying = [
+            flight.entry.chunk.round
+            for flight in run.flights.values()
+            if (flight.entry.chunk.provider, flight.entry.chunk.endpoint, flight.entry.chunk.model)
+            == (family.provider, family.endpoint, family.model)
+        ]
+        earliest = min(flying, default=None)
+        for attempts in range(run.settings.max_attempts):
+            if earliest is not None and attempts > earliest:
+                break
+            if run.spool.is_waiting(family, attempts):
+                found.append((len(flying), family, attempts))
+                break
+    return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
+
+
+async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight:
+    """Make the intent durable: from here on its upper bound is held until its cost is known."""
+    assert run.records is not None
+    sequence = len(run.ledger)
+    members = b"".join(row.fingerprint for row in cut.rows)
+    generation = run.records.generation
+    identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
+    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + members)
+    chunk = Chunk(
+        sequence=sequence,
+        round=attempts,
+        token=digest.hexdigest(),
+        provider=family.provider,
+        endpoint=family.endpoint,
+        model=family.model,
+        count=len(cut.rows),
+        size_bytes=cut.size_bytes,
+        input_tokens=cut.input_tokens,
+        output_tokens=cut.output_tokens,
+        reserved_usd=cut.bound_usd,
+    )
+    try:
+        await asyncio.to_thread(write_request_file, run, chunk, cut.rows)
+    except OSError as error:
+        raise StateError(
+            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
+            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+        ) from error
+    intent = Intent(chunk, datetime.now(UTC), members)
+    await run.records.write_intent(intent)
+    entry = Entry(chunk, intent.since)
+    ordinals = array("q", (row.ordinal for row in cut.rows))
+    run.ledger.append(entry)
+    run.members.append(ordinals)
+    run.spool.assign(ordinals)
+    flight = Flight(entry, ordinals, fresh=True)
+    run.flights[sequence] = flight
+    return flight
+
+
+def _flow_run_id() -> str | None:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None

@@ -1,0 +1,112 @@
+"""What is written down of a run: the plain records, and what is computed from them.
+
+`records` keeps them in Prefect result storage; nothing here knows how. Money is never held
+anywhere else: what is spent, reserved and left is always a sum over these entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+from batchata_prefect.models import Chunk, Usage
+
+FINGERPRINT_BYTES = 12
+"""96 bits: among a million jobs two share one with a chance of about 1 in 10^17."""
+
+EndingStatus: TypeAlias = Literal["ended", "expired", "canceled", "failed", "never_created"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """That a run began.
+
+    Attributes:
+        run_key: The identity under which the run resumes.
+        started_at: Time of the first start; the time limit counts from here.
+        results_dir: Where the answers go.
+        accounts: Provider name -> base URL that its requests go to.
+    """
+
+    run_key: str
+    started_at: datetime
+    results_dir: str
+    accounts: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """That a provider batch is about to be created.
+
+    Attributes:
+        chunk: What is to be sent.
+        since: Time just before the create.
+        members: Fingerprints of its jobs, in the order of their ordinals, end to end.
+    """
+
+    chunk: Chunk
+    since: datetime
+    members: bytes
+
+    def member(self, ordinal: int) -> bytes:
+        """Fingerprint of the job at `ordinal`."""
+        return self.members[ordinal * FINGERPRINT_BYTES : (ordinal + 1) * FINGERPRINT_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """That a provider batch exists.
+
+    Attributes:
+        batch_id: The provider's id.
+        created_at: Time of creation as the provider says, or as we saw it.
+        adopted: Whether it was found at the provider after an uncertain create.
+    """
+
+    batch_id: str
+    created_at: datetime
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a chunk ended and what it cost.
+
+    Attributes:
+        status: How the provider batch ended, or that it was never created.
+        marks: One letter for each ordinal, see `MARKS`.
+        cost_usd: What was billed; None where the price is unknown.
+        usage: Tokens that were billed.
+        ended_at: Time of the end.
+        reason: Why it was never created or failed as a whole.
+    """
+
+    status: EndingStatus
+    marks: str
+    cost_usd: Decimal | None
+    usage: Usage
+    ended_at: datetime
+    reason: str | None = None
+
+
+ANSWERED, FAILED, AGAIN, CANCELED = "a", "f", "r", "c"
+MARKS = {
+    ANSWERED: "answered",
+    FAILED: "failed for good",
+    AGAIN: "failed, may be tried again",
+    CANCELED: "canceled before it was answered",
+}
+"""What an ordinal's letter in `Ending.marks` says."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One line of the ledger: a chunk and what is known of it."""
+
+    chunk: Chunk
+    since: datetime
+    receipt: Receipt | None = None
+    ending: Ending | None = None

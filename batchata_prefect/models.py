@@ -1,0 +1,507 @@
+"""The records every other module speaks: plain, frozen, and free of Prefect and of SDK types."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+from pydantic import BaseModel
+
+from batchata_prefect.errors import ValidationError
+
+Message: TypeAlias = dict[str, Any]
+"""One chat message, `{"role": ..., "content": ...}`; content is text or a list of blocks."""
+
+FileInput: TypeAlias = "str | Path | bytes | Sequence[str | Path | bytes]"
+"""A path, a URL, the bytes themselves, or several of these."""
+
+ResponseModel: TypeAlias = "type[BaseModel] | dict[str, Any] | str"
+"""A pydantic class, a JSON schema, or the import path `module:Class` of a pydantic class."""
+
+JobStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
+
+DEFAULT_MAX_TOKENS = 4096
+"""Output tokens a job may use when neither it nor the defaults say; thinking counts against it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What the user asks for: one prompt to one model.
+
+    Give either `messages`, or `prompt` with or without `file`.
+
+    Attributes:
+        id: The job's own name, unique in a batch; given back on its result.
+        model: Model id as the provider spells it.
+        messages: Chat messages.
+        file: Document(s) that the prompt is about.
+        prompt: The prompt, alone or with `file`.
+        temperature: Sampling temperature, where the model still takes one.
+        max_tokens: Upper bound of output tokens, thinking included.
+        response_model: What the answer is parsed into.
+        enable_citations: Whether the answer shall cite its documents.
+        provider: Provider name, for model ids that no name pattern matches.
+        endpoint: Endpoint path at the provider, such as `/v1/responses`; None takes the usual one.
+        metadata: The user's own values, given back on the result; never sent to a provider.
+        params: Further request parameters, sent as they are.
+        defaulted: Names of those parameters that come only from the batch's defaults.
+    """
+
+    id: str
+    model: str
+    messages: Sequence[Message] | None = None
+    file: FileInput | None = None
+    prompt: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    response_model: ResponseModel | None = None
+    enable_citations: bool = False
+    provider: str | None = None
+    endpoint: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    params: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    defaulted: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Refuse a job that asks for nothing, or for two things at once.
+
+        Raises:
+            ValidationError: Neither messages nor prompt, both, or a file without a prompt.
+        """
+        if self.messages and (self.file is not None or self.prompt):
+            raise ValidationError(f"job {self.id!r}: give either messages, or prompt and file")
+        if self.file is not None and not self.prompt:
+            raise ValidationError(f"job {self.id!r}: a file needs a prompt that says what to do")
+        if not self.messages and not self.prompt:
+            raise ValidationError(f"job {self.id!r}: give messages or a prompt; both are empty")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job as JSON-ready values; a response model becomes its name, bytes their length."""
+        model = self.response_model
+        return {
+            "id": self.id,
+            "model": self.model,
+            "messages": list(self.messages) if self.messages else None,
+            "file": _file_name(self.file),
+            "prompt": self.prompt,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "response_model": model.__name__ if isinstance(model, type) else model,
+            "enable_citations": self.enable_citations,
+            "provider": self.provider,
+            "endpoint": self.endpoint,
+            "metadata": dict(self.metadata),
+            "params": dict(self.params),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Job:
+        """A job from `to_dict` values or from one line of a job file.
+
+        Raises:
+            ValidationError: The values do not make a job.
+        """
+        known = {name for name in cls.__dataclass_fields__ if name != "defaulted"}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ValidationError(f"job {data.get('id')!r}: unknown fields {unknown}")
+        values = {key: value for key, value in data.items() if value is not None}
+        return cls(**values)
+
+
+def _file_name(file: FileInput | None) -> Any:
+    if file is None:
+        return None
+    if isinstance(file, bytes):
+        return f"<{len(file)} bytes>"
+    if isinstance(file, (str, Path)):
+        return str(file)
+    return [_file_name(item) for item in file]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer, with one definition for all providers.
+
+    Attributes:
+        input_tokens: All input, cached and cache-written tokens included.
+        output_tokens: All output, thinking included.
+        cache_read_tokens: Part of the input that was read from a cache.
+        cache_write_tokens: Part of the input that was written to a cache, of any lifetime.
+        cache_write_1h_tokens: Part of `cache_write_tokens` that was written for one hour.
+        reasoning_tokens: Part of the output that was thinking.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        """The sum, field by field."""
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.cache_write_1h_tokens + other.cache_write_1h_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Token counts of a request before it is sent.
+
+    Attributes:
+        input_tokens: Likely input tokens.
+        input_bound: Input tokens it will not pass.
+        output_bound: Output tokens it cannot pass, thinking included.
+    """
+
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A job as one provider takes it.
+
+    Attributes:
+        provider: Name of the provider.
+        endpoint: Endpoint path, such as `/v1/messages`.
+        model: Model id.
+        body: Exact JSON bytes of the request, without custom_id.
+        estimate: Its tokens.
+        left_out: Default parameters that this model does not take and that were left out.
+        sources: Titles of the documents in the request, in the order of their document index.
+    """
+
+    provider: str
+    endpoint: str
+    model: str
+    body: bytes
+    estimate: Estimate
+    left_out: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Requests that are sent together as one provider batch.
+
+    Attributes:
+        sequence: Place in the run's ledger, from 0.
+        round: The attempt that the chunk belongs to, from 0.
+        token: Hex digest that identifies the chunk; its head is in every custom_id.
+        provider: Name of the provider.
+        endpoint: Endpoint path of all its requests.
+        model: Model id of all its requests.
+        count: Number of requests.
+        size_bytes: Bytes on the wire.
+        input_tokens: Upper bound of input tokens.
+        output_tokens: Upper bound of output tokens.
+        reserved_usd: Upper bound of what it can cost; None where the price is unknown.
+    """
+
+    sequence: int
+    round: int
+    token: str
+    provider: str
+    endpoint: str
+    model: str
+    count: int
+    size_bytes: int
+    input_tokens: int
+    output_tokens: int
+    reserved_usd: Decimal | None
+
+    @property
+    def name(self) -> str:
+        """What a person calls it, such as `anthropic claude-sonnet-5-5 #3, 1,000 jobs`."""
+        jobs = "1 job" if self.count == 1 else f"{self.count:,} jobs"
+        return f"{self.provider} {self.model} #{self.sequence + 1}, {jobs}"
+
+    @property
+    def head(self) -> str:
+        """The part of the token that every custom_id starts with."""
+        return self.token[:16]
+
+    def custom_id(self, ordinal: int) -> str:
+        """The custom_id of the request at `ordinal`, at most 64 of `[a-zA-Z0-9_-]`."""
+        return f"{self.head}-{ordinal}"
+
+    def ordinal(self, custom_id: str) -> int | None:
+        """Place of the request that a custom_id names; None where it is not of this chunk."""
+        head, _, tail = custom_id.partition("-")
+        if head != self.head or not tail.isascii() or not tail.isdigit():
+            return None
+        ordinal = int(tail)
+        return ordinal if ordinal < self.count else None
+
+
+BatchState: TypeAlias = Literal["in_progress", "canceling", "ended"]
+EndingKind: TypeAlias = Literal["ended", "expired", "canceled", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFault:
+    """One reason why a provider refused a batch as a whole.
+
+    Attributes:
+        code: The provider's code, such as `token_limit_exceeded`.
+        message: The provider's text.
+        line: Line of the request file, from 1, where the provider names one.
+        param: Field of that line, where the provider names one.
+    """
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderBatch:
+    """What a provider says of a batch.
+
+    Attributes:
+        batch_id: The provider's id.
+        state: Where it stands; a status we do not know counts as in_progress.
+        raw_status: The provider's own word.
+        ending: How it ended; None while it runs.
+        total: Number of requests that the provider counts; None where it does not say.
+        succeeded: Requests answered so far, where the provider says; no promise.
+        failed: Requests errored, canceled or expired so far, where the provider says; no promise.
+        created_at: Time of creation.
+        expires_at: Time after which the provider gives up.
+        ended_at: Time of the end.
+        faults: Why the provider refused the whole batch.
+        output_file_id: OpenAI's file of answers.
+        error_file_id: OpenAI's file of errors.
+        input_file_id: OpenAI's file of requests.
+    """
+
+    batch_id: str
+    state: BatchState
+    raw_status: str
+    ending: EndingKind | None = None
+    total: int | None = None
+    succeeded: int = 0
+    failed: int = 0
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    ended_at: datetime | None = None
+    faults: tuple[BatchFault, ...] = ()
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    input_file_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """One piece of an answer's text.
+
+    Attributes:
+        text: The text.
+        citations: The provider's own citation objects of this piece, as they came.
+    """
+
+    text: str
+    citations: tuple[Mapping[str, Any], ...] = ()
+
+
+Outcome: TypeAlias = Literal["succeeded", "errored", "canceled", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One row of a provider's results, read leniently.
+
+    Attributes:
+        custom_id: The request it answers.
+        outcome: What became of the request.
+        blocks: The answer's text pieces in order, thinking left out.
+        usage: Token counts; None where the row carries none.
+        stop_reason: Why the model stopped, in Anthropic's words (`end_turn`, `max_tokens`,
+            `stop_sequence`, `tool_use`, `refusal`, ...); None where there is no answer.
+        error_code: The provider's code of what went wrong, or `refusal`; None on success.
+        error: The provider's text of what went wrong.
+        embedding: The vector, from an embeddings endpoint.
+        has_thinking: Whether the answer holds thinking, shown or not.
+    """
+
+    custom_id: str
+    outcome: Outcome
+    blocks: tuple[TextBlock, ...] = ()
+    usage: Usage | None = None
+    stop_reason: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    embedding: tuple[float, ...] | None = None
+    has_thinking: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole text of the answer."""
+        return "".join(block.text for block in self.blocks)
+
+
+@dataclass(slots=True)
+class Citation:
+    """A place in a document that supports an answer.
+
+    Attributes:
+        text: The cited text.
+        source: Title of the document.
+        page: Page where the cited text starts, from 1; None where there are no pages.
+        metadata: Where exactly: kind, document index, character, page or block range, verified.
+        confidence: How sure a mapping to a field is: high, medium or low.
+        match_reason: Why it was mapped to the field.
+    """
+
+    text: str
+    source: str
+    page: int | None = None
+    metadata: dict[str, Any] | None = None
+    confidence: str | None = None
+    match_reason: str | None = None
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One time that a job was sent.
+
+    Attributes:
+        round: The round it was sent in, from 0.
+        batch_id: The provider batch; None where none was created.
+        error_code: What went wrong; None where it was answered.
+        error: The text of what went wrong.
+        cost_usd: What it cost in USD; None where the price is unknown.
+    """
+
+    round: int
+    batch_id: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+    cost_usd: float | None = None
+
+
+@dataclass(slots=True)
+class JobResult:
+    """The answer to one job.
+
+    Attributes:
+        job_id: The job's own id.
+        status: completed, failed or cancelled.
+        raw_response: The answer's text; kept also where it could not be parsed.
+        parsed_response: The answer as the job's response model, or a dict for a JSON schema.
+        citations: Citations of the answer.
+        citation_mappings: Field path of the parsed answer -> citations that support it.
+        input_tokens: Input tokens, cached ones included.
+        output_tokens: Output tokens, thinking included.
+        cost_usd: What all attempts of the job cost in USD; None where the price is unknown.
+        error: What went wrong, for a person.
+        batch_id: Provider batch of the last attempt.
+        error_code: What went wrong, for a program; stable.
+        stop_reason: Why the model stopped.
+        model: Model id.
+        provider: Name of the provider.
+        metadata: The user's own values from the job.
+        cache_read_tokens: Input tokens read from a cache.
+        cache_write_tokens: Input tokens written to a cache.
+        reasoning_tokens: Output tokens that were thinking.
+        attempts: Every time the job was sent, oldest first.
+        embedding: The vector, from an embeddings endpoint.
+    """
+
+    job_id: str
+    status: JobStatus = "completed"
+    raw_response: str | None = None
+    parsed_response: BaseModel | dict[str, Any] | list[Any] | None = None
+    citations: list[Citation] | None = None
+    citation_mappings: dict[str, list[Citation]] | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0
+    error: str | None = None
+    batch_id: str | None = None
+    error_code: str | None = None
+    stop_reason: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    attempts: list[Attempt] = field(default_factory=list[Attempt])
+    embedding: list[float] | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the job was answered."""
+        return self.status == "completed"
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens."""
+        return self.input_tokens + self.output_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; a parsed model becomes its JSON form."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if isinstance(self.parsed_response, BaseModel):
+            values["parsed_response"] = self.parsed_response.model_dump(mode="json")
+        if self.citations is not None:
+            values["citations"] = [asdict(citation) for citation in self.citations]
+        if self.citation_mappings is not None:
+            values["citation_mappings"] = {
+                path: [asdict(citation) for citation in citations]
+                for path, citations in self.citation_mappings.items()
+            }
+        values["attempts"] = [asdict(attempt) for attempt in self.attempts]
+        return values
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> JobResult:
+        """A result from `to_dict` values, or from those of the original library.
+
+        The original's files carry no status: there an error means failed.
+        """
+        known = cls.__dataclass_fields__
+        values = {key: value for key, value in data.items() if key in known}
+        values.setdefault("status", "failed" if data.get("error") else "completed")
+        if values.get("citations") is not None:
+            values["citations"] = [Citation(**item) for item in values["citations"]]
+        mappings = cast(
+            "Mapping[str, list[dict[str, Any]]] | None", values.get("citation_mappings")
+        )
+        if mappings is not None:
+            values["citation_mappings"] = {
+                path: [Citation(**item) for item in items] for path, items in mappings.items()
+            }
+        values["attempts"] = [Attempt(**item) for item in values.get("attempts") or ()]
+        return cls(**values)
+
+    def save_to_json(self, filepath: str | os.PathLike[str], indent: int = 2) -> None:
+        """Write the result to a file as one JSON object, whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        partial.write_text(
+            json.dumps(self.to_dict(), indent=indent, ensure_ascii=False), encoding="utf-8"
+        )
+        partial.replace(path)

@@ -1,0 +1,170 @@
+"""What a provider is, and which one serves a model.
+
+A provider is one module with one plain class of a few verbs. It knows the wire of one API and
+nothing of Prefect, budgets or where files lie; it is handed a ready SDK client. A third provider
+is one such module and one entry point in the group `batchata_prefect.providers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from batchata_prefect.errors import ProviderNotFoundError
+from batchata_prefect.models import Chunk, Job, ProviderBatch, Reply, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one provider batch may hold.
+
+    Attributes:
+        max_requests: Requests.
+        max_bytes: Bytes on the wire.
+        max_request_bytes: Bytes of a single request body.
+    """
+
+    max_requests: int
+    max_bytes: int
+    max_request_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search for a batch of uncertain creation brought.
+
+    Attributes:
+        batch: The batch, proven to be the chunk's; None where none was found.
+        undecided: Ids of batches that may be it and cannot be told apart before they end.
+    """
+
+    batch: ProviderBatch | None = None
+    undecided: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """The verbs of a provider. `client` is always the SDK's async client from `connect`."""
+
+    name: str
+    limits: Limits
+
+    def serves(self, model: str) -> bool:
+        """Whether the model's name looks like one of this provider's."""
+        ...
+
+    def connect(self) -> Any:
+        """A ready async SDK client, with credentials and base URL from the environment.
+
+        Raises:
+            MissingCredentialsError: No API key is set.
+        """
+        ...
+
+    def account(self, client: Any) -> str:
+        """A stable name of where the client's requests go, without any secret: the base URL."""
+        ...
+
+    def render(self, job: Job) -> Request:
+        """The job's exact request, with its estimate.
+
+        Raises:
+            ValidationError: The provider would not take the job; the text names the job and why.
+        """
+        ...
+
+    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One line of a chunk file, without the newline."""
+        ...
+
+    def wire_bytes(self, lines_bytes: int, count: int) -> int:
+        """Bytes on the wire of `count` lines of `lines_bytes` bytes in all, newlines left out."""
+        ...
+
+    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
+        """Create the provider batch from the chunk file at `path`; the one call that costs money.
+
+        Never retried inside: an error other than those of `created_nothing` leaves it open
+        whether the batch exists.
+        """
+        ...
+
+    def created_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a create proves that no batch was made."""
+        ...
+
+    async def find(
+        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
+    ) -> Found:
+        """Look for a batch that an uncertain create may have made.
+
+        Args:
+            client: The SDK client.
+            chunk: What was sent.
+            since: Time just before the create was sent.
+            known: Ids of batches that belong to other chunks.
+        """
+        ...
+
+    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
+        """The batch as it stands now."""
+        ...
+
+    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
+        """Ask for the batch's cancellation; an ended batch is given back as it is."""
+        ...
+
+    def download(self, client: Any, batch: ProviderBatch) -> AsyncIterator[bytes]:
+        """The raw result rows as they come over the wire, in pieces of any size.
+
+        Files follow each other with a newline between them. A broken transfer raises, or ends
+        early without an error: the caller counts rows.
+        """
+        ...
+
+    def read(self, row: bytes, endpoint: str) -> Reply:
+        """One result row, read leniently: unknown fields and blocks do not hurt.
+
+        Raises:
+            ParseError: The row is not JSON or carries no custom_id.
+        """
+        ...
+
+    async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        """Delete what was uploaded for the batch; the answers stay. Missing files do not matter."""
+        ...
+
+
+@cache
+def providers() -> dict[str, Provider]:
+    """All known providers by name, from entry points; each is imported when first asked for."""
+    found = {point.name: point for point in entry_points(group="batchata_prefect.providers")}
+    return {name: point.load()() for name, point in sorted(found.items())}
+
+
+def provider_for(model: str, name: str | None = None, *, job_id: str | None = None) -> Provider:
+    """The provider that serves a model, by the provider's name or by the model's name pattern.
+
+    Raises:
+        ProviderNotFoundError: No provider of that name, or none whose pattern fits the model.
+    """
+    known = providers()
+    where = f"job {job_id!r}: " if job_id else ""
+    if name is not None:
+        if name not in known:
+            raise ProviderNotFoundError(
+                f"{where}no provider is called {name!r}; there are {sorted(known)}"
+            )
+        return known[name]
+    for provider in known.values():
+        if provider.serves(model):
+            return provider
+    raise ProviderNotFoundError(
+        f"{where}no provider is known for model {model!r}; name one with provider=, "
+        f"one of {sorted(known)}"
+    )

@@ -1,0 +1,178 @@
+"""The files of one chunk: the request file out, the replies in, and the answers read from them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from batchata_prefect import plan
+from batchata_prefect.answers import Reading
+from batchata_prefect.calls import backoff, persist, short
+from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, Ending, Entry
+from batchata_prefect.models import Chunk, ProviderBatch
+from batchata_prefect.results import Collected, collect, count_rows, whole_file
+from batchata_prefect.session import Flight, Session
+from batchata_prefect.spool import Row
+
+TIME_LIMIT = "Time limit exceeded"
+
+
+def read_chunk(
+    run: Session,
+    entry: Entry,
+    ordinals: Sequence[int],
+    replies: Path | None,
+    batch: ProviderBatch | None,
+    reason: str | None,
+) -> Collected:
+    """Read a chunk's replies into its answer file; runs in a thread of its own."""
+    chunk = entry.chunk
+    reading = Reading(
+        chunk=chunk,
+        batch_id=entry.receipt.batch_id if entry.receipt else None,
+        prices=run.prices,
+        schemas=run.schemas,
+        canceled=reason if reason == TIME_LIMIT else None,
+    )
+    jobs = run.spool.reader()
+    try:
+        return collect(
+            reading,
+            replies,
+            run.answer_file(chunk.token),
+            ordinals,
+            jobs,
+            run.providers[chunk.provider].read,
+            no_reply=_no_reply(entry, batch, reason),
+        )
+    finally:
+        jobs.close()
+
+
+def _no_reply(
+    entry: Entry, batch: ProviderBatch | None, reason: str | None
+) -> Callable[[int], tuple[str, str, str]]:
+    """Place -> (mark, error code, error) of a request that got no row."""
+    if entry.ending is not None:
+        return _restored(entry.ending)
+    if batch is None:
+        return lambda _: (FAILED, "batch_refused", f"the provider refused the batch: {reason}")
+    if batch.ending != "failed":
+        return lambda _: (AGAIN, "missing", f"{batch.batch_id} ended without a row for this job")
+    by_place = {fault.line - 1: fault for fault in batch.faults if fault.line is not None}
+    whole = next((fault for fault in batch.faults if fault.line is None), None)
+
+    def failed(place: int) -> tuple[str, str, str]:
+        if (fault := by_place.get(place)) is not None:
+            return FAILED, fault.code, f"{fault.message} ({fault.param or 'line'} {place + 1})"
+        if whole is not None:
+            letter = AGAIN if whole.code in plan.RETRY_CODES else FAILED
+            return letter, whole.code, whole.message
+        text = f"{batch.batch_id} was refused for other jobs in it; nothing was billed"
+        return AGAIN, "batch_failed", text
+
+    return failed
+
+
+def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
+    """The same for a chunk that ended before, whose replies are read once more."""
+    lost = "its answer was stored and paid for, but the reply file is gone, here and there"
+
+    def told(place: int) -> tuple[str, str, str]:
+        letter = ending.marks[place]
+        if letter == ANSWERED:
+            return letter, "answer_lost", lost
+        return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
+
+    return told
+
+
+async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
+    """Have the provider's rows on disk, whole.
+
+    A transfer can end early without an error, so rows are counted: fewer than requests means
+    fetch again, and the same number twice means that the provider has no more.
+
+    Raises:
+        OSError: The disk is full or not writable.
+        ProviderError: The results are gone.
+    """
+    chunk = flight.entry.chunk
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    path = run.reply_file(chunk.token)
+    if path.exists():
+        return path
+    partial = path.with_name(f"{path.name}.download")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+
+    async def transfer() -> tuple[int, bool]:
+        with partial.open("wb") as file:
+            async for piece in provider.download(client, batch):
+                file.write(piece)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        return await asyncio.to_thread(count_rows, partial)
+
+    before = -1
+    while True:
+        rows, whole = await persist(run, flight, "download", transfer)
+        if whole and (rows >= chunk.count or rows == before):
+            break
+        get_run_logger().info(
+            "%s: %d of %d rows arrived, fetching them again", chunk.name, rows, chunk.count
+        )
+        before = rows if whole else -1
+        await asyncio.sleep(backoff(run, 1))
+    partial.replace(path)
+    return path
+
+
+async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
+    """Fetch the replies of an ended chunk again, where their file is gone and answers were in it.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
+    if ending is None or receipt is None or ANSWERED not in ending.marks:
+        return
+    if run.answer_file(chunk.token).exists() or run.reply_file(chunk.token).exists():
+        return
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    get_run_logger().warning("%s: its reply file is gone, fetching it again", chunk.name)
+    try:
+        batch = await provider.poll(client, receipt.batch_id)
+        await fetch(run, Flight(entry, ordinals), batch)
+    except OSError:
+        raise
+    except Exception as error:
+        get_run_logger().error("%s: its replies are lost (%s)", chunk.name, short(error))
+
+
+def write_request_file(run: Session, chunk: Chunk, rows: Sequence[Row]) -> None:
+    """Write the chunk file: one line a request, in the order of their places.
+
+    Raises:
+        OSError: The disk is full or not writable; nothing was sent.
+    """
+    provider = run.providers[chunk.provider]
+    jobs = run.spool.reader()
+    try:
+        with whole_file(run.request_file(chunk.token)) as file:
+            for place, row in enumerate(rows):
+                body = jobs.body(row)
+                file.write(provider.line(chunk.custom_id(place), body, chunk.endpoint))
+                file.write(b"\n")
+    finally:
+        jobs.close()
+
+
+def fault_text(batch: ProviderBatch) -> str | None:
+    """Why the provider refused the whole batch, on one line; None where it did not."""
+    if not batch.faults:
+        return None
+    return "; ".join(f"{fault.code}: {fault.message}" for fault in batch.faults[:3])

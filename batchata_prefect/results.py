@@ -1,0 +1,276 @@
+"""Reply files in, `results.jsonl` and `manifest.json` out; all streamed, all written atomically."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+import orjson
+
+from batchata_prefect.answers import Reading, from_row, merge_attempts, to_row
+from batchata_prefect.errors import ParseError
+from batchata_prefect.models import JobResult, Reply, Usage
+from batchata_prefect.plan import mark
+from batchata_prefect.schema import AnswerSchema
+from batchata_prefect.spool import Context, Family, SpoolReader
+
+_BUFFER_BYTES = 1 << 20
+
+
+@contextmanager
+def whole_file(path: Path) -> Generator[BinaryIO]:
+    """A file that appears under its name only when it is complete and synced.
+
+    Raises:
+        OSError: It cannot be written, on a full disk for one; nothing is left behind.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb", buffering=_BUFFER_BYTES) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What the replies of one chunk came to.
+
+    Attributes:
+        marks: One letter for each ordinal.
+        cost_usd: What was billed; None where the price is unknown.
+        usage: Tokens that were billed.
+        strangers: Rows that are not of this chunk, or came twice.
+    """
+
+    marks: str
+    cost_usd: Decimal | None
+    usage: Usage
+    strangers: int
+
+
+def collect(
+    reading: Reading,
+    replies: Path | None,
+    answers: Path,
+    ordinals: Sequence[int],
+    jobs: SpoolReader,
+    read: Callable[[bytes, str], Reply],
+    *,
+    no_reply: Callable[[int], tuple[str, str, str]],
+) -> Collected:
+    """Read every reply of a chunk once and write its answers, one line each, in chunk order.
+
+    A line of the answer file is the place in the chunk, a tab, and the row as it will stand in
+    `results.jsonl`.
+
+    Args:
+        reading: How to read the chunk's replies.
+        replies: The provider's rows as they came; None where there are none.
+        answers: The file to write.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        jobs: Looks up jobs.
+        read: The provider's reader of one row.
+        no_reply: Place -> (mark, error code, error) of a request without a row.
+
+    Raises:
+        OSError: The answers cannot be written.
+    """
+    chunk = reading.chunk
+    marks = bytearray(chunk.count)
+    cost: Decimal | None = Decimal(0)
+    usage = Usage()
+    strangers = 0
+    with whole_file(answers) as file:
+        for line in _lines(replies) if replies is not None else ():
+            try:
+                reply = read(line, chunk.endpoint)
+            except ParseError:
+                strangers += 1
+                continue
+            place = chunk.ordinal(reply.custom_id)
+            if place is None or marks[place]:
+                strangers += 1
+                continue
+            billed = reading.cost(reply)
+            cost = None if cost is None or billed is None else cost + billed
+            if reply.usage is not None and reply.outcome == "succeeded":
+                usage = usage + reply.usage
+            if ordinals[place] < 0:
+                marks[place] = ord(mark(reply, reply.error_code))
+                continue
+            job = jobs.context(ordinals[place])
+            result = reading.result(reply, job)
+            marks[place] = ord(mark(reply, result.error_code))
+            _write_answer(file, place, result, job)
+        for place in range(chunk.count):
+            if not marks[place]:
+                letter, code, text = no_reply(place)
+                marks[place] = ord(letter)
+                if ordinals[place] >= 0:
+                    job = jobs.context(ordinals[place])
+                    _write_answer(file, place, reading.missing(job, code, text), job)
+    return Collected(marks.decode(), cost, usage, strangers)
+
+
+def _write_answer(file: BinaryIO, place: int, result: JobResult, job: Context) -> None:
+    file.write(b"%d\t" % place)
+    file.write(orjson.dumps(to_row(result, answer_schema=job.answer_schema)))
+    file.write(b"\n")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        for line in file:
+            if not line.isspace():
+                yield line
+
+
+def count_rows(path: Path) -> tuple[int, bool]:
+    """Number of rows in a reply file, and whether the last one is whole JSON."""
+    rows, last = 0, b"{}"
+    for last in _lines(path):  # noqa: B007 - the last line is looked at after the loop
+        rows += 1
+    try:
+        orjson.loads(last)
+    except orjson.JSONDecodeError:
+        return rows - 1, False
+    return rows, True
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The answers of one chunk, for the final results."""
+
+    answers: Path
+    ordinals: Sequence[int]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the final results."""
+
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"completed": 0, "failed": 0, "cancelled": 0}
+    )
+    failures: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one row."""
+        self.counts[row["status"]] += 1
+        self.input_tokens += row["input_tokens"]
+        self.output_tokens += row["output_tokens"]
+        if row["error_code"] is not None:
+            group = self.failures.setdefault(
+                row["error_code"],
+                {"count": 0, "example_job_id": row["job_id"], "example": row["error"]},
+            )
+            group["count"] += 1
+
+
+def assemble(
+    target: Path,
+    parts: Sequence[Part],
+    jobs: SpoolReader,
+    count: int,
+    *,
+    unsent: Callable[[Context, Family], JobResult],
+    each_to: Path | None,
+) -> Tally:
+    """Write the results of all jobs in the order of the job set, each job exactly once.
+
+    Args:
+        target: The `results.jsonl` to write.
+        parts: The answers of all ended chunks, oldest first.
+        jobs: Looks up jobs.
+        count: Number of jobs.
+        unsent: The result of a job without any answer.
+        each_to: Folder for one file a job; None for none.
+
+    Raises:
+        OSError: The results cannot be written.
+    """
+    tally = Tally()
+    where = array("q", [-1]) * count
+    owner = array("i", [-1]) * count
+    earlier: dict[int, list[tuple[int, int]]] = {}
+    with ExitStack() as stack, whole_file(target) as file:
+        maps: list[mmap.mmap | None] = []
+        for number, part in enumerate(parts):
+            maps.append(_map(part.answers, stack))
+            for at, place in _places(part.answers):
+                ordinal = part.ordinals[place]
+                if ordinal < 0:
+                    continue
+                if where[ordinal] >= 0:
+                    earlier.setdefault(ordinal, []).append((owner[ordinal], where[ordinal]))
+                where[ordinal], owner[ordinal] = at, number
+
+        def row_at(number: int, at: int) -> bytes:
+            data = cast("mmap.mmap", maps[number])
+            start = data.find(b"\t", at) + 1
+            return data[start : data.find(b"\n", start)]
+
+        for ordinal in range(count):
+            if where[ordinal] < 0:
+                context = jobs.context(ordinal)
+                result = unsent(context, jobs.family(ordinal))
+                line = orjson.dumps(to_row(result, answer_schema=context.answer_schema))
+            else:
+                line = row_at(owner[ordinal], where[ordinal])
+            row: dict[str, Any] = orjson.loads(line)
+            if ordinal in earlier:
+                attempts: list[dict[str, Any]] = []
+                for number, at in earlier[ordinal]:
+                    attempts += orjson.loads(orjson.loads(row_at(number, at))["attempts_json"])
+                row = merge_attempts(row, attempts)
+                line = orjson.dumps(row)
+            tally.add(row)
+            file.write(line)
+            file.write(b"\n")
+            if each_to is not None:
+                from_row(row, {}).save_to_json(each_to / f"{quote(row['job_id'], safe='')}.json")
+    return tally
+
+
+def _map(path: Path, stack: ExitStack) -> mmap.mmap | None:
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return None
+        return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _places(path: Path) -> Iterator[tuple[int, int]]:
+    """Offset and place of every answer line."""
+    at = 0
+    with path.open("rb", buffering=_BUFFER_BYTES) as file:
+        for line in file:
+            yield at, int(line[: line.index(b"\t")])
+            at += len(line)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def read_results(path: Path, schemas: Mapping[str, AnswerSchema]) -> Iterator[JobResult]:
+    """The results of a `results.jsonl`, one at a time."""
+    for line in _lines(path):
+        yield from_row(orjson.loads(line), schemas)

@@ -1,0 +1,329 @@
+"""`BatchRun`, what the user holds of a run: status while it goes on, results when it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from batchata_prefect import budget
+from batchata_prefect.models import JobResult
+from batchata_prefect.pricing import PriceBook
+from batchata_prefect.results import read_results
+from batchata_prefect.schema import AnswerSchema
+from batchata_prefect.session import Flight, Pace, Session, Settings, enter, leave
+from batchata_prefect.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
+
+logger = logging.getLogger("batchata_prefect")
+
+ProgressCallback: TypeAlias = Callable[[dict[str, Any], float, dict[str, Any]], None]
+"""Called with (stats, elapsed seconds, batch data), as in the original library."""
+
+
+class BatchRun:
+    """One run of a batch; made by `Batch.run`.
+
+    Attributes:
+        print_status: Whether the progress is shown on the terminal.
+        manifest: What the run came to: counts, cost, batches; None until it is finished.
+        planned: What a dry run found; None for a real one.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        prices: PriceBook,
+        schemas: Mapping[str, AnswerSchema],
+        pace: Pace,
+    ) -> None:
+        self.print_status = False
+        self.planned: dict[str, Any] | None = None
+        self._session = Session(settings, spool, prices, schemas, pace)
+        self._callback: ProgressCallback | None = None
+        self._interval = 1.0
+        self._began: float | None = None
+        self._elapsed: float | None = None
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What the run came to; None until it is finished."""
+        return self._session.manifest
+
+    @property
+    def flow_run_id(self) -> str | None:
+        """Prefect's id of the flow run; None before it starts."""
+        return self._session.flow_run_id
+
+    @property
+    def results_dir(self) -> Path:
+        """Where the answers lie."""
+        return self._session.results_dir
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every job has its result."""
+        return self.manifest is not None
+
+    def set_on_progress(self, callback: ProgressCallback | None, interval: float = 1.0) -> BatchRun:
+        """Have a function called while the run goes on.
+
+        Args:
+            callback: Called with (stats, elapsed seconds, batch data); see `status` for stats.
+            interval: Seconds between two calls.
+        """
+        self._callback = callback
+        self._interval = max(0.05, interval)
+        return self
+
+    def execute(self) -> BatchRun:
+        """Run to the end; see `Batch.run`.
+
+        Raises:
+            RuntimeError: It was started before.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._run_here()
+        else:
+            self._run_in_thread()
+        return self
+
+    async def aexecute(self) -> BatchRun:
+        """Run to the end in the running event loop; see `Batch.arun`."""
+        if self._began is not None:
+            raise RuntimeError("this run was started before; call run() on the batch again")
+        self._began = time.monotonic()
+        # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
+        from batchata_prefect.flow import run_batch
+
+        run = self._session
+        run.spool.reset()
+        settings = asdict(run.settings)
+        if run.settings.cost_limit_usd is not None:
+            settings["cost_limit_usd"] = float(run.settings.cost_limit_usd)
+        label = f"{self.results_dir.name}, {run.spool.count:,} jobs"
+        name = enter(run)
+        with ExitStack() as stack:
+            stack.callback(leave, name)
+            callbacks = self._callbacks(stack)
+            ticker = asyncio.create_task(self._tick(callbacks))
+            try:
+                await run_batch(label, name, settings)
+            except (asyncio.CancelledError, KeyboardInterrupt):
+                self._say_how_to_resume()
+                raise
+            finally:
+                ticker.cancel()
+                self._elapsed = time.monotonic() - self._began
+                self._report(callbacks)
+        return self
+
+    def _run_here(self) -> None:
+        asyncio.run(self.aexecute())
+
+    def _run_in_thread(self) -> None:
+        """Run beside a running event loop, as in a notebook; Prefect's context comes along."""
+        raised: list[BaseException] = []
+        context = contextvars.copy_context()
+
+        def body() -> None:
+            try:
+                context.run(self._run_here)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=body, name="batchata", daemon=True)
+        thread.start()
+        thread.join()
+        if raised:
+            raise raised[0]
+
+    def _callbacks(self, stack: ExitStack) -> list[ProgressCallback]:
+        callbacks: list[ProgressCallback] = []
+        if self.print_status:
+            from batchata_prefect.progress import Progress
+
+            callbacks.append(stack.enter_context(Progress(results_dir=str(self.results_dir))))
+        if self._callback is not None:
+            callbacks.append(self._callback)
+        return callbacks
+
+    async def _tick(self, callbacks: list[ProgressCallback]) -> None:
+        while callbacks:
+            self._report(callbacks)
+            await asyncio.sleep(self._interval)
+
+    def _report(self, callbacks: list[ProgressCallback]) -> None:
+        for callback in list(callbacks):
+            try:
+                callback(self.status(), self.elapsed_seconds, self._batch_data())
+            except Exception:
+                # A view that fails must not take the run with it.
+                logger.exception("the progress callback failed and is not called again")
+                callbacks.remove(callback)
+
+    def _say_how_to_resume(self) -> None:
+        flying = sum(1 for flight in self._session.flights.values() if flight.entry.receipt)
+        logger.warning(
+            "stopped; %d provider batches go on at the provider. Run the same jobs again with "
+            "results_dir=%r to collect them; nothing is paid twice",
+            flying,
+            str(self.results_dir),
+        )
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Seconds since this run was started in this process."""
+        if self._elapsed is not None:
+            return self._elapsed
+        return 0.0 if self._began is None else time.monotonic() - self._began
+
+    def status(self, print_status: bool = False) -> dict[str, Any]:
+        """Where the run stands.
+
+        Args:
+            print_status: Whether to log it as well.
+
+        Returns:
+            The original library's keys: total, pending, active, completed, failed, cancelled,
+            cost_usd, cost_limit_usd, is_complete, batches_total, batches_completed,
+            batches_pending, current_batch_index, current_batch_size, items_per_batch; and
+            reserved_usd, time_left_seconds, waiting_for, resumed. Costs in USD, None where a
+            price is unknown.
+        """
+        run = self._session
+        spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
+        ended = sum(1 for entry in run.ledger if entry.ending is not None)
+        last = run.ledger[-1].chunk if run.ledger else None
+        counts = self._counts()
+        stats = {
+            "total": run.spool.count,
+            **counts,
+            "cost_usd": None if spent is None else float(spent),
+            "cost_limit_usd": _number(run.settings.cost_limit_usd),
+            "is_complete": self.is_complete,
+            "batches_total": len(run.ledger),
+            "batches_completed": ended,
+            "batches_pending": len(run.ledger) - ended,
+            "current_batch_index": last.sequence if last else 0,
+            "current_batch_size": last.count if last else 0,
+            "items_per_batch": run.settings.items_per_batch,
+            "reserved_usd": _number(held),
+            "time_left_seconds": run.seconds_left,
+            "waiting_for": run.waiting_for
+            or next((f.waiting_for for f in run.flights.values() if f.waiting_for), None),
+            "resumed": run.resumed,
+        }
+        if print_status:
+            for name, value in stats.items():
+                logger.info("%s: %s", name, value)
+        return stats
+
+    def _counts(self) -> dict[str, int]:
+        manifest, states = self.manifest, self._session.spool.states
+        if manifest is not None:
+            counts: dict[str, int] = {k: v for k, v in manifest["counts"].items() if k != "total"}
+            return {"pending": 0, "active": 0, **counts}
+        total = self._session.spool.count
+        known = {
+            "active": states[IN_FLIGHT],
+            "completed": states[ANSWERED],
+            "failed": states[FAILED],
+            "cancelled": states[CANCELED],
+        }
+        return {"pending": total - sum(known.values()), **known}
+
+    def _batch_data(self) -> dict[str, Any]:
+        return {
+            entry.receipt.batch_id if entry.receipt else f"pending_{entry.chunk.sequence}": (
+                self._batch(entry, self._session.flights.get(entry.chunk.sequence))
+            )
+            for entry in list(self._session.ledger)
+        }
+
+    def _batch(self, entry: Any, flight: Flight | None) -> dict[str, Any]:
+        chunk, receipt, ending = entry.chunk, entry.receipt, entry.ending
+        status = "running" if receipt else "pending"
+        answered = flight.succeeded if flight else 0
+        failed = flight.failed if flight else 0
+        if ending is not None:
+            answered = ending.marks.count("a")
+            failed = chunk.count - answered
+            canceled = ending.status == "canceled"
+            status = "cancelled" if canceled else "failed" if failed else "complete"
+        return {
+            "start_time": receipt.created_at if receipt else None,
+            "status": status,
+            "total": chunk.count,
+            "completed": answered,
+            "failed": failed,
+            "cost": _number(ending.cost_usd) if ending else 0.0,
+            "estimated_cost": _number(chunk.reserved_usd),
+            "provider": chunk.provider,
+            "model": chunk.model,
+            "name": chunk.name,
+            "batch_id": receipt.batch_id if receipt else None,
+            "completion_time": ending.ended_at if ending else None,
+            "error": ending.reason if ending else None,
+        }
+
+    def results(self) -> dict[str, list[JobResult]]:
+        """All results in memory, by status: completed, failed, cancelled.
+
+        For very many jobs use `iter_results`.
+        """
+        found: dict[str, list[JobResult]] = {"completed": [], "failed": [], "cancelled": []}
+        for result in self.iter_results():
+            found[result.status].append(result)
+        return found
+
+    def iter_results(self) -> Iterator[JobResult]:
+        """The results one at a time, in the order of the jobs; none before the run is complete."""
+        if self.is_complete:
+            yield from read_results(self.results_dir / "results.jsonl", self._session.schemas)
+
+    def get_failed_jobs(self) -> dict[str, str]:
+        """Job id -> error of all failed jobs."""
+        return {
+            result.job_id: result.error or ""
+            for result in self.iter_results()
+            if result.status == "failed"
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as JSON-ready values: settings, status and manifest."""
+        settings = asdict(self._session.settings)
+        settings["cost_limit_usd"] = _number(self._session.settings.cost_limit_usd)
+        return {
+            "created_at": datetime.now(UTC).isoformat(),
+            "flow_run_id": self.flow_run_id,
+            "config": settings,
+            "status": self.status(),
+            "manifest": self.manifest,
+        }
+
+    def shutdown(self) -> None:
+        """Nothing to do: a run holds no threads or connections once it is over."""
+
+    def plan(self) -> BatchRun:
+        """Find out what a run would send and cost, without sending it; see `planned`."""
+        from batchata_prefect.dryrun import dry_run, show
+
+        self._session.spool.reset()
+        self.planned = dry_run(self._session)
+        show(self.planned)
+        return self
+
+
+def _number(amount: Any) -> float | None:
+    return None if amount is None else float(amount)

@@ -1,0 +1,220 @@
+"""What one run holds while it lives: its settings, records, spool and SDK clients."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from batchata_prefect.ledger import Entry
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.pricing import PriceBook
+from batchata_prefect.providers import Provider
+from batchata_prefect.records import Records
+from batchata_prefect.schema import AnswerSchema
+from batchata_prefect.spool import Spool
+
+ResultFormat: TypeAlias = Literal["jsonl", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        poll_shortest: Between two polls of a young batch.
+        poll_longest: Between two polls of an old batch.
+        lookup: After a create of unknown outcome, before a batch that is not listed counts as
+            absent; a provider's list may lag behind its creates.
+        settle: For a canceled batch to end.
+        retry_longest: Between two tries of a call that fails.
+    """
+
+    poll_shortest: float = 0.25
+    poll_longest: float = 120.0
+    lookup: float = 30.0
+    settle: float = 900.0
+    retry_longest: float = 300.0
+
+    @classmethod
+    def from_environment(cls) -> Pace:
+        """The defaults, or what `BATCHATA_<FIELD>_SECONDS` says."""
+        values: dict[str, float] = {}
+        for name in cls.__dataclass_fields__:
+            if text := os.environ.get(f"BATCHATA_{name.upper()}_SECONDS"):
+                values[name] = float(text)
+        return cls(**values)
+
+    def poll(self, age_seconds: float, running: int) -> float:
+        """Seconds until the next poll: a tenth of the batch's age, more where many run.
+
+        A tenth keeps the delay after the provider's end below 10 % of the batch's duration; at
+        most 20 polls a second over all batches stay far below the providers' request limits.
+        """
+        shortest = max(self.poll_shortest, running / 20)
+        return min(max(shortest, age_seconds / 10), max(self.poll_longest, shortest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run is told; plain values, shown as the flow run's parameters.
+
+    Attributes:
+        results_dir: Where answers go.
+        run_key: The identity under which the run resumes.
+        jobs: Number of jobs.
+        max_parallel_batches: Provider batches in flight at once.
+        items_per_batch: Requests in one provider batch.
+        tokens_per_batch: Upper bound of input tokens in one provider batch; None for no bound.
+        cost_limit_usd: Upper bound of what the run may cost over all its restarts.
+        time_limit_seconds: Seconds from the first start to the deadline.
+        max_attempts: Times that one job is sent at most.
+        raw_files: Whether the request files are kept.
+        result_format: `jsonl`, or `json` for one more file a job.
+        state: Where the records are kept; None for Prefect's result storage.
+        reuse_state: Whether to resume.
+    """
+
+    results_dir: str
+    run_key: str
+    jobs: int
+    max_parallel_batches: int
+    items_per_batch: int
+    tokens_per_batch: int | None = None
+    cost_limit_usd: Decimal | None = None
+    time_limit_seconds: float | None = None
+    max_attempts: int = 3
+    raw_files: bool = True
+    result_format: ResultFormat = "jsonl"
+    state: str | None = None
+    reuse_state: bool = True
+
+
+@dataclass(slots=True)
+class Flight:
+    """A chunk that this process is taking care of.
+
+    Attributes:
+        entry: Its line in the ledger.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        fresh: Whether the create was surely not sent yet.
+        batch: What the provider said last.
+        started: Monotonic time at which this process took it up.
+        canceled: Why we asked for its cancellation; None where we did not.
+        waiting_for: What it waits for, for a person.
+        refused: Why no batch was created; None where one was, or where none was found.
+        succeeded: Requests answered so far, where the provider says.
+        failed: Requests failed so far, where the provider says.
+    """
+
+    entry: Entry
+    ordinals: Sequence[int]
+    fresh: bool = False
+    batch: ProviderBatch | None = None
+    started: float = field(default_factory=time.monotonic)
+    canceled: str | None = None
+    waiting_for: str | None = None
+    refused: str | None = None
+    succeeded: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything a run needs in its process; the flow and its tasks share one.
+
+    Attributes:
+        settings: What the run was told.
+        spool: Its rendered jobs.
+        prices: What tokens cost.
+        schemas: Digest -> answer schema.
+        pace: How long to wait for what.
+        records: Where its records are kept, once it runs.
+        ledger: Its chunks, oldest first; the records in memory.
+        members: For each chunk of the ledger, place -> ordinal in the job set, -1 for none.
+        flights: Sequence -> chunk that is being taken care of.
+        providers: Name -> provider.
+        clients: Name of the provider -> its SDK client.
+        started_at: First start of the run.
+        resumed: Jobs that an earlier run had answered.
+        flow_run_id: Prefect's id of the flow run.
+        waiting_for: What the whole run waits for, for a person.
+        manifest: What it came to, once it is finished.
+    """
+
+    settings: Settings
+    spool: Spool
+    prices: PriceBook
+    schemas: Mapping[str, AnswerSchema]
+    pace: Pace
+    records: Records | None = None
+    ledger: list[Entry] = field(default_factory=list[Entry])
+    members: list[array[int]] = field(default_factory=list["array[int]"])
+    flights: dict[int, Flight] = field(default_factory=dict[int, Flight])
+    providers: dict[str, Provider] = field(default_factory=dict[str, Provider])
+    clients: dict[str, Any] = field(default_factory=dict[str, Any])
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    resumed: int = 0
+    flow_run_id: str | None = None
+    waiting_for: str | None = None
+    manifest: dict[str, Any] | None = None
+
+    @property
+    def results_dir(self) -> Path:
+        """Where answers go."""
+        return Path(self.settings.results_dir)
+
+    @property
+    def own_dir(self) -> Path:
+        """Our own folder inside `results_dir`: lock, spool, parsed answers."""
+        return self.results_dir / ".batchata"
+
+    def request_file(self, token: str) -> Path:
+        """The chunk file of a token."""
+        return self.results_dir / "raw_files" / "requests" / f"{token}.jsonl"
+
+    def reply_file(self, token: str) -> Path:
+        """The provider's rows of a token, as they came."""
+        return self.results_dir / "raw_files" / "responses" / f"{token}.jsonl"
+
+    def answer_file(self, token: str) -> Path:
+        """The read answers of a token, until they are in the results."""
+        return self.own_dir / "answers" / f"{token}.jsonl"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, below 0 after it; None without a time limit."""
+        limit = self.settings.time_limit_seconds
+        if limit is None:
+            return None
+        return limit - (datetime.now(UTC) - self.started_at).total_seconds()
+
+
+_sessions: dict[str, Session] = {}
+
+
+def enter(session: Session) -> str:
+    """Make a session known in this process; gives the name under which `session` finds it.
+
+    Prefect walks and stores what is passed to a flow or task, so live objects stay out of the
+    parameters and a name goes in.
+    """
+    name = session.spool.directory.name
+    _sessions[name] = session
+    return name
+
+
+def session(name: str) -> Session:
+    """The session of that name in this process."""
+    return _sessions[name]
+
+
+def leave(name: str) -> None:
+    """Forget a session."""
+    _sessions.pop(name, None)

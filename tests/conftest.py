@@ -1,0 +1,61 @@
+"""What the tests share: a real Prefect server, the sandbox, and clean settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Measured: with the task-run recorder on, each flow test waits seconds for SQLite's write lock;
+# no test reads task runs back but those that start a server of their own.
+os.environ.update(
+    {
+        f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+        for name in ("EVENT_PERSISTER", "TRIGGERS", "TASK_RUN_RECORDER")
+    },
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_TO_API_ENABLED="false",
+    # A run of milliseconds must not wait for the paces of a run of hours.
+    BATCHATA_POLL_SHORTEST_SECONDS="0.02",
+    BATCHATA_LOOKUP_SECONDS="0.6",
+    BATCHATA_RETRY_LONGEST_SECONDS="0.5",
+)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One Prefect server for the session, with a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def sandbox_process(tmp_path_factory: pytest.TempPathFactory):
+    """One sandbox server for the session."""
+    from batchata_prefect.sandbox import Sandbox
+
+    with Sandbox(tmp_path_factory.mktemp("sandbox"), seconds=0.1) as server:
+        yield server
+
+
+@pytest.fixture
+def sandbox(sandbox_process, monkeypatch: pytest.MonkeyPatch):
+    """The sandbox without faults, with its addresses and keys in the environment."""
+    sandbox_process.clear_faults()
+    for name, value in sandbox_process.environment().items():
+        monkeypatch.setenv(name, value)
+    yield sandbox_process
+    sandbox_process.clear_faults()
+
+
+@pytest.fixture
+def real() -> Path:
+    """The recorded replies and real inputs, where they lie beside the project."""
+    path = Path(os.environ.get("BATCHATA_REAL", Path(__file__).parents[2] / "shared" / "real"))
+    if not path.is_dir():
+        pytest.skip("the real inputs are not here")
+    return path
