@@ -55,8 +55,7 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
             loud = failures in {3, 10} or failures % 50 == 0
             get_run_logger().log(
                 logging.WARNING if loud else logging.INFO,
-                "%s: %s failed %d times (%s); nothing is lost, next try in %.0f s",
-                flight.entry.chunk.name,
+                "%s failed %d times (%s); nothing is lost, next try in %.0f s",
                 what,
                 failures,
                 short(error),
@@ -88,7 +87,7 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
             "answered is kept"
         ) from error
     if status is None or status == 429:
-        get_run_logger().warning("%s: not taken yet (%s), trying again", name, short(error))
+        get_run_logger().warning("not taken yet (%s), trying again", short(error))
         return retry_after or backoff(run, refusals)
     flight.refused = short(error)
     return None

@@ -24,6 +24,7 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records import Records, storage_at
 from batchata_prefect.replies import restore, write_request_file
+from batchata_prefect.report import publish, summary
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED, Family, sweep
 from batchata_prefect.tasks import moves, provider_batch
@@ -62,16 +63,8 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         for entry, ordinals in zip(run.ledger, run.members, strict=True):
             await restore(run, entry, ordinals)
         run.manifest = await asyncio.to_thread(finish, run)
+        await publish(run.manifest)
     return Completed(message=summary(run.manifest))
-
-
-def summary(manifest: dict[str, Any]) -> str:
-    """One line that says what a run came to."""
-    counts, cost = manifest["counts"], manifest["cost_usd"]
-    parts = [f"{counts['completed']:,} of {counts['total']:,} jobs answered"]
-    parts += [f"{counts[name]:,} {name}" for name in ("failed", "cancelled") if counts[name]]
-    parts.append("cost unknown" if cost is None else f"${cost:.4f}")
-    return ", ".join(parts)
 
 
 @asynccontextmanager

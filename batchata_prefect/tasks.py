@@ -91,9 +91,8 @@ async def _buy(run: Session, flight: Flight) -> bool:
         except Exception as error:
             if not provider.created_nothing(error):
                 get_run_logger().warning(
-                    "%s: whether it was created is not known (%s); looking for it before anything "
+                    "whether it was created is not known (%s); looking for it before anything "
                     "is sent again",
-                    chunk.name,
                     error,
                 )
                 break
@@ -123,7 +122,7 @@ async def _look_up(run: Session, flight: Flight) -> bool:
             run, flight, "list", lambda: provider.find(client, chunk, entry.since, _known(run))
         )
         if found.batch is not None:
-            get_run_logger().info("%s: found at the provider and taken over", chunk.name)
+            get_run_logger().info("found at the provider and taken over")
             await _receive(run, flight, found.batch, adopted=True)
             return True
         if found.undecided:
@@ -151,7 +150,7 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     await run.records.write_receipt(entry.chunk.sequence, receipt)
     entry.receipt = receipt
     if not adopted:
-        get_run_logger().info("%s: sent as %s", entry.chunk.name, batch.batch_id)
+        get_run_logger().info("sent as %s", batch.batch_id)
 
 
 async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
@@ -172,16 +171,15 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
         left = run.seconds_left
         if left is not None and left <= 0 and flight.canceled is None:
             flight.canceled = TIME_LIMIT
-            get_run_logger().warning("%s: time limit reached, canceling it", chunk.name)
+            get_run_logger().warning("time limit reached, canceling it")
             batch = await persist(run, flight, "cancel", lambda: provider.cancel(client, batch_id))
             cancel_at = clock()
             if batch.state == "ended":
                 return batch
         if cancel_at is not None and clock() - cancel_at > run.pace.settle:
             get_run_logger().error(
-                "%s: still %s %d s after its cancellation; what it cost stays reserved and the "
+                "still %s %d s after its cancellation; what it cost stays reserved and the "
                 "next run collects it",
-                chunk.name,
                 batch.raw_status,
                 run.pace.settle,
             )
@@ -216,8 +214,7 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         raise _local_trouble(run, entry, error) from error
     if collected.strangers:
         get_run_logger().warning(
-            "%s: %d rows are not of this batch or came twice; they were left out",
-            chunk.name,
+            "%d rows are not of this batch or came twice; they were left out",
             collected.strangers,
         )
     ending = Ending(
@@ -233,7 +230,7 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     answered = ending.marks.count(ANSWERED)
     cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
     told = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
-    get_run_logger().info("%s: %s", chunk.name, told)
+    get_run_logger().info("%s", told)
     return told
 
 
@@ -254,7 +251,7 @@ async def _never_created(run: Session, flight: Flight) -> str:
     )
     await close(run, flight, ending)
     run.request_file(chunk.token).unlink(missing_ok=True)
-    get_run_logger().info("%s: not created, nothing paid (%s)", chunk.name, flight.refused)
+    get_run_logger().info("not created, nothing paid (%s)", flight.refused)
     return "never created"
 
 
@@ -300,7 +297,7 @@ async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     try:
         await run.providers[chunk.provider].discard(run.clients[chunk.provider], batch)
     except Exception as error:
-        get_run_logger().info("%s: its upload was not deleted (%s)", chunk.name, short(error))
+        get_run_logger().info("its upload was not deleted (%s)", short(error))
     if not run.settings.raw_files:
         run.request_file(chunk.token).unlink(missing_ok=True)
 

@@ -1,0 +1,76 @@
+# Everything a person does with this repository. Needs make and Python 3.11 or newer, no more.
+#   make demo   runs a mixed set of jobs over the documents in flows/documents
+#   make test   runs the test suite
+
+PROVIDER ?= sandbox
+RESULTS_DIR ?= demo-output
+
+# The exact versions that the suite last passed on, so that a release of tomorrow breaks neither
+# the demo nor the tests. The price: they do not show what the newest releases do. To see that,
+# in a fresh clone: make test CONSTRAINTS=
+CONSTRAINTS ?= .ci/constraints.txt
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: help demo test lint types bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   a mixed job set against the local sandbox, no key needed"
+	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
+	@echo "make test   the test suite"
+	@echo "make lint   style, formatting and import rules"
+	@echo "make types  the type checker"
+	@echo "make bench  this package against a plain SDK script"
+	@echo "make clean  removes what these have made, except $(VENV)"
+
+demo: $(VENV)/.package
+	@$(PYTHON) flows/demo.py --provider $(PROVIDER) --results-dir $(RESULTS_DIR)
+
+test: $(VENV)/.tools
+	@$(PYTHON) -m pytest $(PYTEST)
+
+lint: $(VENV)/.tools
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(VENV)/bin/lint-imports
+
+types: $(VENV)/.tools
+	@$(PYTHON) -m pyright
+
+bench: $(VENV)/.tools
+	@$(PYTHON) tests/bench.py $(BENCH)
+
+clean:
+	rm -rf $(RESULTS_DIR) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@python=; for name in $(BASE_PYTHON) python3 python python3.13 python3.12 python3.11; do \
+	  if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
+	    >/dev/null 2>&1; then python=$$name; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "Python 3.11 to 3.14 is needed and was not found; install it, or name it:" >&2; \
+	  echo "  make $(MAKECMDGOALS) BASE_PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if [ ! -x $(PYTHON) ]; then \
+	  echo "making $(VENV) with $$($$python --version)"; \
+	  $$python -m venv $(VENV) || { rm -rf $(VENV); \
+	    echo "The environment could not be made. On Debian and Ubuntu the package python3-venv" \
+	      "may be missing." >&2; exit 1; }; fi
+	@# Reading a dependency group of pyproject.toml came with pip 25.1.
+	@$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
+	@echo "installing the package (about a minute, once)"
+	@$(PIP) install $(PIN) --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.package
+	@echo "installing the development tools (once)"
+	@$(PIP) install $(PIN) --group dev
+	@touch $@

@@ -1,0 +1,92 @@
+"""JSON in the text of an answer: cut out of it, and parsed strictly."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, NoReturn
+
+from batchata_prefect.errors import ParseError
+
+_FENCE = re.compile(r"```(json|JSON)?[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|```[ \t]*$)", re.DOTALL)
+
+
+def json_text(text: str) -> str:
+    """The JSON in an answer's text: all of it, or its fenced block, the last one marked `json`.
+
+    Raises:
+        ParseError: `invalid_json`, where there is none or its fence is not closed.
+    """
+    body = text.strip().removeprefix("\ufeff")
+    if not body:
+        raise ParseError("the answer is empty; JSON was asked for", "invalid_json")
+    # Inside of JSON a line never starts with a fence: strings hold no line breaks as they are.
+    fences = list(_FENCE.finditer(body)) if "```" in body else []
+    named = [fence for fence in fences if fence[1]]
+    last_open = max(body.rfind("```json\n"), body.rfind("```json\r"))
+    if last_open > (named[-1].start() if named else -1):
+        raise ParseError(
+            "the JSON block at the end of the answer is not closed; the answer was cut off",
+            "invalid_json",
+        )
+    if named:
+        return named[-1][2].strip()
+    if body.startswith(("{", "[")):
+        return body
+    if len(fences) == 1:
+        return fences[0][2].strip()
+    raise ParseError(f"the answer is not JSON; it starts with {body[:60]!r}", "invalid_json")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _json_fault(body: str, error: Exception) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return f"the answer is not valid JSON: {error}"
+    # Only white space is left where the parser stopped: it wanted more.
+    if not body[error.pos :].strip() or error.msg.startswith("Unterminated"):
+        return f"the answer's JSON stops in the middle, at character {error.pos:,}"
+    near = body[max(0, error.pos - 20) : error.pos + 20]
+    return (
+        f"the answer is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}, "
+        f"near {near!r}"
+    )
+
+
+def json_value(body: str, *, exact: bool = False) -> Any:
+    """The value of a JSON text, as it stands: nothing is guessed or repaired.
+
+    Args:
+        body: The JSON text.
+        exact: Whether fractions come as `Decimal`, with all their digits.
+
+    Raises:
+        ParseError: `invalid_json`, with what was wrong and where.
+    """
+    try:
+        return json.loads(body, parse_float=Decimal if exact else None, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(_json_fault(body, error), "invalid_json") from None
+
+
+_FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n.*?(?:\n[ \t]*```|\Z)", re.DOTALL)
+_BARE = re.compile(r"^[ \t]*(?=\{|\[\s*\{)", re.MULTILINE)
+
+
+def json_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of every JSON dump in an answer: fenced blocks, and bare objects of a line."""
+    spans = [match.span() for match in _FENCED.finditer(text)]
+    decoder = json.JSONDecoder()
+    for match in _BARE.finditer(text):
+        at = match.end()
+        if any(first <= at < last for first, last in spans):
+            continue
+        try:
+            _, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            continue
+        spans.append((at, end))
+    return sorted(spans)

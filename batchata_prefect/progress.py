@@ -1,0 +1,431 @@
+"""What is shown while a run goes on: a live view on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self, TextIO, cast
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Stats = Mapping[str, Any]
+BatchData = Mapping[str, Mapping[str, Any]]
+
+LINE_SECONDS = 3.0
+"""Least time between two plain lines."""
+
+QUIET_SECONDS = 300.0
+"""Time after which a plain line is written although nothing has changed."""
+
+_ORDER = ("running", "failed", "cancelled", "pending", "complete")
+_COLORS = {
+    "running": "cyan",
+    "complete": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "pending": "dim",
+}
+_EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+class Progress:
+    """Shows how a run goes on; give it to `run` as `on_progress`.
+
+    ```python
+    with Progress(results_dir="./output") as progress:
+        batch.run(on_progress=progress)
+    ```
+
+    On a terminal it keeps one view up to date. Without one, as in a log file, a pipe, CI or a
+    notebook, it writes a plain line when something has changed, at most every few seconds.
+
+    Args:
+        results_dir: Where the results will lie, shown to the person.
+        file: Where to write; standard error where it is None.
+        console: A rich console to use instead of one made for `file`.
+    """
+
+    def __init__(
+        self,
+        results_dir: str | os.PathLike[str] | None = None,
+        file: TextIO | None = None,
+        *,
+        console: Console | None = None,
+    ) -> None:
+        if console is None:
+            console = Console(file=file) if file is not None else Console(stderr=True)
+        self._console = console
+        self._results_dir = None if results_dir is None else os.fspath(results_dir)
+        # A notebook's output cannot be rewritten in place, whatever rich makes of it.
+        self._on_terminal = self._console.is_terminal and not self._console.is_jupyter
+        self._live: Live | None = None
+        self._moved: list[_Moved] = []
+        self._stats: Stats = {}
+        self._batches: BatchData = {}
+        self._elapsed = 0.0
+        self._at = time.monotonic()
+        self._line: str = ""
+        self._line_at = float("-inf")
+        self._ended = False
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        """Start; nothing is shown before the first call."""
+        self._closed = False
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Show the last state and leave the terminal as it was."""
+        self.close()
+
+    def __call__(self, stats: Stats, elapsed_seconds: float, batch_data: BatchData) -> None:
+        """Show this state of the run.
+
+        Args:
+            stats: Counts of jobs and batches, and cost in USD, as the progress callback gets them.
+            elapsed_seconds: Seconds since the run started.
+            batch_data: Every provider batch by its key.
+        """
+        complete = bool(stats.get("is_complete"))
+        # A complete run is shown once; what is not complete after it is another run.
+        if self._closed or (self._ended and complete):
+            return
+        if self._ended:
+            self._line, self._line_at = "", float("-inf")
+        self._stats, self._elapsed, self._batches = stats, elapsed_seconds, batch_data
+        self._at = time.monotonic()
+        self._ended = complete
+        if not self._on_terminal:
+            self._write_line(now=complete)
+            return
+        if self._live is None:
+            self._start()
+        if complete:
+            self._stop()
+
+    def close(self) -> None:
+        """Show the last state and stop; later calls show nothing."""
+        self._closed = True
+        if self._on_terminal:
+            self._stop()
+        elif self._stats:
+            self._write_line(now=True)
+
+    def _start(self) -> None:
+        terminals = {id(stream) for stream in (sys.stdout, sys.stderr, self._console.file)}
+        self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=2)
+        self._live.start(refresh=True)
+        self._moved = _move_logs(sys.stderr, terminals)
+
+    def _stop(self) -> None:
+        if self._live is None:
+            return
+        for handler, stream in self._moved:
+            _set_stream(handler, stream)
+        self._moved = []
+        self._live.stop()
+        self._live = None
+
+    def _view(self) -> RenderableType:
+        since = 0.0 if self._stats.get("is_complete") else time.monotonic() - self._at
+        return View(self._stats, self._elapsed + since, self._batches, self._results_dir)
+
+    def _write_line(self, *, now: bool) -> None:
+        line = plain_line(self._stats, self._batches)
+        waited = self._elapsed - self._line_at
+        if line == self._line and (now or waited < QUIET_SECONDS):
+            return
+        if not now and waited < LINE_SECONDS:
+            return
+        self._line, self._line_at = line, self._elapsed
+        self._console.file.write(f"[{clock(self._elapsed)}] {line}\n")
+        self._console.file.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One state of a run as rich shows it, for any width from about 40 columns.
+
+    Attributes:
+        stats: Counts and cost, as the progress callback gets them.
+        elapsed_seconds: Seconds since the run started.
+        batches: Every provider batch by its key.
+        results_dir: Where the results will lie.
+        now: Time against which ages are counted; None takes the time of showing.
+    """
+
+    stats: Stats
+    elapsed_seconds: float
+    batches: BatchData
+    results_dir: str | None = None
+    now: datetime | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The bar of jobs, the batches that matter now, cost and time."""
+        width = options.max_width
+        now = self.now or datetime.now(UTC)
+        ordered = _by_interest(self.batches.values())
+        shown = ordered[: max(3, min(12, console.height - 10))]
+        parts: list[RenderableType] = [_bar(self.stats, width)]
+        parts.append(Text(_jobs_text(self.stats), style="dim"))
+        if shown:
+            parts.extend([Text(), _table(shown, now, width)])
+            parts.extend(_faults(ordered))
+        parts.append(Text())
+        details = [("batches", _batches_text(self.batches, len(ordered) - len(shown)))]
+        details.append(("cost", _cost_text(self.stats)))
+        details.append(("time", _time_text(self.stats, self.elapsed_seconds)))
+        details.append(("waiting", str(self.stats.get("waiting_for") or "")))
+        details.append(("results", self.results_dir or ""))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for label, text in details:
+            if text:
+                grid.add_row(label, Text(text))
+        parts.append(grid)
+        yield Group(*parts)
+
+
+def plain_line(stats: Stats, batches: BatchData) -> str:
+    """The state of a run in one line, the same as long as nothing has changed."""
+    waiting = stats.get("waiting_for")
+    faults = [_fault(batch) for batch in batches.values() if _state(batch) == "failed"]
+    parts = [
+        f"{_done(stats):,} of {_number(stats, 'total'):,} jobs done",
+        _jobs_text(stats),
+        f"batches: {_batches_text(batches)}" if batches else "",
+        f"cost: {_cost_text(stats)}",
+        f"waiting for {waiting}" if waiting else "",
+        f"last fault: {faults[-1]}" if faults else "",
+    ]
+    return "; ".join(" ".join(part.split()) for part in parts if part)
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person reads it: `0:07`, `12:03`, `1:02:03`, `2d 03:04:05`."""
+    minutes, second = divmod(max(0, int(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def dollars(usd: float | None) -> str:
+    """An amount of USD: cents from one cent on, four digits that count below; None is unknown."""
+    if usd is None:
+        return "unknown"
+    if usd == 0 or abs(usd) >= 0.01:
+        return f"${usd:,.2f}"
+    return f"${usd:.6f}".rstrip("0").rstrip(".")
+
+
+def _state(batch: Mapping[str, Any]) -> str:
+    # The original's word for a batch with any failed job is failed; beside its counts that would
+    # read as if nothing had come of it.
+    if batch.get("status") == "failed" and batch.get("completed"):
+        return "complete"
+    return str(batch.get("status") or "pending")
+
+
+def _number(values: Mapping[str, Any], key: str) -> int:
+    # A provider that counts nothing gives None.
+    return int(values.get(key) or 0)
+
+
+def _done(stats: Stats) -> int:
+    return sum(_number(stats, key) for key in ("completed", "failed", "cancelled"))
+
+
+def _by_interest(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Running ones first, the oldest on top; ended ones last, the newest on top."""
+
+    def place(batch: Mapping[str, Any]) -> tuple[int, float]:
+        state = _state(batch)
+        rank = _ORDER.index(state) if state in _ORDER else 0
+        started = (batch.get("start_time") or _EPOCH).timestamp()
+        ended = (batch.get("completion_time") or _EPOCH).timestamp()
+        return rank, started if state in ("running", "pending") else -ended
+
+    return sorted(batches, key=place)
+
+
+def _name(batch: Mapping[str, Any]) -> str:
+    name = str(batch.get("name") or f"{batch.get('provider', '')} {batch.get('model', '')}")
+    # "anthropic claude-sonnet-5-5 #3, 1,000 jobs": the jobs have a column of their own.
+    return name.partition(", ")[0].strip() or "batch"
+
+
+def _bar(stats: Stats, width: int) -> Table:
+    total, done = _number(stats, "total"), _done(stats)
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(ratio=1)
+    grid.add_column(justify="right", no_wrap=True)
+    share = f" {100 * done // total}%" if total and width >= 60 else ""
+    grid.add_row(
+        ProgressBar(total=total or 1, completed=done, pulse=not total),
+        Text(f"{done:,}/{total:,} jobs{share}", style="bold"),
+    )
+    return grid
+
+
+def _jobs_text(stats: Stats) -> str:
+    counts = [
+        f"{_number(stats, key):,} {word}"
+        for key, word in (
+            ("completed", "completed"),
+            ("failed", "failed"),
+            ("cancelled", "cancelled"),
+            ("active", "at providers"),
+            ("pending", "not sent"),
+        )
+        if _number(stats, key)
+    ]
+    if resumed := _number(stats, "resumed"):
+        counts.append(f"{resumed:,} of these answered by an earlier run")
+    return ", ".join(counts) or "no jobs yet"
+
+
+def _table(batches: Sequence[Mapping[str, Any]], now: datetime, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("batch", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("", no_wrap=True)
+    table.add_column("jobs", justify="right", no_wrap=True)
+    if width >= 50:
+        table.add_column("age", justify="right", no_wrap=True)
+    if width >= 76:
+        table.add_column("at most", justify="right", no_wrap=True)
+    table.add_column("cost", justify="right", no_wrap=True)
+    for batch in batches:
+        state = _state(batch)
+        name, _, number = _name(batch).rpartition(" #")
+        if width < 76:
+            name = name.removeprefix(f"{batch.get('provider')} ")
+        cells = [
+            Text(state, style=_COLORS.get(state, "")),
+            Text(name or number),
+            # Apart from the name, so that a narrow terminal cuts the name and not the number.
+            Text(f"#{number}" if name else ""),
+            Text(_batch_jobs(batch)),
+        ]
+        if width >= 50:
+            cells.append(Text(_age(batch, now)))
+        if width >= 76:
+            cells.append(Text(_bound(batch)))
+            cells.append(Text(_actual(batch)))
+        else:
+            cells.append(Text(_actual(batch) or f"<{_bound(batch)}"))
+        table.add_row(*cells)
+    return table
+
+
+def _batch_jobs(batch: Mapping[str, Any]) -> str:
+    total = _number(batch, "total")
+    done = _number(batch, "completed") + _number(batch, "failed")
+    if not done and _state(batch) == "running":
+        # Zero may mean that the provider tells nothing before the end, so it is not shown.
+        return f"{total:,}"
+    if _state(batch) == "pending":
+        return f"{total:,}"
+    failed = _number(batch, "failed")
+    return f"{done:,}/{total:,}" + (f" ({failed:,} failed)" if failed else "")
+
+
+def _age(batch: Mapping[str, Any], now: datetime) -> str:
+    start = batch.get("start_time")
+    if start is None:
+        return ""
+    return clock(((batch.get("completion_time") or now) - start).total_seconds())
+
+
+def _actual(batch: Mapping[str, Any]) -> str:
+    if _state(batch) in ("running", "pending"):
+        return ""
+    return dollars(batch.get("cost"))
+
+
+def _bound(batch: Mapping[str, Any]) -> str:
+    return dollars(batch.get("estimated_cost"))
+
+
+def _fault(batch: Mapping[str, Any]) -> str:
+    return f"{_name(batch)}: {batch.get('error') or 'failed'}"
+
+
+def _faults(ordered: Sequence[Mapping[str, Any]]) -> list[Text]:
+    """The two newest failures in words; a state alone does not say what to do."""
+    failed = [batch for batch in ordered if _state(batch) == "failed" and batch.get("error")]
+    return [
+        Text(_fault(batch), style="red", overflow="ellipsis", no_wrap=True) for batch in failed[:2]
+    ]
+
+
+def _batches_text(batches: BatchData, hidden: int = 0) -> str:
+    counts = Counter(_state(batch) for batch in batches.values())
+    if not counts:
+        return ""
+    states = [*_ORDER, *sorted(counts.keys() - set(_ORDER))]
+    words = ", ".join(f"{counts[state]:,} {state}" for state in states if counts[state])
+    return words + (f" ({hidden:,} not shown)" if hidden else "")
+
+
+def _cost_text(stats: Stats) -> str:
+    limit, reserved = stats.get("cost_limit_usd"), stats.get("reserved_usd")
+    text = dollars(stats.get("cost_usd"))
+    if reserved:
+        text += f", up to {dollars(reserved)} more for what is under way"
+    if limit is not None:
+        text += f", limit {dollars(limit)}"
+    return text
+
+
+def _time_text(stats: Stats, elapsed_seconds: float) -> str:
+    left = stats.get("time_left_seconds")
+    text = clock(elapsed_seconds)
+    return text if left is None else f"{text}, {clock(left)} left"
+
+
+_Moved = tuple["logging.StreamHandler[Any]", Any]
+
+
+def _move_logs(stream: TextIO, terminals: set[int]) -> list[_Moved]:
+    """Let log handlers that write straight to the terminal write above the live view instead.
+
+    `Live` replaces `sys.stdout` and `sys.stderr`, but a handler made earlier, such as Prefect's,
+    holds the old stream and would write into the middle of the view.
+    """
+    moved: dict[int, _Moved] = {}
+    for logger in (logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))):
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.StreamHandler):
+                continue
+            writer = cast("logging.StreamHandler[Any]", handler)
+            if id(writer.stream) in terminals:
+                moved[id(writer)] = (writer, writer.stream)
+                _set_stream(writer, stream)
+    return list(moved.values())
+
+
+def _set_stream(handler: logging.StreamHandler[Any], stream: Any) -> None:
+    handler.setStream(stream)
+    own = getattr(handler, "console", None)
+    if isinstance(own, Console):
+        own.file = stream

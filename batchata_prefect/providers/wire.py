@@ -1,0 +1,269 @@
+"""Calls over an SDK's own client: raw JSON and streams, and what an error of them proves.
+
+Both SDKs document `client.get` and `client.post` with `cast_to=httpx2.Response` [README,
+"undocumented endpoints"]. They keep the SDK's keys, base URLs and retries, and leave out its
+models, which refuse replies with words that they do not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import orjson
+
+from batchata_prefect.errors import MissingCredentialsError
+
+RETRIES = 2
+"""Times that the SDK repeats a call which costs nothing."""
+
+PATIENCE_SECONDS = 120.0
+"""Time for a small call with its retries: the SDKs sleep for as long as `Retry-After` says, which
+in anthropic is without limit [anthropic/_base_client.py]."""
+
+TRANSFER_SECONDS = 900.0
+"""Silence that ends a large transfer, and the time a server may take to check a whole batch."""
+
+CLOCK_MARGIN = timedelta(minutes=15)
+"""How far a provider's clock and ours may be apart."""
+
+PAGE = 100
+"""Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
+
+_SECRET = re.compile(r"\b(?:sk|sess|rk)-[\w*.\-]{3,}|(?<=key provided: )\S+")
+
+
+def timeouts() -> Any:
+    """Timeouts of small calls, for a client."""
+    import httpx2
+
+    return httpx2.Timeout(60.0, connect=10.0)
+
+
+def transfer_timeouts() -> Any:
+    """Timeouts of calls with a large body in either direction."""
+    import httpx2
+
+    return httpx2.Timeout(TRANSFER_SECONDS, connect=10.0, pool=60.0)
+
+
+def check_key(key: Any, variable: str) -> None:
+    """Refuse a key that cannot stand in a header; the HTTP stack's own error would show it.
+
+    Raises:
+        MissingCredentialsError: It holds spaces, line breaks or letters outside of ASCII.
+    """
+    if isinstance(key, str) and not re.fullmatch(r"[!-~]*", key):
+        raise MissingCredentialsError(
+            f"{variable} is set, but holds spaces, line breaks or letters that no key has; "
+            "copy the key again"
+        )
+
+
+def base_url(client: Any) -> str:
+    """Where the client's requests go, without user, password or query."""
+    parts = urlsplit(str(client.base_url))
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+
+
+async def get(
+    client: Any, path: str, key: str, params: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The JSON object at a path; `key` is what it must at least hold."""
+    return await _small(client.get, path, key, {"params": dict(params or {})})
+
+
+async def post(
+    client: Any, path: str, key: str, *, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Post once, without retries, and read the JSON object of the reply."""
+    return await _small(client.post, path, key, {"max_retries": 0}, body=body)
+
+
+async def delete(client: Any, path: str) -> None:
+    """Delete what is at a path; nothing there is fine."""
+    try:
+        await _small(client.delete, path, None, {})
+    except Exception as error:
+        if status_of(error) != 404:
+            raise
+
+
+async def _small(
+    method: Any, path: str, key: str | None, options: dict[str, Any], **more: Any
+) -> dict[str, Any]:
+    import httpx2
+
+    with without_secrets():
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                response = await method(path, cast_to=httpx2.Response, options=options, **more)
+        except TimeoutError:
+            raise TimeoutError(f"{path}: no answer within {PATIENCE_SECONDS:.0f} s") from None
+    return read_object(response, key)
+
+
+async def send(
+    client: Any,
+    path: str,
+    key: str,
+    *,
+    headers: Mapping[str, str],
+    retries: int,
+    **body: Any,
+) -> dict[str, Any]:
+    """Post a large body, as `content=` or `files=`, and read the JSON object of the reply."""
+    import httpx2
+
+    options = {"headers": headers, "max_retries": retries, "timeout": transfer_timeouts()}
+    with without_secrets():
+        response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
+    return read_object(response, key)
+
+
+def read_object(response: Any, key: str | None) -> dict[str, Any]:
+    """The JSON object of a response.
+
+    Raises:
+        httpx2.DecodingError: It is none, or does not hold `key`: a proxy's page with status 200,
+            or a reply cut short.
+    """
+    import httpx2
+
+    try:
+        data: Any = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        data = None
+    if not isinstance(data, dict) or (key is not None and key not in data):
+        start = _SECRET.sub("[key]", response.text[:80])
+        raise httpx2.DecodingError(
+            f"the reply of status {response.status_code} is not what was asked for: {start!r}",
+            request=response.request,
+        )
+    return cast("dict[str, Any]", data)
+
+
+async def stream(client: Any, path: str) -> AsyncIterator[bytes]:
+    """The bytes at a path as they come; only its start is retried."""
+    import httpx2
+
+    options = {"timeout": transfer_timeouts()}
+    with without_secrets():
+        try:
+            async with asyncio.timeout(TRANSFER_SECONDS):
+                response: httpx2.Response = await client.get(
+                    path, cast_to=httpx2.Response, options=options, stream=True
+                )
+        except TimeoutError:
+            raise TimeoutError(f"{path}: no answer within {TRANSFER_SECONDS:.0f} s") from None
+    try:
+        async for piece in response.aiter_bytes():
+            yield piece
+    finally:
+        await response.aclose()
+
+
+async def batches_since(
+    client: Any, path: str, cursor: str, since: datetime
+) -> list[dict[str, Any]]:
+    """Batches of the account that may have been created since a time, newest first.
+
+    Args:
+        client: The SDK client.
+        path: Path of the list.
+        cursor: Name of the parameter that takes the last id of the page before.
+        since: The time by our clock.
+    """
+    oldest = since - CLOCK_MARGIN
+    found: list[dict[str, Any]] = []
+    params: dict[str, Any] = {"limit": PAGE}
+    while True:
+        page = await get(client, path, "data", params)
+        items = cast("list[dict[str, Any]]", page["data"] or [])
+        moments = [moment(item.get("created_at")) for item in items]
+        found += [
+            item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
+        ]
+        last = page.get("last_id") or (items[-1].get("id") if items else None)
+        passed = bool(moments) and moments[-1] is not None and moments[-1] <= oldest
+        if passed or last in {None, params.get(cursor)} or not page.get("has_more"):
+            return found
+        params = {"limit": PAGE, cursor: last}
+
+
+def moment(value: Any) -> datetime | None:
+    """A time of either API, unix seconds or RFC 3339; None where it is neither."""
+    try:
+        if isinstance(value, (int, float)):
+            return datetime.fromtimestamp(value, UTC)
+        made = datetime.fromisoformat(value)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status of an SDK's error; None where it has none."""
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def created_nothing(error: BaseException) -> bool:
+    """Whether the error of a create, sent once, proves that no batch was made.
+
+    A refusal counts only with the provider's own error body: a proxy's 4xx says nothing of what
+    reached the provider. 408 and 409 leave it open; nothing too large for somebody on the way
+    (413) has reached the end of it.
+    """
+    status = status_of(error)
+    if status is None:
+        return _never_sent(error)
+    if status == 413:
+        return True
+    body: Any = getattr(error, "body", None)
+    told = isinstance(body, Mapping) and ("error" in body or "message" in body)
+    return told and 400 <= status < 500 and status not in {408, 409}
+
+
+def _never_sent(error: BaseException) -> bool:
+    import httpx2
+
+    cause = error.__cause__ or error
+    return isinstance(
+        cause,
+        (
+            httpx2.ConnectError,
+            httpx2.ConnectTimeout,
+            httpx2.PoolTimeout,
+            httpx2.ProxyError,
+            httpx2.UnsupportedProtocol,
+        ),
+    )
+
+
+@contextmanager
+def without_secrets() -> Generator[None]:
+    """Take keys out of the errors raised inside: OpenAI's 401 quotes a part of the key."""
+    try:
+        yield
+    except Exception as error:
+        _redact(error)
+        raise
+
+
+def _redact(error: Any) -> None:
+    text = str(error)
+    clean = _SECRET.sub("[key]", text)
+    if clean == text:
+        return
+    error.args = (clean, *error.args[1:])
+    if hasattr(error, "message"):
+        error.message = clean
+    body = getattr(error, "body", None)
+    if body is not None:
+        error.body = orjson.loads(_SECRET.sub("[key]", orjson.dumps(body, default=str).decode()))

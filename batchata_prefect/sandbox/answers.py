@@ -1,0 +1,169 @@
+"""Answers without a model: made from the request's own words, the same every time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from .content import Document, Prompt
+from .instances import Fact, Facts, make_instance, plain_name
+from .wire import Json, is_array, is_object
+
+_FACT = re.compile(
+    r"^[ \t>*\-\u2022]*([A-Za-z][A-Za-z0-9 _/().#'&-]{0,60}?)\**[ \t]*:[ \t*]*"
+    r"(\S[^\r\n]*?)[ \t*]*\r?$",
+    re.M,
+)
+_SENTENCE = re.compile(r"[^\s.!?][^.!?\n]*(?:[.!?]+|$)")
+_FENCE = re.compile(r"```json\s*\n(.*?)```", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a quoted text stands: document, part of it (page or block), characters."""
+
+    document: int
+    part: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One piece of an answer, with the place it quotes if it quotes one."""
+
+    text: str
+    place: Place | None = None
+
+
+def plain_answer(prompt: Prompt) -> str:
+    """A short sentence in the request's own words; of a document, its first sentences.
+
+    A prompt that shows a JSON schema in a fence is answered with an instance in a fence.
+    """
+    schema = asked_schema(prompt)
+    if schema is not None:
+        return _fenced(json_answer(prompt, schema))
+    for document in prompt.documents:
+        sentences = _sentences(document, 2)
+        if sentences:
+            title = document.title or "The document"
+            return f"{title}: {' '.join(sentences)}"
+    words = prompt.ask[:400].split(None, 14)[:14]
+    return f"The sandbox was asked: {' '.join(words)}. It has no model, so it says it back."
+
+
+def read_facts(prompt: Prompt) -> Facts:
+    """Lines that look like `name: value`, of the documents first and then of the texts."""
+    facts: Facts = {}
+    for number, document in enumerate(prompt.documents):
+        for part_number, part in enumerate(document.parts):
+            for match in _FACT.finditer(part):
+                place = Place(number, part_number, match.start(1), match.end(2))
+                facts.setdefault(plain_name(match[1]), Fact(match[2], place))
+    for text in prompt.texts:
+        if ":" in text:
+            for match in _FACT.finditer(text):
+                facts.setdefault(plain_name(match[1]), Fact(match[2], None))
+    return facts
+
+
+def json_answer(prompt: Prompt, schema: Json) -> Any:
+    """An instance of a schema, filled from the request's own lines where they name a field."""
+    return make_instance(schema, read_facts(prompt), _topic(prompt))
+
+
+def asked_schema(prompt: Prompt) -> Json | None:
+    """The JSON schema in a fenced block of the prompt, if there is one."""
+    for text in prompt.texts:
+        for match in _FENCE.finditer(text) if "```json" in text else ():
+            try:
+                schema = orjson.loads(match[1])
+            except orjson.JSONDecodeError:
+                continue
+            if is_object(schema) and ("properties" in schema or "$ref" in schema):
+                return schema
+    return None
+
+
+def cited_answer(prompt: Prompt) -> list[Said]:
+    """A text that quotes the citable documents, and an instance where a schema was shown."""
+    schema = asked_schema(prompt)
+    said: list[Said] = []
+    if schema is not None:
+        facts = read_facts(prompt)
+        instance = make_instance(schema, facts, _topic(prompt))
+        for name in _field_names(instance):
+            fact = facts.get(plain_name(name))
+            if fact is not None and isinstance(fact.place, Place):
+                said.append(Said(f"{plain_name(name).capitalize()}: {fact.text}", fact.place))
+                said.append(Said("\n"))
+        if not said:
+            said.extend(_quotations(prompt))
+        said.append(Said(f"\n{_fenced(instance)}"))
+        return said
+    said.append(Said("According to what was given, "))
+    said.extend(_quotations(prompt))
+    said.append(Said(" That is what it says."))
+    return said
+
+
+def cited_text(document: Document, place: Place) -> str:
+    """The exact text at a place of a document."""
+    if document.kind == "blocks":
+        return document.parts[place.part]
+    return document.parts[place.part][place.start : place.end]
+
+
+def _fenced(instance: Any) -> str:
+    return f"```json\n{orjson.dumps(instance, option=orjson.OPT_INDENT_2).decode()}\n```"
+
+
+def _topic(prompt: Prompt) -> str:
+    """Words for texts that no fact fills: the document's, else the request's own."""
+    for document in prompt.documents:
+        sentences = _sentences(document, 1)
+        if sentences:
+            return sentences[0]
+    # A fence repeated inside a string of a fenced answer would end that answer.
+    return prompt.ask.partition("```")[0]
+
+
+def _quotations(prompt: Prompt) -> list[Said]:
+    said: list[Said] = []
+    for number, document in enumerate(prompt.documents):
+        if not document.citable:
+            continue
+        for part_number, part in enumerate(document.parts[:2]):
+            for match in list(_SENTENCE.finditer(part[:2000]))[:2]:
+                quoted = match[0].strip()
+                if not quoted:
+                    continue
+                end = match.start() + len(quoted)
+                if said:
+                    said.append(Said(" "))
+                said.append(Said(quoted, Place(number, part_number, match.start(), end)))
+    return said
+
+
+def _sentences(document: Document, count: int) -> list[str]:
+    for part in document.parts:
+        found = [match[0].strip() for match in _SENTENCE.finditer(part[:2000])]
+        if found:
+            return found[:count]
+    return []
+
+
+def _field_names(instance: Any) -> list[str]:
+    names: list[str] = []
+    if is_object(instance):
+        for name, value in instance.items():
+            names.append(name)
+            names.extend(_field_names(value))
+    elif is_array(instance):
+        for item in instance:
+            names.extend(_field_names(item))
+    return names

@@ -1,0 +1,321 @@
+"""The life of batches: each runs by the clock, is computed in a thread and ends exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from .anthropic_rows import run_rows as run_anthropic_rows
+from .faults import Faults
+from .limits import Limits
+from .openai_rows import run_lines as run_openai_lines
+from .openai_validation import Validation, validate_file
+from .outcome import AbandonedError, Outcome
+from .store import Batch, Store, StoredFile
+
+_T = TypeVar("_T")
+
+VALIDATING_SHARE = 0.15
+"""Part of a batch's time in which OpenAI shows it as validating."""
+
+FINALIZING_SHARE = 0.9
+"""Part of a batch's time after which OpenAI shows it as finalizing."""
+
+_CANCEL_SHARE = 0.25
+_CANCEL_MOST = 2.0
+_TICK = 0.05
+
+
+class _Compute(Protocol):
+    def __call__(self, finished: int | None, rest: str) -> Outcome: ...
+
+
+@dataclass(slots=True)
+class _Run:
+    """What only a running batch needs: its task, and the bell that wakes it."""
+
+    batch: Batch
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    abandon: bool = False
+    settle: bool = False
+    validation: Validation | None = None
+
+
+class Engine:
+    """All batches and files that the server knows, and the tasks that bring batches to an end."""
+
+    def __init__(self, store: Store, limits: Limits, faults: Faults) -> None:
+        self.store = store
+        self.limits = limits
+        self.faults = faults
+        self.batches: dict[str, Batch] = {}
+        self.files: dict[str, StoredFile] = {}
+        self._runs: dict[str, _Run] = {}
+        self._validating = threading.Lock()
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="batch")
+        self._light_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="store")
+
+    def load(self) -> None:
+        """Take up what an earlier process left; batches that were running go on."""
+        self.files = {file.id: file for file in self.store.load_files()}
+        for batch in self.store.load_batches():
+            self.batches[batch.id] = batch
+            if not batch.final:
+                self._start(batch)
+
+    def add(self, batch: Batch) -> None:
+        """Run a batch that is already durable."""
+        self.batches[batch.id] = batch
+        self._start(batch)
+
+    def wake(self, batch: Batch) -> None:
+        """Tell a running batch that it was canceled."""
+        run = self._runs.get(batch.id)
+        if run is not None:
+            run.abandon = True
+            run.bell.set()
+
+    def running(self, provider: str) -> list[Batch]:
+        """The provider's batches that have not ended."""
+        return [run.batch for run in self._runs.values() if run.batch.provider == provider]
+
+    def validation(self, batch: Batch) -> Validation | None:
+        """What the check of a running OpenAI batch's file found so far."""
+        run = self._runs.get(batch.id)
+        return run.validation if run is not None else None
+
+    async def settle(self) -> None:
+        """End every running batch now, without waiting for its time."""
+        now = time.time()
+        for run in self._runs.values():
+            run.batch.due_at = min(run.batch.due_at, now)
+            run.settle = True
+            run.bell.set()
+        await self._joined(list(self._runs.values()))
+
+    async def catch_up(self) -> None:
+        """Wait for those batches whose time has passed."""
+        now = time.time()
+        late = [
+            run
+            for run in self._runs.values()
+            if run.batch.due_at <= now and self._held(run) is None
+        ]
+        await self._joined(late)
+
+    def file_path(self, file_id: str) -> Path:
+        """Where the bytes of a file lie."""
+        return self.store.files_dir / file_id
+
+    def read_file(self, file_id: str) -> tuple[str, bytes] | None:
+        """Media type and bytes of an uploaded file, or None."""
+        file = self.files.get(file_id)
+        if file is None:
+            return None
+        return file.mime_type, self.file_path(file_id).read_bytes()
+
+    async def delete_file(self, file_id: str) -> None:
+        """Forget a file; a batch that runs on it still reads its bytes."""
+        in_use = any(run.batch.input_file_id == file_id for run in self._runs.values())
+        self.files.pop(file_id, None)
+        await self._light(partial(self.store.delete_file, file_id, in_use=in_use))
+
+    async def close(self) -> None:
+        """Stop without ending anything; a later process goes on from the store."""
+        for run in self._runs.values():
+            run.abandon = True
+            if run.task is not None:
+                run.task.cancel()
+        await self._joined(list(self._runs.values()))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._light_threads.shutdown(wait=True)
+
+    async def _joined(self, runs: list[_Run]) -> None:
+        tasks = [run.task for run in runs if run.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, batch: Batch) -> None:
+        run = _Run(batch)
+        self._runs[batch.id] = run
+        run.task = asyncio.get_running_loop().create_task(self._live(run))
+
+    async def _live(self, run: _Run) -> None:
+        batch = run.batch
+        try:
+            if batch.provider == "openai":
+                outcome = await self._live_openai(run)
+            else:
+                outcome = await self._live_anthropic(run)
+            await self._light(self._commit, batch, outcome)
+            for file in outcome.files:
+                self.files[file.id] = file
+        except Exception:
+            # The batch stays open: a test that waits for it must see why it never ends.
+            traceback.print_exc()
+            raise
+        finally:
+            if batch.final:
+                self._runs.pop(batch.id, None)
+
+    async def _live_anthropic(self, run: _Run) -> Outcome:
+        batch = run.batch
+        compute = partial(
+            run_anthropic_rows, self.store, batch, self.read_file, stop=lambda: run.abandon
+        )
+        outcome = await self._computed(run, compute, "expired", "canceled")
+        batch.status = "ended"
+        return outcome
+
+    async def _live_openai(self, run: _Run) -> Outcome:
+        batch = run.batch
+        found = await self._light(self._validate, run)
+        await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
+        if batch.cancel_at is None and found.errors:
+            batch.status = "failed"
+            return Outcome(errors=found.errors)
+        if batch.cancel_at is None and batch.validated_at is None:
+            batch.validated_at = time.time()
+            batch.model, batch.count = found.model, found.count
+            await self._light(self.store.save_batch, batch)
+        if batch.validated_at is None:
+            await self._until_canceled(run)
+            batch.status = "cancelled"
+            return Outcome()
+        compute = partial(
+            run_openai_lines, self.store, batch, found, self.read_file, stop=lambda: run.abandon
+        )
+        outcome = await self._computed(run, compute, "batch_expired", "batch_cancelled")
+        if batch.cancel_at is not None:
+            batch.status = "cancelled"
+        else:
+            batch.status = "expired" if _expires(batch) is not None else "completed"
+        return outcome
+
+    async def _computed(self, run: _Run, compute: _Compute, expired: str, canceled: str) -> Outcome:
+        """The rows of a batch, ready when its time has come or it was canceled."""
+        batch = run.batch
+        if batch.cancel_at is None:
+            share = _expires(batch)
+            finished = None if share is None else int(batch.count * share)
+            try:
+                outcome = await self._thread(compute, finished, expired)
+            except AbandonedError:
+                outcome = None
+            await self._until(run, batch.due_at)
+            if batch.cancel_at is None and outcome is not None:
+                return outcome
+            if outcome is not None:
+                outcome.discard()
+        await self._until_canceled(run)
+        run.abandon = False
+        return await self._thread(compute, self.finished_share(batch), canceled)
+
+    def finished_share(self, batch: Batch) -> int:
+        """How many requests of a canceled batch had already run."""
+        if batch.cancel_at is None:
+            return batch.count
+        begun = batch.validated_at or batch.created_at
+        whole = max(batch.due_at - begun, 0.001)
+        share = min(max((batch.cancel_at - begun) / whole, 0.0), 1.0)
+        return int(batch.count * share)
+
+    async def _until(self, run: _Run, when: float) -> None:
+        """Wait for a time, a cancel or a call to settle."""
+        while run.batch.cancel_at is None and not run.settle:
+            left = when - time.time()
+            if left <= 0:
+                return
+            await self._rung(run, left)
+
+    async def _until_canceled(self, run: _Run) -> None:
+        batch = run.batch
+        begun = batch.cancel_at or time.time()
+        takes = min(max(self._time(batch) * _CANCEL_SHARE, _TICK), _CANCEL_MOST)
+        while not run.settle:
+            left = begun + takes - time.time()
+            held = self._held(run)
+            if held is not None:
+                left = max(left, begun + held - time.time(), _TICK)
+            if left <= 0:
+                return
+            await self._rung(run, min(left, 1.0) if held is None else _TICK)
+
+    def _held(self, run: _Run) -> float | None:
+        """Seconds for which a fault keeps a canceled batch from ending, if one does."""
+        if run.batch.cancel_at is None:
+            return None
+        fault = self.faults.standing(run.batch.provider, "stuck_canceling")
+        if fault is None:
+            return None
+        return float(fault.options.get("seconds", 1e9))
+
+    async def _rung(self, run: _Run, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await run.bell.wait()
+        except TimeoutError:
+            return
+        run.bell.clear()
+
+    def _time(self, batch: Batch) -> float:
+        return batch.due_at - batch.created_at
+
+    def _validate(self, run: _Run) -> Validation:
+        file = self.files.get(run.batch.input_file_id or "")
+        path = self.file_path(file.id) if file is not None else None
+        # One at a time: two batches that each fit the enqueued limit may not fit together.
+        with self._validating:
+            found = validate_file(run.batch, file, path, self.limits, self._enqueued)
+            run.validation = found
+        return found
+
+    def _enqueued(self, model: str) -> int:
+        """Tokens of the model's batches that were let in and have not ended."""
+        return sum(
+            run.validation.tokens
+            for run in list(self._runs.values())
+            if run.validation is not None
+            and not run.validation.errors
+            and run.validation.model == model
+        )
+
+    def _commit(self, batch: Batch, outcome: Outcome) -> None:
+        batch.ended_at = time.time()
+        batch.counts = outcome.counts
+        batch.errors = outcome.errors
+        batch.usage = outcome.usage
+        batch.output_file_id = outcome.output_file_id
+        batch.error_file_id = outcome.error_file_id
+        batch.final = True
+        try:
+            for temporary, final in outcome.moves:
+                temporary.replace(final)
+            self.store.end_batch(batch, outcome.bills, outcome.files, outcome.seen)
+        except BaseException:
+            batch.final = False
+            raise
+
+    async def _thread(self, function: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    async def _light(self, function: Callable[..., _T], *args: object) -> _T:
+        # Ending one batch must not wait until all others are computed.
+        return await asyncio.get_running_loop().run_in_executor(
+            self._light_threads, function, *args
+        )
+
+
+def _expires(batch: Batch) -> float | None:
+    fault = batch.fault
+    if fault is None or fault.get("mode") != "batch_expired":
+        return None
+    return float(fault.get("options", {}).get("fraction", 0.5))

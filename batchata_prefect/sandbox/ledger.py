@@ -1,0 +1,162 @@
+"""Reading what the sandbox billed, made and was asked, from another process."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class BilledRow:
+    """One request that the sandbox charged for.
+
+    `batch_id` and `custom_id` are None for realtime calls. Input tokens include cached and
+    cache-written ones. `cost_usd` is None where genai-prices knows no price of the model.
+    """
+
+    provider: str
+    batch_id: str | None
+    custom_id: str | None
+    body_digest: str
+    endpoint: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    cost_usd: Decimal | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """One batch that the sandbox holds; `count` is its number of requests."""
+
+    id: str
+    provider: str
+    endpoint: str
+    model: str | None
+    status: str
+    count: int
+    created_at: datetime
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One file that the sandbox holds or held."""
+
+    id: str
+    provider: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: datetime
+    deleted: bool
+
+
+class Ledger:
+    """What the sandbox did so far.
+
+    `refresh` is called before each reading, so that a running server first ends what is due;
+    it is expected to do nothing where the server is down.
+    """
+
+    def __init__(self, data_dir: Path, refresh: Callable[[], None] | None = None) -> None:
+        self._path = data_dir / "ledger.sqlite3"
+        self._refresh = refresh
+
+    def billed(self) -> Iterator[BilledRow]:
+        """Every request that was charged, in the order of charging."""
+        for row in self._rows(
+            "select provider, batch_id, custom_id, body_digest, endpoint, model, input_tokens,"
+            " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, at"
+            " from billed order by seq"
+        ):
+            provider, batch_id, _, _, _, model, *tokens, at = row
+            cost = _cost(provider, model, batch_id is not None, *tokens)
+            yield BilledRow(*row[:-1], cost_usd=cost, at=_time(at))
+
+    def cost_usd(self) -> Decimal:
+        """The sum of all known costs, in USD."""
+        return sum((row.cost_usd or Decimal(0) for row in self.billed()), Decimal(0))
+
+    def batches(self) -> list[BatchRow]:
+        """Every batch that was ever created, oldest first."""
+        return [
+            BatchRow(*row[:6], created_at=_time(row[6]), metadata=json.loads(row[7]))
+            for row in self._rows(
+                "select id, provider, endpoint, model, status, count, created_at, metadata"
+                " from batches order by seq"
+            )
+        ]
+
+    def files(self) -> list[FileRow]:
+        """Every file that was ever uploaded or produced, oldest first."""
+        return [
+            FileRow(*row[:5], created_at=_time(row[5]), deleted=bool(row[6]))
+            for row in self._rows(
+                "select id, provider, purpose, filename, bytes, created_at, deleted"
+                " from files order by seq"
+            )
+        ]
+
+    def calls(self) -> dict[str, int]:
+        """How often each operation was called, by `provider.operation`; absent means never.
+
+        Calls of the last half second before a kill may be uncounted.
+        """
+        rows = self._rows("select provider, operation, count from calls order by 1, 2")
+        return {f"{provider}.{operation}": count for provider, operation, count in rows}
+
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        if self._refresh is not None:
+            self._refresh()
+        if not self._path.exists():
+            return []
+        with closing(sqlite3.connect(self._path, timeout=60)) as connection:
+            return connection.execute(query).fetchall()
+
+
+def _time(unix_seconds: float) -> datetime:
+    return datetime.fromtimestamp(unix_seconds, UTC)
+
+
+@lru_cache(maxsize=65536)
+def _cost(
+    provider: str,
+    model: str,
+    batch: bool,
+    input_tokens: int,
+    output_tokens: int,
+    cache_read: int,
+    cache_write_5m: int,
+    cache_write_1h: int,
+) -> Decimal | None:
+    # A sandbox that never prices anything should not pay for loading the price table.
+    from genai_prices import Usage, calc_price
+
+    tokens = {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "cache_read_tokens": cache_read,
+        "cache_write_tokens": cache_write_5m + cache_write_1h,
+        "cache_write_1h_tokens": cache_write_1h,
+    }
+    # genai-prices warns of keys that a model has no price for, even where they are zero.
+    usage = Usage(**{name: count for name, count in tokens.items() if count})
+    context = {"processing": "batch"} if batch else None
+    try:
+        price = calc_price(usage, model, provider_id=provider, price_context=context)
+    except LookupError:
+        return None
+    return price.total_price

@@ -1,0 +1,52 @@
+"""The providers' limits, which a test can set lower."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from .wire import Json
+
+
+@dataclass(slots=True)
+class Limits:
+    """How much the sandbox takes, and how long it makes a batch wait.
+
+    Sources: the provider notes. Where a page says MB without more, the smaller reading is used,
+    so that whatever fits here fits there.
+    """
+
+    seconds: float = 0.2
+    """Time from the creation of a batch to its end."""
+    max_requests: int = 100_000
+    """Requests of an Anthropic batch."""
+    max_bytes: int = 256_000_000
+    """Body of an Anthropic batch."""
+    queued_requests: int | None = None
+    """Anthropic requests in batches that have not ended; more is a 429."""
+    max_lines: int = 50_000
+    """Lines of an OpenAI batch file."""
+    max_file_bytes: int = 209_715_200
+    """Size of an OpenAI batch file when a batch is made of it."""
+    max_upload_bytes: int = 536_870_912
+    """Size of any uploaded file."""
+    embedding_inputs: int = 50_000
+    """Inputs of all lines of an OpenAI embeddings batch."""
+    enqueued_tokens: int | None = None
+    """Prompt tokens per OpenAI model in batches that have not ended."""
+
+    def change(self, wanted: Json) -> None:
+        """Set some limits.
+
+        Raises:
+            ValueError: for a name that is no limit.
+        """
+        names = {each.name for each in fields(self)}
+        for name, value in wanted.items():
+            if name not in names:
+                raise ValueError(f"limit {name!r} is not one of {', '.join(sorted(names))}")
+            setattr(self, name, value)
+
+    def shown(self) -> dict[str, Any]:
+        """The limits as JSON."""
+        return asdict(self)

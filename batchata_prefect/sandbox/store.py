@@ -1,0 +1,304 @@
+"""What the sandbox remembers across a restart: one SQLite file, written by the server only.
+
+Commits are not synced to the disk: they outlive a killed process, which is what a test needs,
+and not a power cut.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from .wire import Json
+
+SCHEMA = """
+create table if not exists batches (
+    seq integer primary key autoincrement,
+    id text unique not null,
+    provider text not null,
+    endpoint text not null,
+    model text,
+    status text not null,
+    final integer not null default 0,
+    count integer not null,
+    created_at real not null,
+    metadata text not null,
+    record text not null
+);
+create table if not exists files (
+    seq integer primary key autoincrement,
+    id text unique not null,
+    provider text not null,
+    purpose text not null,
+    filename text not null,
+    bytes integer not null,
+    mime_type text not null,
+    created_at real not null,
+    expires_at real,
+    deleted integer not null default 0
+);
+create table if not exists billed (
+    seq integer primary key autoincrement,
+    provider text not null,
+    endpoint text not null,
+    batch_id text,
+    custom_id text,
+    body_digest text not null,
+    model text not null,
+    input_tokens integer not null,
+    output_tokens integer not null,
+    cache_read_tokens integer not null,
+    cache_write_5m_tokens integer not null,
+    cache_write_1h_tokens integer not null,
+    at real not null
+);
+create index if not exists billed_batch on billed (batch_id);
+create table if not exists seen (body_digest text primary key);
+create table if not exists calls (
+    provider text not null,
+    operation text not null,
+    count integer not null,
+    primary key (provider, operation)
+);
+create table if not exists settings (name text primary key, value text not null);
+"""
+
+
+class Bill(NamedTuple):
+    """One request that costs money. Input tokens include those read from and written to a cache."""
+
+    provider: str
+    endpoint: str
+    batch_id: str | None
+    custom_id: str | None
+    body_digest: str
+    model: str
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    at: float
+
+
+@dataclass(slots=True)
+class Batch:
+    """A provider batch: what was asked for, and as much of its ending as is decided.
+
+    Times are Unix seconds. `status` is the provider's own word where the batch is final or a
+    cancel is under way; before that the clock decides what the API shows.
+    """
+
+    id: str
+    provider: str
+    endpoint: str
+    model: str | None
+    status: str
+    count: int
+    created_at: float
+    due_at: float
+    metadata: dict[str, str] | None = None
+    input_file_id: str | None = None
+    output_expires_after: float | None = None
+    version: str = ""
+    betas: str = ""
+    fault: Json | None = None
+    validated_at: float | None = None
+    cancel_at: float | None = None
+    finalizing_at: float | None = None
+    ended_at: float | None = None
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    errors: list[Json] | None = None
+    usage: Json | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    deleted: bool = False
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """An uploaded or produced file; its bytes lie in `files/<id>`."""
+
+    id: str
+    provider: str
+    purpose: str
+    filename: str
+    bytes: int
+    mime_type: str
+    created_at: float
+    expires_at: float | None
+
+
+class Store:
+    """The SQLite file and the directories beside it. Safe to use from any thread."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.files_dir = data_dir / "files"
+        self.batches_dir = data_dir / "batches"
+        self.incoming_dir = data_dir / "incoming"
+        for directory in (self.files_dir, self.batches_dir, self.incoming_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        self._threads = threading.local()
+        self._calls: dict[tuple[str, str], int] = {}
+        self._calls_lock = threading.Lock()
+        self.connection().executescript(SCHEMA)
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection, in autocommit mode."""
+        found: sqlite3.Connection | None = getattr(self._threads, "connection", None)
+        if found is None:
+            found = sqlite3.connect(
+                self.data_dir / "ledger.sqlite3", timeout=60, isolation_level=None
+            )
+            found.execute("pragma journal_mode = wal")
+            found.execute("pragma synchronous = off")
+            self._threads.connection = found
+        return found
+
+    def load_batches(self) -> list[Batch]:
+        """Every batch, oldest first."""
+        rows = self.connection().execute("select record from batches order by seq")
+        return [Batch(**orjson.loads(record)) for (record,) in rows]
+
+    def add_batch(self, batch: Batch) -> None:
+        """Make a new batch durable."""
+        self.connection().execute(
+            "insert into batches (id, provider, endpoint, model, status, final, count, created_at,"
+            " metadata, record) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                batch.id,
+                batch.provider,
+                batch.endpoint,
+                batch.model,
+                batch.status,
+                batch.final,
+                batch.count,
+                batch.created_at,
+                orjson.dumps(batch.metadata or {}).decode(),
+                orjson.dumps(asdict(batch)).decode(),
+            ),
+        )
+
+    def save_batch(self, batch: Batch) -> None:
+        """Make a change of a batch durable."""
+        _update(self.connection(), batch)
+
+    def end_batch(
+        self, batch: Batch, bills: Iterable[Bill], files: Iterable[StoredFile], seen: Iterable[str]
+    ) -> None:
+        """End a batch, bill its rows and list its files, all or nothing and once only."""
+        connection = self.connection()
+        connection.execute("begin immediate")
+        try:
+            (final,) = connection.execute(
+                "select final from batches where id = ?", (batch.id,)
+            ).fetchone()
+            if not final:
+                # Charged when the batch ends, whenever its rows were computed.
+                at = (batch.ended_at,)
+                connection.executemany(_INSERT_BILL, (bill[:-1] + at for bill in bills))
+                connection.executemany(_INSERT_FILE, map(_file_row, files))
+                connection.executemany(
+                    "insert or ignore into seen values (?)", ((digest,) for digest in seen)
+                )
+                _update(connection, batch)
+            connection.execute("commit")
+        except BaseException:
+            connection.execute("rollback")
+            raise
+
+    def bill(self, bill: Bill) -> None:
+        """Record one realtime call that costs money."""
+        self.connection().execute(_INSERT_BILL, bill)
+
+    def has_seen(self, digest: str) -> bool:
+        """Whether a row marked `once` was already in a batch that ended."""
+        row = self.connection().execute("select 1 from seen where body_digest = ?", (digest,))
+        return row.fetchone() is not None
+
+    def load_files(self) -> list[StoredFile]:
+        """Every file that was not deleted, oldest first."""
+        rows = self.connection().execute(
+            "select id, provider, purpose, filename, bytes, mime_type, created_at, expires_at"
+            " from files where not deleted order by seq"
+        )
+        return [StoredFile(*row) for row in rows]
+
+    def add_file(self, file: StoredFile) -> None:
+        """Make an uploaded file durable."""
+        self.connection().execute(_INSERT_FILE, _file_row(file))
+
+    def delete_file(self, file_id: str, *, in_use: bool) -> None:
+        """Forget a file, and its bytes unless a running batch still reads them."""
+        self.connection().execute("update files set deleted = 1 where id = ?", (file_id,))
+        if not in_use:
+            (self.files_dir / file_id).unlink(missing_ok=True)
+
+    def count_call(self, provider: str, operation: str) -> None:
+        """Count an HTTP call; `flush_calls` makes the counts durable."""
+        with self._calls_lock:
+            key = (provider, operation)
+            self._calls[key] = self._calls.get(key, 0) + 1
+
+    def flush_calls(self) -> None:
+        """Make the counts of HTTP calls durable."""
+        with self._calls_lock:
+            fresh, self._calls = self._calls, {}
+        self.connection().executemany(
+            "insert into calls values (?, ?, ?)"
+            " on conflict do update set count = count + excluded.count",
+            [(*key, count) for key, count in fresh.items()],
+        )
+
+    def setting(self, name: str) -> Any:
+        """A stored setting, or None."""
+        row = (
+            self.connection()
+            .execute("select value from settings where name = ?", (name,))
+            .fetchone()
+        )
+        return orjson.loads(row[0]) if row else None
+
+    def set_setting(self, name: str, value: Any) -> None:
+        """Store a setting."""
+        self.connection().execute(
+            "insert into settings values (?, ?) on conflict do update set value = excluded.value",
+            (name, orjson.dumps(value).decode()),
+        )
+
+
+_INSERT_BILL = (
+    "insert into billed (provider, endpoint, batch_id, custom_id, body_digest, model, input_tokens,"
+    " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, at)"
+    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_INSERT_FILE = (
+    "insert into files (id, provider, purpose, filename, bytes, mime_type, created_at, expires_at)"
+    " values (:id, :provider, :purpose, :filename, :bytes, :mime_type, :created_at, :expires_at)"
+)
+
+
+def _file_row(file: StoredFile) -> Mapping[str, Any]:
+    return asdict(file)
+
+
+def _update(connection: sqlite3.Connection, batch: Batch) -> None:
+    connection.execute(
+        "update batches set model = ?, status = ?, final = ?, count = ?, record = ? where id = ?",
+        (
+            batch.model,
+            batch.status,
+            batch.final,
+            batch.count,
+            orjson.dumps(asdict(batch)).decode(),
+            batch.id,
+        ),
+    )

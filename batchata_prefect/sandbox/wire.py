@@ -1,0 +1,98 @@
+"""Small shapes that every room of the sandbox shares: replies, refusals, ids, digests."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import orjson
+
+Json = dict[str, Any]
+
+_ALPHABET = string.digits + string.ascii_letters
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler answers: a JSON body, or a file that is streamed."""
+
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    file: Path | None = None
+    media_type: str = "application/json"
+
+
+class RefusedError(Exception):
+    """A call that the provider would not take: status and the provider's own error body."""
+
+    def __init__(self, status: int, body: Json, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(body)
+        self.status = status
+        self.body = body
+        self.headers: Mapping[str, str] = headers or {}
+
+
+class BadRequestError(Exception):
+    """A request body that the provider refuses, for a batch row or a realtime call.
+
+    `error_type`, `param` and `code` are the fields of the provider's error object; `status` is
+    the HTTP status that a realtime call answers with.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error_type: str = "invalid_request_error",
+        param: str | None = None,
+        code: str | None = None,
+        status: int = 400,
+        at_run_time: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.error_type = error_type
+        self.param = param
+        self.code = code
+        self.status = status
+        self.at_run_time = at_run_time
+
+
+def is_object(value: object) -> TypeGuard[Json]:
+    """Whether a JSON value is an object."""
+    return isinstance(value, dict)
+
+
+def is_array(value: object) -> TypeGuard[list[Any]]:
+    """Whether a JSON value is an array."""
+    return isinstance(value, list)
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a JSON value is an integer; `true` is not one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a JSON value is a number; `true` is not one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def new_id(prefix: str, length: int) -> str:
+    """A fresh id: `prefix` and `length` random letters and digits."""
+    return prefix + "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def body_digest(body: object) -> str:
+    """The digest under which the ledger knows a request.
+
+    It is the SHA-256 of the canonical JSON (sorted keys, no spaces, UTF-8) of Anthropic's
+    `params` or OpenAI's `body`, so it is the same for a batch row and for a realtime call.
+    """
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -1,0 +1,229 @@
+"""What `make demo` runs: a mixed set of jobs over the documents beside this file.
+
+Without a key it runs against the local sandbox; with `--provider anthropic`, `openai` or `both`
+against the real thing, inside a cost limit and after saying what it can cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+from rich.console import Console
+from rich.table import Table
+
+from batchata_prefect import Batch, BatchataError, BatchRun, JobResult
+from batchata_prefect.progress import Progress, clock, dollars
+from batchata_prefect.sandbox import Sandbox, SandboxError
+
+DOCUMENTS = Path(__file__).parent / "documents"
+MODELS = {"anthropic": "claude-haiku-5-5", "openai": "gpt-6-luna"}
+COST_LIMIT_USD = 0.5
+SANDBOX_SECONDS = 3.0
+
+
+class Invoice(BaseModel):
+    """The fields of an invoice that a payment needs."""
+
+    invoice_number: str
+    vendor: str
+    invoice_date: date
+    due_date: date
+    currency: str
+    total: Decimal = Field(description="Amount to pay, tax included")
+
+
+QUESTIONS = {
+    "lease.txt": "What does the tenant pay, and when? Answer in two sentences.",
+    "support-ticket.txt": "What is broken, and what helps until it is mended?",
+    "meeting-notes.md": "List the open points with their owners.",
+    "product-reviews.txt": "What do buyers like and dislike? Answer in two sentences.",
+}
+INVOICES = ("invoice-1042.pdf", "invoice-2297.pdf")
+
+
+def jobs(providers: list[str]) -> Iterator[dict[str, Any]]:
+    """Invoices as typed objects, questions about texts, and a plain prompt, for each provider."""
+    for provider in providers:
+        common = {"model": MODELS[provider]}
+        for name in INVOICES:
+            yield {
+                **common,
+                "id": f"{provider}-{Path(name).stem}",
+                "file": DOCUMENTS / name,
+                "prompt": "Read this invoice.",
+                "response_model": Invoice,
+                # Only Anthropic cites; the first of its invoices carries model and citations.
+                "enable_citations": provider == "anthropic" and name == INVOICES[0],
+                "metadata": {"document": name, "kind": "invoice"},
+            }
+        for name, question in QUESTIONS.items():
+            yield {
+                **common,
+                "id": f"{provider}-{Path(name).stem}",
+                "file": DOCUMENTS / name,
+                "prompt": question,
+                "metadata": {"document": name, "kind": "question"},
+            }
+        yield {
+            **common,
+            "id": f"{provider}-greeting",
+            "messages": [{"role": "user", "content": "Greet the reader in five words."}],
+            "metadata": {"kind": "plain"},
+        }
+
+
+def main() -> int:
+    """Read the command line, run the demo, and turn what a person can mend into one sentence."""
+    parser = argparse.ArgumentParser(prog="demo", description="A mixed job set, end to end.")
+    parser.add_argument("--provider", choices=["sandbox", *MODELS, "both"], default="sandbox")
+    parser.add_argument("--results-dir", type=Path, default=Path("demo-output"))
+    asked = parser.parse_args()
+    console = Console(highlight=False)
+    # What Prefect logs stays in its UI; here it would come between the lines of the progress.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # A first start makes Prefect's database, which can take longer than its 20 seconds.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    try:
+        return demo(asked.provider, asked.results_dir / asked.provider, console)
+    except (BatchataError, SandboxError) as error:
+        console.print(f"\nThe demo stopped: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped. The same command goes on from here; nothing is paid twice.")
+        return 130
+
+
+def demo(provider: str, results_dir: Path, console: Console) -> int:
+    """Run the jobs and say what came of them."""
+    providers = list(MODELS) if provider in ("sandbox", "both") else [provider]
+    began = datetime.now(UTC)
+    with ExitStack() as stack:
+        if provider == "sandbox":
+            console.print("Starting the sandbox, a local server in place of both providers.")
+            os.environ.update(stack.enter_context(_sandbox(results_dir)).environment())
+        batch = (
+            # So few in a batch only to show several of them.
+            Batch(results_dir=results_dir, items_per_batch=4)
+            # Beside the results, so that removing the directory starts the demo over.
+            .set_state(results_dir / "state")
+            .set_default_params(max_tokens=1000)
+            .add_cost_limit(usd=COST_LIMIT_USD)
+            .add_jobs(jobs(providers))
+        )
+        if provider != "sandbox":
+            planned = batch.run(dry_run=True).planned
+            assert planned is not None
+            console.print(
+                f"This buys answers from {' and '.join(providers)}: at most "
+                f"{dollars(planned['cost_upper_usd'])}, and never more than the cost limit of "
+                f"{dollars(COST_LIMIT_USD)}."
+            )
+        console.print(f"Running {len(batch)} jobs as a Prefect flow; Prefect needs a few seconds.")
+        with Progress(results_dir=results_dir) as progress:
+            run = batch.run(on_progress=progress, progress_interval=0.5)
+    report(run, began, provider == "sandbox", console)
+    return 0 if run.manifest and not run.manifest["counts"]["failed"] else 1
+
+
+def _sandbox(results_dir: Path) -> Sandbox:
+    """The sandbox with the state and the address of the run before, as a provider has them."""
+    data_dir = results_dir / "sandbox-server"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    kept = data_dir / "port"
+    sandbox = Sandbox(
+        data_dir, seconds=SANDBOX_SECONDS, port=int(kept.read_text()) if kept.exists() else 0
+    )
+    sandbox.start()
+    kept.write_text(str(sandbox.port))
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+    return sandbox
+
+
+def report(run: BatchRun, began: datetime, in_sandbox: bool, console: Console) -> None:
+    """Print answers, batches, cost, and where to look further."""
+    manifest = run.manifest
+    assert manifest is not None
+    answers = Table(title="Answers", title_justify="left", expand=True)
+    for column in ("job", "status", "answer"):
+        answers.add_column(column, ratio=1 if column == "answer" else None, overflow="fold")
+    answers.add_column("cost", justify="right", no_wrap=True)
+    cited: list[str] = []
+    for result in run.iter_results():
+        answers.add_row(result.job_id, result.status, _snippet(result), dollars(result.cost_usd))
+        cited.extend(_citations(result))
+    console.print()
+    console.print(answers)
+    for line in cited:
+        console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
+
+    batches = Table(title="Provider batches", title_justify="left", expand=True)
+    for column in ("batch", "id at the provider", "status"):
+        batches.add_column(column, overflow="fold")
+    batches.add_column("cost", justify="right", no_wrap=True)
+    for each in manifest["batches"]:
+        batches.add_row(each["name"], each["batch_id"], each["status"], dollars(each["cost_usd"]))
+    console.print()
+    console.print(batches)
+
+    counts = manifest["counts"]
+    sent = [b for b in manifest["batches"] if datetime.fromisoformat(b["sent_at"]) >= began]
+    play = " (the sandbox's play money)" if in_sandbox else ""
+    console.print(
+        f"\n{counts['completed']} of {counts['total']} jobs answered in {len(manifest['batches'])} "
+        f"batches for {dollars(manifest['cost_usd'])}{play}."
+    )
+    if sent:
+        seconds = (datetime.now(UTC) - began).total_seconds()
+        console.print(f"This run submitted {len(sent)} batches and took {clock(seconds)}.")
+        console.print("Run the same command again: it submits nothing.")
+    else:
+        console.print("This run submitted nothing: every job was answered by an earlier run.")
+        console.print(f"To start over, remove {run.results_dir}.", soft_wrap=True)
+    console.print(f"\nResults:  {run.results_dir / 'results.jsonl'}", soft_wrap=True)
+    console.print(f"Summary:  {run.results_dir / 'manifest.json'}", soft_wrap=True)
+    _say_where_prefect_shows_it(run, console)
+
+
+def _snippet(result: JobResult) -> str:
+    if isinstance(result.parsed_response, Invoice):
+        invoice = result.parsed_response
+        return f"{invoice.vendor}, {invoice.invoice_number}: {invoice.total} {invoice.currency}"
+    text = " ".join((result.raw_response or result.error or "").split())
+    return text if len(text) <= 90 else f"{text[:89]}…"
+
+
+def _citations(result: JobResult) -> Iterator[str]:
+    for field, citations in (result.citation_mappings or {}).items():
+        for citation in citations[:1]:
+            page = f", page {citation.page}" if citation.page else ""
+            yield f"  {field} from {citation.text.strip()!r} ({citation.source}{page})"
+
+
+def _say_where_prefect_shows_it(run: BatchRun, console: Console) -> None:
+    from prefect.settings import PREFECT_API_URL
+    from prefect.utilities.urls import url_for
+
+    if run.flow_run_id is None:
+        return
+    url = url_for("flow-run", run.flow_run_id, default_base_url="http://127.0.0.1:4200")
+    if PREFECT_API_URL.value():
+        console.print(f"Prefect:  {url}", soft_wrap=True)
+    else:
+        prefect = Path(sys.executable).parent / "prefect"
+        console.print(f"Prefect:  {os.path.relpath(prefect)} server start", soft_wrap=True)
+        console.print(f"          and then {url}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

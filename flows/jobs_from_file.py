@@ -1,0 +1,122 @@
+"""Answers a file of jobs: the flow to deploy when others should start runs from the Prefect UI.
+
+Start it from a terminal with `python flows/jobs_from_file.py`, which serves it to the UI, or
+deploy it to a work pool with `deployments/prefect.yaml`. The jobs go by reference: Prefect keeps
+a run's parameters in its database, and half a megabyte of them at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+from pydantic import Field, ImportString, PositiveFloat, PositiveInt
+
+from batchata_prefect import Batch, BatchRun
+from batchata_prefect.flow import summary
+from batchata_prefect.sources import jobs_from_rows, read_rows
+
+
+@flow(name="jobs-from-file", flow_run_name="jobs from {jobs}", persist_result=False)
+async def jobs_from_file(
+    jobs: str,
+    prompt: str | None = None,
+    model: str | None = None,
+    results_dir: str = "results/{run_key}",
+    provider: str | None = None,
+    system: str | None = None,
+    max_tokens: PositiveInt = 4096,
+    cost_limit_usd: PositiveFloat | None = None,
+    time_limit_hours: Annotated[float, Field(gt=0, le=24)] | None = None,
+    items_per_batch: PositiveInt = 10_000,
+    max_parallel_batches: PositiveInt = 10,
+    response_model: ImportString[Any] | dict[str, Any] | None = None,
+    id_column: str | None = None,
+    file_column: str | None = None,
+    metadata_columns: list[str] | None = None,
+    run_key: str | None = None,
+    state: str | None = None,
+) -> State[dict[str, Any]]:
+    """Send every job of a file through the provider's batch API and write the answers.
+
+    The run fails only if no job at all was answered; failed jobs are counted in its message and
+    explained in its results.
+
+    Args:
+        jobs: Path or URL of the jobs: .jsonl, .csv, .tsv or .parquet, one job a row.
+        prompt: Prompt template; {column} stands for the row's value, {{ and }} for braces.
+            Without one each row must be a job itself, with messages or prompt.
+        model: Model id of all jobs, such as claude-sonnet-5-5 or gpt-6-luna.
+        results_dir: Local directory for the answers; {run_key} stands for the run key, so that
+            every run has its own.
+        provider: Provider of a model id that does not tell it: anthropic or openai.
+        system: System prompt of jobs that have a prompt and no messages.
+        max_tokens: Output tokens of one job at most, thinking included.
+        cost_limit_usd: USD that the run never passes, over all its retries.
+        time_limit_hours: Hours after which what is not answered is cancelled; up to 24.
+        items_per_batch: Jobs in one provider batch at most.
+        max_parallel_batches: Provider batches in flight at once.
+        response_model: What answers are parsed into: a JSON schema, or the import path of a
+            pydantic model, such as my_package.models:Invoice.
+        id_column: Column with the id of the job; without one the id is made from the job.
+        file_column: Column with the path or URL of the job's document. A relative path counts
+            from the folder of the jobs file.
+        metadata_columns: Columns that are given back with the result; never sent.
+        run_key: Identity under which the run resumes. Without one it is the id of the flow run,
+            so that Retry goes on where it stopped.
+        state: Where the records of the run are kept: a directory, or a storage block as type/name
+            that all workers reach. Without one, Prefect's own result storage.
+
+    Returns:
+        Where the results are, counts, cost in USD and failures by code.
+    """
+    key = run_key or str(flow_run.id)
+    batch = Batch(
+        results_dir=results_dir.replace("{run_key}", key),
+        max_parallel_batches=max_parallel_batches,
+        items_per_batch=items_per_batch,
+        run_key=key,
+    ).set_state(state)
+    if cost_limit_usd is not None:
+        batch.add_cost_limit(usd=cost_limit_usd)
+    if time_limit_hours is not None:
+        batch.add_time_limit(hours=time_limit_hours)
+    rows = jobs_from_rows(
+        read_rows(jobs),
+        prompt=prompt,
+        id_column=id_column,
+        file_column=file_column,
+        metadata_columns=metadata_columns,
+        model=model,
+        provider=provider,
+        system=system,
+        max_tokens=max_tokens,
+        response_model=response_model,
+    )
+    # Reading and rendering a million jobs takes minutes, in which Prefect must go on.
+    await asyncio.to_thread(batch.add_jobs, rows)
+    run = await batch.arun()
+    return _final_state(run)
+
+
+def _final_state(run: BatchRun) -> State[dict[str, Any]]:
+    manifest = run.manifest
+    assert manifest is not None
+    facts = {
+        "results": str(run.results_dir / "results.jsonl"),
+        "run_key": manifest["run_key"],
+        "counts": manifest["counts"],
+        "cost_usd": manifest["cost_usd"],
+        "failures": manifest["failures"],
+    }
+    if manifest["counts"]["completed"]:
+        return Completed(message=summary(manifest), data=facts)
+    reasons = ", ".join(f"{code}: {group['count']:,}" for code, group in facts["failures"].items())
+    return Failed(message=f"{summary(manifest)} ({reasons})", data=facts)
+
+
+if __name__ == "__main__":
+    jobs_from_file.serve(name="jobs-from-file")

@@ -1,0 +1,70 @@
+"""A process that has everything imported and forks one run at a time, so that a kill costs no start.
+
+Reads one JSON object a line: `{"results_dir": ..., "jobs": n, ...}`; answers with the pid of the
+fork, and with its exit code when it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from typing import Any
+
+import anthropic  # noqa: F401 - imported here so that no fork has to
+import openai  # noqa: F401
+
+import batchata_prefect.flow  # noqa: F401
+from batchata_prefect import Batch
+
+PROMPT = "Say what number {n} is. Number: {n}"
+
+
+def run_jobs(told: dict[str, Any]) -> None:
+    """The script that is killed: jobs for both providers, run to the end."""
+    batch = Batch(
+        told["results_dir"],
+        items_per_batch=told.get("items_per_batch", 4),
+        max_parallel_batches=told.get("max_parallel_batches", 10),
+    ).set_state(file=told["state"])
+    if told.get("cost_limit_usd"):
+        batch.add_cost_limit(told["cost_limit_usd"])
+    models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
+    for n in range(told["jobs"]):
+        batch.add_job(
+            prompt=told.get("prompt", PROMPT).format(n=n),
+            model=models[n % len(models)],
+            max_tokens=200,
+            id=f"job-{n}",
+            metadata={"n": n},
+        )
+    batch.run()
+
+
+def main() -> None:
+    """Fork a run for each line of input."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        told = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 0
+            try:
+                with open(told["log"], "a") as log:
+                    os.dup2(log.fileno(), 1)
+                    os.dup2(log.fileno(), 2)
+                run_jobs(told)
+            except BaseException:
+                traceback.print_exc()
+                code = 1
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""What a person sees of a run while it goes on."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from batchata_prefect.progress import LINE_SECONDS, Progress, View, clock, dollars, plain_line
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def stats(**changes: Any) -> dict[str, Any]:
+    return {
+        "total": 3000,
+        "pending": 760,
+        "active": 1000,
+        "completed": 1200,
+        "failed": 40,
+        "cancelled": 0,
+        "cost_usd": 1.24,
+        "cost_limit_usd": 5.0,
+        "reserved_usd": 3.0,
+        "time_left_seconds": None,
+        "waiting_for": None,
+        "resumed": 0,
+        "is_complete": False,
+        **changes,
+    }
+
+
+def batch(number: int, status: str = "running", **changes: Any) -> dict[str, Any]:
+    return {
+        "start_time": None if status == "pending" else NOW - timedelta(seconds=60 * number),
+        "completion_time": None if status in ("running", "pending") else NOW,
+        "status": status,
+        "total": 1000,
+        "completed": 1000 if status == "complete" else 0,
+        "failed": 0,
+        "cost": 1.25 if status == "complete" else None,
+        "estimated_cost": 1.5,
+        "provider": "anthropic",
+        "model": "claude-sonnet-5-5",
+        "name": f"anthropic claude-sonnet-5-5 #{number}, 1,000 jobs",
+        "batch_id": f"msgbatch_{number}",
+        "error": None,
+        **changes,
+    }
+
+
+def shown(
+    batches: dict[str, Any] | None = None, width: int = 80, elapsed: float = 723, **changes: Any
+) -> str:
+    console = Console(record=True, width=width, height=40, file=io.StringIO())
+    console.print(View(stats(**changes), elapsed, batches or {}, "./output", NOW))
+    return console.export_text()
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_view_says_jobs_batches_cost_and_time_at_every_width(width: int) -> None:
+    """Every width has the counts, each batch's number and state, the cost, its limit and time."""
+    batches = {"a": batch(1), "b": batch(2, "complete"), "c": batch(3, "pending")}
+    text = shown(batches, width, time_left_seconds=3600)
+    assert max(map(len, text.splitlines())) <= width
+    assert "1,240/3,000 jobs 41%" in text
+    words = squeezed(text)
+    assert "1,200 completed, 40 failed, 1,000 at providers, 760 not sent" in words
+    assert "cost $1.24, up to $3.00 more for what is under way, limit $5.00" in words
+    assert "12:03, 1:00:00 left" in words
+    assert "1 running, 1 pending, 1 complete" in words
+    for state, number in (("running", "#1"), ("complete", "#2"), ("pending", "#3")):
+        assert any(line.startswith(state) and number in line for line in text.splitlines())
+
+
+def test_narrow_view_leaves_columns_out_and_keeps_numbers_and_costs() -> None:
+    """At 40 columns the name is cut, not the batch number, the jobs or the cost."""
+    text = shown({"a": batch(7, "complete")}, 40)
+    assert " age " not in text
+    row = next(line for line in text.splitlines() if line.startswith("complete"))
+    assert len(row) <= 40
+    assert "#7" in row
+    assert "1,000/1,000" in row
+    assert "$1.25" in row
+
+
+def test_a_thousand_batches_show_the_active_ones_and_totals() -> None:
+    """With 1,000 batches the running ones come first, the rest is counted, the view stays short."""
+    batches = {str(n): batch(n, "complete") for n in range(700)}
+    batches |= {str(n): batch(n, "pending") for n in range(700, 997)}
+    batches |= {str(n): batch(n) for n in range(997, 1000)}
+    text = shown(batches)
+    lines = text.splitlines()
+    assert len(lines) <= 30
+    first = next(i for i, line in enumerate(lines) if line.startswith("state"))
+    assert [line.split()[3] for line in lines[first + 1 : first + 4]] == ["#999", "#998", "#997"]
+    assert "3 running, 297 pending, 700 complete (988 not shown)" in squeezed(text)
+
+
+def test_a_thousand_batches_are_shown_in_little_time() -> None:
+    """Showing 1,000 batches takes well under the half second between two refreshes."""
+    batches = {str(n): batch(n) for n in range(1000)}
+    shown(batches)
+    start = time.perf_counter()
+    shown(batches)
+    assert time.perf_counter() - start < 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        pytest.param({"completed": 0}, " 1,000 ", id="no counts: jobs only, never 0 done"),
+        pytest.param({"completed": 400}, " 400/1,000 ", id="counts"),
+        pytest.param(
+            {"completed": 400, "failed": 2}, " 402/1,000 (2 failed) ", id="counts with failures"
+        ),
+        pytest.param({"completed": None, "failed": None}, " 1,000 ", id="None"),
+    ],
+)
+def test_jobs_of_a_running_batch(changes: dict[str, Any], expected: str) -> None:
+    """A running batch shows what the provider counts and nothing where it counts nothing."""
+    row = next(x for x in shown({"a": batch(1, **changes)}).splitlines() if "#1" in x)
+    assert expected in row
+    assert ("0/1,000" in row) == ("00/1,000" in expected)
+
+
+def test_batch_with_a_failed_job_is_not_a_failed_batch() -> None:
+    """A batch that lost one job of a thousand is complete, with its failure counted."""
+    row = shown({"a": batch(1, "failed", completed=999, failed=1, cost=1.0)}, 120)
+    assert "complete  anthropic claude-sonnet-5-5" in row
+    assert "1,000/1,000 (1 failed)" in row
+
+
+def test_failed_batch_tells_why() -> None:
+    """The reason of a failed batch is on the screen, not its state alone."""
+    text = shown({"a": batch(1, "failed", error="Enqueued token limit reached")})
+    assert "#1: Enqueued token limit reached" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"cost_usd": None, "reserved_usd": None, "cost_limit_usd": None}, "cost unknown"),
+        ({"cost_usd": 0.0, "reserved_usd": None, "cost_limit_usd": None}, "cost $0.00"),
+        ({"waiting_for": "openai tokens"}, "waiting openai tokens"),
+        ({"resumed": 900}, "900 of these answered by an earlier run"),
+        ({"total": 0, "completed": 0, "failed": 0, "active": 0, "pending": 0}, "no jobs yet"),
+    ],
+)
+def test_view_says(changes: dict[str, Any], expected: str) -> None:
+    """An unknown cost is never shown as 0; waiting and earlier answers are said."""
+    assert expected in squeezed(shown(**changes))
+
+
+def test_lines_without_a_terminal_come_on_change_and_not_too_often() -> None:
+    """A log gets a line on change, at most one every few seconds, and always the last state."""
+    out = io.StringIO()
+    with Progress("./output", out) as progress:
+        for tenth in range(100):  # ten seconds, a change every tenth
+            progress(stats(completed=tenth), tenth / 10, {"a": batch(1)})
+        count_while_running = len(out.getvalue().splitlines())
+        progress(stats(completed=3000, failed=0, is_complete=True), 10.0, {"a": batch(1)})
+    lines = out.getvalue().splitlines()
+    assert count_while_running == 1 + int(9.9 // LINE_SECONDS)
+    assert len(lines) == count_while_running + 1
+    assert lines[-1].startswith("[0:10] 3,000 of 3,000 jobs done; 3,000 completed, ")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_lines_stop_while_nothing_changes_but_show_life() -> None:
+    """An hour without any change writes a line every five minutes, not 3,600."""
+    out = io.StringIO()
+    progress = Progress(file=out)
+    for second in range(3600):
+        progress(stats(), float(second), {})
+    assert len(out.getvalue().splitlines()) == 12
+
+
+def test_interrupted_run_leaves_its_last_state_in_the_log() -> None:
+    """A run that an exception ends has its last state written all the same."""
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt), Progress(file=out) as progress:
+        progress(stats(completed=1), 0.0, {})
+        progress(stats(completed=2), 0.1, {})
+        raise KeyboardInterrupt
+    assert [line.split(";")[1].split(",")[0] for line in out.getvalue().splitlines()] == [
+        " 1 completed",
+        " 2 completed",
+    ]
+
+
+def test_plain_line_is_one_line() -> None:
+    """A provider's error of several lines does not break the line."""
+    line = plain_line(stats(waiting_for="a\nb"), {"a": batch(1, "failed", error="x\n  y")})
+    assert "\n" not in line
+    assert line.endswith("waiting for a b; last fault: anthropic claude-sonnet-5-5 #1: x y")
+
+
+def test_live_view_on_a_terminal_ends_with_the_last_state_and_gives_logs_back() -> None:
+    """On a terminal, logs appear whole above the view, and handlers get their stream back."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, height=40, color_system=None)
+    handler = logging.StreamHandler(out)
+    logger = logging.getLogger("test-progress")
+    logger.addHandler(handler)
+    stderr = sys.stderr
+    try:
+        with Progress(console=console) as progress:
+            progress(stats(), 1.0, {"a": batch(1)})
+            assert handler.stream is not out
+            logger.warning("a line of log")
+            progress(stats(completed=3000, failed=0, is_complete=True), 2.0, {"a": batch(1)})
+    finally:
+        logger.removeHandler(handler)
+    assert handler.stream is out
+    assert sys.stderr is stderr
+    assert "a line of log\n" in out.getvalue()
+    assert "3,000/3,000 jobs 100%" in out.getvalue().rpartition("a line of log")[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.9, "0:59"), (723, "12:03"), (3723, "1:02:03"), (183845, "2d 03:04:05")],
+)
+def test_clock(seconds: float, text: str) -> None:
+    """Durations read like a clock."""
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("usd", "text"),
+    [
+        (None, "unknown"),
+        (0, "$0.00"),
+        (0.000123, "$0.000123"),
+        (0.0099, "$0.0099"),
+        (0.01, "$0.01"),
+        (1234.5, "$1,234.50"),
+    ],
+)
+def test_dollars(usd: float | None, text: str) -> None:
+    """A small amount is not rounded away and an unknown one is not 0."""
+    assert dollars(usd) == text

@@ -1,0 +1,118 @@
+"""The spool: jobs on disk, recognised again, and their states."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.models import Estimate, Job, Request
+from batchata_prefect.spool import ANSWERED, FAILED, IN_FLIGHT, WAITING, Spool, sweep
+
+
+def request(body: bytes, model: str = "m", provider: str = "p") -> Request:
+    return Request(provider, "/v1/x", model, body, Estimate(1, 2, 3), sources=("a.pdf",))
+
+
+def filled(parent: Path, jobs: list[tuple[str, bytes]], *, named: bool = True) -> Spool:
+    spool = Spool.create(parent)
+    for job_id, body in jobs:
+        job = Job(id=job_id, model="m", prompt="x", metadata={"n": job_id})
+        spool.add(job, request(body), named=named)
+    spool.seal()
+    return spool
+
+
+def test_a_job_is_recognised_by_its_id_and_its_request(tmp_path: Path) -> None:
+    """The same id and body are found again in another spool, in any order; a change is not."""
+    first = filled(tmp_path, [("a", b"1"), ("b", b"2"), ("c", b"3")])
+    (family,) = first.families()
+    members = b"".join(row.fingerprint for row in first.waiting(family, 0))
+    second = filled(tmp_path, [("c", b"3"), ("b", b"changed"), ("a", b"1")])
+    assert list(second.locate(members)) == [2, -1, 0]
+    first.close()
+    second.close()
+
+
+def test_bodies_come_back_byte_for_byte(tmp_path: Path) -> None:
+    """What was added is what is read, whatever the bytes."""
+    bodies = [b"{}", b"\n\x00\xff", "né 漢".encode() * 1000]
+    spool = filled(tmp_path, [(str(n), body) for n, body in enumerate(bodies)])
+    reader = spool.reader()
+    (family,) = spool.families()
+    assert [reader.body(row) for row in spool.waiting(family, 0)] == bodies
+    reader.close()
+    spool.close()
+
+
+def test_ids_given_twice_are_refused_together(tmp_path: Path) -> None:
+    """All repeated ids stand in one error."""
+    with pytest.raises(ValidationError) as raised:
+        filled(tmp_path, [("a", b"1"), ("b", b"2"), ("a", b"3"), ("b", b"4"), ("c", b"5")])
+    assert raised.value.faults == (
+        "job id 'a' is given 2 times",
+        "job id 'b' is given 2 times",
+    )
+
+
+def test_repeated_content_without_ids_is_numbered_the_same_each_time(tmp_path: Path) -> None:
+    """Jobs with one content and no id stay separate jobs, and are recognised again."""
+    spools = [
+        filled(tmp_path, [("job-x", b"1"), ("job-y", b"2"), ("job-x", b"1")], named=False)
+        for _ in range(2)
+    ]
+    reader = spools[0].reader()
+    assert [reader.context(n).job_id for n in range(3)] == ["job-x", "job-y", "job-x-2"]
+    (family,) = spools[0].families()
+    members = b"".join(row.fingerprint for row in spools[0].waiting(family, 0))
+    assert list(spools[1].locate(members)) == [0, 1, 2]
+    reader.close()
+    for spool in spools:
+        spool.close()
+
+
+def test_states_are_counted_as_they_change(tmp_path: Path) -> None:
+    """Counts follow the jobs, and a job sent back to wait is found under its next attempt."""
+    spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])
+    (family,) = spool.families()
+    spool.assign([0, 1, 2])
+    assert +spool.states == {WAITING: 1, IN_FLIGHT: 3}
+    spool.mark([(ANSWERED, 0, 0), (FAILED, 1, 1), (WAITING, 1, 2)])
+    assert +spool.states == {WAITING: 2, ANSWERED: 1, FAILED: 1}
+    assert [row.ordinal for row in spool.waiting(family, 0)] == [3]
+    assert [row.ordinal for row in spool.waiting(family, 1)] == [2]
+    spool.reset()
+    assert +spool.states == {WAITING: 4}
+    assert [row.ordinal for row in spool.waiting(family, 0)] == [0, 1, 2, 3]
+    spool.close()
+
+
+def test_more_jobs_can_be_added_after_a_run(tmp_path: Path) -> None:
+    """A sealed spool takes jobs again; the ones before stay as they were."""
+    spool = filled(tmp_path, [("a", b"1")])
+    digest = spool.digest
+    spool.add(Job(id="b", model="m", prompt="x"), request(b"22"), named=True)
+    spool.seal()
+    (family,) = spool.families()
+    reader = spool.reader()
+    assert [reader.body(row) for row in spool.waiting(family, 0)] == [b"1", b"22"]
+    assert spool.digest != digest
+    reader.close()
+    spool.close()
+
+
+def test_spools_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    """A killed process leaves its spool; the next run removes it."""
+    code = (
+        "import os, pathlib; from batchata_prefect.spool import Spool;"
+        f"Spool.create(pathlib.Path({str(tmp_path)!r})); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    alive = filled(tmp_path, [("a", b"1")])
+    assert len(list(tmp_path.glob("spool-*"))) == 2
+    sweep(tmp_path)
+    assert list(tmp_path.glob("spool-*")) == [alive.directory]
+    alive.close()
