@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ T = TypeVar("T")
 
 _STOP_STATUSES = {401, 402, 403}
 """The key or the account is refused: every further call would be too."""
+_KEYS = re.compile(r"\b(?:sk-|Bearer )[\w*.-]+")
+"""API keys, also shortened ones: OpenAI's 401 quotes the key that it refuses."""
 _UNKNOWN_BATCH_SECONDS = 600.0
 """A batch that was just created may be unknown to a poll for a while."""
 
@@ -41,13 +44,13 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
             if status in _STOP_STATUSES:
                 raise ProviderError(
                     f"{flight.entry.chunk.name}: the provider refused to {what} "
-                    f"({short(error)}). The batch goes on there and nothing is lost: mend the "
+                    f"({one_line(error)}). The batch goes on there and nothing is lost: mend the "
                     "key and run again"
                 ) from error
             if status in {400, 404, 422} and clock() - began > _UNKNOWN_BATCH_SECONDS:
                 raise ProviderError(
                     f"{flight.entry.chunk.name}: the provider does not know the batch "
-                    f"({short(error)}). Its cost stays reserved; look for it at the provider"
+                    f"({one_line(error)}). Its cost stays reserved; look for it at the provider"
                 ) from error
             if status is None and not _is_network(error):
                 raise
@@ -58,10 +61,10 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
                 "%s failed %d times (%s); nothing is lost, next try in %.0f s",
                 what,
                 failures,
-                short(error),
+                one_line(error),
                 wait,
             )
-            flight.waiting_for = f"the provider ({what}: {short(error)})"
+            flight.waiting_for = f"the provider ({what}: {one_line(error)})"
             await asyncio.sleep(wait)
         else:
             flight.waiting_for = None
@@ -82,14 +85,14 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
     # [Anthropic api/errors, rate-limits; OpenAI error codes].
     if status in _STOP_STATUSES or quota or (status == 429 and retry_after is None):
         raise BatchSubmissionError(
-            f"{name}: the provider refused it ({short(error)}). Nothing was created or paid for "
+            f"{name}: the provider refused it ({one_line(error)}). Nothing was created or paid for "
             "this batch. Check the API key and the account's limits, then run again: what was "
             "answered is kept"
         ) from error
-    if status is None or status == 429:
-        get_run_logger().warning("not taken yet (%s), trying again", short(error))
+    if status is None or status == 429 or status >= 500:
+        get_run_logger().warning("not taken yet (%s), trying again", one_line(error))
         return retry_after or backoff(run, refusals)
-    flight.refused = short(error)
+    flight.refused = one_line(error)
     return None
 
 
@@ -123,7 +126,7 @@ def _is_network(error: BaseException) -> bool:
     )
 
 
-def short(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error's text on one line of at most 300 letters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _KEYS.sub("(key)", " ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

@@ -9,12 +9,13 @@ evidence; a value that several fields share goes to the field whose name or row 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from batchata_prefect.fields import Leaf
-from batchata_prefect.matching import Naming, Passage, Spot, loose_spot, naming, spots
+from batchata_prefect.matching import Naming, Passage, Spot, loose_spot, naming
 
 Confidence: TypeAlias = Literal["high", "medium", "low"]
 
@@ -70,24 +71,34 @@ class _Evidence:
 
 def supports(leaves: Sequence[Leaf], sources: Sequence[Source]) -> dict[str, list[Support]]:
     """Path of each supported field -> its citations, surest first."""
-    evidence = [_exact(leaf, leaves, sources) or _otherwise(leaf, sources) for leaf in leaves]
-    by_key: dict[object, list[int]] = {}
-    for index, leaf in enumerate(leaves):
-        if leaf.truth is None:
-            by_key.setdefault(leaf.key, []).append(index)
-    found: dict[str, list[Support]] = {}
-    for index, leaf in enumerate(leaves):
-        rivals = [evidence[other] for other in by_key.get(leaf.key, ()) if other != index]
-        chosen = [_judged(leaf, one, rivals) for one in _chosen(leaf, evidence[index], rivals)]
-        if chosen:
-            found[leaf.path] = sorted(chosen, key=lambda one: (_ORDER[one.confidence], one.source))
-    return found
+    objects: dict[str, list[Leaf]] = {}
+    for leaf in leaves:
+        objects.setdefault(leaf.parent, []).append(leaf)
+    evidence = [
+        _exact(leaf, objects[leaf.parent], sources) or _otherwise(leaf, sources) for leaf in leaves
+    ]
+    shared = Counter(leaf.key for leaf in leaves if leaf.truth is None)
+    places: dict[tuple[object, int, int], list[_Evidence]] = {}
+    for leaf, found in zip(leaves, evidence, strict=True):
+        for one in found if shared[leaf.key] > 1 else ():
+            places.setdefault((leaf.key, one.source, one.at), []).append(one)
+    result: dict[str, list[Support]] = {}
+    for leaf, found in zip(leaves, evidence, strict=True):
+        rivals = [
+            [other for other in places.get((leaf.key, one.source, one.at), ()) if other is not one]
+            for one in found
+        ]
+        chosen = _chosen(leaf, list(zip(found, rivals, strict=True)), shared[leaf.key] > 1)
+        judged = [_judged(leaf, one, others) for one, others in chosen]
+        if judged:
+            result[leaf.path] = sorted(judged, key=lambda one: (_ORDER[one.confidence], one.source))
+    return result
 
 
 _ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
-def _exact(leaf: Leaf, leaves: Sequence[Leaf], sources: Sequence[Source]) -> list[_Evidence]:
+def _exact(leaf: Leaf, fellows: Sequence[Leaf], sources: Sequence[Source]) -> list[_Evidence]:
     """Evidence of the value as it is in the cited text."""
     found: list[_Evidence] = []
     for index, source in enumerate(sources):
@@ -98,11 +109,11 @@ def _exact(leaf: Leaf, leaves: Sequence[Leaf], sources: Sequence[Source]) -> lis
             found += [truth] if truth is not None else []
             continue
         best: _Evidence | None = None
-        for spot in spots(leaf, source.cited):
+        for spot in source.cited.spots(leaf):
             name = _named(leaf, source, spot)
             row = 0
             if spot.need == "row" or leaf.parent:
-                row = _row(leaf, leaves, source.cited, spot)
+                row = _row(leaf, fellows, source.cited, spot)
             if (spot.need == "name" and not name.grade) or (spot.need == "row" and not row):
                 continue
             # The fields at the top are no row of a table.
@@ -134,7 +145,7 @@ def _named(leaf: Leaf, source: Source, spot: Spot) -> Naming:
     cited = naming(leaf, source.cited, spot)
     if cited.grade == 2:
         return cited
-    said = [naming(leaf, source.sentence, again) for again in spots(leaf, source.sentence)]
+    said = [naming(leaf, source.sentence, again) for again in source.sentence.spots(leaf)]
     if not said:
         # The sentence may say the value in other words.
         said = [_at_most_near(naming(leaf, source.sentence, None))]
@@ -145,14 +156,14 @@ def _at_most_near(name: Naming) -> Naming:
     return name._replace(grade=min(name.grade, 1), weight=name.weight - 1)
 
 
-def _row(leaf: Leaf, leaves: Sequence[Leaf], passage: Passage, spot: Spot) -> int:
+def _row(leaf: Leaf, fellows: Sequence[Leaf], passage: Passage, spot: Spot) -> int:
     """How many other values of the same object stand in the spot's line."""
     start, end = passage.line(spot)
     count = 0
-    for other in leaves:
-        if other.parent != leaf.parent or other.path == leaf.path or other.key == leaf.key:
+    for other in fellows:
+        if other.path == leaf.path or other.key == leaf.key:
             continue
-        places = [place for place in spots(other, passage) if start <= place.start < end]
+        places = [place for place in passage.spots(other) if start <= place.start < end]
         if places and (other.texts or not places[0].need):
             count += 2 if other.distinctive else 1
         elif places:
@@ -213,7 +224,7 @@ def _otherwise(leaf: Leaf, sources: Sequence[Source]) -> list[_Evidence]:
                 what = _what(spot, source.cited)
                 found.append(_Evidence(index, spot.start, _LOOSE, name, 0, what, quoted))
                 continue
-        said = [(naming(leaf, source.sentence, one), one) for one in spots(leaf, source.sentence)]
+        said = [(naming(leaf, source.sentence, one), one) for one in source.sentence.spots(leaf)]
         if said:
             name, spot = max(said, key=lambda one: one[0][:2])
             if name.grade == 2 or (leaf.distinctive and (name.grade or not spot.need)):
@@ -229,39 +240,30 @@ def _otherwise(leaf: Leaf, sources: Sequence[Source]) -> list[_Evidence]:
     return found
 
 
-def _chosen(
-    leaf: Leaf, evidence: list[_Evidence], rivals: Sequence[Sequence[_Evidence]]
-) -> list[_Evidence]:
+_Contested: TypeAlias = "tuple[_Evidence, Sequence[_Evidence]]"
+"""Evidence, and that of other fields with the same value at the same place."""
+
+
+def _chosen(leaf: Leaf, evidence: list[_Contested], shared: bool) -> list[_Contested]:
     """The evidence to keep: the strongest kind, without places that belong to other fields."""
-    if not evidence:
-        return []
-    strongest = max(one.strength for one in evidence)
-    kept = [one for one in evidence if one.strength == strongest]
-    own = [one for one in kept if not _lost(one, rivals)]
-    kept = own or kept
-    told = [one for one in kept if one.name.grade == 2 or one.quoted]
+    strongest = max((one.strength for one, _ in evidence), default=0)
+    kept = [pair for pair in evidence if pair[0].strength == strongest]
+    kept = [pair for pair in kept if not _lost(*pair)] or kept
+    most = max((one.row for one, _ in kept), default=0)
+    told = {one.source for one, _ in kept if one.name.grade == 2 or one.quoted}
     if not told:
-        most = max(one.row for one in kept)
-        told = [one for one in kept if (one.row == most if most else one.name.grade)]
+        told = {one.source for one, _ in kept if (one.row == most if most else one.name.grade)}
     if told:
         # A long text is not found by chance: its other places count too.
-        alone = bool(leaf.texts) and leaf.distinctive and not rivals
-        return [one for one in kept if one in told or alone]
+        alone = bool(leaf.texts) and leaf.distinctive and not shared
+        return [pair for pair in kept if pair[0].source in told or alone]
     # Without a name a short value is a guess, and among many places no guess at all.
     return kept if leaf.distinctive or len(kept) <= 2 else []
 
 
-def _lost(one: _Evidence, rivals: Sequence[Sequence[_Evidence]]) -> bool:
-    """Whether another field of the same value is told more clearly at the same citation."""
-    return any(
-        _is_same_place(one, other) and other.strength >= one.strength and _is_clearer(other, one)
-        for evidence in rivals
-        for other in evidence
-    )
-
-
-def _is_same_place(one: _Evidence, other: _Evidence) -> bool:
-    return (one.source, one.at) == (other.source, other.at)
+def _lost(one: _Evidence, rivals: Sequence[_Evidence]) -> bool:
+    """Whether another field of the same value is told more clearly at the same place."""
+    return any(other.strength >= one.strength and _is_clearer(other, one) for other in rivals)
 
 
 def _is_clearer(one: _Evidence, other: _Evidence) -> bool:
@@ -270,7 +272,7 @@ def _is_clearer(one: _Evidence, other: _Evidence) -> bool:
     return better > 0.05 or (better > -0.05 and one.row > other.row)
 
 
-def _judged(leaf: Leaf, one: _Evidence, rivals: Sequence[Sequence[_Evidence]]) -> Support:
+def _judged(leaf: Leaf, one: _Evidence, rivals: Sequence[_Evidence]) -> Support:
     """The evidence with its confidence and its reason."""
     reason = one.what
     lost = _lost(one, rivals)
@@ -280,10 +282,7 @@ def _judged(leaf: Leaf, one: _Evidence, rivals: Sequence[Sequence[_Evidence]]) -
         reason += f", {one.name.words!r} near it"
     if one.row and one.name.grade < 2:
         reason += ", in the row of its object"
-    sharing = sum(
-        any(_is_same_place(one, other) and not _is_clearer(one, other) for other in evidence)
-        for evidence in rivals
-    )
+    sharing = sum(not _is_clearer(one, other) for other in rivals)
     if lost or (sharing and one.name.grade < 2 and not one.row):
         reason += f"; {sharing + 1} fields have this value"
     if one.quoted:

@@ -59,6 +59,7 @@ class Passage:
         self.text = normal(raw)
         self.flat = self.text.replace("\n", " ")
         self._labels: dict[Label, list[tuple[float, int, int]]] = {}
+        self._spots: dict[str, list[Spot]] = {}
 
     @cached_property
     def days(self) -> list[Day]:
@@ -98,6 +99,12 @@ class Passage:
         end = self.text.find("\n", spot.end)
         return start, len(self.text) if end < 0 else end
 
+    def spots(self, leaf: Leaf) -> list[Spot]:
+        """The places where the leaf's value stands, in any of its usual written forms."""
+        if leaf.path not in self._spots:
+            self._spots[leaf.path] = _spots(leaf, self)
+        return self._spots[leaf.path]
+
     def named(self, label: Label) -> list[tuple[float, int, int]]:
         """Share of the label's words, start and end of every place that has some of them."""
         if label not in self._labels:
@@ -133,16 +140,13 @@ def label_weight(label: Label) -> float:
     return sum(_weight(word) for word in set(label))
 
 
-def spots(leaf: Leaf, passage: Passage) -> list[Spot]:
-    """The places where the leaf's value stands, in any of its usual written forms."""
+def _spots(leaf: Leaf, passage: Passage) -> list[Spot]:
     found: list[Spot] = []
     if leaf.number is not None:
-        dated = leaf.called("year", "month", "day", "date")
-        rated = leaf.called(*_RATES)
         for number in passage.numbers.get(leaf.number, ()):
-            if not number.in_date or dated:
-                need = number.need or ("name" if number.percent and not rated else "")
-                found.append(Spot(number.start, number.end, need))
+            if not number.in_date or leaf.called("year", "month", "day", "date"):
+                odd = number.percent and not leaf.called(*_RATES)
+                found.append(Spot(number.start, number.end, number.need or ("name" if odd else "")))
         unsigned = passage.numbers.get(-leaf.number, ()) if leaf.number < 0 else ()
         found += [Spot(one.start, one.end, "name", "amount without its sign") for one in unsigned]
     if leaf.day is not None:

@@ -11,7 +11,7 @@ from prefect import get_run_logger
 
 from batchata_prefect import plan
 from batchata_prefect.answers import Reading
-from batchata_prefect.calls import backoff, persist, short
+from batchata_prefect.calls import backoff, one_line, persist
 from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
@@ -19,6 +19,9 @@ from batchata_prefect.session import Flight, Session
 from batchata_prefect.spool import Row
 
 TIME_LIMIT = "Time limit exceeded"
+
+_SAME_TIMES = 3
+_SHORT_TIMES = 12
 
 
 def read_chunk(
@@ -28,8 +31,23 @@ def read_chunk(
     replies: Path | None,
     batch: ProviderBatch | None,
     reason: str | None,
+    *,
+    short: bool = False,
 ) -> Collected:
-    """Read a chunk's replies into its answer file; runs in a thread of its own."""
+    """Read a chunk's replies into its answer file; runs in a thread of its own.
+
+    Args:
+        run: The session.
+        entry: The chunk's line in the ledger.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        replies: The provider's rows; None where there are none.
+        batch: What the provider said last; None where no batch was created.
+        reason: Why the batch was canceled or refused.
+        short: Whether the provider counts more rows than it gives.
+
+    Raises:
+        OSError: The answers cannot be written.
+    """
     chunk = entry.chunk
     reading = Reading(
         chunk=chunk,
@@ -47,14 +65,14 @@ def read_chunk(
             ordinals,
             jobs,
             run.providers[chunk.provider].read,
-            no_reply=_no_reply(entry, batch, reason),
+            no_reply=_no_reply(entry, batch, reason, short=short),
         )
     finally:
         jobs.close()
 
 
 def _no_reply(
-    entry: Entry, batch: ProviderBatch | None, reason: str | None
+    entry: Entry, batch: ProviderBatch | None, reason: str | None, *, short: bool
 ) -> Callable[[int], tuple[str, str, str]]:
     """Place -> (mark, error code, error) of a request that got no row."""
     if entry.ending is not None:
@@ -62,7 +80,10 @@ def _no_reply(
     if batch is None:
         return lambda _: (FAILED, "batch_refused", f"the provider refused the batch: {reason}")
     if batch.ending != "failed":
-        return lambda _: (AGAIN, "missing", f"{batch.batch_id} ended without a row for this job")
+        text = f"{batch.batch_id} ended without a row for this job"
+        if short:
+            text += ", yet counts it as done: it may be paid and was not sent again"
+        return lambda _: (FAILED if short else AGAIN, "missing", text)
     by_place = {fault.line - 1: fault for fault in batch.faults if fault.line is not None}
     whole = next((fault for fault in batch.faults if fault.line is None), None)
 
@@ -94,12 +115,12 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
 async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
     """Have the provider's rows on disk, whole.
 
-    A transfer can end early without an error, so rows are counted: fewer than requests means
-    fetch again, and the same number twice means that the provider has no more.
+    A transfer can end early without an error, so rows are counted. Fewer rows than requests are
+    fetched again, and believed only when they are the same several times and no fewer than the
+    provider counts: what is taken for missing is sent again, and must not have been paid.
 
     Raises:
         OSError: The disk is full or not writable.
-        ProviderError: The results are gone.
     """
     chunk = flight.entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
@@ -117,16 +138,29 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
             await asyncio.to_thread(os.fsync, file.fileno())
         return await asyncio.to_thread(count_rows, partial)
 
-    before = -1
+    counted = min(batch.succeeded + batch.failed, chunk.count)
+    seen: list[int] = []
     while True:
         rows, whole = await persist(run, flight, "download", transfer)
-        if whole and (rows >= chunk.count or rows == before):
+        if whole and rows >= chunk.count:
+            break
+        seen.append(rows if whole else -1)
+        if len(seen) >= _SAME_TIMES and len(set(seen[-_SAME_TIMES:])) == 1 and rows >= counted:
+            break
+        if whole and len(seen) >= _SHORT_TIMES:
+            flight.short = True
+            get_run_logger().error(
+                "%d rows arrive, but %s counts %d; what is missing may be paid and is not sent "
+                "again",
+                rows,
+                batch.batch_id,
+                counted,
+            )
             break
         get_run_logger().info(
-            "%s: %d of %d rows arrived, fetching them again", chunk.name, rows, chunk.count
+            "%d of %d rows arrived, fetching them again", max(rows, 0), chunk.count
         )
-        before = rows if whole else -1
-        await asyncio.sleep(backoff(run, 1))
+        await asyncio.sleep(backoff(run, len(seen)))
     partial.replace(path)
     return path
 
@@ -150,7 +184,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
     except OSError:
         raise
     except Exception as error:
-        get_run_logger().error("%s: its replies are lost (%s)", chunk.name, short(error))
+        get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
 
 
 def write_request_file(run: Session, chunk: Chunk, rows: Sequence[Row]) -> None:

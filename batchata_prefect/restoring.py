@@ -47,7 +47,11 @@ def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
         return value
     variants = variants_of(plain)
     if variants is not None:
-        chosen = _variant(value, variants, root)
+        options = list(_flat(variants, root))
+        if isinstance(value, Decimal) and any(_is_free_text(option) for option in options):
+            # Between a decimal and a text, the digits as text would become the text.
+            return float(value)
+        chosen = _variant(value, options, root)
         return value if chosen is None else restored(value, chosen, root)
     if isinstance(value, dict):
         return _object(cast("dict[str, Any]", value), plain, root)
@@ -118,10 +122,14 @@ def _fold(text: str) -> str:
     return text.strip().casefold()
 
 
-def _variant(value: Any, variants: list[Any], root: Mapping[str, Any]) -> Any:
+def _is_free_text(plain: Schema) -> bool:
+    return plain.get("type") == "string" and "enum" not in plain and "const" not in plain
+
+
+def _variant(value: Any, options: list[Schema], root: Mapping[str, Any]) -> Schema | None:
     """The variant of a union that fits the value best; None where none does."""
-    best: tuple[tuple[int, ...], Any] | None = None
-    for variant in _flat(variants, root):
+    best: tuple[tuple[int, ...], Schema] | None = None
+    for variant in options:
         score = _misfit(value, variant, root)
         if score is not None and (best is None or score < best[0]):
             best = (score, variant)

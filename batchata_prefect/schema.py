@@ -80,7 +80,10 @@ def answer_schema(response_model: ResponseModel) -> AnswerSchema:
     if isinstance(response_model, str):
         return _of_class(_imported(response_model))
     if isinstance(response_model, dict):
-        return _of_dict(json.dumps(response_model))
+        try:
+            return _of_dict(json.dumps(response_model))
+        except TypeError as error:
+            raise ValidationError(f"response_model is not a JSON schema: {error}") from error
     if not _is_model(response_model):
         raise ValidationError(
             f"response_model {response_model!r} is not a pydantic model class, a JSON schema or an "

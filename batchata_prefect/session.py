@@ -109,6 +109,7 @@ class Flight:
         canceled: Why we asked for its cancellation; None where we did not.
         waiting_for: What it waits for, for a person.
         refused: Why no batch was created; None where one was, or where none was found.
+        short: Whether the provider counts more rows than it gives.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
     """
@@ -121,6 +122,7 @@ class Flight:
     canceled: str | None = None
     waiting_for: str | None = None
     refused: str | None = None
+    short: bool = False
     succeeded: int = 0
     failed: int = 0
 

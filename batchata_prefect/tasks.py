@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from batchata_prefect.calls import persist, refusal, short
+from batchata_prefect.calls import one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, StateError
 from batchata_prefect.ledger import AGAIN, ANSWERED, CANCELED, FAILED, Ending, Entry, Receipt
 from batchata_prefect.models import ProviderBatch, Usage
@@ -34,8 +34,7 @@ LONGEST_SECONDS = 26 * 3600.0
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """Errors of ours say what a person has to do; repeating the task does not do it."""
-    error = state.result(raise_on_failure=False)
-    return not isinstance(error, (BatchataError, asyncio.CancelledError))
+    return not isinstance(state.data, (BatchataError, asyncio.CancelledError))
 
 
 @task(
@@ -101,7 +100,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
             wait = refusal(run, flight, error, refusals)
             if wait is None:
                 return False
-            flight.waiting_for = f"{provider.name} to take a batch ({short(error)})"
+            flight.waiting_for = f"{provider.name} to take a batch ({one_line(error)})"
             await _sleep(run, wait)
             flight.waiting_for = None
         else:
@@ -208,7 +207,14 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
             raise _local_trouble(run, entry, error) from error
     try:
         collected = await asyncio.to_thread(
-            read_chunk, run, entry, flight.ordinals, replies, batch, flight.canceled
+            read_chunk,
+            run,
+            entry,
+            flight.ordinals,
+            replies,
+            batch,
+            flight.canceled,
+            short=flight.short,
         )
     except OSError as error:
         raise _local_trouble(run, entry, error) from error
@@ -297,7 +303,7 @@ async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     try:
         await run.providers[chunk.provider].discard(run.clients[chunk.provider], batch)
     except Exception as error:
-        get_run_logger().info("its upload was not deleted (%s)", short(error))
+        get_run_logger().info("its upload was not deleted (%s)", one_line(error))
     if not run.settings.raw_files:
         run.request_file(chunk.token).unlink(missing_ok=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -128,7 +129,7 @@ def demo(provider: str, results_dir: Path, console: Console) -> int:
                 f"{dollars(planned['cost_upper_usd'])}, and never more than the cost limit of "
                 f"{dollars(COST_LIMIT_USD)}."
             )
-        console.print(f"Running {len(batch)} jobs as a Prefect flow; Prefect needs a few seconds.")
+        console.print(f"Running {len(batch)} jobs as a Prefect flow; Prefect starts in 10 to 30 s.")
         with Progress(results_dir=results_dir) as progress:
             run = batch.run(on_progress=progress, progress_interval=0.5)
     report(run, began, provider == "sandbox", console)
@@ -154,9 +155,10 @@ def report(run: BatchRun, began: datetime, in_sandbox: bool, console: Console) -
     """Print answers, batches, cost, and where to look further."""
     manifest = run.manifest
     assert manifest is not None
-    answers = Table(title="Answers", title_justify="left", expand=True)
-    for column in ("job", "status", "answer"):
-        answers.add_column(column, ratio=1 if column == "answer" else None, overflow="fold")
+    answers = _table("Answers")
+    answers.add_column("job", no_wrap=True)
+    answers.add_column("status", no_wrap=True)
+    answers.add_column("answer", no_wrap=True, overflow="ellipsis", ratio=1)
     answers.add_column("cost", justify="right", no_wrap=True)
     cited: list[str] = []
     for result in run.iter_results():
@@ -164,19 +166,21 @@ def report(run: BatchRun, began: datetime, in_sandbox: bool, console: Console) -
         cited.extend(_citations(result))
     console.print()
     console.print(answers)
+    console.print()
     for line in cited:
         console.print(line, markup=False, overflow="ellipsis", no_wrap=True)
 
-    batches = Table(title="Provider batches", title_justify="left", expand=True)
-    for column in ("batch", "id at the provider", "status"):
-        batches.add_column(column, overflow="fold")
+    batches = _table("Provider batches")
+    batches.add_column("batch", no_wrap=True)
+    batches.add_column("id at the provider", ratio=1, overflow="fold")
+    batches.add_column("status", no_wrap=True)
     batches.add_column("cost", justify="right", no_wrap=True)
     for each in manifest["batches"]:
         batches.add_row(each["name"], each["batch_id"], each["status"], dollars(each["cost_usd"]))
     console.print()
     console.print(batches)
 
-    counts = manifest["counts"]
+    counts, where = manifest["counts"], _short(run.results_dir)
     sent = [b for b in manifest["batches"] if datetime.fromisoformat(b["sent_at"]) >= began]
     play = " (the sandbox's play money)" if in_sandbox else ""
     console.print(
@@ -189,21 +193,39 @@ def report(run: BatchRun, began: datetime, in_sandbox: bool, console: Console) -
         console.print("Run the same command again: it submits nothing.")
     else:
         console.print("This run submitted nothing: every job was answered by an earlier run.")
-        console.print(f"To start over, remove {run.results_dir}.", soft_wrap=True)
-    console.print(f"\nResults:  {run.results_dir / 'results.jsonl'}", soft_wrap=True)
-    console.print(f"Summary:  {run.results_dir / 'manifest.json'}", soft_wrap=True)
+        console.print(f"To start over, remove {where}.", soft_wrap=True)
+    console.print(f"\nResults:  {where / 'results.jsonl'}", soft_wrap=True)
+    console.print(f"Summary:  {where / 'manifest.json'}", soft_wrap=True)
     _say_where_prefect_shows_it(run, console)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        expand=True,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def _short(path: Path) -> Path:
+    """The path as seen from here, where it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _snippet(result: JobResult) -> str:
     if isinstance(result.parsed_response, Invoice):
         invoice = result.parsed_response
-        return f"{invoice.vendor}, {invoice.invoice_number}: {invoice.total} {invoice.currency}"
-    text = " ".join((result.raw_response or result.error or "").split())
-    return text if len(text) <= 90 else f"{text[:89]}…"
+        total = f"{invoice.total:,.2f} {invoice.currency}"
+        return f"{invoice.invoice_number}, {total}, {invoice.vendor}"
+    return " ".join((result.raw_response or result.error or "").split())
 
 
 def _citations(result: JobResult) -> Iterator[str]:
+    if result.citation_mappings:
+        yield f"Citations of {result.job_id}"
     for field, citations in (result.citation_mappings or {}).items():
         for citation in citations[:1]:
             page = f", page {citation.page}" if citation.page else ""
@@ -220,8 +242,8 @@ def _say_where_prefect_shows_it(run: BatchRun, console: Console) -> None:
     if PREFECT_API_URL.value():
         console.print(f"Prefect:  {url}", soft_wrap=True)
     else:
-        prefect = Path(sys.executable).parent / "prefect"
-        console.print(f"Prefect:  {os.path.relpath(prefect)} server start", soft_wrap=True)
+        prefect = _short(Path(sys.executable).parent / "prefect")
+        console.print(f"Prefect:  {prefect} server start", soft_wrap=True)
         console.print(f"          and then {url}", soft_wrap=True)
 
 

@@ -53,7 +53,7 @@ async def jobs_from_file(
         results_dir: Local directory for the answers; {run_key} stands for the run key, so that
             every run has its own.
         provider: Provider of a model id that does not tell it: anthropic or openai.
-        system: System prompt of jobs that have a prompt and no messages.
+        system: System prompt of the jobs that bring none of their own.
         max_tokens: Output tokens of one job at most, thinking included.
         cost_limit_usd: USD that the run never passes, over all its retries.
         time_limit_hours: Hours after which what is not answered is cancelled; up to 24.
@@ -84,17 +84,20 @@ async def jobs_from_file(
         batch.add_cost_limit(usd=cost_limit_usd)
     if time_limit_hours is not None:
         batch.add_time_limit(hours=time_limit_hours)
+    defaults = {
+        "model": model,
+        "provider": provider,
+        "system": system,
+        "max_tokens": max_tokens,
+        "response_model": response_model,
+    }
+    batch.set_default_params(**{name: value for name, value in defaults.items() if value})
     rows = jobs_from_rows(
         read_rows(jobs),
         prompt=prompt,
         id_column=id_column,
         file_column=file_column,
         metadata_columns=metadata_columns,
-        model=model,
-        provider=provider,
-        system=system,
-        max_tokens=max_tokens,
-        response_model=response_model,
     )
     # Reading and rendering a million jobs takes minutes, in which Prefect must go on.
     await asyncio.to_thread(batch.add_jobs, rows)

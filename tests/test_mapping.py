@@ -149,73 +149,263 @@ CASES = [
     # texts
     Case("text", {"vendor": "ACME GmbH"}, ["sold by ACME GmbH, Berlin"], {"vendor": {0: "high"}}),
     Case("text case", {"vendor": "Acme GmbH"}, ["Vendor: ACME GMBH"], {"vendor": {0: "high"}}),
-    Case("text over lines", {"vendor": "Acme Trading Ltd"}, ["Acme\nTrading  Ltd"], {"vendor": [0]}),
+    Case(
+        "text over lines", {"vendor": "Acme Trading Ltd"}, ["Acme\nTrading  Ltd"], {"vendor": [0]}
+    ),
     Case("text quoted", {"title": '"The Long Way"'}, ["called “The Long Way”"], {"title": [0]}),
     Case("text ligature", {"office": "Office Five"}, ["the O\ufb03ce Five"], {"office": [0]}),
-    Case("text typo", {"vendor": "Acme Trading Ltd"}, ["by Acme Tradinq Ltd"], {"vendor": {0: "low"}}),
-    Case("text partial", {"vendor": "ACME Corporation Ltd"}, ["Vendor: ACME Corporation"], {"vendor": {0: "medium"}}),
-    Case("name order", {"author": "John Smith"}, ["Author: Smith, John"], {"author": {0: "medium"}}),
-    Case("cited part of a summary", {"summary": "Ruby was made in 1993. It is fun to use."}, ["Ruby was made in 1993."], {"summary": [0]}),
+    Case(
+        "text typo", {"vendor": "Acme Trading Ltd"}, ["by Acme Tradinq Ltd"], {"vendor": {0: "low"}}
+    ),
+    Case(
+        "text partial",
+        {"vendor": "ACME Corporation Ltd"},
+        ["Vendor: ACME Corporation"],
+        {"vendor": {0: "medium"}},
+    ),
+    Case(
+        "name order", {"author": "John Smith"}, ["Author: Smith, John"], {"author": {0: "medium"}}
+    ),
+    Case(
+        "cited part of a summary",
+        {"summary": "Ruby was made in 1993. It is fun to use."},
+        ["Ruby was made in 1993."],
+        {"summary": [0]},
+    ),
     Case("identifier", {"invoice_number": "INV-001"}, ["Invoice INV-001"], {"invoice_number": [0]}),
     Case("identifier inside", {"invoice_number": "INV-001"}, ["Invoice INV-0012"], {}),
     Case("identifier one off", {"invoice_number": "INV-2024-0001"}, ["Invoice INV-2024-0002"], {}),
-    Case("identifier separators", {"iban": "DE89370400440532013000"}, ["IBAN DE89 3704 0044 0532 0130 00"], {"iban": [0]}),
-    Case("phone separators", {"phone": "+49 30 1234567"}, ["Tel. (+49) 30/123 45 67"], {"phone": [0]}),
-    Case("numeric identifier", {"invoice_number": "42183017"}, ["Invoice Number: 42183017"], {"invoice_number": {0: "high"}}),
+    Case(
+        "identifier separators",
+        {"iban": "DE89370400440532013000"},
+        ["IBAN DE89 3704 0044 0532 0130 00"],
+        {"iban": [0]},
+    ),
+    Case(
+        "phone separators", {"phone": "+49 30 1234567"}, ["Tel. (+49) 30/123 45 67"], {"phone": [0]}
+    ),
+    Case(
+        "numeric identifier",
+        {"invoice_number": "42183017"},
+        ["Invoice Number: 42183017"],
+        {"invoice_number": {0: "high"}},
+    ),
     Case("word inside word", {"city": "Rome"}, ["a Romeo and a chrome tap"], {}),
     Case("short code is exact", {"country": "US"}, ["tell us more"], {}),
     Case("short code", {"country": "US"}, ["Country: US"], {"country": {0: "high"}}),
     Case("currency by sign", {"currency": "EUR"}, ["Total 1.234,50 €"], {"currency": {0: "low"}}),
-    Case("enum by value", {"status": Status.IN_PROGRESS}, ["Status: in progress"], {"status": {0: "high"}}),
-    Case("enum by name", {"incoterm": Incoterm.DELIVERED}, ["Incoterm: delivered"], {"incoterm": [0]}),
+    Case(
+        "enum by value",
+        {"status": Status.IN_PROGRESS},
+        ["Status: in progress"],
+        {"status": {0: "high"}},
+    ),
+    Case(
+        "enum by name", {"incoterm": Incoterm.DELIVERED}, ["Incoterm: delivered"], {"incoterm": [0]}
+    ),
     Case("enum of numbers", {"level": Level.HIGH}, ["Level 3"], {"level": [0]}),
-    Case("name alone in the answer", {"country": "DE"}, [("The country is Germany.", "Berlin, Germany")], {"country": {0: "low"}}),
+    Case(
+        "name alone in the answer",
+        {"country": "DE"},
+        [("The country is Germany.", "Berlin, Germany")],
+        {"country": {0: "low"}},
+    ),
     # yes and no
     Case("true yes", {"paid": True}, ["Paid: yes"], {"paid": {0: "high"}}),
     Case("false no", {"paid": False}, ["Paid: no"], {"paid": {0: "high"}}),
     Case("true against no", {"paid": True}, ["Paid: no"], {}),
     Case("false against yes", {"paid": False}, ["Paid: yes"], {}),
-    Case("true by name", {"tax_exempt": True}, ["The buyer is tax exempt."], {"tax_exempt": {0: "low"}}),
-    Case("false by not", {"refundable": False}, ["This fee is not refundable."], {"refundable": {0: "high"}}),
+    Case(
+        "true by name",
+        {"tax_exempt": True},
+        ["The buyer is tax exempt."],
+        {"tax_exempt": {0: "low"}},
+    ),
+    Case(
+        "false by not",
+        {"refundable": False},
+        ["This fee is not refundable."],
+        {"refundable": {0: "high"}},
+    ),
     Case("false by name is nothing", {"refundable": False}, ["A refundable fee."], {}),
     Case("check mark", {"signed": True}, ["\u2611 signed"], {"signed": {0: "high"}}),
     # names and neighbours
-    Case("name in the answer", {"total": 500}, [("The total is 500.", "amount payable 500")], {"total": {0: "high"}}),
-    Case("value only in the answer", {"total": 500}, [("The total is 500.", "2 x 250")], {"total": {0: "medium"}}),
+    Case(
+        "name in the answer",
+        {"total": 500},
+        [("The total is 500.", "amount payable 500")],
+        {"total": {0: "high"}},
+    ),
+    Case(
+        "value only in the answer",
+        {"total": 500},
+        [("The total is 500.", "2 x 250")],
+        {"total": {0: "medium"}},
+    ),
     Case("number nowhere", {"total": 500}, [("The total is high.", "2 x 250")], {}),
-    Case("camel case", {"invoiceTotal": 500}, ["Invoice total: 500"], {"invoiceTotal": {0: "high"}}),
-    Case("abbreviated name", {"invoice_number": 77}, ["Invoice No. 77"], {"invoice_number": {0: "high"}}),
+    Case(
+        "camel case", {"invoiceTotal": 500}, ["Invoice total: 500"], {"invoiceTotal": {0: "high"}}
+    ),
+    Case(
+        "abbreviated name",
+        {"invoice_number": 77},
+        ["Invoice No. 77"],
+        {"invoice_number": {0: "high"}},
+    ),
     Case("label above", {"total": 77}, ["Total\n77"], {"total": {0: "high"}}),
     Case("label behind", {"total": 77}, ["77 in total"], {"total": {0: "high"}}),
-    Case("alias", Aliased.model_validate({"Rechnungsnummer": "77", "when": "2024-03-05"}), ["Rechnungsnummer 77", "Lieferdatum 05.03.2024"], {"number": {0: "high"}, "when": {1: "high"}}),
+    Case(
+        "alias",
+        Aliased.model_validate({"Rechnungsnummer": "77", "when": "2024-03-05"}),
+        ["Rechnungsnummer 77", "Lieferdatum 05.03.2024"],
+        {"number": {0: "high"}, "when": {1: "high"}},
+    ),
     # one value, two places
-    Case("named place wins", {"total": 1250}, ["Total due: 1,250", "Previous balance 1,250"], {"total": {0: "high"}}),
-    Case("named place wins later", {"qty": 12}, ["12 months of warranty", "Qty: 12"], {"qty": {1: "high"}}),
-    Case("two sources both named", {"total": 1250}, ["Total: 1,250", "total 1250.00"], {"total": [0, 1]}),
-    Case("long text in two places", {"vendor": "Acme Trading Ltd"}, ["Vendor Acme Trading Ltd", "Acme Trading Ltd, Berlin"], {"vendor": {0: "high", 1: "high"}}),
+    Case(
+        "named place wins",
+        {"total": 1250},
+        ["Total due: 1,250", "Previous balance 1,250"],
+        {"total": {0: "high"}},
+    ),
+    Case(
+        "named place wins later",
+        {"qty": 12},
+        ["12 months of warranty", "Qty: 12"],
+        {"qty": {1: "high"}},
+    ),
+    Case(
+        "two sources both named",
+        {"total": 1250},
+        ["Total: 1,250", "total 1250.00"],
+        {"total": [0, 1]},
+    ),
+    Case(
+        "long text in two places",
+        {"vendor": "Acme Trading Ltd"},
+        ["Vendor Acme Trading Ltd", "Acme Trading Ltd, Berlin"],
+        {"vendor": {0: "high", 1: "high"}},
+    ),
     Case("short number in many places", {"qty": 1}, ["1 page", "1 year", "1 box", "1 door"], {}),
-    Case("exact before loose", {"vendor": "Acme Trading Ltd"}, ["Acme Trading Ltd", "Acme Tradinq Ltd"], {"vendor": [0]}),
+    Case(
+        "exact before loose",
+        {"vendor": "Acme Trading Ltd"},
+        ["Acme Trading Ltd", "Acme Tradinq Ltd"],
+        {"vendor": [0]},
+    ),
     # several fields, one value
-    Case("subtotal and total", {"subtotal": 100, "total": 100}, ["Subtotal: 100", "Total: 100"], {"subtotal": {0: "high"}, "total": {1: "high"}}),
-    Case("total and total tax", {"total": 20, "total_tax": 20}, ["Total tax: 20", "Total: 20"], {"total": {1: "high"}, "total_tax": {0: "high"}}),
-    Case("two dates alike", {"invoice_date": date(2024, 3, 5), "due_date": date(2024, 3, 5)}, ["Due date 05.03.2024", "Invoice date 05.03.2024"], {"invoice_date": [1], "due_date": [0]}),
-    Case("both in one text", {"subtotal": 100, "total": 100}, ["Subtotal 100 Tax 0 Total 100"], {"subtotal": {0: "high"}, "total": {0: "high"}}),
-    Case("neither named", {"net": 100, "gross": 100}, ["paid 100"], {"net": {0: "low"}, "gross": {0: "low"}}),
-    Case("only the other named", {"net": 100, "gross": 100}, ["Net 100"], {"net": {0: "high"}, "gross": {0: "low"}}),
-    Case("other value between", {"tax": 20, "total": 120}, ["Subtotal 100 Tax 20 Total 120"], {"tax": {0: "high"}, "total": {0: "high"}}),
-    Case("parents tell", Parties(billing_address=Address(street="A St 1", city="Berlin"), shipping_address=Address(street="B St 2", city="Berlin")), ["Shipping address: B St 2, Berlin", "Billing address: A St 1, Berlin"], {"billing_address.street": [1], "billing_address.city": [1], "shipping_address.street": [0], "shipping_address.city": [0]}),
+    Case(
+        "subtotal and total",
+        {"subtotal": 100, "total": 100},
+        ["Subtotal: 100", "Total: 100"],
+        {"subtotal": {0: "high"}, "total": {1: "high"}},
+    ),
+    Case(
+        "total and total tax",
+        {"total": 20, "total_tax": 20},
+        ["Total tax: 20", "Total: 20"],
+        {"total": {1: "high"}, "total_tax": {0: "high"}},
+    ),
+    Case(
+        "two dates alike",
+        {"invoice_date": date(2024, 3, 5), "due_date": date(2024, 3, 5)},
+        ["Due date 05.03.2024", "Invoice date 05.03.2024"],
+        {"invoice_date": [1], "due_date": [0]},
+    ),
+    Case(
+        "both in one text",
+        {"subtotal": 100, "total": 100},
+        ["Subtotal 100 Tax 0 Total 100"],
+        {"subtotal": {0: "high"}, "total": {0: "high"}},
+    ),
+    Case(
+        "neither named",
+        {"net": 100, "gross": 100},
+        ["paid 100"],
+        {"net": {0: "low"}, "gross": {0: "low"}},
+    ),
+    Case(
+        "only the other named",
+        {"net": 100, "gross": 100},
+        ["Net 100"],
+        {"net": {0: "high"}, "gross": {0: "low"}},
+    ),
+    Case(
+        "other value between",
+        {"tax": 20, "total": 120},
+        ["Subtotal 100 Tax 20 Total 120"],
+        {"tax": {0: "high"}, "total": {0: "high"}},
+    ),
+    Case(
+        "parents tell",
+        Parties(
+            billing_address=Address(street="A St 1", city="Berlin"),
+            shipping_address=Address(street="B St 2", city="Berlin"),
+        ),
+        ["Shipping address: B St 2, Berlin", "Billing address: A St 1, Berlin"],
+        {
+            "billing_address.street": [1],
+            "billing_address.city": [1],
+            "shipping_address.street": [0],
+            "shipping_address.city": [0],
+        },
+    ),
     # lists
-    Case("list of numbers", {"sizes": [10, 20]}, ["Sizes: 10 and 20"], {"sizes[0]": [0], "sizes[1]": [0]}),
-    Case("list of texts", {"tags": ["solar power", "wind power"]}, ["on wind power", "on solar power"], {"tags[0]": [1], "tags[1]": [0]}),
-    Case("rows in two texts", {"lines": [{"name": "Widget", "price": 10}, {"name": "Gadget", "price": 10}]}, ["Gadget 10", "Widget 10"], {"lines[0].name": [1], "lines[0].price": [1], "lines[1].name": [0], "lines[1].price": [0]}),
-    Case("rows in one table", Order(vendor="Acme Trading", lines=[Line(name="Widget", qty=2, price=D("150.00")), Line(name="Gadget", qty=1, price=D("99.00"))], total=D("399.00")), ["Widget 2 150.00 300.00\nGadget 1 99.00 99.00\nTotal 399.00"], {"lines[0].name": [0], "lines[0].qty": [0], "lines[0].price": [0], "lines[1].name": [0], "lines[1].qty": [0], "lines[1].price": [0], "total": {0: "high"}}),
-    Case("columns are no thousands", {"lines": [{"name": "Widget", "qty": 2, "price": 150}]}, ["Widget 2 150"], {"lines[0].name": [0], "lines[0].qty": [0], "lines[0].price": [0]}),
-    Case("dictionary keys", {"fees": {"setup": 100, "monthly fee": 20}}, ["Setup 100", "Monthly fee 20"], {"fees.setup": {0: "high"}, "fees['monthly fee']": {1: "high"}}),
+    Case(
+        "list of numbers",
+        {"sizes": [10, 20]},
+        ["Sizes: 10 and 20"],
+        {"sizes[0]": [0], "sizes[1]": [0]},
+    ),
+    Case(
+        "list of texts",
+        {"tags": ["solar power", "wind power"]},
+        ["on wind power", "on solar power"],
+        {"tags[0]": [1], "tags[1]": [0]},
+    ),
+    Case(
+        "rows in two texts",
+        {"lines": [{"name": "Widget", "price": 10}, {"name": "Gadget", "price": 10}]},
+        ["Gadget 10", "Widget 10"],
+        {"lines[0].name": [1], "lines[0].price": [1], "lines[1].name": [0], "lines[1].price": [0]},
+    ),
+    Case(
+        "rows in one table",
+        Order(
+            vendor="Acme Trading",
+            lines=[
+                Line(name="Widget", qty=2, price=D("150.00")),
+                Line(name="Gadget", qty=1, price=D("99.00")),
+            ],
+            total=D("399.00"),
+        ),
+        ["Widget 2 150.00 300.00\nGadget 1 99.00 99.00\nTotal 399.00"],
+        {
+            "lines[0].name": [0],
+            "lines[0].qty": [0],
+            "lines[0].price": [0],
+            "lines[1].name": [0],
+            "lines[1].qty": [0],
+            "lines[1].price": [0],
+            "total": {0: "high"},
+        },
+    ),
+    Case(
+        "columns are no thousands",
+        {"lines": [{"name": "Widget", "qty": 2, "price": 150}]},
+        ["Widget 2 150"],
+        {"lines[0].name": [0], "lines[0].qty": [0], "lines[0].price": [0]},
+    ),
+    Case(
+        "dictionary keys",
+        {"fees": {"setup": 100, "monthly fee": 20}},
+        ["Setup 100", "Monthly fee 20"],
+        {"fees.setup": {0: "high"}, "fees['monthly fee']": {1: "high"}},
+    ),
     Case("list at the top", [{"name": "Widget"}], ["a Widget"], {"[0].name": [0]}),
     # nothing to support
     Case("empty values", {"a": None, "b": "", "c": [], "d": {}}, ["None of it"], {}),
     Case("not there", {"vendor": "Acme Trading Ltd"}, ["Total: 500"], {}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

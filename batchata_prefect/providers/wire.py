@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -148,7 +148,7 @@ def read_object(response: Any, key: str | None) -> dict[str, Any]:
     return cast("dict[str, Any]", data)
 
 
-async def stream(client: Any, path: str) -> AsyncIterator[bytes]:
+async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
     """The bytes at a path as they come; only its start is retried."""
     import httpx2
 

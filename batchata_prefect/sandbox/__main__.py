@@ -29,7 +29,7 @@ def main() -> None:
     for limit in fields(Limits):
         if limit.name != "seconds":
             flag = "--" + limit.name.replace("_", "-")
-            parser.add_argument(flag, type=int, help=argparse.SUPPRESS)
+            parser.add_argument(flag, type=int, help="in place of the provider's limit")
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.die_with_parent:

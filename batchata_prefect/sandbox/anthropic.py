@@ -1,4 +1,4 @@
-"""Anthropic's HTTP API: Message Batches, Messages, token counting, models and files.
+"""Anthropic's HTTP API: Message Batches; the other calls are in rooms of their own.
 
 Sources: anthropic/resources (2.12.0), recorded replies, platform.claude.com, the provider notes.
 """
@@ -10,29 +10,23 @@ import hmac
 import math
 import re
 import time
-import uuid
 from array import array
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from .anthropic_answers import CacheMemory, make_message
 from .anthropic_files import FILE_ROUTES
-from .anthropic_models import LISTED, claude_model, model_info
-from .anthropic_rows import ENDPOINT, MAX_REQUEST_BYTES, make_bill, too_large
-from .anthropic_rules import read_params
+from .anthropic_messages import MESSAGE_ROUTES
+from .anthropic_rows import ENDPOINT
 from .anthropic_wire import bad_request, not_found, query_integer, refuse
-from .content import find_marker
 from .outcome import save_index
 from .reading import Element, MalformedBodyError, TooLargeError, read_array, save_body
-from .routing import Call, NotAnObjectError, Route, read_object, route
+from .routing import Call, Route, route
 from .store import Batch
 from .wire import (
-    BadRequestError,
     Json,
     RefusedError,
     Reply,
-    body_digest,
     is_object,
     new_id,
 )
@@ -43,8 +37,6 @@ _VERSIONS = ("2026-10-21", "2023-06-01")
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 _RETRY_AFTER = 10
-_COUNTED_MAX_TOKENS = 64_000
-"""Counting takes no max_tokens; this is one that every model and thinking budget fits."""
 
 
 def check_headers(call: Call) -> None:
@@ -304,87 +296,6 @@ async def results(call: Call) -> Reply:
     return Reply(file=path, media_type="application/x-jsonl")
 
 
-async def message(call: Call) -> Reply:
-    """POST /v1/messages, without streaming."""
-    params = await _body(call)
-    if params.get("stream") is True:
-        raise bad_request("stream: the sandbox does not stream")
-    return await asyncio.to_thread(_answer, call, params, await call.request.body())
-
-
-def _answer(call: Call, params: Json, body: bytes) -> Reply:
-    try:
-        if len(body) > MAX_REQUEST_BYTES:
-            raise too_large()
-        model, reader = read_params(
-            params,
-            version=call.request.headers["anthropic-version"],
-            betas=call.request.headers.get("anthropic-beta", ""),
-            batch=False,
-            files=call.context.engine.read_file,
-        )
-        marker = find_marker(reader.prompt)
-        if marker is not None and marker.name == "errored":
-            raise refuse(500, "api_error", "Internal server error")
-        answer, billing = make_message(
-            params,
-            model,
-            reader,
-            marker,
-            f"msg_01{uuid.uuid4().hex[:22]}",
-            tier="standard",
-            cache=CacheMemory(),
-        )
-    except BadRequestError as problem:
-        raise refuse(problem.status, problem.error_type, problem.message) from problem
-    if billing is not None:
-        digest = body_digest(params)
-        call.context.store.bill(
-            make_bill(ENDPOINT, None, None, digest, model.id, billing, time.time())
-        )
-    return Reply(answer)
-
-
-async def count_tokens(call: Call) -> Reply:
-    """POST /v1/messages/count_tokens."""
-    params = await _body(call)
-    try:
-        _, reader = read_params(
-            {**params, "max_tokens": _COUNTED_MAX_TOKENS},
-            version=call.request.headers["anthropic-version"],
-            betas="",
-            batch=False,
-            files=call.context.engine.read_file,
-        )
-    except BadRequestError as problem:
-        raise refuse(problem.status, problem.error_type, problem.message) from problem
-    return Reply({"input_tokens": max(reader.prompt.tokens, 1)})
-
-
-async def models(call: Call) -> Reply:
-    """GET /v1/models."""
-    found = [claude_model(each) for each in LISTED]
-    data = [model_info(model) for model in found if model is not None]
-    return Reply(
-        {"data": data, "has_more": False, "first_id": data[0]["id"], "last_id": data[-1]["id"]}
-    )
-
-
-async def model(call: Call) -> Reply:
-    """GET /v1/models/{id}."""
-    found = claude_model(call.target)
-    if found is None:
-        raise not_found(f"model: {call.target}")
-    return Reply(model_info(found))
-
-
-async def _body(call: Call) -> Json:
-    try:
-        return await read_object(call.request)
-    except NotAnObjectError as error:
-        raise bad_request(f"The request body is not valid JSON: {error}") from error
-
-
 def unknown(call: Call) -> RefusedError:
     """The refusal of a path that does not exist."""
     return not_found("Not Found")
@@ -398,9 +309,6 @@ ROUTES: list[Route] = [
     route("POST", f"{_BATCHES}/{{id}}/cancel", "cancel", cancel),
     route("DELETE", f"{_BATCHES}/{{id}}", "delete", delete),
     route("GET", f"{_BATCHES}/{{id}}/results", "results", results),
-    route("POST", "/v1/messages", "message", message),
-    route("POST", "/v1/messages/count_tokens", "count_tokens", count_tokens),
-    route("GET", "/v1/models", "models", models),
-    route("GET", "/v1/models/{id}", "models", model),
+    *MESSAGE_ROUTES,
     *FILE_ROUTES,
 ]

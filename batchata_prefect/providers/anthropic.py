@@ -1,0 +1,335 @@
+"""Anthropic's Message Batches.
+
+Sources: anthropic/resources/messages/batches.py, types/messages/*.py, types/usage.py (2.12.0), and
+platform.claude.com: batch-processing, refusals-and-fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
+from batchata_prefect.models import (
+    BatchState,
+    Chunk,
+    EndingKind,
+    Job,
+    ProviderBatch,
+    Reply,
+    Request,
+    TextBlock,
+    Usage,
+)
+from batchata_prefect.providers import Found, wire
+from batchata_prefect.providers.anthropic_body import LIMITS, render
+from batchata_prefect.providers.rows import (
+    count_at,
+    list_at,
+    object_at,
+    parse,
+    text_at,
+    unreadable,
+)
+
+_PATH = "/v1/messages/batches"
+_OPEN, _CLOSE = b'{"requests":[', b"]}"
+_PIECE_BYTES = 256 * 1024
+_STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
+_COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
+_WHY = {
+    "canceled": "the request was canceled before it ran; it was not billed",
+    "expired": "the request did not run within the batch's 24 hours; it was not billed",
+}
+
+
+class ResultsNotReadyError(ProviderError):
+    """An ended batch whose results are not there yet, or not any more.
+
+    Attributes:
+        status_code: 404, as the provider answered.
+    """
+
+    status_code = 404
+
+
+class Anthropic:
+    """Message Batches: one call with all requests, results as one stream of rows."""
+
+    name = "anthropic"
+    limits = LIMITS
+
+    def __init__(self) -> None:
+        # Results never change, so that one look at the first row of an ended batch is enough.
+        self._first_ids: dict[str, str] = {}
+
+    def serves(self, model: str) -> bool:
+        """Whether the model's name starts with `claude`."""
+        return model.startswith("claude")
+
+    def connect(self) -> Any:
+        """An `AsyncAnthropic` with the SDK's own variables: `ANTHROPIC_API_KEY`, `..._BASE_URL`.
+
+        Raises:
+            MissingCredentialsError: No key or token is set, and the SDK finds no profile.
+        """
+        import anthropic
+
+        try:
+            client = anthropic.AsyncAnthropic(max_retries=wire.RETRIES, timeout=wire.timeouts())
+        except anthropic.AnthropicError as error:
+            raise MissingCredentialsError(
+                f"Anthropic's credentials are unusable: {error}"
+            ) from None
+        if not (client.api_key or client.auth_token or client.credentials):
+            raise MissingCredentialsError(
+                "no Anthropic key: set ANTHROPIC_API_KEY in the environment or in .env"
+            )
+        wire.check_key(client.api_key, "ANTHROPIC_API_KEY")
+        wire.check_key(client.auth_token, "ANTHROPIC_AUTH_TOKEN")
+        return client
+
+    def account(self, client: Any) -> str:
+        """The base URL."""
+        return wire.base_url(client)
+
+    def render(self, job: Job) -> Request:
+        """The job's exact request, with its estimate.
+
+        Raises:
+            ValidationError: The API would not take the job; the text names the job and why.
+        """
+        return render(job)
+
+    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One request of the create body."""
+        return b'{"custom_id":"%b","params":%b}' % (custom_id.encode(), body)
+
+    def wire_bytes(self, lines_bytes: int, count: int) -> int:
+        """Bytes of the create body of so many lines."""
+        return len(_OPEN) + lines_bytes + max(count - 1, 0) + len(_CLOSE)
+
+    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
+        """Create the batch, streaming the file; memory does not grow with it."""
+        size = await asyncio.to_thread(_body_bytes, path)
+        reply = await wire.send(
+            client,
+            _PATH,
+            "id",
+            headers={"Content-Type": "application/json", "Content-Length": str(size)},
+            retries=0,
+            content=_body(path),
+        )
+        return _batch(reply)
+
+    def created_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a create proves that no batch was made."""
+        return wire.created_nothing(error)
+
+    async def find(
+        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
+    ) -> Found:
+        """Look for the chunk's batch among those of its time and its number of requests.
+
+        A batch carries nothing of ours but the custom_ids, which only its results show.
+
+        Raises:
+            ProviderError: A batch that may be the chunk's has no results any more.
+        """
+        undecided: list[str] = []
+        for item in await wire.batches_since(client, _PATH, "after_id", since):
+            batch = _batch(item)
+            if batch.batch_id in known or batch.total not in {None, chunk.count}:
+                continue
+            first = await self._first_id(client, batch) if batch.state == "ended" else None
+            if first is not None:
+                if chunk.ordinal(first) is not None:
+                    return Found(batch)
+            elif item.get("archived_at"):
+                raise ProviderError(
+                    f"{chunk.name}: {batch.batch_id} of {batch.created_at} may be this batch and "
+                    "may have been paid for, but its results are gone after 29 days. Start over "
+                    "with reuse_state=False if these jobs shall be sent again"
+                )
+            else:
+                undecided.append(batch.batch_id)
+        return Found(undecided=tuple(undecided))
+
+    async def _first_id(self, client: Any, batch: ProviderBatch) -> str | None:
+        """The custom_id of an ended batch's first row; None where there is none to read yet."""
+        found = self._first_ids.get(batch.batch_id)
+        if found is not None:
+            return found
+        head = b""
+        rows = self.download(client, batch)
+        try:
+            async for piece in rows:
+                head += piece
+                if b"\n" in piece:
+                    break
+            found, _ = parse(head.partition(b"\n")[0])
+        except (ResultsNotReadyError, ParseError):
+            return None
+        finally:
+            await rows.aclose()
+        self._first_ids[batch.batch_id] = found
+        return found
+
+    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
+        """The batch as it stands now."""
+        return _batch(await wire.get(client, f"{_PATH}/{batch_id}", "id"))
+
+    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
+        """Ask for the batch's cancellation; an ended batch is given back as it is."""
+        try:
+            return _batch(await wire.post(client, f"{_PATH}/{batch_id}/cancel", "id"))
+        except Exception as error:
+            # What the API answers for an ended batch is not documented; it can only be a 4xx.
+            if wire.status_of(error) not in {400, 404, 409, 422}:
+                raise
+        return await self.poll(client, batch_id)
+
+    async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
+        """The result rows as they come.
+
+        Raises:
+            ResultsNotReadyError: The batch has ended, and its results are not there.
+        """
+        rows = wire.stream(client, f"{_PATH}/{batch.batch_id}/results")
+        try:
+            async for piece in rows:
+                yield piece
+        except Exception as error:
+            if wire.status_of(error) != 404:
+                raise
+            raise ResultsNotReadyError(f"{batch.batch_id} has no results to read") from None
+        finally:
+            await rows.aclose()
+
+    def read(self, row: bytes, endpoint: str) -> Reply:
+        """One result row.
+
+        Raises:
+            ParseError: The row is not JSON or carries no custom_id.
+        """
+        custom_id, data = parse(row)
+        result = object_at(data, "result")
+        kind = text_at(result, "type")
+        if kind == "succeeded":
+            return _answer(custom_id, object_at(result, "message"))
+        if kind == "canceled" or kind == "expired":
+            return Reply(custom_id, kind, error_code=kind, error=_WHY[kind])
+        # The row's error wraps the API's error body, which wraps the error itself.
+        error = object_at(result, "error")
+        error = object_at(error, "error") or error
+        code = text_at(error, "type") or kind or "unknown_result"
+        return Reply(custom_id, "errored", error_code=code, error=text_at(error, "message"))
+
+    async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        """Nothing was uploaded."""
+
+
+def _body_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(size - 1, 0))
+        return len(_OPEN) + size - file.read().endswith(b"\n") + len(_CLOSE)
+
+
+async def _body(path: Path) -> AsyncIterator[bytes]:
+    """The create body of a chunk file, piece by piece."""
+    file = await asyncio.to_thread(path.open, "rb")
+    with file:
+        yield _OPEN
+        held = b""
+        while piece := await asyncio.to_thread(file.read, _PIECE_BYTES):
+            # JSON on one line holds no line break, so that each one stands between two requests.
+            piece = held + piece.replace(b"\n", b",")
+            # The last one stands behind all of them.
+            held = b"," if piece.endswith(b",") else b""
+            yield piece.removesuffix(b",")
+        yield _CLOSE
+
+
+def _batch(data: Mapping[str, Any]) -> ProviderBatch:
+    counts = object_at(data, "request_counts")
+    status = str(data.get("processing_status"))
+    state = _STATES.get(status, "in_progress")
+    failed = sum(count_at(counts, name) for name in ("errored", "canceled", "expired"))
+    ending: EndingKind | None = None
+    if state == "ended":
+        ending = "ended"
+        if data.get("cancel_initiated_at") is not None:
+            ending = "canceled"
+        elif count_at(counts, "expired"):
+            ending = "expired"
+    return ProviderBatch(
+        batch_id=str(data["id"]),
+        state=state,
+        raw_status=status,
+        ending=ending,
+        total=sum(count_at(counts, name) for name in _COUNTS) or None,
+        succeeded=count_at(counts, "succeeded"),
+        failed=failed,
+        created_at=wire.moment(data.get("created_at")),
+        expires_at=wire.moment(data.get("expires_at")),
+        ended_at=wire.moment(data.get("ended_at")),
+    )
+
+
+def _answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
+    content: Any = message.get("content")
+    usage = _usage(object_at(message, "usage"))
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
+    texts: list[TextBlock] = []
+    has_thinking = False
+    for item in cast("list[Any]", content):
+        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        kind = block.get("type")
+        if kind == "text" and isinstance(block.get("text"), str):
+            citations = block.get("citations")
+            texts.append(
+                TextBlock(block["text"], tuple(list_at(block, "citations")))
+                if citations
+                else TextBlock(block["text"])
+            )
+        elif kind == "thinking" or kind == "redacted_thinking":
+            has_thinking = True
+    stop = text_at(message, "stop_reason")
+    code = error = None
+    if stop == "refusal":
+        code = "refusal"
+        error = text_at(object_at(message, "stop_details"), "explanation")
+        error = error or "the model refused to answer"
+    return Reply(
+        custom_id,
+        "succeeded",
+        blocks=tuple(texts),
+        usage=usage,
+        stop_reason=stop,
+        error_code=code,
+        error=error,
+        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+    )
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out."""
+    if not usage:
+        return None
+    read = count_at(usage, "cache_read_input_tokens")
+    written = count_at(usage, "cache_creation_input_tokens")
+    return Usage(
+        count_at(usage, "input_tokens") + read + written,
+        count_at(usage, "output_tokens"),
+        read,
+        written,
+        count_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        count_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
+    )

@@ -1,0 +1,413 @@
+"""A job as the body of Anthropic's Messages API.
+
+Sources: anthropic/types/*_param.py (2.12.0) and platform.claude.com: api/errors,
+migration-2026-10-21, batch-processing, structured-outputs, citations, pdf-support, vision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, cast
+
+from batchata_prefect.documents import Document
+from batchata_prefect.models import Job, Message, Request
+from batchata_prefect.providers import Limits
+from batchata_prefect.providers.requests import (
+    FORMAT,
+    MESSAGE,
+    TOOLS,
+    UNSEEN,
+    Tally,
+    checked_messages,
+    documents,
+    drop_unsupported,
+    fault,
+    finish,
+    is_empty,
+    max_tokens,
+    parameters,
+    refused_kind,
+)
+from batchata_prefect.schema import answer_schema, for_anthropic, prompt_for
+
+ENDPOINT = "/v1/messages"
+
+LIMITS = Limits(max_requests=100_000, max_bytes=256_000_000, max_request_bytes=32_000_000)
+"""Of one Message Batch and of one Messages body [docs: batch-processing, api/errors]. Whether the
+docs' MB are decimal is not said; these are the smaller ones."""
+
+Family = tuple[str, tuple[int, int]]
+
+_ROLES = ("user", "assistant", "system", "developer")
+_SAMPLING = ("temperature", "top_p", "top_k")
+_NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
+_LARGEST_SIDE = 8_000
+_FAMILY = re.compile(
+    r"claude-(?:([a-z]+)-(\d)(?:-(\d{1,2}))?|(\d)(?:-(\d{1,2}))?-([a-z]+))(?![a-z\d])"
+)
+
+
+@lru_cache(maxsize=1024)
+def family(model: str) -> Family | None:
+    """Line and version out of a Claude model id, such as `("opus", (5, 5))`; None for others."""
+    match = _FAMILY.match(model)
+    if match is None:
+        return None
+    line, major, minor, old_major, old_minor, old_line = match.groups()
+    return line or old_line, (int(major or old_major), int(minor or old_minor or 0))
+
+
+def render(job: Job) -> Request:
+    """The job's exact request.
+
+    Raises:
+        ValidationError: The API would not take it; the text names the job and the way out.
+    """
+    if job.endpoint not in {None, ENDPOINT}:
+        raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
+    tally = Tally(job, "anthropic")
+    params = parameters(job)
+    left_out: tuple[str, ...] = ()
+    if params and job.model.startswith("claude"):
+        left_out = _drop_unsupported(job, params)
+    limit = max_tokens(job, params, ("max_tokens",), least=1, most=_most_tokens(job.model))
+    content = _Content(job, tally)
+    if job.messages:
+        system, messages = _conversation(job, params)
+        messages = [content.read(message) for message in messages]
+    else:
+        system, messages = params.pop("system", None), [content.prompt()]
+    body: dict[str, Any] = {"model": job.model, "max_tokens": limit}
+    if system is not None:
+        body["system"] = system
+        content.count(system)
+    body["messages"] = messages
+    content.check()
+    _ask_for_form(job, tally, body, params, cited=content.cited)
+    if params:
+        _check_thinking(job, params, limit)
+        _count_tools(job, tally, params)
+        body |= params
+    return finish(
+        tally,
+        body,
+        limit,
+        endpoint=ENDPOINT,
+        most_bytes=LIMITS.max_request_bytes,
+        left_out=left_out,
+        sources=content.sources,
+    )
+
+
+def _drop_unsupported(job: Job, params: dict[str, Any]) -> tuple[str, ...]:
+    left_out = drop_unsupported(
+        job,
+        params,
+        _SAMPLING,
+        "since API version 2026-10-21 no Claude model does; leave it out and say in the prompt "
+        "what the answer shall be like",
+    )
+    return left_out + drop_unsupported(
+        job, params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out"
+    )
+
+
+def _most_tokens(model: str) -> int | None:
+    """The most output tokens of a model. The 300k of a beta need a header that we do not send."""
+    found = family(model)
+    if found is None:
+        return 128_000 if model.startswith("claude") else None
+    return 64_000 if _is_small(found) else 128_000
+
+
+def _is_small(found: Family) -> bool:
+    """Whether a model has 200k context and 64k output: the 4.5 generation and older."""
+    line, version = found
+    return version <= (4, 5) or (line == "haiku" and version < (5, 0))
+
+
+def _conversation(job: Job, params: dict[str, Any]) -> tuple[Any, list[Message]]:
+    """The system prompt and the messages after it."""
+    messages = checked_messages(job, _ROLES)
+    for message in messages:
+        if is_empty(message.get("content")):
+            raise fault(job, f"a message of role {message['role']!r} has no content")
+    leading = 0
+    while leading < len(messages) and messages[leading]["role"] in {"system", "developer"}:
+        leading += 1
+    system = params.pop("system", None)
+    if leading:
+        if system is not None and "system" not in job.defaulted:
+            raise fault(job, "it has a system message and system=; give one of them")
+        system = _joined([message["content"] for message in messages[:leading]])
+    messages = messages[leading:]
+    _check_turns(job, messages)
+    return system, messages
+
+
+def _joined(contents: list[Any]) -> Any:
+    """Contents of leading system messages as one `system`: a text, or blocks where there are."""
+    if all(isinstance(content, str) for content in contents):
+        return "\n\n".join(contents)
+    blocks: list[Any] = []
+    for content in contents:
+        blocks += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return blocks
+
+
+def _check_turns(job: Job, messages: list[Message]) -> None:
+    roles = [message["role"] for message in messages]
+    if not roles:
+        raise fault(job, "it has only system messages; add a user message")
+    if roles[0] != "user":
+        raise fault(job, f"its first message has role {roles[0]!r}; it must be the user's")
+    if "developer" in roles:
+        raise fault(job, "role 'developer' is only taken at the start, as the system prompt")
+    for before, role, after in zip(roles, roles[1:], [*roles[2:], "assistant"], strict=True):
+        if role == "system" and (before != "user" or after != "assistant"):
+            raise fault(
+                job,
+                "a system message inside the conversation must follow a user message and be the "
+                "last one or come before an assistant message",
+            )
+    found = family(job.model)
+    if roles[-1] == "assistant" and found is not None and found[1] >= (4, 6):
+        raise fault(
+            job,
+            f"its last message is the assistant's, and {job.model!r} does not continue a given "
+            "answer; end with a user message, or ask for a form with response_model",
+        )
+
+
+class _Content:
+    """Walks the content of a request once: counts it, checks it, notes its documents."""
+
+    def __init__(self, job: Job, tally: Tally) -> None:
+        self.job = job
+        self.tally = tally
+        self.sources: list[str] = []
+        self.citable = 0
+
+    @property
+    def cited(self) -> bool:
+        """Whether the answer will carry citations."""
+        return self.job.enable_citations and self.citable > 0
+
+    def prompt(self) -> Message:
+        """The message of the job's prompt, after its documents, where the API wants them."""
+        if is_empty(self.job.prompt):
+            raise fault(self.job, "its prompt is empty")
+        self.tally.add(MESSAGE)
+        self.tally.text(self.job.prompt or "")
+        if self.job.file is None:
+            return {"role": "user", "content": self.job.prompt}
+        blocks = [self._block(document) for document in documents(self.job)]
+        return {"role": "user", "content": [*blocks, {"type": "text", "text": self.job.prompt}]}
+
+    def _block(self, document: Document) -> dict[str, Any]:
+        if document.kind == "image":
+            self.tally.document(document)
+            return {"type": "image", "source": _image_source(self.job, document)}
+        self.tally.document(document, citations=self.job.enable_citations)
+        if document.kind == "pdf":
+            source = {"type": "base64", "media_type": "application/pdf", "data": document.base64}
+        elif document.text is not None:
+            source = {"type": "text", "media_type": "text/plain", "data": document.text}
+        else:
+            raise refused_kind(
+                self.job, document, "Claude takes PDF, text, images and DOCX; convert it"
+            )
+        self.sources.append(document.name)
+        self.citable += 1
+        block: dict[str, Any] = {"type": "document", "source": source, "title": document.name}
+        return _with_citations(block) if self.job.enable_citations else block
+
+    def read(self, message: Message) -> Message:
+        """A message of the user's, counted, with citations enabled where the job asks for them."""
+        self.tally.add(MESSAGE)
+        content = message["content"]
+        if not isinstance(content, list):
+            self.count(content)
+            return message
+        blocks: list[Any] = []
+        for block in cast("list[Any]", content):
+            if not isinstance(block, dict) or "type" not in block:
+                raise fault(self.job, f"part of a message is no block with a type: {block!r:.80}")
+            blocks.append(self._read_block(cast("Message", block), message["role"]))
+        return {**message, "content": blocks}
+
+    def _read_block(self, block: Message, role: str) -> Message:
+        kind = block["type"]
+        if kind in {"document", "search_result"}:
+            self.citable += 1
+            if self.job.enable_citations:
+                # The API wants citations on all documents or on none.
+                block = _with_citations(block)
+        if kind == "document":
+            if role == "assistant":
+                raise fault(self.job, "documents are only taken in user messages; move them there")
+            self.sources.append(str(block.get("title") or f"document {len(self.sources) + 1}"))
+        self._count_block(block)
+        return block
+
+    def count(self, content: Any) -> None:
+        """Count a text, or a list of blocks."""
+        if isinstance(content, str):
+            self.tally.text(content)
+        elif isinstance(content, list):
+            for block in cast("list[Any]", content):
+                self._count_block(block)
+        else:
+            self.tally.json(content)
+
+    def _count_block(self, item: Any) -> None:
+        block = cast("Message", item) if isinstance(item, dict) else {}
+        kind = block.get("type")
+        if kind == "text" and isinstance(block.get("text"), str):
+            self.tally.text(block["text"])
+        elif kind in {"image", "document"}:
+            self._count_source(block)
+        else:
+            self.tally.json(item)
+
+    def _count_source(self, block: Message) -> None:
+        source: Any = block.get("source")
+        given = cast("Message", source) if isinstance(source, dict) else {}
+        data = given.get("data")
+        cited = bool(block.get("citations"))
+        if given.get("type") == "base64":
+            self.tally.encoded(data, citations=cited)
+        elif given.get("type") == "text" and isinstance(data, str):
+            self.tally.file(data.encode("utf-8", "surrogatepass"), citations=cited)
+        elif given.get("type") == "content":
+            self.count(given.get("content"))
+        else:
+            self.tally.add(UNSEEN)
+        for name in ("title", "context"):
+            if isinstance(block.get(name), str):
+                self.tally.text(block[name])
+
+    def check(self) -> None:
+        """Refuse what is only seen in the whole."""
+        found = family(self.job.model)
+        most = 100 if found is not None and _is_small(found) else 600
+        if self.tally.pages > most:
+            raise fault(
+                self.job,
+                f"its PDFs have {self.tally.pages:,} pages and {self.job.model!r} takes {most} in "
+                "a request; split them over several jobs",
+            )
+        asked = self.job.enable_citations and "enable_citations" not in self.job.defaulted
+        if asked and not self.citable:
+            raise fault(
+                self.job, "enable_citations needs a document to cite; images cannot be cited"
+            )
+
+
+def _with_citations(block: Message) -> Message:
+    return {**block, "citations": {"enabled": True}}
+
+
+def _image_source(job: Job, document: Document) -> dict[str, Any]:
+    if max(document.width or 0, document.height or 0) > _LARGEST_SIDE:
+        raise fault(
+            job,
+            f"file {document.name!r} is {document.width} x {document.height} pixels and Claude "
+            f"takes {_LARGEST_SIDE:,} on a side; make it smaller",
+        )
+    return {"type": "base64", "media_type": document.media_type, "data": document.base64}
+
+
+def _ask_for_form(
+    job: Job, tally: Tally, body: dict[str, Any], params: dict[str, Any], *, cited: bool
+) -> None:
+    """Ask for the response model: natively, or in words where there are citations.
+
+    The API refuses citations together with `output_config.format` [docs: structured-outputs].
+    """
+    given: Any = params.pop("output_config", None)
+    config = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
+    if "format" in config and (job.response_model is not None or cited):
+        other = "response_model" if job.response_model is not None else "citations"
+        raise fault(job, f"it has output_config.format and {other}, which exclude each other")
+    if job.response_model is not None:
+        schema = answer_schema(job.response_model)
+        if cited:
+            instructions = prompt_for(schema)
+            tally.text(instructions)
+            _append(body["messages"], instructions)
+        else:
+            form = for_anthropic(schema, job_id=job.id)
+            config["format"] = {"type": "json_schema", "schema": form}
+    if "format" in config:
+        tally.add(FORMAT)
+        tally.json(config["format"])
+    if config or given is not None:
+        body["output_config"] = config or given
+
+
+def _append(messages: list[Message], text: str) -> None:
+    """Add a text to the end of the last user message."""
+    at = max(at for at, message in enumerate(messages) if message["role"] == "user")
+    content = messages[at]["content"]
+    if isinstance(content, str):
+        longer: Any = f"{content}\n\n{text}"
+    else:
+        longer = [*content, {"type": "text", "text": text}]
+    messages[at] = {**messages[at], "content": longer}
+
+
+def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
+    thinking: Any = params.get("thinking")
+    if not isinstance(thinking, Mapping) or cast("Message", thinking).get("type") != "enabled":
+        return
+    found = family(job.model)
+    if found is not None and found[1] >= (4, 7):
+        raise fault(
+            job,
+            f"{job.model!r} does not take thinking of type 'enabled'; leave it out or give "
+            "{'type': 'adaptive'}, and set output_config={'effort': ...}",
+        )
+    budget = cast("Message", thinking).get("budget_tokens")
+    if isinstance(budget, int) and budget >= limit:
+        raise fault(
+            job,
+            f"thinking.budget_tokens={budget:,} must be less than max_tokens={limit:,}, against "
+            "which thinking counts",
+        )
+
+
+def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
+    choice: Any = params.get("tool_choice")
+    forced = isinstance(choice, Mapping) and cast("Message", choice).get("type") in {"any", "tool"}
+    if forced and _takes_no_forced_tool(family(job.model)):
+        raise fault(
+            job,
+            f"{job.model!r} cannot be forced to use a tool; leave tool_choice out, or ask for a "
+            "form with response_model",
+        )
+    tools: Any = params.get("tools")
+    if isinstance(tools, (list, tuple)) and tools:
+        tally.add(TOOLS)
+        for tool in cast("Sequence[Any]", tools):
+            tally.json(tool)
+            own = not isinstance(tool, dict) or cast("Message", tool).get("type") in {
+                None,
+                "custom",
+            }
+            if not own:
+                tally.add(UNSEEN)
+    if params.get("container") is not None or params.get("mcp_servers") is not None:
+        tally.add(UNSEEN)
+
+
+def _takes_no_forced_tool(found: Family | None) -> bool:
+    """Opus from 5.5, Fable and Mythos from 5.1 [docs: whats-new-opus-5-5]."""
+    if found is None:
+        return False
+    line, version = found
+    return (line == "opus" and version >= (5, 5)) or (
+        line in {"fable", "mythos"} and version >= (5, 1)
+    )

@@ -1,0 +1,277 @@
+"""OpenAI's Files and Batches, and servers that speak them.
+
+Sources: openai/resources/{files,batches}.py, types/batch.py, types/chat, types/responses (3.54.0),
+and developers.openai.com, guides/batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError
+from batchata_prefect.models import (
+    BatchFault,
+    BatchState,
+    Chunk,
+    EndingKind,
+    Job,
+    ProviderBatch,
+    Reply,
+    Request,
+)
+from batchata_prefect.providers import Found, wire
+from batchata_prefect.providers.openai_body import LIMITS, render
+from batchata_prefect.providers.openai_replies import answer
+from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
+
+_SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
+_TOKEN = "batchata_token"  # noqa: S105 - names a field, is no secret
+_CHUNK = "batchata_chunk"
+_RECENT_FILES = 100
+_STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
+    "cancelling": ("canceling", None),
+    "completed": ("ended", "ended"),
+    "cancelled": ("ended", "canceled"),
+    "expired": ("ended", "expired"),
+    "failed": ("ended", "failed"),
+}
+_ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+_UNRUN = {"batch_expired": "expired", "batch_cancelled": "canceled"}
+
+
+class UploadError(BatchSubmissionError):
+    """The request file could not be uploaded, so that no batch was created.
+
+    Attributes:
+        status_code: The refusal's status; None where trying again may help.
+        code: The provider's code, where it gave one.
+        response: The provider's response, where there was one.
+    """
+
+    def __init__(self, chunk: Chunk, error: Exception) -> None:
+        super().__init__(
+            f"{chunk.name}: its request file could not be uploaded ({error}); nothing was created "
+            "or paid"
+        )
+        status = wire.status_of(error)
+        refused = status is not None and status < 500 and status not in {408, 409}
+        self.status_code = status if refused else None
+        self.code = getattr(error, "code", None)
+        self.response = getattr(error, "response", None)
+
+
+class OpenAI:
+    """Batches: a file with all requests goes up, a file of answers and one of errors come down."""
+
+    name = "openai"
+    limits = LIMITS
+
+    def serves(self, model: str) -> bool:
+        """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
+        return _SERVED.match(model) is not None
+
+    def connect(self) -> Any:
+        """An `AsyncOpenAI` with the SDK's own variables: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...
+
+        Raises:
+            MissingCredentialsError: No key is set.
+        """
+        import openai
+
+        missing = MissingCredentialsError(
+            "no OpenAI key: set OPENAI_API_KEY in the environment or in .env"
+        )
+        try:
+            client = openai.AsyncOpenAI(max_retries=wire.RETRIES, timeout=wire.timeouts())
+        except openai.OpenAIError:
+            raise missing from None
+        if client.api_key == "" and not client.admin_api_key and not client.workload_identity:
+            raise missing
+        wire.check_key(client.api_key, "OPENAI_API_KEY")
+        return client
+
+    def account(self, client: Any) -> str:
+        """The base URL."""
+        return wire.base_url(client)
+
+    def render(self, job: Job) -> Request:
+        """The job's exact request, with its estimate.
+
+        Raises:
+            ValidationError: The API would not take the job; the text names the job and why.
+        """
+        return render(job)
+
+    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One line of the request file."""
+        return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}' % (
+            custom_id.encode(),
+            endpoint.encode(),
+            body,
+        )
+
+    def wire_bytes(self, lines_bytes: int, count: int) -> int:
+        """Bytes of the request file of so many lines."""
+        return lines_bytes + count
+
+    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
+        """Upload the request file, unless it is there already, and create the batch from it.
+
+        Raises:
+            UploadError: The file could not be uploaded.
+        """
+        try:
+            file_id = await _uploaded(client, chunk, path) or await _upload(client, chunk, path)
+        except Exception as error:
+            raise UploadError(chunk, error) from error
+        body = {
+            "input_file_id": file_id,
+            "endpoint": chunk.endpoint,
+            "completion_window": "24h",
+            "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
+        }
+        return _batch(await wire.post(client, "/batches", "id", body=body))
+
+    def created_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a create proves that no batch was made."""
+        return isinstance(error, UploadError) or wire.created_nothing(error)
+
+    async def find(
+        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
+    ) -> Found:
+        """Look for the chunk's batch by the token in its metadata."""
+        for item in await wire.batches_since(client, "/batches", "after", since):
+            mine = object_at(item, "metadata").get(_TOKEN) == chunk.token
+            if mine and item.get("id") not in known:
+                return Found(_batch(item))
+        return Found()
+
+    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
+        """The batch as it stands now."""
+        return _batch(await wire.get(client, f"/batches/{batch_id}", "id"))
+
+    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
+        """Ask for the batch's cancellation; an ended batch is given back as it is."""
+        try:
+            return _batch(await wire.post(client, f"/batches/{batch_id}/cancel", "id"))
+        except Exception as error:
+            # 409: `Cannot cancel a batch with status 'completed'.`
+            if wire.status_of(error) not in {400, 404, 409, 422}:
+                raise
+        return await self.poll(client, batch_id)
+
+    async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
+        """The rows of the output file, then those of the error file; either may not exist."""
+        end = b"\n"
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is None:
+                continue
+            if end != b"\n":
+                yield b"\n"
+            pieces = wire.stream(client, f"/files/{file_id}/content")
+            try:
+                async for piece in pieces:
+                    end = piece[-1:] or end
+                    yield piece
+            finally:
+                await pieces.aclose()
+
+    def read(self, row: bytes, endpoint: str) -> Reply:
+        """One result row, of the output file or the error file.
+
+        Raises:
+            ParseError: The row is not JSON or carries no custom_id.
+        """
+        custom_id, data = parse(row)
+        response = object_at(data, "response")
+        body = object_at(response, "body")
+        error = object_at(data, "error") or object_at(body, "error")
+        status = count_at(response, "status_code")
+        if response and not error and 200 <= status < 300:
+            return answer(custom_id, body)
+        code = text_at(error, "code") or text_at(error, "type")
+        told = text_at(error, "message")
+        unrun = _UNRUN.get(code or "")
+        if unrun is not None:
+            return Reply(custom_id, cast("Any", unrun), error_code=unrun, error=told)
+        code = code or (f"http_{status}" if status else "unknown_result")
+        return Reply(custom_id, "errored", error_code=code, error=told)
+
+    async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        """Delete the uploaded request file."""
+        if batch.input_file_id is not None:
+            await wire.delete(client, f"/files/{batch.input_file_id}")
+
+
+def _file_name(chunk: Chunk) -> str:
+    return f"batchata-{chunk.token}.jsonl"
+
+
+async def _uploaded(client: Any, chunk: Chunk, path: Path) -> str | None:
+    """Id of the chunk's file among the newest uploads: an earlier create may have left it."""
+    size = (await asyncio.to_thread(path.stat)).st_size
+    params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
+    try:
+        page = await wire.get(client, "/files", "data", params)
+    except Exception:
+        # Not every key and server may list files; the worst is a second upload, which is free.
+        return None
+    for item in list_at(page, "data"):
+        file = cast("dict[str, Any]", item)
+        if file.get("filename") == _file_name(chunk) and file.get("bytes") == size:
+            return text_at(file, "id")
+    return None
+
+
+async def _upload(client: Any, chunk: Chunk, path: Path) -> str:
+    # The SDK reads a path into memory, and streams an open file [openai/_files.py].
+    with await asyncio.to_thread(path.open, "rb") as file:
+        reply = await wire.send(
+            client,
+            "/files",
+            "id",
+            headers={"Content-Type": "multipart/form-data"},
+            retries=wire.RETRIES,
+            body={"purpose": "batch"},
+            files=[("file", (_file_name(chunk), file, "application/jsonl"))],
+        )
+    return str(reply["id"])
+
+
+def _batch(data: Mapping[str, Any]) -> ProviderBatch:
+    status = str(data.get("status"))
+    state, ending = _STATES.get(status, ("in_progress", None))
+    counts = object_at(data, "request_counts")
+    ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
+    return ProviderBatch(
+        batch_id=str(data["id"]),
+        state=state,
+        raw_status=status,
+        ending=ending,
+        # All counts are 0 while the file is being validated, and when it was refused.
+        total=count_at(counts, "total") or None,
+        succeeded=count_at(counts, "completed"),
+        failed=count_at(counts, "failed"),
+        created_at=wire.moment(data.get("created_at")),
+        expires_at=wire.moment(data.get("expires_at")),
+        ended_at=ended[0] if ended else None,
+        faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
+        output_file_id=text_at(data, "output_file_id"),
+        error_file_id=text_at(data, "error_file_id"),
+        input_file_id=text_at(data, "input_file_id"),
+    )
+
+
+def _fault(item: Any) -> BatchFault:
+    fault = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    return BatchFault(
+        code=text_at(fault, "code") or "unknown",
+        message=text_at(fault, "message") or "no reason given",
+        line=count_at(fault, "line") or None,
+        param=text_at(fault, "param"),
+    )

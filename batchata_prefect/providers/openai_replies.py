@@ -1,0 +1,171 @@
+"""The answers of OpenAI's endpoints, read into one form.
+
+Sources: openai/types/chat/chat_completion.py, types/responses/response.py,
+types/completion_usage.py, types/create_embedding_response.py (3.54.0).
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import Any, cast
+
+from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.providers.rows import count_at, list_at, object_at, text_at, unreadable
+
+_FINISHED = {
+    "stop": "end_turn",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "function_call": "tool_use",
+    "content_filter": "refusal",
+}
+_INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
+_REFUSED = "the model refused to answer"
+_FILTERED = "the answer was cut off by the content filter"
+
+
+def answer(custom_id: str, body: Mapping[str, Any]) -> Reply:
+    """The answer in the body of a row of status 200."""
+    if "choices" in body:
+        return _completion(custom_id, body)
+    if "output" in body:
+        return _response(custom_id, body)
+    if "data" in body:
+        return _embedding(custom_id, body)
+    return unreadable(custom_id, f"an object with {sorted(body)[:5]}")
+
+
+def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
+    usage = _usage(object_at(body, "usage"), "prompt", "completion")
+    choices = list_at(body, "choices")
+    if not choices or not isinstance(choices[0], dict):
+        return unreadable(custom_id, "no choices", usage)
+    choice = cast("dict[str, Any]", choices[0])
+    message = object_at(choice, "message")
+    finish = text_at(choice, "finish_reason")
+    texts, refusals = _texts([message.get("content")])
+    refusal = text_at(message, "refusal")
+    return _reply(
+        custom_id,
+        texts,
+        usage,
+        stop=_FINISHED.get(finish or "", finish),
+        refusals=[*refusals, refusal] if refusal else refusals,
+    )
+
+
+def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
+    usage = _usage(object_at(body, "usage"), "input", "output")
+    status = text_at(body, "status")
+    if status in {"failed", "cancelled"}:
+        error = object_at(body, "error")
+        code = text_at(error, "code") or f"response_{status}"
+        return Reply(
+            custom_id, "errored", usage=usage, error_code=code, error=text_at(error, "message")
+        )
+    contents: list[Any] = []
+    stop, has_thinking = "end_turn", False
+    for item in list_at(body, "output"):
+        part = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        kind = part.get("type")
+        if kind == "message":
+            contents.append(part.get("content"))
+        elif kind == "reasoning":
+            has_thinking = True
+        elif kind in {"function_call", "custom_tool_call"}:
+            stop = "tool_use"
+    if status == "incomplete":
+        reason = text_at(object_at(body, "incomplete_details"), "reason")
+        stop = _INCOMPLETE.get(reason or "", reason or "incomplete")
+    texts, refusals = _texts(contents)
+    return _reply(custom_id, texts, usage, stop=stop, refusals=refusals, has_thinking=has_thinking)
+
+
+def _reply(
+    custom_id: str,
+    texts: list[str],
+    usage: Usage | None,
+    *,
+    stop: str | None,
+    refusals: list[str],
+    has_thinking: bool = False,
+) -> Reply:
+    code = error = None
+    if refusals or stop == "refusal":
+        stop, code = "refusal", "refusal"
+        error = "\n".join(refusals) or (_FILTERED if texts else _REFUSED)
+    return Reply(
+        custom_id,
+        "succeeded",
+        blocks=tuple(map(TextBlock, texts)),
+        usage=usage,
+        stop_reason=stop,
+        error_code=code,
+        error=error,
+        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+    )
+
+
+def _texts(contents: list[Any]) -> tuple[list[str], list[str]]:
+    """The texts and the refusals in contents, each a text or a list of parts."""
+    texts: list[str] = []
+    refusals: list[str] = []
+    for content in contents:
+        if isinstance(content, str):
+            texts += [content] if content else []
+            continue
+        for item in cast("list[Any]", content) if isinstance(content, list) else []:
+            part = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+            if isinstance(part.get("text"), str):
+                texts.append(part["text"])
+            elif isinstance(part.get("refusal"), str):
+                refusals.append(part["refusal"])
+    return texts, refusals
+
+
+def _usage(usage: Mapping[str, Any], taken: str, given: str) -> Usage | None:
+    """The usage in our definitions: OpenAI's input and output include all their parts."""
+    if not usage:
+        return None
+    details = object_at(usage, f"{taken}_tokens_details")
+    return Usage(
+        count_at(usage, f"{taken}_tokens"),
+        count_at(usage, f"{given}_tokens"),
+        count_at(details, "cached_tokens"),
+        count_at(details, "cache_write_tokens"),
+        0,
+        count_at(object_at(usage, f"{given}_tokens_details"), "reasoning_tokens"),
+    )
+
+
+def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
+    usage = _usage(object_at(body, "usage"), "prompt", "completion")
+    items = list_at(body, "data")
+    vector: Any = (
+        cast("Any", items[0]).get("embedding") if items and isinstance(items[0], dict) else None
+    )
+    if isinstance(vector, str):
+        vector = _floats(vector)
+    if not isinstance(vector, list):
+        return unreadable(custom_id, "no embedding", usage)
+    return Reply(
+        custom_id,
+        "succeeded",
+        usage=usage,
+        stop_reason="end_turn",
+        embedding=tuple(cast("list[float]", vector)),
+    )
+
+
+def _floats(encoded: str) -> list[float] | None:
+    """The numbers of `encoding_format="base64"`: little-endian floats of four bytes."""
+    try:
+        numbers = array("f", b64decode(encoded))
+    except ValueError:
+        return None
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()

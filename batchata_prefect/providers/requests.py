@@ -1,0 +1,281 @@
+"""What rendering a job has in common for all providers: checks, the JSON, the count of tokens."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+import orjson
+
+from batchata_prefect.documents import Document, load_documents
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.models import DEFAULT_MAX_TOKENS, Estimate, Job, Message, Request
+from batchata_prefect.pricing import estimate_document, estimate_text
+
+UNSEEN = (5_000, 1_000_000)
+"""Tokens of what is not in the request: a URL, an uploaded file, a stored conversation, what a
+server tool brings in. The bound is the largest context window of both providers' models pages."""
+
+FRAME = (8, 30)
+"""Tokens around a request and its instructions. `Hello` is 8 input tokens (recorded reply)."""
+
+MESSAGE = (4, 10)
+"""Tokens around a message: role and separators."""
+
+TOOLS = (350, 1_500)
+"""Tokens of the instructions that tools add. Source: Claude docs, tool use: 290 to 804."""
+
+FORMAT = (150, 600)
+"""Tokens of the instructions that a schema adds, besides its own. A schema of 110 bytes with 31
+bytes of question is 222 input tokens (recorded reply of claude-sonnet-4-5)."""
+
+_UNREADABLE_BOUND = 80_000
+"""Tokens of an image or document that we cannot read; more than the largest image of any model."""
+
+
+def fault(job: Job, text: str) -> ValidationError:
+    """An error that names the job."""
+    return ValidationError(f"job {job.id!r}: {text}")
+
+
+class Tally:
+    """Adds up the tokens of a request."""
+
+    def __init__(self, job: Job, provider: str) -> None:
+        self.job = job
+        self.provider = provider
+        self.likely, self.bound = FRAME
+        self.pages = 0
+
+    def add(self, tokens: tuple[int, int]) -> None:
+        """Add (likely, bound) tokens."""
+        self.likely += tokens[0]
+        self.bound += tokens[1]
+
+    def text(self, text: str) -> None:
+        """Add a text."""
+        likely, bound = estimate_text(text, self.provider)
+        self.likely += likely
+        self.bound += bound
+
+    def json(self, value: Any) -> None:
+        """Add a value that the model sees as JSON: a tool, a call, a part of an unknown kind."""
+        try:
+            self.text(orjson.dumps(value).decode())
+        except TypeError:
+            # The body as a whole is refused with the whole path to what is not JSON.
+            return
+
+    def document(self, document: Document, *, citations: bool = False) -> None:
+        """Add a document."""
+        self.pages += document.pages or 0
+        self.add(
+            estimate_document(document, self.provider, model=self.job.model, citations=citations)
+        )
+
+    def encoded(self, data: Any, *, citations: bool = False) -> None:
+        """Add a file that the user put into a message as base64."""
+        try:
+            raw = base64.b64decode(data)
+        except (TypeError, ValueError):
+            raw = b""
+        self.file(raw, citations=citations)
+
+    def file(self, data: bytes, *, citations: bool = False) -> None:
+        """Add a file that the user put into a message."""
+        try:
+            document = load_documents(data, job_id=self.job.id)[0]
+        except ValidationError:
+            # The provider judges it; whatever it makes of it, a byte is no two tokens.
+            bound = max(_UNREADABLE_BOUND, len(data))
+            self.add((bound // 10, bound))
+        else:
+            self.document(document, citations=citations)
+
+    def data_url(self, url: Any) -> None:
+        """Add what a `data:` URL holds; of another URL we see nothing."""
+        if isinstance(url, str) and url.startswith("data:"):
+            self.encoded(url.partition(",")[2])
+        else:
+            self.add(UNSEEN)
+
+    def estimate(self, output_bound: int) -> Estimate:
+        """The whole."""
+        return Estimate(self.likely, self.bound, output_bound)
+
+
+def finish(
+    tally: Tally,
+    body: Mapping[str, Any],
+    output_bound: int,
+    *,
+    endpoint: str,
+    most_bytes: int,
+    left_out: tuple[str, ...] = (),
+    sources: Sequence[str] = (),
+) -> Request:
+    """The request of a body.
+
+    Raises:
+        ValidationError: A value is not JSON, or the body is larger than the provider takes.
+    """
+    job = tally.job
+    data = encode(job, body)
+    if len(data) > most_bytes:
+        raise fault(
+            job,
+            f"its request is {len(data):,} bytes and {tally.provider} takes {most_bytes:,}; give "
+            "it fewer or smaller documents",
+        )
+    return Request(
+        provider=tally.provider,
+        endpoint=endpoint,
+        model=job.model,
+        body=data,
+        estimate=tally.estimate(output_bound),
+        left_out=left_out,
+        sources=tuple(sources),
+    )
+
+
+def encode(job: Job, value: Any) -> bytes:
+    """A value as JSON, the same bytes for the same value in every process.
+
+    Raises:
+        ValidationError: It is not JSON; the text names the path to what is not.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        path, reason = _culprit(value, str(error))
+        raise fault(job, f"{path.lstrip('.') or 'a value'} cannot be sent: {reason}") from None
+
+
+def _culprit(value: Any, reason: str) -> tuple[str, str]:
+    """Path to the innermost value that is not JSON, and why."""
+    parts: list[tuple[str, Any]] = []
+    if isinstance(value, Mapping):
+        parts = [(f".{key}", item) for key, item in cast("Mapping[Any, Any]", value).items()]
+    elif isinstance(value, (list, tuple)):
+        parts = [(f"[{at}]", item) for at, item in enumerate(cast("Sequence[Any]", value))]
+    for step, item in parts:
+        try:
+            orjson.dumps(item)
+        except TypeError as error:
+            path, inner = _culprit(item, str(error))
+            return step + path, inner
+    return "", reason
+
+
+def parameters(job: Job) -> dict[str, Any]:
+    """The job's further parameters, its temperature among them.
+
+    Raises:
+        ValidationError: One of them would replace a field of the job, or is no finite number.
+    """
+    params = dict(job.params)
+    if job.temperature is not None:
+        params["temperature"] = job.temperature
+    if params:
+        for name, value in params.items():
+            if name in {"model", "messages"}:
+                raise fault(job, f"params may not hold {name!r}; give {name}= to the job")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise fault(job, f"{name} is {value}, which is no JSON number")
+        if params.get("stream"):
+            raise fault(job, "stream=True is not possible in a batch; leave it out")
+    return params
+
+
+def drop_unsupported(
+    job: Job, params: dict[str, Any], names: Collection[str], reason: str
+) -> tuple[str, ...]:
+    """Take parameters out of `params` that the model does not take.
+
+    Returns:
+        The names of those that were left out: they came only from the defaults.
+
+    Raises:
+        ValidationError: The job itself names one.
+    """
+    left_out: list[str] = []
+    for name in names:
+        if name not in params:
+            continue
+        if name not in job.defaulted:
+            raise fault(job, f"{job.model!r} does not take {name}={params[name]!r}: {reason}")
+        del params[name]
+        left_out.append(name)
+    return tuple(left_out)
+
+
+def max_tokens(
+    job: Job, params: dict[str, Any], names: Sequence[str], *, least: int, most: int | None
+) -> int:
+    """The output tokens that a job may use; takes the provider's own names out of `params`.
+
+    Raises:
+        ValidationError: It is given twice, or is no whole number from `least` to `most`.
+    """
+    value: Any = job.max_tokens
+    for name in names:
+        if name in params:
+            if value is not None and "max_tokens" not in job.defaulted:
+                raise fault(job, f"max_tokens and {name} say the same; give one of them")
+            value = params.pop(name)
+    if value is None:
+        return DEFAULT_MAX_TOKENS
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise fault(job, f"max_tokens must be a whole number from {least}, not {value!r}")
+    if most is not None and value > most:
+        raise fault(job, f"max_tokens={value:,} is more than {job.model!r} can write ({most:,})")
+    return value
+
+
+def checked_messages(job: Job, roles: Collection[str], *, items: bool = False) -> list[Message]:
+    """The job's messages, with a known role each.
+
+    Args:
+        job: The job.
+        roles: The roles that the endpoint knows.
+        items: Whether entries of another type than messages, which have no role, may be among them.
+
+    Raises:
+        ValidationError: One is no message, or has a role that the endpoint does not know.
+    """
+    messages: list[Message] = []
+    for at, item in enumerate(cast("Sequence[Any]", job.messages or ())):
+        if not isinstance(item, dict):
+            raise fault(job, f"messages[{at}] is {type(item).__name__}, not a dict")
+        message = cast("Message", item)
+        role = message.get("role")
+        other = items and role is None and message.get("type", "message") != "message"
+        if role not in roles and not other:
+            raise fault(
+                job, f"messages[{at}] has role {role!r}; it must be one of {', '.join(roles)}"
+            )
+        messages.append(message)
+    return messages
+
+
+def is_empty(content: Any) -> bool:
+    """Whether a message's content holds nothing: no text but white space, no parts."""
+    if isinstance(content, str):
+        return not content or content.isspace()
+    return not content
+
+
+def documents(job: Job) -> tuple[Document, ...]:
+    """The documents of the job's file.
+
+    Raises:
+        ValidationError: One cannot be used.
+    """
+    return () if job.file is None else load_documents(job.file, job_id=job.id)
+
+
+def refused_kind(job: Job, document: Document, way_out: str) -> ValidationError:
+    """The error for a document of a type that the provider does not take."""
+    return fault(job, f"file {document.name!r} is {document.media_type}; {way_out}")
