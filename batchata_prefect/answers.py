@@ -39,9 +39,14 @@ class Reading:
     schemas: Mapping[str, AnswerSchema]
     canceled: str | None = None
 
-    def result(self, reply: Reply, job: Context) -> JobResult:
-        """The job's result from its reply; what is wrong with the answer stands in `error`."""
-        cost = self.cost(reply)
+    def result(self, reply: Reply, job: Context, cost: Decimal | None) -> JobResult:
+        """The job's result from its reply; what is wrong with the answer stands in `error`.
+
+        Args:
+            reply: The reply.
+            job: Its job.
+            cost: What it was billed, as from `cost`.
+        """
         result = self._blank(job, cost)
         usage = reply.usage or Usage()
         result.input_tokens = usage.input_tokens
@@ -134,13 +139,7 @@ def _fault(reply: Reply) -> tuple[str, str] | None:
     return None
 
 
-_JSON_COLUMNS = (
-    "parsed_response",
-    "citations",
-    "citation_mappings",
-    "metadata",
-    "attempts",
-)
+_JSON_COLUMNS = ("parsed_response", "citations", "citation_mappings", "metadata", "attempts")
 """Fields of open shape: JSON text in their column, so that every column has one type."""
 
 
@@ -151,30 +150,33 @@ def to_row(result: JobResult, *, answer_schema: str | None) -> dict[str, Any]:
         result: The result.
         answer_schema: Digest of the job's answer schema, by which a reader finds its class.
     """
-    values = result.to_dict()
-    row = {
-        "job_id": values["job_id"],
-        "status": values["status"],
-        "provider": values["provider"],
-        "model": values["model"],
-        "raw_response": values["raw_response"],
-        "error_code": values["error_code"],
-        "error": values["error"],
-        "stop_reason": values["stop_reason"],
-        "input_tokens": values["input_tokens"],
-        "output_tokens": values["output_tokens"],
-        "cache_read_tokens": values["cache_read_tokens"],
-        "cache_write_tokens": values["cache_write_tokens"],
-        "reasoning_tokens": values["reasoning_tokens"],
-        "cost_usd": values["cost_usd"],
-        "batch_id": values["batch_id"],
-        "embedding": values["embedding"],
+    parsed = result.parsed_response
+    return {
+        "job_id": result.job_id,
+        "status": result.status,
+        "provider": result.provider,
+        "model": result.model,
+        "raw_response": result.raw_response,
+        "error_code": result.error_code,
+        "error": result.error,
+        "stop_reason": result.stop_reason,
+        "input_tokens": result.input_tokens,
+        "output_tokens": result.output_tokens,
+        "cache_read_tokens": result.cache_read_tokens,
+        "cache_write_tokens": result.cache_write_tokens,
+        "reasoning_tokens": result.reasoning_tokens,
+        "cost_usd": result.cost_usd,
+        "batch_id": result.batch_id,
+        "embedding": result.embedding,
         "answer_schema": answer_schema,
+        "parsed_response_json": (
+            parsed.model_dump_json() if isinstance(parsed, BaseModel) else _json_text(parsed)
+        ),
+        "citations_json": _json_text(result.citations),
+        "citation_mappings_json": _json_text(result.citation_mappings),
+        "metadata_json": _json_text(result.metadata),
+        "attempts_json": _json_text(result.attempts),
     }
-    for name in _JSON_COLUMNS:
-        value = values[name]
-        row[f"{name}_json"] = None if value is None else _dumps(value).decode()
-    return row
 
 
 def from_row(row: Mapping[str, Any], schemas: Mapping[str, AnswerSchema]) -> JobResult:
@@ -193,8 +195,8 @@ def from_row(row: Mapping[str, Any], schemas: Mapping[str, AnswerSchema]) -> Job
     return result
 
 
-def _dumps(value: object) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+def _json_text(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def merge_attempts(row: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
@@ -202,4 +204,4 @@ def merge_attempts(row: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[s
     attempts = earlier + orjson.loads(row["attempts_json"])
     costs = [attempt["cost_usd"] for attempt in attempts]
     known = None if any(cost is None for cost in costs) else sum(costs)
-    return {**row, "attempts_json": _dumps(attempts).decode(), "cost_usd": known}
+    return {**row, "attempts_json": _json_text(attempts), "cost_usd": known}

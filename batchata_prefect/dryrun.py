@@ -99,14 +99,14 @@ def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]
             bound=lambda i, o: run.prices.bound(family.provider, family.model, i, o),
             room=None,
         )
-        run.spool.assign(array("q", (row.ordinal for row in cut.rows)))
-        likely = sum(row.input_tokens for row in cut.rows)
+        run.spool.assign(cut.ordinals)
+        likely = cut.likely_tokens
         found.append(
             {
                 "provider": family.provider,
                 "endpoint": family.endpoint,
                 "model": family.model,
-                "jobs": len(cut.rows),
+                "jobs": len(cut.ordinals),
                 "bytes": cut.size_bytes,
                 "input_tokens": likely,
                 "output_tokens_upper": cut.output_tokens,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-from array import array
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -279,10 +278,9 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
     sequence = len(run.ledger)
-    members = b"".join(row.fingerprint for row in cut.rows)
     generation = run.records.generation
     identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
-    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + members)
+    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + cut.members)
     chunk = Chunk(
         sequence=sequence,
         round=attempts,
@@ -290,27 +288,26 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
         provider=family.provider,
         endpoint=family.endpoint,
         model=family.model,
-        count=len(cut.rows),
+        count=len(cut.ordinals),
         size_bytes=cut.size_bytes,
         input_tokens=cut.input_tokens,
         output_tokens=cut.output_tokens,
         reserved_usd=cut.bound_usd,
     )
     try:
-        await asyncio.to_thread(write_request_file, run, chunk, cut.rows)
+        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals)
     except OSError as error:
         raise StateError(
             f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
             f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
         ) from error
-    intent = Intent(chunk, datetime.now(UTC), members)
+    intent = Intent(chunk, datetime.now(UTC), cut.members)
     await run.records.write_intent(intent)
     entry = Entry(chunk, intent.since)
-    ordinals = array("q", (row.ordinal for row in cut.rows))
     run.ledger.append(entry)
-    run.members.append(ordinals)
-    run.spool.assign(ordinals)
-    flight = Flight(entry, ordinals, fresh=True)
+    run.members.append(cut.ordinals)
+    run.spool.assign(cut.ordinals)
+    flight = Flight(entry, cut.ordinals, fresh=True)
     run.flights[sequence] = flight
     return flight
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -39,10 +40,12 @@ RETRY_CODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Rows that make one chunk.
+    """Jobs that make one chunk.
 
     Attributes:
-        rows: The rows, in order.
+        ordinals: The jobs, in order.
+        members: Their fingerprints, end to end.
+        likely_tokens: Sum of their likely input tokens.
         size_bytes: Bytes on the wire.
         input_tokens: Sum of the upper bounds of input tokens.
         output_tokens: Sum of the upper bounds of output tokens.
@@ -50,7 +53,9 @@ class Cut:
         short_of_room: Whether the budget, and not the provider's limits, ended it.
     """
 
-    rows: tuple[Row, ...]
+    ordinals: array[int]
+    members: bytes
+    likely_tokens: int
     size_bytes: int
     input_tokens: int
     output_tokens: int
@@ -84,8 +89,9 @@ def cut(
         bound: Upper bound in USD of (input tokens, output tokens); None where unknown.
         room: USD that may still be reserved; None for no limit.
     """
-    taken: list[Row] = []
-    lines = size = input_tokens = output_tokens = 0
+    taken = array("q")
+    members = bytearray()
+    lines = size = likely = input_tokens = output_tokens = 0
     total: Decimal | None = Decimal(0)
     short = False
     for row in rows:
@@ -102,13 +108,15 @@ def cut(
             if taken:
                 break
             continue
-        taken.append(row)
+        taken.append(row.ordinal)
+        members += row.fingerprint
         lines += row.size + line_bytes
         size = grown
+        likely += row.input_tokens
         input_tokens += row.input_bound
         output_tokens += row.output_bound
         total = None if total is None or cost is None else total + cost
-    return Cut(tuple(taken), size, input_tokens, output_tokens, total, short)
+    return Cut(taken, bytes(members), likely, size, input_tokens, output_tokens, total, short)
 
 
 class Sizes(TypedDict):
@@ -156,6 +164,6 @@ def worth_sending(cut_: Cut, *, wanted: int, busy: bool) -> bool:
     Many tiny batches would cost more calls and more time than they win, so while something is
     running a cut that the budget made short goes out only when it holds half of what was wanted.
     """
-    if not cut_.rows:
+    if not cut_.ordinals:
         return False
-    return not (busy and cut_.short_of_room and len(cut_.rows) * 2 < wanted)
+    return not (busy and cut_.short_of_room and len(cut_.ordinals) * 2 < wanted)

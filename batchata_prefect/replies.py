@@ -16,7 +16,6 @@ from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
 from batchata_prefect.session import Flight, Session
-from batchata_prefect.spool import Row
 
 TIME_LIMIT = "Time limit exceeded"
 
@@ -187,7 +186,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
 
 
-def write_request_file(run: Session, chunk: Chunk, rows: Sequence[Row]) -> None:
+def write_request_file(run: Session, chunk: Chunk, ordinals: Sequence[int]) -> None:
     """Write the chunk file: one line a request, in the order of their places.
 
     Raises:
@@ -197,8 +196,7 @@ def write_request_file(run: Session, chunk: Chunk, rows: Sequence[Row]) -> None:
     jobs = run.spool.reader()
     try:
         with whole_file(run.request_file(chunk.token)) as file:
-            for place, row in enumerate(rows):
-                body = jobs.body(row)
+            for place, body in enumerate(jobs.bodies(ordinals)):
                 file.write(provider.line(chunk.custom_id(place), body, chunk.endpoint))
                 file.write(b"\n")
     finally:

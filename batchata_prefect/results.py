@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import orjson
@@ -23,6 +23,7 @@ from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Context, Family, SpoolReader
 
 _BUFFER_BYTES = 1 << 20
+_ROWS_AT_ONCE = 1_000
 
 
 @contextmanager
@@ -95,27 +96,31 @@ def collect(
     usage = Usage()
     strangers = 0
     with whole_file(answers) as file:
-        for line in _lines(replies) if replies is not None else ():
-            try:
-                reply = read(line, chunk.endpoint)
-            except ParseError:
-                strangers += 1
-                continue
-            place = chunk.ordinal(reply.custom_id)
-            if place is None or marks[place]:
-                strangers += 1
-                continue
-            billed = reading.cost(reply)
-            cost = None if cost is None or billed is None else cost + billed
-            if reply.usage is not None and reply.outcome == "succeeded":
-                usage = usage + reply.usage
-            if ordinals[place] < 0:
+        for block in _blocks(_lines(replies) if replies is not None else iter(())):
+            found: list[tuple[int, Reply]] = []
+            for line in block:
+                try:
+                    reply = read(line, chunk.endpoint)
+                except ParseError:
+                    strangers += 1
+                    continue
+                place = chunk.ordinal(reply.custom_id)
+                if place is None or marks[place]:
+                    strangers += 1
+                    continue
                 marks[place] = ord(mark(reply, reply.error_code))
-                continue
-            job = jobs.context(ordinals[place])
-            result = reading.result(reply, job)
-            marks[place] = ord(mark(reply, result.error_code))
-            _write_answer(file, place, result, job)
+                found.append((place, reply))
+            contexts = jobs.contexts([ordinals[place] for place, _ in found])
+            for place, reply in found:
+                billed = reading.cost(reply)
+                cost = None if cost is None or billed is None else cost + billed
+                if reply.usage is not None and reply.outcome == "succeeded":
+                    usage = usage + reply.usage
+                job = contexts.get(ordinals[place])
+                if job is not None:
+                    result = reading.result(reply, job, billed)
+                    marks[place] = ord(mark(reply, result.error_code))
+                    _write_answer(file, place, result, job)
         for place in range(chunk.count):
             if not marks[place]:
                 letter, code, text = no_reply(place)
@@ -137,6 +142,12 @@ def _lines(path: Path) -> Iterator[bytes]:
         for line in file:
             if not line.isspace():
                 yield line
+
+
+def _blocks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    """Lines in lists of at most `_ROWS_AT_ONCE`, so that jobs are looked up together."""
+    while block := list(islice(lines, _ROWS_AT_ONCE)):
+        yield block
 
 
 def count_rows(path: Path) -> tuple[int, bool]:
@@ -207,24 +218,25 @@ def assemble(
     """
     tally = Tally()
     where = array("q", [-1]) * count
+    size = array("i", [0]) * count
     owner = array("i", [-1]) * count
-    earlier: dict[int, list[tuple[int, int]]] = {}
+    earlier: dict[int, list[tuple[int, int, int]]] = {}
     with ExitStack() as stack, whole_file(target) as file:
-        maps: list[mmap.mmap | None] = []
+        files: list[int] = []
         for number, part in enumerate(parts):
-            maps.append(_map(part.answers, stack))
-            for at, place in _places(part.answers):
+            files.append(stack.enter_context(part.answers.open("rb")).fileno())
+            for place, start, length in _answers_in(part.answers):
                 ordinal = part.ordinals[place]
                 if ordinal < 0:
                     continue
                 if where[ordinal] >= 0:
-                    earlier.setdefault(ordinal, []).append((owner[ordinal], where[ordinal]))
-                where[ordinal], owner[ordinal] = at, number
+                    before = (owner[ordinal], where[ordinal], size[ordinal])
+                    earlier.setdefault(ordinal, []).append(before)
+                where[ordinal], size[ordinal], owner[ordinal] = start, length, number
 
-        def row_at(number: int, at: int) -> bytes:
-            data = cast("mmap.mmap", maps[number])
-            start = data.find(b"\t", at) + 1
-            return data[start : data.find(b"\n", start)]
+        def row_at(number: int, start: int, length: int) -> bytes:
+            # Not mapped into memory: pages of a map count as the process's own.
+            return os.pread(files[number], length, start)
 
         for ordinal in range(count):
             if where[ordinal] < 0:
@@ -232,12 +244,12 @@ def assemble(
                 result = unsent(context, jobs.family(ordinal))
                 line = orjson.dumps(to_row(result, answer_schema=context.answer_schema))
             else:
-                line = row_at(owner[ordinal], where[ordinal])
+                line = row_at(owner[ordinal], where[ordinal], size[ordinal])
             row: dict[str, Any] = orjson.loads(line)
             if ordinal in earlier:
                 attempts: list[dict[str, Any]] = []
-                for number, at in earlier[ordinal]:
-                    attempts += orjson.loads(orjson.loads(row_at(number, at))["attempts_json"])
+                for before in earlier[ordinal]:
+                    attempts += orjson.loads(orjson.loads(row_at(*before))["attempts_json"])
                 row = merge_attempts(row, attempts)
                 line = orjson.dumps(row)
             tally.add(row)
@@ -248,19 +260,13 @@ def assemble(
     return tally
 
 
-def _map(path: Path, stack: ExitStack) -> mmap.mmap | None:
-    with path.open("rb") as file:
-        if not path.stat().st_size:
-            return None
-        return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-
-def _places(path: Path) -> Iterator[tuple[int, int]]:
-    """Offset and place of every answer line."""
+def _answers_in(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Place, start and length of every row in an answer file."""
     at = 0
     with path.open("rb", buffering=_BUFFER_BYTES) as file:
         for line in file:
-            yield at, int(line[: line.index(b"\t")])
+            tab = line.index(b"\t")
+            yield int(line[:tab]), at + tab + 1, len(line) - tab - 2
             at += len(line)
 
 

@@ -252,7 +252,7 @@ def _made(
             "for; put it into a model with one field"
         )
     for node in schema_nodes(schema):
-        # The order of a set changes from process to process, and the digest must not.
+        # Pydantic 2.12 writes a set in its own order, which changes from process to process.
         if node.get("uniqueItems") is True and isinstance(node.get("default"), list):
             node["default"] = sorted(node["default"], key=json.dumps)
     digest = hashlib.sha256(json.dumps(schema, default=str).encode()).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -60,14 +61,12 @@ class Family:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What planning needs to know of a waiting job.
 
     Attributes:
         ordinal: Place in the job set, from 0.
         fingerprint: Digest of the job's id and its rendered request.
-        start: Where its body starts in the bodies file.
         size: Bytes of its body.
         input_tokens: Likely input tokens.
         input_bound: Upper bound of input tokens.
@@ -76,7 +75,6 @@ class Row:
 
     ordinal: int
     fingerprint: bytes
-    start: int
     size: int
     input_tokens: int
     input_bound: int
@@ -301,12 +299,11 @@ class Spool:
     def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
         """The family's waiting jobs that were sent `attempts` times, in order."""
         cursor = self._index.execute(
-            "SELECT ordinal, fingerprint, start, size, input_tokens, input_bound, output_bound"
+            "SELECT ordinal, fingerprint, size, input_tokens, input_bound, output_bound"
             " FROM jobs WHERE state = 0 AND family = ? AND attempts = ? ORDER BY ordinal",
             (family.id, attempts),
         )
-        for row in cursor:
-            yield Row(*row)
+        yield from map(Row._make, cursor)
 
     def is_waiting(self, family: Family, attempts: int) -> bool:
         """Whether the family has a waiting job that was sent `attempts` times."""
@@ -327,20 +324,32 @@ class Spool:
             ordinals.append(-1 if row is None else row[0])
         return ordinals
 
-    def assign(self, ordinals: Sequence[int]) -> None:
+    def assign(self, ordinals: Iterable[int]) -> None:
         """Mark waiting jobs as in flight."""
-        here = [(ordinal,) for ordinal in ordinals if ordinal >= 0]
-        self._change("UPDATE jobs SET state = 1 WHERE ordinal = ?", here)
-        self.states[WAITING] -= len(here)
-        self.states[IN_FLIGHT] += len(here)
+        states = self.states
 
-    def mark(self, changes: Sequence[tuple[int, int, int]]) -> None:
+        def here() -> Iterator[tuple[int]]:
+            for ordinal in ordinals:
+                if ordinal >= 0:
+                    states[WAITING] -= 1
+                    states[IN_FLIGHT] += 1
+                    yield (ordinal,)
+
+        self._change("UPDATE jobs SET state = 1 WHERE ordinal = ?", here())
+
+    def mark(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Give jobs in flight their new state: (state, attempts to add, ordinal)."""
+        states = self.states
+
+        def counted() -> Iterator[tuple[int, int, int]]:
+            for change in changes:
+                states[IN_FLIGHT] -= 1
+                states[change[0]] += 1
+                yield change
+
         self._change(
-            "UPDATE jobs SET state = ?, attempts = attempts + ? WHERE ordinal = ?", changes
+            "UPDATE jobs SET state = ?, attempts = attempts + ? WHERE ordinal = ?", counted()
         )
-        self.states[IN_FLIGHT] -= len(changes)
-        self.states.update(state for state, _, _ in changes)
 
     def attempts(self, ordinal: int) -> int:
         """Times that a job was sent and not answered."""
@@ -384,24 +393,33 @@ class SpoolReader:
         self._index = _connect(directory / "index.sqlite")
         self._bodies = (directory / "bodies").open("rb")
 
-    def body(self, row: Row) -> bytes:
-        """The request body of a row.
+    def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
+        """The request bodies of jobs, in the order asked for.
 
         Raises:
             OSError: The file is gone or cut short.
         """
-        self._bodies.seek(row.start)
-        data = self._bodies.read(row.size)
-        if len(data) != row.size:
-            raise OSError(f"the spool {self._bodies.name!r} is cut short")
-        return data
+        for ordinal in ordinals:
+            start, size = self._index.execute(
+                "SELECT start, size FROM jobs WHERE ordinal = ?", (ordinal,)
+            ).fetchone()
+            data = os.pread(self._bodies.fileno(), size, start)
+            if len(data) != size:
+                raise OSError(f"the spool {self._bodies.name!r} is cut short")
+            yield data
 
     def context(self, ordinal: int) -> Context:
         """The job at an ordinal."""
-        row = self._index.execute(
-            "SELECT job_id, context, attempts, state FROM jobs WHERE ordinal = ?", (ordinal,)
-        ).fetchone()
-        return _context(ordinal, *row)
+        return self.contexts([ordinal])[ordinal]
+
+    def contexts(self, ordinals: Sequence[int]) -> dict[int, Context]:
+        """The jobs at these ordinals; those that are not in the job set are left out."""
+        rows = self._index.execute(
+            "SELECT ordinal, job_id, context, attempts, state FROM jobs"
+            " WHERE ordinal IN (SELECT value FROM json_each(?))",
+            (orjson.dumps(ordinals).decode(),),
+        )
+        return {row[0]: _context(*row) for row in rows}
 
     def family(self, ordinal: int) -> Family:
         """The family of the job at an ordinal."""

@@ -7,7 +7,7 @@ money, and only `create` is never repeated before it is proven that it made noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -271,30 +271,27 @@ async def close(run: Session, flight: Flight, ending: Ending) -> None:
 
 def moves(
     run: Session, ordinals: Sequence[int], ending: Ending, *, resumed: bool = False
-) -> list[tuple[int, int, int]]:
+) -> Iterator[tuple[int, int, int]]:
     """What an ending does to its jobs: (new state, attempts to add, ordinal).
 
     A run does not send again what was canceled in it; the next run does (`resumed`).
     """
-    changes: list[tuple[int, int, int]] = []
     counted = ending.status != "never_created"
-    for place, letter in enumerate(ending.marks):
-        ordinal = ordinals[place]
+    for letter, ordinal in zip(ending.marks, ordinals, strict=True):
         if ordinal < 0:
             continue
         if letter == ANSWERED:
-            changes.append((JOB_ANSWERED, 0, ordinal))
+            yield JOB_ANSWERED, 0, ordinal
         elif letter == FAILED:
-            changes.append((JOB_FAILED, 0, ordinal))
+            yield JOB_FAILED, 0, ordinal
         elif letter == CANCELED:
-            changes.append((WAITING if resumed else JOB_CANCELED, 0, ordinal))
+            yield (WAITING if resumed else JOB_CANCELED), 0, ordinal
         elif not counted:
-            changes.append((WAITING, 0, ordinal))
+            yield WAITING, 0, ordinal
         elif run.spool.attempts(ordinal) + 1 < run.settings.max_attempts:
-            changes.append((WAITING, 1, ordinal))
+            yield WAITING, 1, ordinal
         else:
-            changes.append((JOB_FAILED, 1, ordinal))
-    return changes
+            yield JOB_FAILED, 1, ordinal
 
 
 async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:

@@ -7,6 +7,7 @@ against the real thing, inside a cost limit and after saying what it can cost.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ DOCUMENTS = Path(__file__).parent / "documents"
 MODELS = {"anthropic": "claude-haiku-5-5", "openai": "gpt-6-luna"}
 COST_LIMIT_USD = 0.5
 SANDBOX_SECONDS = 3.0
+PREFECT_UNREACHABLE = ("Failed to reach API", "Timed out while attempting to connect")
 
 
 class Invoice(BaseModel):
@@ -89,6 +91,9 @@ def main() -> int:
     parser.add_argument("--results-dir", type=Path, default=Path("demo-output"))
     asked = parser.parse_args()
     console = Console(highlight=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # In a pipe or a log file the lines would otherwise come behind those of standard error.
+        sys.stdout.reconfigure(line_buffering=True)
     # What Prefect logs stays in its UI; here it would come between the lines of the progress.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -98,6 +103,16 @@ def main() -> int:
         return demo(asked.provider, asked.results_dir / asked.provider, console)
     except (BatchataError, SandboxError) as error:
         console.print(f"\nThe demo stopped: {error}", style="red", markup=False)
+        return 1
+    except RuntimeError as error:
+        if not str(error).startswith(PREFECT_UNREACHABLE):
+            raise
+        console.print(
+            f"\nThe demo stopped: {error}. Start the Prefect server that PREFECT_API_URL or the "
+            "Prefect profile names, or unset it to use a short-lived one.",
+            style="red",
+            markup=False,
+        )
         return 1
     except KeyboardInterrupt:
         console.print("\nStopped. The same command goes on from here; nothing is paid twice.")
@@ -124,13 +139,13 @@ def demo(provider: str, results_dir: Path, console: Console) -> int:
         if provider != "sandbox":
             planned = batch.run(dry_run=True).planned
             assert planned is not None
+            upper = (planned["cost_upper_usd"] or 0.0) + (planned["reserved_usd"] or 0.0)
             console.print(
-                f"This buys answers from {' and '.join(providers)}: at most "
-                f"{dollars(planned['cost_upper_usd'])}, and never more than the cost limit of "
-                f"{dollars(COST_LIMIT_USD)}."
+                f"This run buys answers from {' and '.join(providers)} for at most "
+                f"{dollars(upper)}; the cost limit is {dollars(COST_LIMIT_USD)}."
             )
         console.print(f"Running {len(batch)} jobs as a Prefect flow; Prefect starts in 10 to 30 s.")
-        with Progress(results_dir=results_dir) as progress:
+        with Progress(results_dir=results_dir, console=console) as progress:
             run = batch.run(on_progress=progress, progress_interval=0.5)
     report(run, began, provider == "sandbox", console)
     return 0 if run.manifest and not run.manifest["counts"]["failed"] else 1
@@ -192,7 +207,7 @@ def report(run: BatchRun, began: datetime, in_sandbox: bool, console: Console) -
         console.print(f"This run submitted {len(sent)} batches and took {clock(seconds)}.")
         console.print("Run the same command again: it submits nothing.")
     else:
-        console.print("This run submitted nothing: every job was answered by an earlier run.")
+        console.print("This run submitted nothing: an earlier run had sent every job already.")
         console.print(f"To start over, remove {where}.", soft_wrap=True)
     console.print(f"\nResults:  {where / 'results.jsonl'}", soft_wrap=True)
     console.print(f"Summary:  {where / 'manifest.json'}", soft_wrap=True)

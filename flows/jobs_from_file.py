@@ -118,7 +118,7 @@ def _final_state(run: BatchRun) -> State[dict[str, Any]]:
     if manifest["counts"]["completed"]:
         return Completed(message=summary(manifest), data=facts)
     reasons = ", ".join(f"{code}: {group['count']:,}" for code, group in facts["failures"].items())
-    return Failed(message=f"{summary(manifest)} ({reasons})", data=facts)
+    return Failed(message=f"{summary(manifest)} ({reasons}); see {facts['results']}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ def plain_openai(count: int, out: Path) -> None:
                 answer = row["response"]["body"]
                 text = answer["choices"][0]["message"]["content"]
                 usage = [answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]]
-                file.write(json.dumps({"id": row["custom_id"], "text": text, "usage": usage}) + "\n")
+                file.write(
+                    json.dumps({"id": row["custom_id"], "text": text, "usage": usage}) + "\n"
+                )
     _tell(time.perf_counter() - began)
 
 

@@ -327,6 +327,7 @@ ANSWER = {"vendor": "Acme Trading Ltd", "total": 1250, "paid": True}
         [cited("Terms apply.\n" + DUMP, "General terms apply.")],
         [cited(DUMP[:40], "General terms apply."), cited(DUMP[40:], "General terms apply.")],
         [cited(DUMP.strip("`json\n"), "General terms apply.")],
+        [cited('```json\n{"vendor": "Acme Trading Ltd", "total": 1250, "pa', "General terms.")],
         [TextBlock("Here it is:\n"), cited(DUMP.removesuffix("```"), "General terms apply.")],
     ],
 )  # fmt: skip
@@ -361,6 +362,13 @@ def test_the_sentence_before_a_citation_ends_at_its_own_start() -> None:
         "total": "low",
         "weight": "high",
     }
+
+
+def test_a_finished_sentence_is_not_about_the_next_citation() -> None:
+    """What it denies is not denied by the text cited after it."""
+    blocks = [TextBlock("It is signed. It is "), cited("not paid", "payment is open")]
+    mapped = map_citations({"signed": False, "paid": False}, blocks)
+    assert {path: found[0].confidence for path, found in mapped.items()} == {"paid": "medium"}
 
 
 def test_mapped_citations_are_copies_of_those_given() -> None:

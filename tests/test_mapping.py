@@ -123,6 +123,26 @@ CASES = [
     Case("percent against count", {"qty": 15}, ["a rebate of 15%"], {}),
     Case("thousand against fraction", {"rate": 1.234}, ["Sum: 1,234"], {}),
     Case("one is no evidence", {"qty": 1}, ["one of the best"], {}),
+    Case("hour of a time", {"qty": 12}, ["Qty counted at 12:30"], {}),
+    Case("last group of a spaced number", {"qty": 500}, ["Qty 12 500"], {}),
+    Case(
+        "money in a row",
+        {"lines": [{"name": "Widget", "qty": 234}]},
+        ["Widget 1 234 €"],
+        {"lines[0].name": [0]},
+    ),
+    Case(
+        "another number between",
+        {"total": 100},
+        ["Total 120, deposit 100"],
+        {"total": {0: "medium"}},
+    ),
+    Case(
+        "name in the sentence before",
+        {"total": 12},
+        ["Total unknown. Weight 12 kg"],
+        {"total": {0: "medium"}},
+    ),
     # dates
     Case("date ISO", {"due": date(2024, 3, 5)}, ["Due 2024-03-05"], {"due": {0: "high"}}),
     Case("date day first", {"due": date(2024, 3, 5)}, ["Due: 05/03/2024"], {"due": [0]}),
@@ -146,6 +166,12 @@ CASES = [
     Case("other day", {"due": date(2024, 3, 15)}, ["Due 5 March 2024"], {}),
     Case("date against number", {"due": date(2024, 3, 5)}, ["Due: 2024 boxes of 5"], {}),
     Case("impossible order", {"due": date(2024, 5, 31)}, ["Due 31/05/2024"], {"due": [0]}),
+    Case(
+        "whole date before a part",
+        {"due": date(2024, 3, 5)},
+        ["Due in March 2024", "Due 5 March 2024"],
+        {"due": [1]},
+    ),
     # texts
     Case("text", {"vendor": "ACME GmbH"}, ["sold by ACME GmbH, Berlin"], {"vendor": {0: "high"}}),
     Case("text case", {"vendor": "Acme GmbH"}, ["Vendor: ACME GMBH"], {"vendor": {0: "high"}}),
@@ -190,6 +216,8 @@ CASES = [
         ["Invoice Number: 42183017"],
         {"invoice_number": {0: "high"}},
     ),
+    Case("text one number off", {"vendor": "Acme Trading 24 Ltd"}, ["by Acme Trading 25 Ltd"], {}),
+    Case("text inside longer words", {"code": "azure int"}, ["to azure interior"], {}),
     Case("word inside word", {"city": "Rome"}, ["a Romeo and a chrome tap"], {}),
     Case("short code is exact", {"country": "US"}, ["tell us more"], {}),
     Case("short code", {"country": "US"}, ["Country: US"], {"country": {0: "high"}}),
@@ -336,6 +364,24 @@ CASES = [
         {"tax": {0: "high"}, "total": {0: "high"}},
     ),
     Case(
+        "amount of the other",
+        {"net": 1250.5, "gross": 1250.5},
+        ["Net 1,250.50"],
+        {"net": {0: "high"}, "gross": {0: "low"}},
+    ),
+    Case(
+        "holders tell",
+        {"billing": {"city": "Berlin"}, "shipping": {"city": "Berlin"}},
+        ["Shipping: Berlin", "Billing: Berlin"],
+        {"billing.city": {1: "high"}, "shipping.city": {0: "high"}},
+    ),
+    Case(
+        "the top is no row",
+        {"amount": 4.11, "net": 4.11, "vendor": "Acme Trading"},
+        ["Acme Trading charges 4.11"],
+        {"amount": {0: "low"}, "net": {0: "low"}, "vendor": {0: "high"}},
+    ),
+    Case(
         "parents tell",
         Parties(
             billing_address=Address(street="A St 1", city="Berlin"),
@@ -387,6 +433,17 @@ CASES = [
             "lines[1].qty": [0],
             "lines[1].price": [0],
             "total": {0: "high"},
+        },
+    ),
+    Case(
+        "rows with names",
+        {"lines": [{"name": "Widget", "price": 10}, {"name": "Gadget", "price": 10}]},
+        ["Gadget price 10", "Widget price 10"],
+        {
+            "lines[0].name": [1],
+            "lines[0].price": {1: "high"},
+            "lines[1].name": [0],
+            "lines[1].price": {0: "high"},
         },
     ),
     Case(

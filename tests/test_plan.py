@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from decimal import Decimal
 
 import pytest
@@ -14,7 +15,7 @@ from batchata_prefect.spool import Row
 
 
 def rows(*sizes: int, tokens: int = 10) -> list[Row]:
-    return [Row(n, b"%12d" % n, 0, size, tokens, tokens, 5) for n, size in enumerate(sizes)]
+    return [Row(n, b"%12d" % n, size, tokens, tokens, 5) for n, size in enumerate(sizes)]
 
 
 def cut(items: list[Row], **changes: object) -> plan.Cut:
@@ -53,14 +54,15 @@ def cut(items: list[Row], **changes: object) -> plan.Cut:
 def test_cut(changes: dict[str, object], taken: int) -> None:
     """A chunk ends at the first limit that is reached."""
     result = cut(rows(100, 100, 100, 100, 100), **changes)
-    assert [row.ordinal for row in result.rows] == list(range(taken))
+    assert list(result.ordinals) == list(range(taken))
+    assert result.members == b"".join(b"%12d" % n for n in range(taken))
 
 
 def test_a_dear_job_does_not_hold_up_the_cheap_ones_behind_it() -> None:
     """A job that does not fit the room is passed over while nothing is taken."""
     items = [*rows(100, tokens=1000), *rows(100, 100)]
     result = cut(items, room=Decimal(40))
-    assert [row.input_bound for row in result.rows] == [10, 10]
+    assert list(result.ordinals) == [0, 1]
     assert result.short_of_room
 
 
@@ -85,11 +87,11 @@ def test_repeated_cuts_lose_nothing_and_pass_no_limit(
     seen: list[int] = []
     while left:
         part = cut(left, max_requests=max_requests, max_bytes=max_bytes, max_tokens=max_tokens)
-        assert 1 <= len(part.rows) <= max_requests
-        assert part.size_bytes == sum(row.size + 11 for row in part.rows) <= max_bytes
+        assert 1 <= len(part.ordinals) <= max_requests
+        assert part.size_bytes == sum(sizes[n] + 11 for n in part.ordinals) <= max_bytes
         assert part.input_tokens <= max_tokens
-        seen += [row.ordinal for row in part.rows]
-        left = left[len(part.rows) :]
+        seen += part.ordinals
+        left = left[len(part.ordinals) :]
     assert seen == list(range(len(sizes)))
 
 
@@ -109,7 +111,7 @@ def test_small_cuts_wait_for_room_while_batches_run(
     taken: int, short: bool, busy: bool, sends: bool
 ) -> None:
     """A cut that the budget made short goes out only half full or when nothing is running."""
-    part = plan.Cut(tuple(rows(*[1] * taken)), 0, 0, 0, Decimal(0), short)
+    part = plan.Cut(array("q", range(taken)), b"", 0, 0, 0, 0, Decimal(0), short)
     assert plan.worth_sending(part, wanted=10, busy=busy) is sends
 
 

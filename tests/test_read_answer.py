@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from datetime import date
+from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal
 
@@ -149,6 +150,16 @@ def test_decimals_keep_every_digit() -> None:
     assert str(answer.rates[0]) == "0.10"
 
 
+class TextOrDecimal(BaseModel):
+    price: str | Decimal
+
+
+def test_a_number_stays_a_number_beside_a_text() -> None:
+    """A union of text and decimal is told by what the answer holds."""
+    assert read('{"price": 1.5}', TextOrDecimal).price == Decimal("1.5")
+    assert read('{"price": "1.50"}', TextOrDecimal).price == "1.50"
+
+
 class FloatBesideMap(BaseModel):
     share: float
     sizes: dict[str, float]
@@ -197,6 +208,8 @@ class TwoCases(BaseModel):
 def test_case_is_kept_where_it_tells_values_apart() -> None:
     """The exact value wins over a like one, and two like ones decide nothing."""
     assert read('{"case": "A", "unknown": "X"}', TwoCases).case is Cases.UPPER
+    with pytest.raises(ParseError, match="unknown: Input should be 'x' or 'X'"):
+        read('{"case": "A", "unknown": " x"}', TwoCases)
 
 
 def test_a_tag_in_another_case_finds_its_variant() -> None:
@@ -215,6 +228,7 @@ USER_SCHEMA = {
         "home": {"$ref": "#/definitions/address"},
         "size": {"type": ["integer", "null"], "minimum": 1},
         "either": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+        "twice": {"anyOf": [{"type": "integer"}, {"type": "integer"}]},
         "both": {
             "allOf": [
                 {"$ref": "#/definitions/address"},
@@ -222,7 +236,7 @@ USER_SCHEMA = {
             ]
         },
     },
-    "required": ["name", "limits", "home", "size", "either", "both"],
+    "required": ["name", "limits", "home", "size", "either", "twice", "both"],
     "definitions": {
         "address": {
             "type": "object",
@@ -237,6 +251,7 @@ USER_ANSWER = {
     "home": {"city": "London"},
     "size": None,
     "either": 3,
+    "twice": 4,
     "both": {"city": "London", "zip": "SW1"},
 }
 
@@ -247,6 +262,8 @@ def test_a_json_schema_of_the_users_own_is_converted_and_read(provider: str) -> 
     schema = answer_schema(USER_SCHEMA)
     converted = PROVIDERS[provider](schema, job_id="a")
     assert FAULTS[provider](converted) == []
+    assert converted["properties"]["both"]["required"] == ["city", "zip"]
+    assert converted["properties"]["twice"] == {"type": "integer"}
     answer = USER_ANSWER if provider == "anthropic" else {**USER_ANSWER, "level": None}
     jsonschema.validate(answer, converted)
     assert read_answer(json.dumps(answer), schema) == {**USER_ANSWER, "limits": {"day": 5}}

@@ -129,7 +129,7 @@ def test_records_of_another_version_are_refused(tmp_path: Path) -> None:
         records = Records(DurableFileSystem(basepath=str(tmp_path)), "key")
         await records.begin(Start("key", NOW, "/out"), afresh=False)
         (path,) = tmp_path.rglob("start")
-        path.write_bytes(re.sub(rb'format(\W+)1', rb'format\g<1>99', path.read_bytes()))
+        path.write_bytes(re.sub(rb"format(\W+)1", rb"format\g<1>99", path.read_bytes()))
         with pytest.raises(StateError, match="another version"):
             await records.start()
 

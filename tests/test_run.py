@@ -53,7 +53,10 @@ def mixed(tmp_path: Path, count: int = 6, **options: Any) -> Batch:
     batch = new_batch(tmp_path, **options)
     for n in range(count):
         batch.add_job(
-            prompt=f"{tmp_path}: what is {n}?", model=(CLAUDE, GPT)[n % 2], id=f"j{n}", metadata={"n": n}
+            prompt=f"{tmp_path}: what is {n}?",
+            model=(CLAUDE, GPT)[n % 2],
+            id=f"j{n}",
+            metadata={"n": n},
         )
     return batch
 
@@ -161,7 +164,9 @@ def test_answers_come_back_as_objects_also_after_a_restart(tmp_path: Path, sandb
         batch = new_batch(tmp_path)
         for model in (CLAUDE, GPT):
             batch.add_job(
-                prompt=f"{tmp_path}\nCity: Bern\nPopulation: 134794", model=model, response_model=Place
+                prompt=f"{tmp_path}\nCity: Bern\nPopulation: 134794",
+                model=model,
+                response_model=Place,
             )
         return batch.run()
 
@@ -493,7 +498,9 @@ def test_a_default_that_a_model_no_longer_takes_is_left_out_with_one_warning(
         (lambda path: new_batch(path).set_default_params(prompt="x"), "default"),
         (lambda path: new_batch(path).add_job(prompt="x", model=CLAUDE, id=""), "id"),
         (
-            lambda path: new_batch(path).add_job(prompt="x", model=CLAUDE, metadata={"a": object()}),
+            lambda path: new_batch(path).add_job(
+                prompt="x", model=CLAUDE, metadata={"a": object()}
+            ),
             "metadata",
         ),
         (

@@ -144,8 +144,28 @@ class DecimalOrText(BaseModel):
     price: Decimal | Literal["on request"]
 
 
-class DecimalOrAnyText(BaseModel):
-    price: Decimal | str
+class NullBesideMap(BaseModel):
+    count: int | None = 5
+    sizes: dict[str, int]
+
+
+class Pair(BaseModel):
+    key: str
+    value: int
+
+
+class ByName(BaseModel):
+    kind: Literal["by name"] = "by name"
+    data: dict[str, int]
+
+
+class InOrder(BaseModel):
+    kind: Literal["in order"] = "in order"
+    data: list[Pair]
+
+
+class Data(BaseModel):
+    either: Annotated[ByName | InOrder, Field(discriminator="kind")]
 
 
 class Stern(BaseModel, strict=True, frozen=True):
@@ -282,6 +302,15 @@ SHAPES = {
         Defaults, Defaults(), {}, dict.fromkeys(("name", "count", "color", "tags", "made"))
     ),
     "null beside default": Shape(NullIsNotDefault, NullIsNotDefault(count=None)),
+    "null beside default and dictionary": Shape(
+        NullBesideMap,
+        NullBesideMap(count=None, sizes={"a": 1}),
+        {"count": None, "sizes": [{"key": "a", "value": 1}]},
+        {"count": None, "sizes": [{"key": "a", "value": 1}]},
+    ),
+    "variants told by their tag": Shape(
+        Data, Data(either=InOrder(data=[Pair(key="a", value=1)]))
+    ),
     "enums": Shape(Enums, Enums(color=Color.RED, size="large", version=1)),
     "mixed literal": Shape(MixedLiteral, MixedLiteral(level=None)),
     "dates": Shape(
@@ -302,9 +331,6 @@ SHAPES = {
         DECIMALS_WIRE,
     ),
     "decimal or text": Shape(DecimalOrText, DecimalOrText(price="on request")),
-    "decimal or any text": Shape(
-        DecimalOrAnyText, DecimalOrAnyText(price=Decimal("1.5")), {"price": 1.5}, {"price": 1.5}
-    ),
     "strict model": Shape(
         Stern,
         Stern(
@@ -638,6 +664,21 @@ def test_titles_stay_only_where_they_say_more_than_the_name() -> None:
     properties = for_anthropic(answer_schema(Described), job_id="a")["properties"]
     assert properties["number"]["title"] == "Number in the top right corner"
     assert "title" not in properties["name"]
+
+
+def test_no_default_is_said_where_it_is_null() -> None:
+    """That a field may be absent is in the schema already."""
+    for convert in PROVIDERS.values():
+        properties = convert(answer_schema(Optionals), job_id="a")["properties"]
+        assert all("description" not in node for node in properties.values())
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_tags_of_variants_are_required_whatever_their_default(provider: str) -> None:
+    """Pydantic tells variants apart by a tag that is there."""
+    dog = PROVIDERS[provider](answer_schema(Tagged), job_id="a")["$defs"]["Dog"]
+    assert dog["required"] == ["kind", "name"]
+    assert dog["properties"]["kind"]["const"] == "dog"
 
 
 COMPARED = [

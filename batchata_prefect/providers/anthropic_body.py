@@ -165,8 +165,8 @@ def _check_turns(job: Job, messages: list[Message]) -> None:
         raise fault(job, f"its first message has role {roles[0]!r}; it must be the user's")
     if "developer" in roles:
         raise fault(job, "role 'developer' is only taken at the start, as the system prompt")
-    for before, role, after in zip(roles, roles[1:], [*roles[2:], "assistant"], strict=True):
-        if role == "system" and (before != "user" or after != "assistant"):
+    for at, role in enumerate(roles):
+        if role == "system" and (roles[at - 1] != "user" or roles[at + 1 : at + 2] == ["user"]):
             raise fault(
                 job,
                 "a system message inside the conversation must follow a user message and be the "

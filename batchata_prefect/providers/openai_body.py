@@ -37,6 +37,9 @@ LIMITS = Limits(max_requests=50_000, max_bytes=200_000_000, max_request_bytes=20
 """Of one batch file [docs: guides/batch; openai/resources/files.py]. No limit of a single body is
 documented. The server's own text says 209,715,200 bytes; this is the smaller reading of 200 MB."""
 
+_FILE_DATA = 73_400_320
+"""Letters of a file's base64 [OpenAPI document of 2026-08: InputFileContentParam.file_data]."""
+
 _CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _RESPONSES_ROLES = ("system", "developer", "user", "assistant")
 _SAMPLING = {
@@ -266,6 +269,17 @@ def _data_url(document: Document) -> str:
     return f"data:{document.media_type};base64,{document.base64}"
 
 
+def _file_data(job: Job, document: Document) -> str:
+    data = _data_url(document)
+    if len(data) > _FILE_DATA:
+        raise fault(
+            job,
+            f"file {document.name!r} has {len(document.data):,} bytes and OpenAI takes about "
+            f"{_FILE_DATA * 3 // 4:,} in a request; split it",
+        )
+    return data
+
+
 def _titled(document: Document) -> str:
     return f"Document {document.name}:\n\n{document.text}"
 
@@ -274,7 +288,7 @@ def _chat_part(job: Job, document: Document) -> Message:
     if document.kind == "image":
         return {"type": "image_url", "image_url": {"url": _data_url(document)}}
     if document.kind == "pdf":
-        file = {"filename": document.name, "file_data": _data_url(document)}
+        file = {"filename": document.name, "file_data": _file_data(job, document)}
         return {"type": "file", "file": file}
     if document.text is not None:
         return {"type": "text", "text": _titled(document)}
@@ -293,7 +307,7 @@ def _response_part(job: Job, document: Document) -> Message:
     return {
         "type": "input_file",
         "filename": document.name,
-        "file_data": _data_url(document),
+        "file_data": _file_data(job, document),
     }
 
 
