@@ -209,12 +209,13 @@ def map_citations(
     sentences = _sentences(blocks)
     if len(sentences) != len(citations):
         sentences = [""] * len(citations)
-    passages: dict[str, Passage] = {}
+    texts = {citation.text for citation in citations} | set(sentences)
+    passages = {text: Passage(text) for text in texts}
     fields = leaves(value)
     sources = [
         Source(
-            cited=passages.setdefault(citation.text, Passage(citation.text)),
-            sentence=passages.setdefault(sentence, Passage(sentence)),
+            cited=passages[citation.text],
+            sentence=passages[sentence],
             path=_path((citation.metadata or {}).get("field"), fields),
         )
         for citation, sentence in zip(citations, sentences, strict=True)

@@ -267,9 +267,7 @@ def _lost(one: _Evidence, rivals: Sequence[_Evidence]) -> bool:
 
 
 def _is_clearer(one: _Evidence, other: _Evidence) -> bool:
-    better = one.rank[0] - other.rank[0]
-    # A few characters nearer are no difference.
-    return better > 0.05 or (better > -0.05 and one.row > other.row)
+    return one.rank > other.rank
 
 
 def _judged(leaf: Leaf, one: _Evidence, rivals: Sequence[_Evidence]) -> Support:

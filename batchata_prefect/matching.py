@@ -39,7 +39,8 @@ class Naming(NamedTuple):
 
     Attributes:
         grade: 2 beside the spot, 1 near it or only partly, 0 not there.
-        weight: How much of the name is there and how near, to tell fields with one value apart.
+        weight: How much of the name is there, and whether beside it, to tell fields with one value
+            apart.
         words: The words as they stand there.
     """
 
@@ -279,17 +280,11 @@ def naming(leaf: Leaf, passage: Passage, spot: Spot | None) -> Naming:
             grade = (
                 2 if beside and share >= 0.6 else int(share >= 0.6 or (beside and share >= 0.25))
             )
-            gap = 0 if spot is None else _gap(start, end, spot)
             # The names of what holds the field count for less than its own.
-            weight = share * total * (0.9**rank) + (1.0 if beside else 0.0) - min(gap, 400) / 1000
+            weight = round(share * total * (0.9**rank) + (1.0 if beside else 0.0), 3)
             if grade and (grade, weight) > best[:2]:
                 best = Naming(grade, weight, passage.text[start:end])
     return best
-
-
-def _gap(start: int, end: int, spot: Spot) -> int:
-    # A name stands before its value more often than behind it.
-    return spot.start - end if end <= spot.start else start - spot.end + 40
 
 
 def _is_beside(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> bool:

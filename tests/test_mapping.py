@@ -270,6 +270,7 @@ CASES = [
         [("The total is 500.", "2 x 250")],
         {"total": {0: "medium"}},
     ),
+    Case("short value only in the answer", {"qty": 12}, [("It has 12 of them.", "a dozen")], {}),
     Case("number nowhere", {"total": 500}, [("The total is high.", "2 x 250")], {}),
     Case(
         "camel case", {"invoiceTotal": 500}, ["Invoice total: 500"], {"invoiceTotal": {0: "high"}}
@@ -334,6 +335,12 @@ CASES = [
         {"total": {1: "high"}, "total_tax": {0: "high"}},
     ),
     Case(
+        "only a part of the name",
+        {"total": 20, "total_tax": 20},
+        ["Total tax: 20"],
+        {"total": {0: "low"}, "total_tax": {0: "high"}},
+    ),
+    Case(
         "two dates alike",
         {"invoice_date": date(2024, 3, 5), "due_date": date(2024, 3, 5)},
         ["Due date 05.03.2024", "Invoice date 05.03.2024"],
@@ -377,9 +384,9 @@ CASES = [
     ),
     Case(
         "the top is no row",
-        {"amount": 4.11, "net": 4.11, "vendor": "Acme Trading"},
-        ["Acme Trading charges 4.11"],
-        {"amount": {0: "low"}, "net": {0: "low"}, "vendor": {0: "high"}},
+        {"vendor": "Acme Trading", "qty": 2},
+        ["Acme Trading 2 150"],
+        {"vendor": {0: "high"}, "qty": {0: "low"}},
     ),
     Case(
         "parents tell",

@@ -636,6 +636,11 @@ def test_limits_on_optional_fields_are_used_up_before_a_model_is_refused() -> No
     schema = for_anthropic(answer_schema(wide(40, 0)), job_id="a")
     assert anthropic_faults(schema) == []
     assert len(schema["required"]) == 16
+    fields: dict[str, Any] = {f"u{n}": (int | str | None, None) for n in range(10)}
+    fields |= {f"o{n}": (str | None, None) for n in range(24)}
+    mixed = for_anthropic(answer_schema(create_model("Mixed", **fields)), job_id="a")
+    assert anthropic_faults(mixed) == []
+    assert mixed["required"] == [f"u{n}" for n in range(10)]
 
 
 DESCRIPTIONS = [

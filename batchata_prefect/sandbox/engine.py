@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -156,8 +156,6 @@ class Engine:
             else:
                 outcome = await self._live_anthropic(run)
             await self._light(self._commit, batch, outcome)
-            for file in outcome.files:
-                self.files[file.id] = file
         except Exception:
             # The batch stays open: a test that waits for it must see why it never ends.
             traceback.print_exc()
@@ -289,20 +287,29 @@ class Engine:
         )
 
     def _commit(self, batch: Batch, outcome: Outcome) -> None:
-        batch.ended_at = time.time()
-        batch.counts = outcome.counts
-        batch.errors = outcome.errors
-        batch.usage = outcome.usage
-        batch.output_file_id = outcome.output_file_id
-        batch.error_file_id = outcome.error_file_id
+        ended = replace(
+            batch,
+            ended_at=time.time(),
+            counts=outcome.counts,
+            errors=outcome.errors,
+            usage=outcome.usage,
+            output_file_id=outcome.output_file_id,
+            error_file_id=outcome.error_file_id,
+            final=True,
+        )
+        for temporary, final in outcome.moves:
+            temporary.replace(final)
+        self.store.end_batch(ended, outcome.bills, outcome.files, outcome.seen)
+        for file in outcome.files:
+            self.files[file.id] = file
+        batch.ended_at = ended.ended_at
+        batch.counts = ended.counts
+        batch.errors = ended.errors
+        batch.usage = ended.usage
+        batch.output_file_id = ended.output_file_id
+        batch.error_file_id = ended.error_file_id
+        # Last, because whoever sees an ended batch asks for its files at once.
         batch.final = True
-        try:
-            for temporary, final in outcome.moves:
-                temporary.replace(final)
-            self.store.end_batch(batch, outcome.bills, outcome.files, outcome.seen)
-        except BaseException:
-            batch.final = False
-            raise
 
     async def _thread(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -190,7 +190,6 @@ def test_a_batch_that_looks_alike_is_not_adopted(sandbox, provider, order):
     sandbox.fault(provider.name, operation="create", mode="drop_before")
 
     async def look(client: Any) -> None:
-        theirs = await other.create(client) if provider.name == "none" else None
         with pytest.raises(Exception) as lost:
             await placed.create(client)
         assert not provider.created_nothing(lost.value)
@@ -266,17 +265,21 @@ def test_a_search_does_not_reach_behind_its_time(sandbox, provider, order, monke
 
 def test_a_canceled_batch_gives_what_it_has(sandbox, provider, order):
     """Cancel goes on to an end whose rows can be read, and an ended batch stays as it is."""
-    placed = order()
-    sandbox.limits(seconds=30)
+    placed = order(["a"] * 20)
+    sandbox.limits(seconds=2)
 
     async def cancel(client: Any) -> None:
         made = await placed.create(client)
-        assert (await provider.cancel(client, made.batch_id)).state in {"canceling", "ended"}
+        while (await provider.poll(client, made.batch_id)).raw_status == "validating":
+            await asyncio.sleep(0.02)
+        canceled = await provider.cancel(client, made.batch_id)
+        assert canceled.state in {"canceling", "ended"}
         sandbox.settle()
         batch = await provider.poll(client, made.batch_id)
         assert (batch.state, batch.ending) == ("ended", "canceled")
-        found = await answers(placed, client, batch)
-        assert {reply.outcome for reply in found.values()} == {"canceled"}
+        outcomes = {reply.outcome for reply in (await answers(placed, client, batch)).values()}
+        assert "canceled" in outcomes
+        assert outcomes <= {"canceled", "succeeded"}
         assert await provider.cancel(client, made.batch_id) == batch
 
     try:
