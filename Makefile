@@ -12,7 +12,7 @@ CONSTRAINTS ?= .ci/constraints.txt
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 

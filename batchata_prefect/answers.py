@@ -1,18 +1,18 @@
-"""A reply and its job -> the job's result: pure, so that reading again is free."""
+"""A reply and its job -> the job's row in the results: pure, so that reading again is free."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from pydantic import BaseModel
 
 from batchata_prefect.citations import map_citations, read_citations
 from batchata_prefect.errors import ParseError
-from batchata_prefect.models import Attempt, Chunk, JobResult, Reply, Usage
+from batchata_prefect.models import Attempt, Chunk, JobResult, Reply
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.schema import AnswerSchema, read_answer
 from batchata_prefect.spool import Context
@@ -39,44 +39,42 @@ class Reading:
     schemas: Mapping[str, AnswerSchema]
     canceled: str | None = None
 
-    def result(self, reply: Reply, job: Context, cost: Decimal | None) -> JobResult:
-        """The job's result from its reply; what is wrong with the answer stands in `error`.
+    def row(self, reply: Reply, job: Context, cost: Decimal | None) -> dict[str, Any]:
+        """The job's result as a row; what is wrong with the answer stands in `error`.
 
         Args:
             reply: The reply.
             job: Its job.
             cost: What it was billed, as from `cost`.
         """
-        result = self._blank(job, cost)
-        usage = reply.usage or Usage()
-        result.input_tokens = usage.input_tokens
-        result.output_tokens = usage.output_tokens
-        result.cache_read_tokens = usage.cache_read_tokens
-        result.cache_write_tokens = usage.cache_write_tokens
-        result.reasoning_tokens = usage.reasoning_tokens
-        result.stop_reason = reply.stop_reason
+        row = self._blank(job, cost)
+        usage = reply.usage
+        if usage is not None:
+            row["input_tokens"] = usage.input_tokens
+            row["output_tokens"] = usage.output_tokens
+            row["cache_read_tokens"] = usage.cache_read_tokens
+            row["cache_write_tokens"] = usage.cache_write_tokens
+            row["reasoning_tokens"] = usage.reasoning_tokens
+        row["stop_reason"] = reply.stop_reason
         if reply.embedding is not None:
-            result.embedding = list(reply.embedding)
+            row["embedding"] = reply.embedding
         elif reply.outcome == "succeeded":
-            result.raw_response = reply.text
-        fault = _fault(reply) or self._parse(reply, job, result)
+            row["raw_response"] = reply.text
         if reply.outcome == "canceled" and self.canceled is not None:
-            result.error_code, result.error = "time_limit_exceeded", self.canceled
-            result.status = "failed"
-        elif fault:
-            result.error_code, result.error = fault
-            result.status = "cancelled" if reply.outcome == "canceled" else "failed"
-        result.attempts[-1].error_code = result.error_code
-        result.attempts[-1].error = result.error
-        return result
+            return self._failed(row, "time_limit_exceeded", self.canceled)
+        fault = _fault(reply, row["raw_response"])
+        if fault is None and (job.citations or job.answer_schema is not None):
+            fault = self._parse(reply, job, row)
+        if fault is None:
+            return row
+        self._failed(row, *fault)
+        if reply.outcome == "canceled":
+            row["status"] = "cancelled"
+        return row
 
-    def missing(self, job: Context, code: str, error: str) -> JobResult:
-        """The result of a job that got no reply."""
-        result = self._blank(job, Decimal(0))
-        result.status = "failed"
-        result.error_code, result.error = code, error
-        result.attempts[-1].error_code, result.attempts[-1].error = code, error
-        return result
+    def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:
+        """The row of a job that got no reply."""
+        return self._failed(self._blank(job, Decimal(0)), code, error)
 
     def cost(self, reply: Reply) -> Decimal | None:
         """What a reply was billed, in USD; None where the price is unknown.
@@ -91,22 +89,25 @@ class Reading:
             return Decimal(0)
         return self.prices.cost(self.chunk.provider, self.chunk.model, reply.usage)
 
-    def _blank(self, job: Context, cost: Decimal | None) -> JobResult:
+    def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
         usd = None if cost is None else float(cost)
-        return JobResult(
-            job_id=job.job_id,
-            cost_usd=usd,
-            batch_id=self.batch_id,
-            model=self.chunk.model,
-            provider=self.chunk.provider,
-            metadata=job.metadata,
-            attempts=[Attempt(self.chunk.round, self.batch_id, cost_usd=usd)],
-        )
+        row = blank_row(job, self.chunk.provider, self.chunk.model)
+        row["cost_usd"] = usd
+        row["batch_id"] = self.batch_id
+        attempt = Attempt(self.chunk.round, self.batch_id, cost_usd=usd)
+        row["attempts_json"] = _json_text([attempt])
+        return row
 
-    def _parse(self, reply: Reply, job: Context, result: JobResult) -> tuple[str, str] | None:
-        """Fill the parsed parts of a result; what is wrong with them as (code, text)."""
-        if job.citations:
-            result.citations = read_citations(reply.blocks, job.sources)
+    def _failed(self, row: dict[str, Any], code: str, error: str) -> dict[str, Any]:
+        row["status"], row["error_code"], row["error"] = "failed", code, error
+        attempt = Attempt(self.chunk.round, self.batch_id, code, error, row["cost_usd"])
+        row["attempts_json"] = _json_text([attempt])
+        return row
+
+    def _parse(self, reply: Reply, job: Context, row: dict[str, Any]) -> tuple[str, str] | None:
+        """Fill the parsed parts of a row; what is wrong with them as (code, text)."""
+        citations = read_citations(reply.blocks, job.sources) if job.citations else None
+        row["citations_json"] = _json_text(citations)
         if job.answer_schema is None:
             return None
         try:
@@ -115,26 +116,30 @@ class Reading:
             if reply.stop_reason in _TRUNCATED:
                 return "truncated", f"the answer was cut off at max_tokens; {error}"
             return error.code, str(error)
-        result.parsed_response = cast("BaseModel | dict[str, Any] | list[Any]", value)
-        if result.citations:
-            result.citation_mappings = map_citations(value, reply.blocks, result.citations)
+        if isinstance(value, BaseModel):
+            row["parsed_response_json"] = value.model_dump_json(by_alias=True)
+        else:
+            row["parsed_response_json"] = _json_text(value)
+        if citations:
+            row["citation_mappings_json"] = _json_text(
+                map_citations(value, reply.blocks, citations)
+            )
         return None
 
 
-def _fault(reply: Reply) -> tuple[str, str] | None:
+def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
     if reply.outcome != "succeeded":
         code = reply.error_code or reply.outcome
         return code, reply.error or f"the provider answered {reply.outcome!r} without a reason"
     if reply.stop_reason == "refusal" or reply.error_code is not None:
         code = reply.error_code or "refusal"
         return code, reply.error or "the model refused to answer"
-    if reply.embedding is not None:
+    if reply.embedding is not None or (text and not text.isspace()):
         return None
-    empty = not reply.text.strip()
-    if reply.stop_reason in _TRUNCATED and empty:
+    if reply.stop_reason in _TRUNCATED:
         eater = "thinking used up max_tokens" if reply.has_thinking else "max_tokens was used up"
         return "truncated", f"{eater} before any answer was written; give the job more max_tokens"
-    if empty and reply.stop_reason != "tool_use":
+    if reply.stop_reason != "tool_use":
         return "empty_answer", f"the answer is empty (stop_reason {reply.stop_reason!r})"
     return None
 
@@ -143,39 +148,35 @@ _JSON_COLUMNS = ("parsed_response", "citations", "citation_mappings", "metadata"
 """Fields of open shape: JSON text in their column, so that every column has one type."""
 
 
-def to_row(result: JobResult, *, answer_schema: str | None) -> dict[str, Any]:
-    """A result as one flat row whose columns have the same type in every row.
+def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
+    """A row of `results.jsonl` before anything is known of its answer.
 
-    Args:
-        result: The result.
-        answer_schema: Digest of the job's answer schema, by which a reader finds its class.
+    A row is flat, and each column has one type in every row. `answer_schema` is the digest by
+    which a reader finds the class of the parsed answer.
     """
-    parsed = result.parsed_response
     return {
-        "job_id": result.job_id,
-        "status": result.status,
-        "provider": result.provider,
-        "model": result.model,
-        "raw_response": result.raw_response,
-        "error_code": result.error_code,
-        "error": result.error,
-        "stop_reason": result.stop_reason,
-        "input_tokens": result.input_tokens,
-        "output_tokens": result.output_tokens,
-        "cache_read_tokens": result.cache_read_tokens,
-        "cache_write_tokens": result.cache_write_tokens,
-        "reasoning_tokens": result.reasoning_tokens,
-        "cost_usd": result.cost_usd,
-        "batch_id": result.batch_id,
-        "embedding": result.embedding,
-        "answer_schema": answer_schema,
-        "parsed_response_json": (
-            parsed.model_dump_json() if isinstance(parsed, BaseModel) else _json_text(parsed)
-        ),
-        "citations_json": _json_text(result.citations),
-        "citation_mappings_json": _json_text(result.citation_mappings),
-        "metadata_json": _json_text(result.metadata),
-        "attempts_json": _json_text(result.attempts),
+        "job_id": job.job_id,
+        "status": "completed",
+        "provider": provider,
+        "model": model,
+        "raw_response": None,
+        "error_code": None,
+        "error": None,
+        "stop_reason": None,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
+        "cost_usd": 0.0,
+        "batch_id": None,
+        "embedding": None,
+        "answer_schema": job.answer_schema,
+        "parsed_response_json": None,
+        "citations_json": None,
+        "citation_mappings_json": None,
+        "metadata_json": _json_text(job.metadata) if job.metadata else "{}",
+        "attempts_json": "[]",
     }
 
 

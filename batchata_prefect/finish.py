@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from batchata_prefect import budget
+from batchata_prefect.answers import blank_row
 from batchata_prefect.ledger import Entry
-from batchata_prefect.models import JobResult
 from batchata_prefect.replies import TIME_LIMIT, read_chunk
 from batchata_prefect.results import Part, Tally, assemble, write_json
 from batchata_prefect.session import Session
@@ -130,34 +130,28 @@ def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     return Part(answers, ordinals)
 
 
-def _unsent(run: Session, job: Context, family: Family) -> JobResult:
-    """The result of a job that no ended batch holds."""
-    result = JobResult(
-        job_id=job.job_id,
-        status="failed",
-        cost_usd=0.0,
-        model=family.model,
-        provider=family.provider,
-        metadata=job.metadata,
-    )
+def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
+    """The row of a job that no ended batch holds."""
+    row = blank_row(job, family.provider, family.model)
     left = run.seconds_left
+    row["status"] = "failed"
     if job.state == CANCELED:
-        result.status, result.error_code = "cancelled", "canceled"
-        result.error = "the run was cancelled before this job was answered; run again to send it"
+        row["status"], row["error_code"] = "cancelled", "canceled"
+        row["error"] = "the run was cancelled before this job was answered; run again to send it"
     elif left is not None and left <= 0:
-        result.error_code = "time_limit_exceeded"
-        result.error = f"{TIME_LIMIT}: the job was not answered before the deadline"
+        row["error_code"] = "time_limit_exceeded"
+        row["error"] = f"{TIME_LIMIT}: the job was not answered before the deadline"
     elif run.settings.cost_limit_usd is not None:
-        result.error_code = "cost_limit_exceeded"
-        result.error = (
+        row["error_code"] = "cost_limit_exceeded"
+        row["error"] = (
             f"{COST_LIMIT}: what is left of ${run.settings.cost_limit_usd} does not cover the "
             "job's upper bound; it was not sent. Raise the limit and run again to send only "
             "what is missing"
         )
     else:
-        result.error_code = "not_sent"
-        result.error = "the job was not sent; run again to send it"
-    return result
+        row["error_code"] = "not_sent"
+        row["error"] = "the job was not sent; run again to send it"
+    return row
 
 
 def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:

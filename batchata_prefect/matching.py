@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -206,7 +207,8 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
     offset = len(passage.flat) - len(passage.flat.lstrip())
     whole = Spot(offset, offset + len(flat))
     digits = re.findall(r"\d+", text)
-    if len(flat) >= 12 and next(_standing(flat.rstrip(".;, "), text), None) is not None:
+    core = flat.rstrip(".;, ")
+    if len(core) >= 12 and next(_standing(core, text), None) is not None:
         return whole._replace(how="part of the value")
     squeezed = _squeezed(text)
     if digits and len(squeezed) >= 6:
@@ -236,9 +238,10 @@ def _by_words(text: str, digits: list[str], passage: Passage) -> Spot | None:
     best: tuple[float, Spot] | None = None
     for index, (start, _, _) in enumerate(places):
         seen: dict[str, int] = {}
-        for _, end, word in places[index:]:
-            if end - start <= reach:
-                seen.setdefault(word, end)
+        for _, end, word in itertools.islice(places, index, None):
+            if end - start > reach:
+                break
+            seen.setdefault(word, end)
         share = sum(map(len, seen)) / sum(map(len, set(wanted)))
         if all(digit in seen for digit in digits) and (best is None or share > best[0]):
             how = "its words" if share > 0.99 else "part of its words"

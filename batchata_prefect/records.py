@@ -172,6 +172,7 @@ class Records:
         values = {
             **asdict(ending),
             "cost_usd": _text(ending.cost_usd),
+            "usage": ending.usage._asdict(),
             "ended_at": ending.ended_at.isoformat(),
         }
         await self._write(self._key(sequence, "ending"), values)

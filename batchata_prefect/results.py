@@ -9,13 +9,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
+from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import orjson
 
-from batchata_prefect.answers import Reading, from_row, merge_attempts, to_row
+from batchata_prefect.answers import Reading, from_row, merge_attempts
 from batchata_prefect.errors import ParseError
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.plan import mark
@@ -93,7 +94,7 @@ def collect(
     chunk = reading.chunk
     marks = bytearray(chunk.count)
     cost: Decimal | None = Decimal(0)
-    usage = Usage()
+    usage = [0] * len(Usage())
     strangers = 0
     with whole_file(answers) as file:
         for block in _blocks(_lines(replies) if replies is not None else iter(())):
@@ -115,26 +116,24 @@ def collect(
                 billed = reading.cost(reply)
                 cost = None if cost is None or billed is None else cost + billed
                 if reply.usage is not None and reply.outcome == "succeeded":
-                    usage = usage + reply.usage
+                    usage = list(map(add, usage, reply.usage))
                 job = contexts.get(ordinals[place])
                 if job is not None:
-                    result = reading.result(reply, job, billed)
-                    marks[place] = ord(mark(reply, result.error_code))
-                    _write_answer(file, place, result, job)
+                    row = reading.row(reply, job, billed)
+                    marks[place] = ord(mark(reply, row["error_code"]))
+                    _write_answer(file, place, row)
         for place in range(chunk.count):
             if not marks[place]:
                 letter, code, text = no_reply(place)
                 marks[place] = ord(letter)
                 if ordinals[place] >= 0:
                     job = jobs.context(ordinals[place])
-                    _write_answer(file, place, reading.missing(job, code, text), job)
-    return Collected(marks.decode(), cost, usage, strangers)
+                    _write_answer(file, place, reading.missing(job, code, text))
+    return Collected(marks.decode(), cost, Usage(*usage), strangers)
 
 
-def _write_answer(file: BinaryIO, place: int, result: JobResult, job: Context) -> None:
-    file.write(b"%d\t" % place)
-    file.write(orjson.dumps(to_row(result, answer_schema=job.answer_schema)))
-    file.write(b"\n")
+def _write_answer(file: BinaryIO, place: int, row: dict[str, Any]) -> None:
+    file.write(b"%d\t%b\n" % (place, orjson.dumps(row)))
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -200,7 +199,7 @@ def assemble(
     jobs: SpoolReader,
     count: int,
     *,
-    unsent: Callable[[Context, Family], JobResult],
+    unsent: Callable[[Context, Family], dict[str, Any]],
     each_to: Path | None,
 ) -> Tally:
     """Write the results of all jobs in the order of the job set, each job exactly once.
@@ -210,7 +209,7 @@ def assemble(
         parts: The answers of all ended chunks, oldest first.
         jobs: Looks up jobs.
         count: Number of jobs.
-        unsent: The result of a job without any answer.
+        unsent: The row of a job without any answer.
         each_to: Folder for one file a job; None for none.
 
     Raises:
@@ -241,8 +240,7 @@ def assemble(
         for ordinal in range(count):
             if where[ordinal] < 0:
                 context = jobs.context(ordinal)
-                result = unsent(context, jobs.family(ordinal))
-                line = orjson.dumps(to_row(result, answer_schema=context.answer_schema))
+                line = orjson.dumps(unsent(context, jobs.family(ordinal)))
             else:
                 line = row_at(owner[ordinal], where[ordinal], size[ordinal])
             row: dict[str, Any] = orjson.loads(line)

@@ -81,8 +81,7 @@ class Row(NamedTuple):
     output_bound: int
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What reading an answer needs to know of its job.
 
     Attributes:

@@ -17,6 +17,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+# Prefect reads its settings when it is first imported, so they come before what imports it.
+os.environ.update(
+    {
+        # What Prefect logs stays in its UI; it would come between the lines of the progress.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # A first start makes Prefect's database, which can take longer than its 20 seconds.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        **os.environ,
+    }
+)
+
 from pydantic import BaseModel, Field
 from rich import box
 from rich.console import Console
@@ -94,11 +106,6 @@ def main() -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # In a pipe or a log file the lines would otherwise come behind those of standard error.
         sys.stdout.reconfigure(line_buffering=True)
-    # What Prefect logs stays in its UI; here it would come between the lines of the progress.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # A first start makes Prefect's database, which can take longer than its 20 seconds.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     try:
         return demo(asked.provider, asked.results_dir / asked.provider, console)
     except (BatchataError, SandboxError) as error:
@@ -108,8 +115,9 @@ def main() -> int:
         if not str(error).startswith(PREFECT_UNREACHABLE):
             raise
         console.print(
-            f"\nThe demo stopped: {error}. Start the Prefect server that PREFECT_API_URL or the "
-            "Prefect profile names, or unset it to use a short-lived one.",
+            f"\nThe demo stopped: {str(error).rstrip('.')}. If PREFECT_API_URL or the Prefect "
+            "profile names a server, start it, or unset it to use a short-lived one; if not, the "
+            "machine was too busy: try again.",
             style="red",
             markup=False,
         )

@@ -493,6 +493,7 @@ def test_a_date_is_found_in_every_usual_form(style: str, day: date) -> None:
 @example("1'" * 50)
 @example("-" * 50 + "1")
 @example("1 000 " * 30)
+@example("." * 20)
 @settings(max_examples=300, deadline=None)
 def test_any_text_can_be_read(text: str) -> None:
     """No text makes the readers fail."""

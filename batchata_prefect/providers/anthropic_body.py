@@ -6,15 +6,20 @@ migration-2026-10-21, batch-processing, structured-outputs, citations, pdf-suppo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, cast
 
-from batchata_prefect.documents import Document
+from batchata_prefect.documents import Document, pdf_shown_bytes
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
-from batchata_prefect.providers.requests import (
+from batchata_prefect.providers.claude_models import (
+    most_pages,
+    most_tokens,
+    takes_enabled_thinking,
+    takes_forced_tool,
+    takes_prefill,
+)
+from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
     TOOLS,
@@ -38,25 +43,10 @@ LIMITS = Limits(max_requests=100_000, max_bytes=256_000_000, max_request_bytes=3
 """Of one Message Batch and of one Messages body [docs: batch-processing, api/errors]. Whether the
 docs' MB are decimal is not said; these are the smaller ones."""
 
-Family = tuple[str, tuple[int, int]]
-
 _ROLES = ("user", "assistant", "system", "developer")
 _SAMPLING = ("temperature", "top_p", "top_k")
 _NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
 _LARGEST_SIDE = 8_000
-_FAMILY = re.compile(
-    r"claude-(?:([a-z]+)-(\d)(?:-(\d{1,2}))?|(\d)(?:-(\d{1,2}))?-([a-z]+))(?![a-z\d])"
-)
-
-
-@lru_cache(maxsize=1024)
-def family(model: str) -> Family | None:
-    """Line and version out of a Claude model id, such as `("opus", (5, 5))`; None for others."""
-    match = _FAMILY.match(model)
-    if match is None:
-        return None
-    line, major, minor, old_major, old_minor, old_line = match.groups()
-    return line or old_line, (int(major or old_major), int(minor or old_minor or 0))
 
 
 def render(job: Job) -> Request:
@@ -72,7 +62,7 @@ def render(job: Job) -> Request:
     left_out: tuple[str, ...] = ()
     if params and job.model.startswith("claude"):
         left_out = _drop_unsupported(job, params)
-    limit = max_tokens(job, params, ("max_tokens",), least=1, most=_most_tokens(job.model))
+    limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
     content = _Content(job, tally)
     if job.messages:
         system, messages = _conversation(job, params)
@@ -112,20 +102,6 @@ def _drop_unsupported(job: Job, params: dict[str, Any]) -> tuple[str, ...]:
     return left_out + drop_unsupported(
         job, params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out"
     )
-
-
-def _most_tokens(model: str) -> int | None:
-    """The most output tokens of a model. The 300k of a beta need a header that we do not send."""
-    found = family(model)
-    if found is None:
-        return 128_000 if model.startswith("claude") else None
-    return 64_000 if _is_small(found) else 128_000
-
-
-def _is_small(found: Family) -> bool:
-    """Whether a model has 200k context and 64k output: the 4.5 generation and older."""
-    line, version = found
-    return version <= (4, 5) or (line == "haiku" and version < (5, 0))
 
 
 def _conversation(job: Job, params: dict[str, Any]) -> tuple[Any, list[Message]]:
@@ -172,8 +148,7 @@ def _check_turns(job: Job, messages: list[Message]) -> None:
                 "a system message inside the conversation must follow a user message and be the "
                 "last one or come before an assistant message",
             )
-    found = family(job.model)
-    if roles[-1] == "assistant" and found is not None and found[1] >= (4, 6):
+    if roles[-1] == "assistant" and not takes_prefill(job.model):
         raise fault(
             job,
             f"its last message is the assistant's, and {job.model!r} does not continue a given "
@@ -212,6 +187,7 @@ class _Content:
             return {"type": "image", "source": _image_source(self.job, document)}
         self.tally.document(document, citations=self.job.enable_citations)
         if document.kind == "pdf":
+            self._check_citable(document)
             source = {"type": "base64", "media_type": "application/pdf", "data": document.base64}
         elif document.text is not None:
             source = {"type": "text", "media_type": "text/plain", "data": document.text}
@@ -223,6 +199,16 @@ class _Content:
         self.citable += 1
         block: dict[str, Any] = {"type": "document", "source": source, "title": document.name}
         return _with_citations(block) if self.job.enable_citations else block
+
+    def _check_citable(self, pdf: Document) -> None:
+        """Refuse a scan where citations are asked for: only a PDF's text is cited."""
+        asked = self.job.enable_citations and "enable_citations" not in self.job.defaulted
+        if asked and not any(shown is None or shown for shown in pdf_shown_bytes(pdf)):
+            raise fault(
+                self.job,
+                f"file {pdf.name!r} has no text on any page, so nothing of it can be cited; run "
+                "text recognition over it, or leave enable_citations out",
+            )
 
     def read(self, message: Message) -> Message:
         """A message of the user's, counted, with citations enabled where the job asks for them."""
@@ -291,8 +277,7 @@ class _Content:
 
     def check(self) -> None:
         """Refuse what is only seen in the whole."""
-        found = family(self.job.model)
-        most = 100 if found is not None and _is_small(found) else 600
+        most = most_pages(self.job.model)
         if self.tally.pages > most:
             raise fault(
                 self.job,
@@ -363,8 +348,7 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
     thinking: Any = params.get("thinking")
     if not isinstance(thinking, Mapping) or cast("Message", thinking).get("type") != "enabled":
         return
-    found = family(job.model)
-    if found is not None and found[1] >= (4, 7):
+    if not takes_enabled_thinking(job.model):
         raise fault(
             job,
             f"{job.model!r} does not take thinking of type 'enabled'; leave it out or give "
@@ -382,7 +366,7 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
 def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
     choice: Any = params.get("tool_choice")
     forced = isinstance(choice, Mapping) and cast("Message", choice).get("type") in {"any", "tool"}
-    if forced and _takes_no_forced_tool(family(job.model)):
+    if forced and not takes_forced_tool(job.model):
         raise fault(
             job,
             f"{job.model!r} cannot be forced to use a tool; leave tool_choice out, or ask for a "
@@ -401,13 +385,3 @@ def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
                 tally.add(UNSEEN)
     if params.get("container") is not None or params.get("mcp_servers") is not None:
         tally.add(UNSEEN)
-
-
-def _takes_no_forced_tool(found: Family | None) -> bool:
-    """Opus from 5.5, Fable and Mythos from 5.1 [docs: whats-new-opus-5-5]."""
-    if found is None:
-        return False
-    line, version = found
-    return (line == "opus" and version >= (5, 5)) or (
-        line in {"fable", "mythos"} and version >= (5, 1)
-    )

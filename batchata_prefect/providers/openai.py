@@ -124,9 +124,11 @@ class OpenAI:
 
         Raises:
             UploadError: The file could not be uploaded.
+            OSError: There is no such file; nothing was sent.
         """
+        size = (await asyncio.to_thread(path.stat)).st_size
         try:
-            file_id = await _uploaded(client, chunk, path) or await _upload(client, chunk, path)
+            file_id = await _uploaded(client, chunk, size) or await _upload(client, chunk, path)
         except Exception as error:
             raise UploadError(chunk, error) from error
         body = {
@@ -212,9 +214,8 @@ def _file_name(chunk: Chunk) -> str:
     return f"batchata-{chunk.token}.jsonl"
 
 
-async def _uploaded(client: Any, chunk: Chunk, path: Path) -> str | None:
+async def _uploaded(client: Any, chunk: Chunk, size: int) -> str | None:
     """Id of the chunk's file among the newest uploads: an earlier create may have left it."""
-    size = (await asyncio.to_thread(path.stat)).st_size
     params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
     try:
         page = await wire.get(client, "/files", "data", params)

@@ -13,7 +13,7 @@ from typing import Any, cast
 from batchata_prefect.documents import Document
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
-from batchata_prefect.providers.requests import (
+from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
     TOOLS,

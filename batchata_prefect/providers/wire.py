@@ -26,8 +26,11 @@ PATIENCE_SECONDS = 120.0
 """Time for a small call with its retries: the SDKs sleep for as long as `Retry-After` says, which
 in anthropic is without limit [anthropic/_base_client.py]."""
 
-TRANSFER_SECONDS = 900.0
-"""Silence that ends a large transfer, and the time a server may take to check a whole batch."""
+CREATE_SECONDS = 900.0
+"""Time that a server may take to check a whole batch, or not to read on while it is sent."""
+
+DOWNLOAD_SECONDS = 300.0
+"""Silence that ends a download."""
 
 CLOCK_MARGIN = timedelta(minutes=15)
 """How far a provider's clock and ours may be apart."""
@@ -45,11 +48,11 @@ def timeouts() -> Any:
     return httpx2.Timeout(60.0, connect=10.0)
 
 
-def transfer_timeouts() -> Any:
+def _silence(seconds: float) -> Any:
     """Timeouts of calls with a large body in either direction."""
     import httpx2
 
-    return httpx2.Timeout(TRANSFER_SECONDS, connect=10.0, pool=60.0)
+    return httpx2.Timeout(seconds, connect=10.0, pool=60.0)
 
 
 def check_key(key: Any, variable: str) -> None:
@@ -120,7 +123,7 @@ async def send(
     """Post a large body, as `content=` or `files=`, and read the JSON object of the reply."""
     import httpx2
 
-    options = {"headers": headers, "max_retries": retries, "timeout": transfer_timeouts()}
+    options = {"headers": headers, "max_retries": retries, "timeout": _silence(CREATE_SECONDS)}
     with without_secrets():
         response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
     return read_object(response, key)
@@ -152,15 +155,15 @@ async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
     """The bytes at a path as they come; only its start is retried."""
     import httpx2
 
-    options = {"timeout": transfer_timeouts()}
+    options = {"timeout": _silence(DOWNLOAD_SECONDS)}
     with without_secrets():
         try:
-            async with asyncio.timeout(TRANSFER_SECONDS):
+            async with asyncio.timeout(DOWNLOAD_SECONDS):
                 response: httpx2.Response = await client.get(
                     path, cast_to=httpx2.Response, options=options, stream=True
                 )
         except TimeoutError:
-            raise TimeoutError(f"{path}: no answer within {TRANSFER_SECONDS:.0f} s") from None
+            raise TimeoutError(f"{path}: no answer within {DOWNLOAD_SECONDS:.0f} s") from None
     try:
         async for piece in response.aiter_bytes():
             yield piece

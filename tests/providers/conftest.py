@@ -15,8 +15,11 @@ from pydantic import TypeAdapter
 from pypdf import PdfWriter
 
 from batchata_prefect.models import Job, Request
+from batchata_prefect.providers import Provider
 from batchata_prefect.providers.anthropic import Anthropic
 from batchata_prefect.providers.openai import OpenAI
+
+from .orders import Order
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d494441"
@@ -117,3 +120,17 @@ def conforms() -> Iterator[Callable[[Request], None]]:
         assert not errors, errors[0].message[:500]
 
     yield check
+
+
+@pytest.fixture(params=["anthropic", "openai"])
+def provider(request: pytest.FixtureRequest, sandbox: Any) -> Provider:
+    return Anthropic() if request.param == "anthropic" else OpenAI()
+
+
+@pytest.fixture
+def order(provider: Provider, tmp_path: Path) -> Callable[..., Order]:
+    def make(prompts: list[str] | None = None, salt: str = "") -> Order:
+        path = tmp_path / f"requests-{salt}.jsonl"
+        return Order(provider, path, prompts or ["One", "Two", "Three"], salt or str(tmp_path))
+
+    return make

@@ -206,6 +206,7 @@ def test_models_of_compatible_servers_take_what_they_are_given(claude):
 
 _ENABLED = {"thinking": {"type": "enabled", "budget_tokens": 2048}}
 _TOOL = {"name": "f", "input_schema": {"type": "object"}}
+_DOCUMENT = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
 _FORCED = {"tools": [_TOOL], "tool_choice": {"type": "any"}}
 
 
@@ -239,6 +240,7 @@ _FORCED = {"tools": [_TOOL], "tool_choice": {"type": "any"}}
         ({"params": _FORCED, "model": "claude-fable-5-1"}, "cannot be forced to use a tool"),
         ({"enable_citations": True}, "needs a document to cite"),
         ({"enable_citations": True, "file": PNG}, "images cannot be cited"),
+        ({"enable_citations": True, "file": pdf()}, "no text on any page"),
         (
             {"response_model": Invoice, "params": {"output_config": {"format": {}}}},
             "exclude each other",
@@ -246,6 +248,11 @@ _FORCED = {"tools": [_TOOL], "tool_choice": {"type": "any"}}
         (
             {"params": {"metadata": {"a": [1, {"b": {1, 2}}]}}},
             r"metadata\.a\[1\]\.b cannot be sent",
+        ),
+        ({"params": {"tools": [{"name": "f", "x": {1}}]}}, r"tools\[0\]\.x cannot be sent"),
+        (
+            {"messages": [USER, {**BOT, "content": [_DOCUMENT]}, USER]},
+            "only taken in user messages",
         ),
         ({"prompt": "\ud800"}, r"messages\[0\]\.content cannot be sent"),
         ({"params": {"x": float("nan")}}, "x is nan"),

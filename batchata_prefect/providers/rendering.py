@@ -18,8 +18,9 @@ UNSEEN = (5_000, 1_000_000)
 """Tokens of what is not in the request: a URL, an uploaded file, a stored conversation, what a
 server tool brings in. The bound is the largest context window of both providers' models pages."""
 
-FRAME = (8, 30)
-"""Tokens around a request and its instructions. `Hello` is 8 input tokens (recorded reply)."""
+FRAME = (4, 30)
+"""Tokens around a request and its instructions. `Hello` is 8 input tokens (recorded reply), with
+those of its message."""
 
 MESSAGE = (4, 10)
 """Tokens around a message: role and separators."""
