@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import traceback
 from typing import Any
@@ -54,6 +55,10 @@ def main() -> None:
                 with open(told["log"], "a") as log:
                     os.dup2(log.fileno(), 1)
                     os.dup2(log.fileno(), 2)
+                if told.get("largest_file_bytes"):
+                    # The kernel refuses every write past it, as a full disk does.
+                    limit = told["largest_file_bytes"]
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
                 run_jobs(told)
             except BaseException:
                 traceback.print_exc()

@@ -108,3 +108,19 @@ def test_two_processes_submit_once(
         other.close()
     assert codes == [0, 0], Path(str(job["log"])).read_text()[-4000:]
     check_all_paid_once(sandbox, before, Path(str(job["results_dir"])), JOBS)
+
+
+def test_a_full_disk_during_collection(forker: Forker, sandbox, tmp_path: Path) -> None:
+    """It fails cleanly, says what to do, and the next run finishes without paying again."""
+    job = {**told(tmp_path, 0), "jobs": 1000, "items_per_batch": 1000}
+    before = len(list(sandbox.ledger.billed()))
+    code, _ = forker.run({**job, "largest_file_bytes": 400_000})
+    log = Path(str(job["log"])).read_text()
+    assert code == 1
+    assert "make room and run again, nothing is paid twice" in log.replace("\n", " ")
+    assert not (Path(str(job["results_dir"])) / "results.jsonl").exists()
+    paid = len(list(sandbox.ledger.billed())) - before
+    assert paid == 1000
+    code, _ = forker.run(job)
+    assert code == 0, Path(str(job["log"])).read_text()[-4000:]
+    check_all_paid_once(sandbox, before, Path(str(job["results_dir"])), 1000)
