@@ -59,7 +59,9 @@ class Reading:
         if reply.embedding is not None:
             row["embedding"] = reply.embedding
         elif reply.outcome == "succeeded":
-            row["raw_response"] = reply.text
+            row["raw_response"] = reply.text or (
+                _json_text(reply.tool_calls) if reply.tool_calls else ""
+            )
         if reply.outcome == "canceled" and self.canceled is not None:
             return self._failed(row, "time_limit_exceeded", self.canceled)
         fault = _fault(reply, row["raw_response"])
@@ -79,12 +81,12 @@ class Reading:
     def cost(self, reply: Reply) -> Decimal | None:
         """What a reply was billed, in USD; None where the price is unknown.
 
-        Only succeeded rows are billed: errored, canceled and expired requests are free
-        [Anthropic batch-processing; OpenAI Batch API guide], and a refusal before any output is
-        free too [Anthropic refusals-and-fallback].
+        Requests without an answer are free [Anthropic batch-processing; OpenAI Batch API guide],
+        and so is a refusal before any output [Anthropic refusals-and-fallback]. Whatever reports
+        usage is counted, and an answer that reports none has an unknown cost.
         """
-        if reply.outcome != "succeeded" or reply.usage is None:
-            return Decimal(0)
+        if reply.usage is None:
+            return Decimal(0) if reply.outcome != "succeeded" else None
         if reply.stop_reason == "refusal" and not reply.blocks and not reply.usage.output_tokens:
             return Decimal(0)
         return self.prices.cost(self.chunk.provider, self.chunk.model, reply.usage)

@@ -33,12 +33,17 @@ def reserved(ledger: Iterable[Entry]) -> Decimal | None:
 def room(ledger: list[Entry], limit: Decimal | None) -> Decimal | None:
     """USD that may still be reserved; None without a limit.
 
-    A ledger that holds a chunk of unknown price leaves no room under a limit: what it costs
-    cannot be counted, and unknown never counts as zero.
+    A chunk whose cost is not known keeps its reservation. One that has not even that leaves no
+    room under a limit: unknown never counts as zero.
     """
     if limit is None:
         return None
-    gone, held = spent(ledger), reserved(ledger)
-    if gone is None or held is None:
-        return Decimal(0)
-    return limit - gone - held
+    total = Decimal(0)
+    for entry in ledger:
+        held = entry.chunk.reserved_usd
+        if entry.ending is not None and entry.ending.cost_usd is not None:
+            held = entry.ending.cost_usd
+        if held is None:
+            return Decimal(0)
+        total += held
+    return limit - total

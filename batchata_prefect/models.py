@@ -325,6 +325,7 @@ class Reply(NamedTuple):
         error: The provider's text of what went wrong.
         embedding: The vector, from an embeddings endpoint.
         has_thinking: Whether the answer holds thinking, shown or not.
+        tool_calls: The provider's own objects of the tools that the model calls.
     """
 
     custom_id: str
@@ -336,6 +337,7 @@ class Reply(NamedTuple):
     error: str | None = None
     embedding: tuple[float, ...] | None = None
     has_thinking: bool = False
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -390,7 +392,8 @@ class JobResult:
     Attributes:
         job_id: The job's own id.
         status: completed, failed or cancelled.
-        raw_response: The answer's text; kept also where it could not be parsed.
+        raw_response: The answer's text, kept also where it could not be parsed; of an answer
+            that only calls tools, the calls as JSON.
         parsed_response: The answer as the job's response model, or a dict for a JSON schema.
         citations: Citations of the answer.
         citation_mappings: Field path of the parsed answer -> citations that support it.

@@ -179,10 +179,12 @@ def test_the_budget_is_the_ledger() -> None:
     assert budget.reserved([done, flying]) == Decimal("1.25")
     assert budget.room([done, flying], Decimal(2)) == Decimal("0.35")
     assert budget.room([done, flying], None) is None
+    unknown = Entry(chunk(2), NOW, None, ending(None))
+    assert budget.room([unknown], Decimal(2)) == Decimal("0.75")
 
 
 @pytest.mark.parametrize(
-    "entry", [Entry(chunk(0), NOW, None, ending(None)), Entry(chunk(0, None), NOW)]
+    "entry", [Entry(chunk(0, None), NOW, None, ending(None)), Entry(chunk(0, None), NOW)]
 )
 def test_an_unknown_cost_leaves_no_room_under_a_limit(entry: Entry) -> None:
     """Unknown never counts as zero."""

@@ -288,6 +288,7 @@ def _answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     if not isinstance(content, list):
         return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
     texts: list[TextBlock] = []
+    calls: list[dict[str, Any]] = []
     has_thinking = False
     for item in cast("list[Any]", content):
         block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
@@ -301,6 +302,8 @@ def _answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
             )
         elif kind == "thinking" or kind == "redacted_thinking":
             has_thinking = True
+        elif kind == "tool_use":
+            calls.append(block)
     stop = text_at(message, "stop_reason")
     code = error = None
     if stop == "refusal":
@@ -316,6 +319,7 @@ def _answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
         error_code=code,
         error=error,
         has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+        tool_calls=tuple(calls),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from array import array
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from batchata_prefect.models import Reply, TextBlock, Usage
@@ -54,6 +54,7 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         usage,
         stop=_FINISHED.get(finish or "", finish),
         refusals=[*refusals, refusal] if refusal else refusals,
+        calls=cast("list[dict[str, Any]]", list_at(message, "tool_calls")),
     )
 
 
@@ -67,6 +68,7 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             custom_id, "errored", usage=usage, error_code=code, error=text_at(error, "message")
         )
     contents: list[Any] = []
+    calls: list[Mapping[str, Any]] = []
     stop, has_thinking = "end_turn", False
     for item in list_at(body, "output"):
         part = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
@@ -77,11 +79,20 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             has_thinking = True
         elif kind in {"function_call", "custom_tool_call"}:
             stop = "tool_use"
+            calls.append(part)
     if status == "incomplete":
         reason = text_at(object_at(body, "incomplete_details"), "reason")
         stop = _INCOMPLETE.get(reason or "", reason or "incomplete")
     texts, refusals = _texts(contents)
-    return _reply(custom_id, texts, usage, stop=stop, refusals=refusals, has_thinking=has_thinking)
+    return _reply(
+        custom_id,
+        texts,
+        usage,
+        stop=stop,
+        refusals=refusals,
+        has_thinking=has_thinking,
+        calls=calls,
+    )
 
 
 def _reply(
@@ -92,6 +103,7 @@ def _reply(
     stop: str | None,
     refusals: list[str],
     has_thinking: bool = False,
+    calls: Sequence[Mapping[str, Any]] = (),
 ) -> Reply:
     code = error = None
     if refusals or stop == "refusal":
@@ -106,6 +118,7 @@ def _reply(
         error_code=code,
         error=error,
         has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+        tool_calls=tuple(calls),
     )
 
 

@@ -130,12 +130,17 @@ def finish(
             f"its request is {len(data):,} bytes and {tally.provider} takes {most_bytes:,}; give "
             "it fewer or smaller documents",
         )
+    estimate = tally.estimate(output_bound)
+    if b'"cache_control":' in data:
+        # Writing to the cache for an hour costs twice the input price [prompt caching], and how
+        # much of the input will be written is not known before.
+        estimate = estimate._replace(input_bound=2 * estimate.input_bound)
     return Request(
         provider=tally.provider,
         endpoint=endpoint,
         model=job.model,
         body=data,
-        estimate=tally.estimate(output_bound),
+        estimate=estimate,
         left_out=left_out,
         sources=tuple(sources),
     )
