@@ -109,7 +109,7 @@ def plain_openai(count: int, out: Path) -> None:
         )
     with (out / "plain.jsonl").open("w") as file:
         for batch in batches:
-            while (batch := client.batches.retrieve(batch.id)).status != "completed":  # noqa: PLW2901
+            while (batch := client.batches.retrieve(batch.id)).status != "completed":
                 assert batch.status in {"validating", "in_progress", "finalizing"}, batch
                 time.sleep(0.5)
             assert batch.output_file_id

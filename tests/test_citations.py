@@ -21,9 +21,9 @@ from batchata_prefect.citations import (
     read_citations,
     verify,
 )
+from batchata_prefect.citations.written import days, normal, numbers
 from batchata_prefect.documents import Document, load_documents
 from batchata_prefect.models import Citation, TextBlock
-from batchata_prefect.written import days, normal, numbers
 from tests.test_documents import make_pdf
 
 # Real replies

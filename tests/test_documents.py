@@ -24,8 +24,8 @@ from batchata_prefect.documents import (
     pdf_page_texts,
     pdf_shown_bytes,
 )
+from batchata_prefect.documents.pdf import string_bytes
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.pdf import string_bytes
 
 
 def make_pdf(*pages: str) -> bytes:

@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, RootModel, create_model, field_validator
 
+from batchata_prefect.citations.quotes import quoted_schema, read_quoted
 from batchata_prefect.errors import ParseError, ValidationError
-from batchata_prefect.quotes import quoted_schema, read_quoted
 from batchata_prefect.schema import (
     answer_schema,
     for_anthropic,
@@ -384,7 +384,7 @@ def test_digest_and_wire_form_are_the_same_in_every_process() -> None:
 def test_nothing_heavy_is_imported() -> None:
     """Schemas and citations cost neither an SDK nor Prefect to import."""
     program = (
-        "import sys, batchata_prefect.schema, batchata_prefect.citations, batchata_prefect.quotes\n"
+        "import sys, batchata_prefect.schema, batchata_prefect.citations.quotes\n"
         "print([m for m in ('anthropic', 'openai', 'prefect', 'jsonschema', 'rapidfuzz', 'pypdf') "
         "if m in sys.modules])"
     )

@@ -151,7 +151,7 @@ def test_starting_over_pays_again_and_deletes_nothing(tmp_path: Path, sandbox, b
     batch = mixed(tmp_path).set_state(file=tmp_path / "state", reuse_state=False)
     assert batch.run().status()["completed"] == 6
     assert set(bill().values()) == {2}
-    kept = [p for p in (tmp_path / "out").glob("results.*.jsonl")]
+    kept = list((tmp_path / "out").glob("results.*.jsonl"))
     assert [path.read_bytes() for path in kept] == [old]
     mixed(tmp_path).run()
     assert set(bill().values()) == {2}
@@ -384,7 +384,7 @@ def test_an_unknown_price_under_a_limit_stops_before_anything_is_sent(
         batch = new_batch(tmp_path, **options).add_cost_limit(5)
         return batch.add_job(prompt=f"{tmp_path}", model="gpt-99-secret", id="the-job")
 
-    with pytest.raises(ValidationError, match="gpt-99-secret.*the-job.*prices="):
+    with pytest.raises(ValidationError, match=r"gpt-99-secret.*the-job.*prices="):
         jobs().run()
     assert not bill()
     run = jobs(prices={"gpt-99-secret": {"input": 1, "output": 2}}).run()
@@ -526,7 +526,7 @@ def test_limits_are_checked_when_they_are_set(tmp_path: Path) -> None:
     """10 seconds to 24 hours, units add up; a limit is a positive amount."""
     batch = Batch(tmp_path)
     for wrong in ({}, {"seconds": 9}, {"hours": 24, "seconds": 1}, {"minutes": -5, "seconds": 1}):
-        with pytest.raises(ValueError, match="time limit|at least one"):
+        with pytest.raises(ValueError, match=r"time limit|at least one"):
             batch.add_time_limit(**wrong)
     batch.add_time_limit(hours=1, minutes=30, seconds=15)
     assert batch._time_limit_seconds == 5415

@@ -1,4 +1,4 @@
-"""A process that has everything imported and forks one run at a time, so that a kill costs no start.
+"""A process that has everything imported and forks one run at a time: a kill costs no start.
 
 Reads one JSON object a line: `{"results_dir": ..., "jobs": n, ...}`; answers with the pid of the
 fork, and with its exit code when it is gone.
@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import anthropic  # noqa: F401 - imported here so that no fork has to
@@ -52,7 +53,7 @@ def main() -> None:
         if pid == 0:
             code = 0
             try:
-                with open(told["log"], "a") as log:
+                with Path(told["log"]).open("a") as log:
                     os.dup2(log.fileno(), 1)
                     os.dup2(log.fileno(), 2)
                 if told.get("largest_file_bytes"):

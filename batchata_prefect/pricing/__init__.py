@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.estimates import estimate_document as estimate_document
-from batchata_prefect.estimates import estimate_text as estimate_text
 from batchata_prefect.models import Usage
+from batchata_prefect.pricing.estimates import estimate_document as estimate_document
+from batchata_prefect.pricing.estimates import estimate_text as estimate_text
 
 _BATCH = {"processing": "batch"}
 _MILLION = Decimal(1_000_000)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from batchata_prefect.formats import RefusedError
+from batchata_prefect.documents.formats import RefusedError
 
 _T = TypeVar("_T")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from batchata_prefect.schema_nodes import Schema, UnfitError, pointed, schema_nodes
+from batchata_prefect.schema.nodes import Schema, UnfitError, pointed, schema_nodes
 
 _BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
-from batchata_prefect.schema_nodes import (
+from batchata_prefect.schema.nodes import (
     Schema,
     UnfitError,
     allows_null,

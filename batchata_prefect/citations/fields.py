@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel
 
-from batchata_prefect.written import normal
+from batchata_prefect.citations.written import normal
 
 Label: TypeAlias = tuple[str, ...]
 """Words of a name in their `stem` form, in order."""

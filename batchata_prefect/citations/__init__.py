@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from batchata_prefect.evidence import Source, supports
-from batchata_prefect.fields import Leaf, leaves
-from batchata_prefect.json_text import json_spans
-from batchata_prefect.matching import Passage
+from batchata_prefect.citations.evidence import Source, supports
+from batchata_prefect.citations.fields import Leaf, leaves
+from batchata_prefect.citations.matching import Passage
+from batchata_prefect.citations.written import normal
 from batchata_prefect.models import Citation, TextBlock
-from batchata_prefect.written import normal
+from batchata_prefect.schema.json_text import json_spans
 
 if TYPE_CHECKING:
     from batchata_prefect.documents import Document

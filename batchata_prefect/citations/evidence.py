@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from batchata_prefect.fields import Leaf
-from batchata_prefect.matching import Naming, Passage, Spot, loose_spot, naming
+from batchata_prefect.citations.fields import Leaf
+from batchata_prefect.citations.matching import Naming, Passage, Spot, loose_spot, naming
 
 Confidence: TypeAlias = Literal["high", "medium", "low"]
 

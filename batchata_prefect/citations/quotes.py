@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from batchata_prefect.errors import ParseError
-from batchata_prefect.json_text import json_text, json_value
 from batchata_prefect.schema import Answer, AnswerSchema, for_openai, read_value
+from batchata_prefect.schema.json_text import json_text, json_value
 
 _QUOTE: dict[str, Any] = {
     "type": "object",

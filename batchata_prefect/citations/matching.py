@@ -10,8 +10,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
-from batchata_prefect.fields import Label, Leaf, stem
-from batchata_prefect.written import Day, Number, days, normal, numbers, times
+from batchata_prefect.citations.fields import Label, Leaf, stem
+from batchata_prefect.citations.written import Day, Number, days, normal, numbers, times
 
 _GENERIC_WORDS = "name value text data info field item number id date amount type code unit line"
 _GENERIC = frozenset([*_GENERIC_WORDS.split(), "detail"])

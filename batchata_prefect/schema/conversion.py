@@ -27,8 +27,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from batchata_prefect.dialects import Dialect, Slot, check_size, fit_limits, with_null
-from batchata_prefect.schema_nodes import (
+from batchata_prefect.schema.dialects import Dialect, Slot, check_size, fit_limits, with_null
+from batchata_prefect.schema.nodes import (
     Schema,
     UnfitError,
     allows_null,

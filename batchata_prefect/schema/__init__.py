@@ -24,13 +24,13 @@ from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from batchata_prefect.conversion import converted
-from batchata_prefect.dialects import ANTHROPIC, OPENAI, Dialect
 from batchata_prefect.errors import ParseError, ValidationError
-from batchata_prefect.json_text import json_text, json_value
 from batchata_prefect.models import ResponseModel
-from batchata_prefect.restoring import needs_restoring, restored
-from batchata_prefect.schema_nodes import Schema, UnfitError, resolved, schema_nodes
+from batchata_prefect.schema.conversion import converted
+from batchata_prefect.schema.dialects import ANTHROPIC, OPENAI, Dialect
+from batchata_prefect.schema.json_text import json_text, json_value
+from batchata_prefect.schema.nodes import Schema, UnfitError, resolved, schema_nodes
+from batchata_prefect.schema.restoring import needs_restoring, restored
 
 Answer: TypeAlias = "BaseModel | dict[str, Any] | list[Any]"
 

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-from batchata_prefect import formats, pdf
+from batchata_prefect.documents import formats, pdf
+from batchata_prefect.documents.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
 from batchata_prefect.models import FileInput
 
 CACHE_BYTES = 64_000_000

@@ -1,0 +1,190 @@
+"""From a reply to a row and back: every reason in its place, nothing called a success that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import BaseModel, Field
+
+from batchata_prefect.answers import Reading, blank_row, from_row, merge_attempts
+from batchata_prefect.models import Chunk, JobResult, Reply, TextBlock, Usage
+from batchata_prefect.pricing import PriceBook
+from batchata_prefect.schema import AnswerSchema, answer_schema, from_plain, to_plain
+from batchata_prefect.spool import Context
+
+CHUNK = Chunk(0, 1, "ab" * 32, "anthropic", "/v1/messages", "m", 9, 0, 0, 0, Decimal(1))
+PRICES = PriceBook({"m": {"input": 1, "output": 10}})
+USAGE = Usage(input_tokens=100, output_tokens=20, reasoning_tokens=5)
+
+
+class Bill(BaseModel):
+    """An answer with everything that JSON cannot hold by itself."""
+
+    total: Decimal = Field(alias="Total")
+    on: date
+
+
+def reading(schemas: Mapping[str, AnswerSchema] | None = None, **more: Any) -> Reading:
+    return Reading(CHUNK, "batch_1", PRICES, schemas or {}, **more)
+
+
+def job(schema: str | None = None, *, citations: bool = False) -> Context:
+    return Context(0, "the-job", {"a": [1]}, schema, citations, ("doc.txt",), 0, 1)
+
+
+def says(text: str, **more: Any) -> Reply:
+    blocks = (TextBlock(text),) if text else ()
+    return Reply("x-0", "succeeded", blocks, USAGE, **{"stop_reason": "end_turn", **more})
+
+
+def row(reply: Reply, context: Context | None = None, **more: Any) -> dict[str, Any]:
+    source = reading(**more)
+    return source.row(reply, context or job(), source.cost(reply))
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        pytest.param(says("hello"), "completed", None, id="an answer"),
+        pytest.param(says("hel", stop_reason="max_tokens"), "completed", None, id="cut text"),
+        pytest.param(says(""), "failed", "empty_answer", id="empty"),
+        pytest.param(says(" \n "), "failed", "empty_answer", id="blank"),
+        pytest.param(
+            says("", stop_reason="max_tokens", has_thinking=True),
+            "failed",
+            "truncated",
+            id="eaten by thinking",
+        ),
+        pytest.param(
+            says("", stop_reason="model_context_window_exceeded"), "failed", "truncated", id="full"
+        ),
+        pytest.param(
+            says("no", stop_reason="refusal", error_code="refusal"), "failed", "refusal", id="no"
+        ),
+        pytest.param(
+            Reply("x-0", "errored", error_code="overloaded_error", error="busy"),
+            "failed",
+            "overloaded_error",
+            id="errored",
+        ),
+        pytest.param(Reply("x-0", "expired", error_code="expired"), "failed", "expired", id="late"),
+        pytest.param(
+            Reply("x-0", "canceled", error_code="canceled"), "cancelled", "canceled", id="canceled"
+        ),
+        pytest.param(
+            Reply("x-0", "succeeded", embedding=(0.5, 1.0)), "completed", None, id="embedding"
+        ),
+        pytest.param(
+            says("", stop_reason="tool_use", tool_calls=({"name": "f"},)),
+            "completed",
+            None,
+            id="a tool call",
+        ),
+    ],
+)
+def test_status_and_reason(reply: Reply, status: str, code: str | None) -> None:
+    """Each outcome ends in one status with one code, on the result and on its attempt."""
+    result = from_row(row(reply), {})
+    assert (result.status, result.error_code) == (status, code)
+    assert (result.error is None) is (code is None)
+    assert [attempt.error_code for attempt in result.attempts] == [code]
+    assert result.attempts[0].round == 1
+    assert (result.job_id, result.metadata, result.batch_id) == ("the-job", {"a": [1]}, "batch_1")
+
+
+def test_what_we_canceled_at_the_deadline_failed_by_the_deadline() -> None:
+    """The reason is ours, not the provider's."""
+    found = row(Reply("x-0", "canceled", error_code="canceled"), canceled="Time limit exceeded")
+    assert (found["status"], found["error_code"]) == ("failed", "time_limit_exceeded")
+
+
+def test_a_tool_call_is_kept_as_json() -> None:
+    """An answer without text that calls a tool is not an empty success."""
+    found = row(says("", stop_reason="tool_use", tool_calls=({"name": "f", "input": {"a": 1}},)))
+    assert orjson.loads(found["raw_response"]) == [{"name": "f", "input": {"a": 1}}]
+
+
+@pytest.mark.parametrize(
+    ("reply", "cost"),
+    [
+        (says("hello"), Decimal("0.0003")),
+        (Reply("x-0", "errored"), Decimal(0)),
+        (Reply("x-0", "errored", usage=USAGE), Decimal("0.0003")),
+        (Reply("x-0", "succeeded"), None),
+        (Reply("x-0", "succeeded", (), Usage(100, 0), "refusal"), Decimal(0)),
+        (Reply("x-0", "succeeded", (), Usage(100, 20), "refusal"), Decimal("0.0003")),
+    ],
+)
+def test_cost(reply: Reply, cost: Decimal | None) -> None:
+    """Usage is billed, failures without usage are free, and a silent answer has no known cost."""
+    assert reading().cost(reply) == cost
+
+
+@pytest.mark.parametrize("known", ["class", "restored without the class"])
+def test_a_parsed_answer_comes_back(known: str) -> None:
+    """Aliases, decimals and dates survive the file; without the class it is a dict."""
+    schema = answer_schema(Bill)
+    text = '{"Total": 12.30, "on": "2026-11-22"}'
+    stored = row(says(text), job(schema.digest), schemas={schema.digest: schema})
+    stored = orjson.loads(orjson.dumps(stored))
+    if known == "class":
+        result = from_row(stored, {schema.digest: schema})
+        assert result.parsed_response == Bill(Total=Decimal("12.30"), on=date(2026, 11, 22))
+        assert str(result.parsed_response.total) == "12.30"
+    else:
+        plain = from_plain({**to_plain(schema), "import_path": None})
+        result = from_row(stored, {schema.digest: plain})
+        assert isinstance(result.parsed_response, dict)
+        assert result.parsed_response["on"] == "2026-11-22"
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "code"),
+    [
+        ("no json", "end_turn", "invalid_json"),
+        ('{"Total": "x", "on": "2026-11-22"}', "end_turn", "invalid_output"),
+        ('{"Total": 1, "on": "20', "max_tokens", "truncated"),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_a_failure_with_its_text(
+    text: str, stop: str, code: str
+) -> None:
+    """Never a success with None."""
+    schema = answer_schema(Bill)
+    reply = says(text, stop_reason=stop)
+    found = row(reply, job(schema.digest), schemas={schema.digest: schema})
+    assert (found["status"], found["error_code"], found["raw_response"]) == ("failed", code, text)
+    assert found["cost_usd"] == 0.0003
+
+
+def test_every_row_has_the_same_flat_columns() -> None:
+    """Answered, failed, missing and unsent rows have one set of columns, none of them nested."""
+    rows = [
+        row(says("x")),
+        row(Reply("x-0", "errored")),
+        reading().missing(job(), "missing", "no row"),
+        blank_row(job(), "p", "m"),
+    ]
+    assert len({tuple(found) for found in rows}) == 1
+    assert not any(isinstance(value, dict) for found in rows for value in found.values())
+
+
+def test_attempts_are_merged_oldest_first_with_their_cost() -> None:
+    """Every attempt counts towards what the job cost."""
+    first = orjson.loads(row(says("", stop_reason="max_tokens"))["attempts_json"])
+    result = from_row(merge_attempts(row(says("done")), first), {})
+    assert [attempt.error_code for attempt in result.attempts] == ["truncated", None]
+    assert result.cost_usd == pytest.approx(0.0006)
+
+
+def test_a_result_survives_its_own_dict() -> None:
+    """`from_dict(to_dict())` gives the same result, and the original's files are read too."""
+    result = from_row(row(says("hello")), {})
+    assert JobResult.from_dict(result.to_dict()) == result
+    old = JobResult.from_dict({"job_id": "x", "raw_response": None, "error": "boom"})
+    assert (old.status, old.is_success) == ("failed", False)
