@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers import Provider
-from batchata_prefect.records import Records
 from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Spool
+
+if TYPE_CHECKING:
+    # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
+    from batchata_prefect.records import Records
 
 ResultFormat: TypeAlias = Literal["jsonl", "json"]
 

@@ -1,4 +1,4 @@
-"""From a reply to a row and back: every reason in its place, nothing called a success that is not."""
+"""From a reply to a row and back: every reason in its place, no failure called a success."""
 
 from __future__ import annotations
 

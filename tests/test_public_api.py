@@ -66,7 +66,7 @@ def test_importing_loads_neither_prefect_nor_an_sdk() -> None:
     """A script that only builds a batch does not wait for what only a run needs."""
     program = (
         "import sys, batchata_prefect\n"
-        "from batchata_prefect import JobResult\n"
+        "from batchata_prefect import Batch, JobResult\n"
         "names = ('prefect', 'anthropic', 'openai', 'genai_prices')\n"
         "print([name for name in names if name in sys.modules])"
     )
