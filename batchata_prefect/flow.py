@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.settings import (
+    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+    temporary_settings,
+)
 from prefect.states import Completed
 
 from batchata_prefect import budget, plan
@@ -29,6 +33,7 @@ from batchata_prefect.spool import ANSWERED, Family, sweep
 from batchata_prefect.tasks import moves, provider_batch
 
 _LOCK_LOOK_SECONDS = 0.5
+_SERVER_START_SECONDS = 120
 
 
 @flow(
@@ -55,7 +60,7 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         StateError: Records or results cannot be read, written or trusted.
     """
     run = session(session_name)
-    run.flow_run_id = _flow_run_id()
+    run.flow_run_id, run.waiting_for = _flow_run_id(), None
     async with _own(run), _clients(run):
         await _recover(run)
         await _buy_all(run, session_name)
@@ -64,6 +69,17 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         run.manifest = await asyncio.to_thread(finish, run)
         await publish(run.manifest)
     return Completed(message=summary(run.manifest))
+
+
+@contextmanager
+def patient_with_prefect() -> Generator[None]:
+    """Give a Prefect server that has to be started the time that a busy machine needs.
+
+    Its default of 20 seconds was seen to pass on two cores.
+    """
+    setting = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
+    with temporary_settings({setting: max(setting.value(), _SERVER_START_SECONDS)}):
+        yield
 
 
 @asynccontextmanager

@@ -601,3 +601,17 @@ def test_a_dry_run_sends_nothing(tmp_path: Path, sandbox, bill) -> None:
     assert (planned["answered"], planned["to_send"]) == (6, 2)
     assert len(batch.run().results()["completed"]) == 8
     assert set(bill().values()) == {1}
+
+
+def test_a_prefect_server_that_does_not_answer_is_said(
+    tmp_path: Path, sandbox, bill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says what to check, and nothing is sent."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    batch = mixed(tmp_path)
+    nobody = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(nobody), pytest.raises(StateError, match="PREFECT_API_URL"):
+        batch.run()
+    assert not bill()
+    assert len(batch.run().results()["completed"]) == 6
