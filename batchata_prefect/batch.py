@@ -18,9 +18,9 @@ from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers import provider_for
 from batchata_prefect.run import BatchRun, ProgressCallback
-from batchata_prefect.schema import AnswerSchema, answer_schema, to_plain
+from batchata_prefect.schema import AnswerSchema, answer_schema
 from batchata_prefect.session import Pace, ResultFormat, Settings
-from batchata_prefect.spool import Spool
+from batchata_prefect.spool import MOST_ATTEMPTS, Spool
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -94,6 +94,10 @@ class Batch:
         }.items():
             if value < 1:
                 raise ValidationError(f"{name} must be at least 1, not {value!r}")
+        if max_attempts > MOST_ATTEMPTS:
+            raise ValidationError(
+                f"max_attempts must be at most {MOST_ATTEMPTS}, not {max_attempts!r}"
+            )
         if result_format not in {"jsonl", "json"}:
             raise ValidationError(f"result_format must be 'jsonl' or 'json', not {result_format!r}")
         self._results_dir = Path(results_dir).expanduser().resolve()
@@ -294,9 +298,11 @@ class Batch:
                 f"job {label!r}: no model; give model= or set_default_params(model=...)"
             )
         try:
-            orjson.dumps(fields.get("metadata", {}))
+            orjson.dumps((label, fields.get("metadata")))
         except TypeError as error:
-            raise ValidationError(f"job {label!r}: its metadata is not JSON: {error}") from error
+            raise ValidationError(
+                f"job {label!r}: its id or metadata is not JSON: {error}"
+            ) from error
         defaulted = frozenset(set(self._defaults) - set(given))
         job = Job(**fields, params=params, defaulted=defaulted)
         provider = provider_for(job.model, job.provider, job_id=label)
@@ -309,11 +315,11 @@ class Batch:
             )
         for parameter in request.left_out:
             self._warn_left_out(job.model, parameter)
-        schema: tuple[str, dict[str, Any]] | None = None
+        schema: str | None = None
         if job.response_model is not None:
             answer = answer_schema(job.response_model)
             self._schemas[answer.digest] = answer
-            schema = (answer.digest, to_plain(answer))
+            schema = answer.digest
         if not named:
             digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
             object.__setattr__(job, "id", f"job-{digest.hexdigest()[:12]}")

@@ -60,7 +60,7 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         StateError: Records or results cannot be read, written or trusted.
     """
     run = session(session_name)
-    run.flow_run_id, run.waiting_for = _flow_run_id(), None
+    run.flow_run_id, run.waiting_for, run.reading = _flow_run_id(), None, asyncio.Lock()
     async with _own(run), _clients(run):
         await _recover(run)
         await _buy_all(run, session_name)

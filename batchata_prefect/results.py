@@ -8,7 +8,6 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import islice
 from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,7 +23,7 @@ from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Context, Family, SpoolReader
 
 _BUFFER_BYTES = 1 << 20
-_ROWS_AT_ONCE = 1_000
+_ROW_BUFFER_BYTES = 1 << 16
 
 
 @contextmanager
@@ -97,31 +96,25 @@ def collect(
     usage = [0] * len(Usage())
     strangers = 0
     with whole_file(answers) as file:
-        for block in _blocks(_lines(replies) if replies is not None else iter(())):
-            found: list[tuple[int, Reply]] = []
-            for line in block:
-                try:
-                    reply = read(line, chunk.endpoint)
-                except ParseError:
-                    strangers += 1
-                    continue
-                place = chunk.ordinal(reply.custom_id)
-                if place is None or marks[place]:
-                    strangers += 1
-                    continue
-                marks[place] = ord(mark(reply, reply.error_code))
-                found.append((place, reply))
-            contexts = jobs.contexts([ordinals[place] for place, _ in found])
-            for place, reply in found:
-                billed = reading.cost(reply)
-                cost = None if cost is None or billed is None else cost + billed
-                if reply.usage is not None and reply.outcome == "succeeded":
-                    usage = list(map(add, usage, reply.usage))
-                job = contexts.get(ordinals[place])
-                if job is not None:
-                    row = reading.row(reply, job, billed)
-                    marks[place] = ord(mark(reply, row["error_code"]))
-                    _write_answer(file, place, row)
+        for line in _lines(replies) if replies is not None else ():
+            try:
+                reply = read(line, chunk.endpoint)
+            except ParseError:
+                strangers += 1
+                continue
+            place = chunk.ordinal(reply.custom_id)
+            if place is None or marks[place]:
+                strangers += 1
+                continue
+            marks[place] = ord(mark(reply, reply.error_code))
+            billed = reading.cost(reply)
+            cost = None if cost is None or billed is None else cost + billed
+            if reply.usage is not None and reply.outcome == "succeeded":
+                usage = list(map(add, usage, reply.usage))
+            if ordinals[place] >= 0:
+                row = reading.row(reply, jobs.context(ordinals[place]), billed)
+                marks[place] = ord(mark(reply, row["error_code"]))
+                _write_answer(file, place, row)
         for place in range(chunk.count):
             if not marks[place]:
                 letter, code, text = no_reply(place)
@@ -141,12 +134,6 @@ def _lines(path: Path) -> Iterator[bytes]:
         for line in file:
             if not line.isspace():
                 yield line
-
-
-def _blocks(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Lines in lists of at most `_ROWS_AT_ONCE`, so that jobs are looked up together."""
-    while block := list(islice(lines, _ROWS_AT_ONCE)):
-        yield block
 
 
 def count_rows(path: Path) -> tuple[int, bool]:
@@ -221,9 +208,9 @@ def assemble(
     owner = array("i", [-1]) * count
     earlier: dict[int, list[tuple[int, int, int]]] = {}
     with ExitStack() as stack, whole_file(target) as file:
-        files: list[int] = []
+        files: list[BinaryIO] = []
         for number, part in enumerate(parts):
-            files.append(stack.enter_context(part.answers.open("rb")).fileno())
+            files.append(stack.enter_context(part.answers.open("rb", buffering=_ROW_BUFFER_BYTES)))
             for place, start, length in _answers_in(part.answers):
                 ordinal = part.ordinals[place]
                 if ordinal < 0:
@@ -235,7 +222,8 @@ def assemble(
 
         def row_at(number: int, start: int, length: int) -> bytes:
             # Not mapped into memory: pages of a map count as the process's own.
-            return os.pread(files[number], length, start)
+            files[number].seek(start)
+            return files[number].read(length)
 
         for ordinal in range(count):
             if where[ordinal] < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from array import array
@@ -151,6 +152,7 @@ class Session:
         flow_run_id: Prefect's id of the flow run.
         waiting_for: What the whole run waits for, for a person.
         manifest: What it came to, once it is finished.
+        reading: Held while replies are read; two at once would take as long, and more memory.
     """
 
     settings: Settings
@@ -169,6 +171,7 @@ class Session:
     flow_run_id: str | None = None
     waiting_for: str | None = None
     manifest: dict[str, Any] | None = None
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def results_dir(self) -> Path:

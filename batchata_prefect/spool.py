@@ -1,7 +1,8 @@
-"""Rendered requests of one job set, on disk: bodies end to end in one file, the rest in an index.
+"""Rendered requests of one job set, on disk: bodies end to end in one file, an index beside it.
 
-The index is an SQLite file so that memory does not grow with the number of jobs. Nothing here is
-state: it is made anew from the jobs at each start, and told from the records what is done.
+Memory holds four bytes a job, its state; everything else is read where it lies. Nothing here is
+state of the run: it is made anew from the jobs at each start, and told from the records what is
+done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from struct import Struct
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -26,28 +28,35 @@ from batchata_prefect.ledger import FINGERPRINT_BYTES
 from batchata_prefect.models import Job, Request
 
 WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED = range(5)
-"""States of a job in the index."""
+"""States of a job."""
+
+MOST_ATTEMPTS = 31
+"""Times that one job can be sent, as many as its state has room for."""
+
+_STATE_BITS, _ATTEMPT_BITS = 3, 5
+_STATE_MASK, _ATTEMPT_MASK = (1 << _STATE_BITS) - 1, (1 << _ATTEMPT_BITS) - 1
+_ONE_ATTEMPT = 1 << _STATE_BITS
+_FAMILY_SHIFT = _STATE_BITS + _ATTEMPT_BITS
 
 _ROWS_AT_ONCE = 2_000
-_BODY_BUFFER_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
+_INDEX_BUFFER_BYTES = 1 << 16
+_LOOK_AHEAD = 4
 
-_SCHEMA = """
-CREATE TABLE families (
-    id INTEGER PRIMARY KEY, provider TEXT, endpoint TEXT, model TEXT,
-    UNIQUE (provider, endpoint, model));
-CREATE TABLE answer_schemas (digest TEXT PRIMARY KEY, plain BLOB);
-CREATE TABLE jobs (
-    ordinal INTEGER PRIMARY KEY,
-    job_id TEXT NOT NULL, named INTEGER NOT NULL, fingerprint BLOB NOT NULL,
-    family INTEGER NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL,
-    input_tokens INTEGER NOT NULL, input_bound INTEGER NOT NULL, output_bound INTEGER NOT NULL,
-    context BLOB NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0);
+_RECORD = Struct(f"<QIIIIII{FINGERPRINT_BYTES}s")
+"""A job in the index: where its body starts; bytes of body and context; likely input tokens and
+the bounds of input and output; which of the jobs with this id it is, from 0; fingerprint."""
+_PRINT_AT = _RECORD.size - FINGERPRINT_BYTES
+
+_IDS = """
+CREATE TABLE ids (ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT);
+CREATE TABLE prints (fingerprint BLOB PRIMARY KEY, ordinal INTEGER NOT NULL) WITHOUT ROWID;
 """
-_INDEXES = """
-CREATE UNIQUE INDEX job_ids ON jobs (job_id);
-CREATE UNIQUE INDEX fingerprints ON jobs (fingerprint);
-CREATE INDEX waiting ON jobs (family, attempts, ordinal) WHERE state = 0;
+_REPEATS = """
+SELECT ordinal, nth FROM
+    (SELECT ordinal, ROW_NUMBER() OVER (PARTITION BY made ORDER BY ordinal) AS nth
+     FROM ids WHERE made IS NOT NULL)
+WHERE nth > 1
 """
 
 
@@ -110,15 +119,19 @@ class Spool:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.count = 0
         self.states: Counter[int] = Counter()
-        self._index = _connect(directory / "index.sqlite")
+        self._codes = array("I")
+        self._waiting: Counter[int] = Counter()
+        self._first: dict[int, int] = {}
+        self._ids = _connect(directory / "ids.sqlite")
+        self._index: BinaryIO | None = None
         self._bodies: BinaryIO | None = None
         self._digest = hashlib.blake2b(digest_size=16)
         self._end = 0
-        self._rows: list[tuple[Any, ...]] = []
+        self._new_ids: list[tuple[int, str, str | None]] = []
         self._families: dict[tuple[str, str, str], Family] = {}
-        self._schemas: set[str] = set()
+        self._examples: list[str] = []
+        self._sizes: Counter[int] = Counter()
         self._lock: BinaryIO | None = None
 
     @classmethod
@@ -134,11 +147,18 @@ class Spool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         spool = cls(directory)
         spool._lock = lock
-        # Until it is sealed nobody else looks, and a spool cut short is thrown away.
-        spool._index.execute("PRAGMA journal_mode = OFF")
-        spool._index.executescript(_SCHEMA)
-        spool._bodies = (directory / "bodies").open("wb", buffering=_BODY_BUFFER_BYTES)
+        spool._ids.executescript(_IDS)
+        spool._open_for_jobs()
         return spool
+
+    @property
+    def count(self) -> int:
+        """Number of jobs."""
+        return len(self._codes)
+
+    def _open_for_jobs(self) -> None:
+        self._index = (self.directory / "index").open("ab", buffering=_BUFFER_BYTES)
+        self._bodies = (self.directory / "bodies").open("ab", buffering=_BUFFER_BYTES)
 
     def add(
         self,
@@ -146,7 +166,7 @@ class Spool:
         request: Request,
         *,
         named: bool,
-        answer_schema: tuple[str, dict[str, Any]] | None = None,
+        answer_schema: str | None = None,
     ) -> None:
         """Add a job with its rendered request.
 
@@ -154,119 +174,115 @@ class Spool:
             job: The job.
             request: Its request.
             named: Whether the user gave the id; other ids are numbered where they repeat.
-            answer_schema: Digest and plain form of its answer schema.
+            answer_schema: Digest of its answer schema.
 
         Raises:
             OSError: The disk is full.
         """
-        if self._bodies is None:
-            self._unseal()
+        if self._bodies is None or self._index is None:
+            # More jobs after a run: the ids are checked again when it is sealed again.
+            self._ids.execute("DROP INDEX job_ids")
+            self._ids.execute("DELETE FROM prints")
+            self._open_for_jobs()
         assert self._bodies is not None
-        if answer_schema and answer_schema[0] not in self._schemas:
-            self._schemas.add(answer_schema[0])
-            self._index.execute(
-                "INSERT INTO answer_schemas VALUES (?, ?)",
-                (answer_schema[0], orjson.dumps(answer_schema[1])),
-            )
-        family = self._family(request)
-        size = self._bodies.write(request.body)
-        context: dict[str, Any] = {}
+        assert self._index is not None
+        family = self._family(request, job.id)
+        context: dict[str, Any] = {"id": job.id}
         if job.metadata:
-            context["metadata"] = dict(job.metadata)
+            context["metadata"] = job.metadata
         if answer_schema:
-            context["schema"] = answer_schema[0]
+            context["schema"] = answer_schema
         if job.enable_citations:
             context["citations"] = True
         if request.sources:
             context["sources"] = request.sources
-        estimate = request.estimate
         print_ = fingerprint(job.id, request.provider, request.endpoint, request.body)
         self._digest.update(print_)
-        self._rows.append(
-            (
-                self.count,
-                job.id,
-                named,
-                print_,
-                family.id,
+        estimate = request.estimate
+        size = self._bodies.write(request.body)
+        context_size = self._bodies.write(orjson.dumps(context))
+        self._index.write(
+            _RECORD.pack(
                 self._end,
                 size,
+                context_size,
                 estimate.input_tokens,
                 estimate.input_bound,
                 estimate.output_bound,
-                orjson.dumps(context) if context else b"",
+                0,
+                print_,
             )
         )
-        self._end += size
-        self.count += 1
+        self._end += size + context_size
+        self._new_ids.append((len(self._codes), job.id, None if named else job.id))
+        code = family.id << _FAMILY_SHIFT
+        self._codes.append(code)
+        self._waiting[code] += 1
+        self._sizes[family.id] += 1
         self.states[WAITING] += 1
-        if len(self._rows) >= _ROWS_AT_ONCE:
-            self._flush()
+        if len(self._new_ids) >= _ROWS_AT_ONCE:
+            self._store_ids()
 
-    def _flush(self) -> None:
-        self._change(
-            "INSERT INTO jobs (ordinal, job_id, named, fingerprint, family, start, size,"
-            " input_tokens, input_bound, output_bound, context)"
-            " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-            self._rows,
-        )
-        self._rows.clear()
+    def _store_ids(self) -> None:
+        self._ids.execute("BEGIN")
+        self._ids.executemany("INSERT INTO ids VALUES (?, ?, ?)", self._new_ids)
+        self._ids.execute("COMMIT")
+        self._new_ids.clear()
 
-    def _family(self, request: Request) -> Family:
+    def _family(self, request: Request, job_id: str) -> Family:
         key = (request.provider, request.endpoint, request.model)
         family = self._families.get(key)
         if family is None:
             family = self._families[key] = Family(len(self._families), *key)
-            self._index.execute("INSERT INTO families VALUES (?,?,?,?)", (family.id, *key))
+            self._examples.append(job_id)
         return family
 
     def seal(self) -> None:
-        """Finish adding: number repeated ids that we made up, and make the index.
+        """Finish adding: number repeated ids that we made up, and see that ids are unique.
 
         Raises:
             ValidationError: Ids that the user gave repeat; all of them are named.
+            OSError: The disk is full.
         """
-        if self._bodies is None:
+        if self._bodies is None or self._index is None:
             return
-        self._flush()
+        self._store_ids()
         self._bodies.close()
-        self._bodies = None
+        self._index.close()
+        self._bodies = self._index = None
         self._number_repeats()
         try:
-            self._index.executescript(_INDEXES)
+            self._ids.execute("CREATE UNIQUE INDEX job_ids ON ids (job_id)")
         except sqlite3.IntegrityError as error:
-            repeated = self._index.execute(
-                "SELECT job_id, COUNT(*) FROM jobs GROUP BY job_id HAVING COUNT(*) > 1 LIMIT 100"
+            repeated = self._ids.execute(
+                "SELECT job_id, COUNT(*) FROM ids GROUP BY job_id HAVING COUNT(*) > 1 LIMIT 100"
             ).fetchall()
             faults = [f"job id {job_id!r} is given {count} times" for job_id, count in repeated]
             raise ValidationError(
                 "job ids must be unique, nothing was sent: " + "; ".join(faults[:10]), faults
             ) from error
-        # WAL lets the threads that read answers look up jobs while the flow marks others.
-        self._index.execute("PRAGMA journal_mode = WAL")
-
-    def _unseal(self) -> None:
-        """Take more jobs after a run."""
-        self._index.executescript(
-            "DROP INDEX job_ids; DROP INDEX fingerprints; DROP INDEX waiting;"
-        )
-        self._bodies = (self.directory / "bodies").open("ab", buffering=_BODY_BUFFER_BYTES)
 
     def _number_repeats(self) -> None:
-        self._index.create_function("nth_fingerprint", 2, _nth_fingerprint, deterministic=True)
-        self._index.execute(
-            "UPDATE jobs SET job_id = job_id || '-' || repeats.nth,"
-            " fingerprint = nth_fingerprint(fingerprint, repeats.nth)"
-            " FROM (SELECT ordinal AS at, ROW_NUMBER() OVER"
-            " (PARTITION BY job_id ORDER BY ordinal) AS nth FROM jobs WHERE NOT named) AS repeats"
-            " WHERE repeats.at = jobs.ordinal AND repeats.nth > 1"
+        repeats = self._ids.execute(_REPEATS).fetchall()
+        self._ids.executemany(
+            "UPDATE ids SET job_id = made || '-' || ?2 WHERE ordinal = ?1", repeats
         )
+        with (self.directory / "index").open("r+b") as index:
+            for ordinal, nth in repeats:
+                index.seek(ordinal * _RECORD.size)
+                *values, earlier, print_ = _RECORD.unpack(index.read(_RECORD.size))
+                if not earlier:
+                    index.seek(ordinal * _RECORD.size)
+                    index.write(_RECORD.pack(*values, nth, _nth_fingerprint(print_, nth)))
 
     def reset(self) -> None:
         """Forget what became of the jobs, before the records are read anew."""
         self.seal()
-        self._change(
-            "UPDATE jobs SET state = 0, attempts = 0 WHERE state > 0 OR attempts > 0", [()]
+        for ordinal, code in enumerate(self._codes):
+            self._codes[ordinal] = code >> _FAMILY_SHIFT << _FAMILY_SHIFT
+        self._first.clear()
+        self._waiting = Counter(
+            {family << _FAMILY_SHIFT: count for family, count in self._sizes.items()}
         )
         self.states = Counter({WAITING: self.count})
 
@@ -277,108 +293,119 @@ class Spool:
 
     def families(self) -> list[Family]:
         """The families in the order of their first job."""
-        rows = self._index.execute("SELECT id, provider, endpoint, model FROM families ORDER BY id")
-        return [Family(*row) for row in rows]
+        return list(self._families.values())
 
     def size(self, family: Family) -> int:
         """Number of jobs of a family."""
-        query = "SELECT COUNT(*) FROM jobs WHERE family = ?"
-        return self._index.execute(query, (family.id,)).fetchone()[0]
+        return self._sizes[family.id]
 
     def example(self, family: Family) -> str:
         """Id of one job of a family."""
-        query = "SELECT job_id FROM jobs WHERE family = ? LIMIT 1"
-        return self._index.execute(query, (family.id,)).fetchone()[0]
-
-    def answer_schemas(self) -> dict[str, dict[str, Any]]:
-        """Digest -> plain form of every answer schema."""
-        rows = self._index.execute("SELECT digest, plain FROM answer_schemas")
-        return {digest: orjson.loads(plain) for digest, plain in rows}
+        return self._examples[family.id]
 
     def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
         """The family's waiting jobs that were sent `attempts` times, in order."""
-        cursor = self._index.execute(
-            "SELECT ordinal, fingerprint, size, input_tokens, input_bound, output_bound"
-            " FROM jobs WHERE state = 0 AND family = ? AND attempts = ? ORDER BY ordinal",
-            (family.id, attempts),
-        )
-        yield from map(Row._make, cursor)
+        code = family.id << _FAMILY_SHIFT | attempts << _STATE_BITS
+        at = self._first.get(code, 0)
+        with self._open_index() as index:
+            for nth in range(self._waiting[code]):
+                at = self._codes.index(code, at)
+                if nth == 0:
+                    self._first[code] = at
+                index.seek(at * _RECORD.size)
+                _, size, _, likely, input_bound, output_bound, _, print_ = _RECORD.unpack(
+                    index.read(_RECORD.size)
+                )
+                yield Row(at, print_, size, likely, input_bound, output_bound)
+                at += 1
 
     def is_waiting(self, family: Family, attempts: int) -> bool:
         """Whether the family has a waiting job that was sent `attempts` times."""
-        row = self._index.execute(
-            "SELECT 1 FROM jobs WHERE state = 0 AND family = ? AND attempts = ? LIMIT 1",
-            (family.id, attempts),
-        ).fetchone()
-        return row is not None
+        return self._waiting[family.id << _FAMILY_SHIFT | attempts << _STATE_BITS] > 0
 
     def locate(self, members: bytes) -> array[int]:
         """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
         ordinals = array("q")
-        for at in range(0, len(members), FINGERPRINT_BYTES):
-            row = self._index.execute(
-                "SELECT ordinal FROM jobs WHERE fingerprint = ?",
-                (members[at : at + FINGERPRINT_BYTES],),
-            ).fetchone()
-            ordinals.append(-1 if row is None else row[0])
+        guess = 0
+        with self._open_index() as index:
+            for at in range(0, len(members), FINGERPRINT_BYTES):
+                wanted = members[at : at + FINGERPRINT_BYTES]
+                # The same jobs in the same order need no search: the next one is close by.
+                for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
+                    index.seek(near * _RECORD.size + _PRINT_AT)
+                    if index.read(FINGERPRINT_BYTES) == wanted:
+                        ordinal = near
+                        break
+                else:
+                    ordinal = self._search(wanted)
+                ordinals.append(ordinal)
+                guess = ordinal + 1 if ordinal >= 0 else guess
         return ordinals
 
+    def _search(self, print_: bytes) -> int:
+        if self._ids.execute("SELECT 1 FROM prints LIMIT 1").fetchone() is None:
+            self._ids.execute("BEGIN")
+            self._ids.executemany("INSERT INTO prints VALUES (?, ?)", self._prints())
+            self._ids.execute("COMMIT")
+        row = self._ids.execute(
+            "SELECT ordinal FROM prints WHERE fingerprint = ?", (print_,)
+        ).fetchone()
+        return -1 if row is None else row[0]
+
+    def _prints(self) -> Iterator[tuple[bytes, int]]:
+        with self._open_index() as index:
+            for ordinal in range(self.count):
+                yield index.read(_RECORD.size)[_PRINT_AT:], ordinal
+
     def assign(self, ordinals: Iterable[int]) -> None:
-        """Mark waiting jobs as in flight."""
-        states = self.states
-
-        def here() -> Iterator[tuple[int]]:
-            for ordinal in ordinals:
-                if ordinal >= 0:
-                    states[WAITING] -= 1
-                    states[IN_FLIGHT] += 1
-                    yield (ordinal,)
-
-        self._change("UPDATE jobs SET state = 1 WHERE ordinal = ?", here())
+        """Mark jobs as in flight; an ordinal of -1 is of a job that is gone."""
+        for ordinal in ordinals:
+            if ordinal >= 0:
+                self._move(ordinal, IN_FLIGHT, 0)
 
     def mark(self, changes: Iterable[tuple[int, int, int]]) -> None:
-        """Give jobs in flight their new state: (state, attempts to add, ordinal)."""
-        states = self.states
+        """Give jobs their new state: (state, attempts to add, ordinal)."""
+        for state, more, ordinal in changes:
+            self._move(ordinal, state, more)
 
-        def counted() -> Iterator[tuple[int, int, int]]:
-            for change in changes:
-                states[IN_FLIGHT] -= 1
-                states[change[0]] += 1
-                yield change
-
-        self._change(
-            "UPDATE jobs SET state = ?, attempts = attempts + ? WHERE ordinal = ?", counted()
-        )
+    def _move(self, ordinal: int, state: int, more: int) -> None:
+        code = self._codes[ordinal]
+        before = code & _STATE_MASK
+        self.states[before] -= 1
+        self.states[state] += 1
+        if before == WAITING:
+            self._waiting[code] -= 1
+        code = code - before + state + more * _ONE_ATTEMPT
+        self._codes[ordinal] = code
+        if state == WAITING:
+            self._waiting[code] += 1
+            self._first[code] = min(self._first.get(code, ordinal), ordinal)
 
     def attempts(self, ordinal: int) -> int:
         """Times that a job was sent and not answered."""
-        row = self._index.execute(
-            "SELECT attempts FROM jobs WHERE ordinal = ?", (ordinal,)
-        ).fetchone()
-        return row[0]
-
-    def _change(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
-        self._index.execute("BEGIN")
-        self._index.executemany(statement, values)
-        self._index.execute("COMMIT")
+        return self._codes[ordinal] >> _STATE_BITS & _ATTEMPT_MASK
 
     def overlap(self, job_ids: Iterable[str]) -> bool:
         """Whether any of these ids is in the job set."""
-        found = self._index.execute
+        found = self._ids.execute
         return any(
-            found("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,)).fetchone() for job_id in job_ids
+            found("SELECT 1 FROM ids WHERE job_id = ?", (job_id,)).fetchone() for job_id in job_ids
         )
+
+    def _open_index(self) -> BinaryIO:
+        return (self.directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
 
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
-        return SpoolReader(self.directory)
+        return SpoolReader(self.directory, self._codes, self.families())
 
     def close(self) -> None:
         """Remove the spool from disk."""
-        if self._bodies is not None:
-            self._bodies.close()
-            self._bodies = None
-        self._index.close()
+        for file in (self._bodies, self._index):
+            if file is not None:
+                file.close()
+        self._bodies = self._index = None
+        self._ids.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
@@ -386,59 +413,66 @@ class Spool:
 
 
 class SpoolReader:
-    """Looks up single jobs; has its own connection, so each thread needs its own reader."""
+    """Looks up single jobs; has its own files, so each thread needs its own reader."""
 
-    def __init__(self, directory: Path) -> None:
-        self._index = _connect(directory / "index.sqlite")
-        self._bodies = (directory / "bodies").open("rb")
+    def __init__(self, directory: Path, codes: Sequence[int], families: Sequence[Family]) -> None:
+        self._codes = codes
+        self._families = families
+        self._index = (directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
+        self._bodies = (directory / "bodies").open("rb", buffering=_BUFFER_BYTES)
 
     def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
-        """The request bodies of jobs, in the order asked for.
+        """The request bodies of jobs, in the order asked for; quick where that is their own order.
 
         Raises:
             OSError: The file is gone or cut short.
         """
+        index, bodies = self._index, self._bodies
         for ordinal in ordinals:
-            start, size = self._index.execute(
-                "SELECT start, size FROM jobs WHERE ordinal = ?", (ordinal,)
-            ).fetchone()
-            data = os.pread(self._bodies.fileno(), size, start)
+            index.seek(ordinal * _RECORD.size)
+            start, size, *_ = _RECORD.unpack(index.read(_RECORD.size))
+            bodies.seek(start)
+            data = bodies.read(size)
             if len(data) != size:
-                raise OSError(f"the spool {self._bodies.name!r} is cut short")
+                raise OSError(f"the spool {bodies.name!r} is cut short")
             yield data
 
     def context(self, ordinal: int) -> Context:
         """The job at an ordinal."""
-        return self.contexts([ordinal])[ordinal]
-
-    def contexts(self, ordinals: Sequence[int]) -> dict[int, Context]:
-        """The jobs at these ordinals; those that are not in the job set are left out."""
-        rows = self._index.execute(
-            "SELECT ordinal, job_id, context, attempts, state FROM jobs"
-            " WHERE ordinal IN (SELECT value FROM json_each(?))",
-            (orjson.dumps(ordinals).decode(),),
+        # Answers come in any order, so this reads what it needs and no block around it.
+        record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
+        start, size, context_size, _, _, _, nth, _ = _RECORD.unpack(record)
+        values: dict[str, Any] = orjson.loads(
+            os.pread(self._bodies.fileno(), context_size, start + size)
         )
-        return {row[0]: _context(*row) for row in rows}
+        code = self._codes[ordinal]
+        return Context(
+            ordinal,
+            f"{values['id']}-{nth}" if nth else values["id"],
+            values.get("metadata", {}),
+            values.get("schema"),
+            values.get("citations", False),
+            tuple(values.get("sources", ())),
+            code >> _STATE_BITS & _ATTEMPT_MASK,
+            code & _STATE_MASK,
+        )
 
     def family(self, ordinal: int) -> Family:
         """The family of the job at an ordinal."""
-        row = self._index.execute(
-            "SELECT families.id, provider, endpoint, model FROM families"
-            " JOIN jobs ON jobs.family = families.id WHERE ordinal = ?",
-            (ordinal,),
-        ).fetchone()
-        return Family(*row)
+        return self._families[self._codes[ordinal] >> _FAMILY_SHIFT]
 
     def close(self) -> None:
-        """Close the connection and the file."""
+        """Close the files."""
         self._index.close()
         self._bodies.close()
 
 
 def fingerprint(job_id: str, provider: str, endpoint: str, body: bytes) -> bytes:
     """What a job is recognised by at the next start: its id and its rendered request."""
-    digest = hashlib.blake2b(digest_size=FINGERPRINT_BYTES)
-    digest.update(f"{job_id}\0{provider}\0{endpoint}\0".encode("utf-8", "surrogatepass"))
+    digest = hashlib.blake2b(
+        f"{job_id}\0{provider}\0{endpoint}\0".encode("utf-8", "surrogatepass"),
+        digest_size=FINGERPRINT_BYTES,
+    )
     digest.update(body)
     return digest.digest()
 
@@ -460,22 +494,10 @@ def sweep(parent: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _context(ordinal: int, job_id: str, context: bytes, attempts: int, state: int) -> Context:
-    values: dict[str, Any] = orjson.loads(context) if context else {}
-    return Context(
-        ordinal=ordinal,
-        job_id=job_id,
-        metadata=values.get("metadata", {}),
-        answer_schema=values.get("schema"),
-        citations=values.get("citations", False),
-        sources=tuple(values.get("sources", ())),
-        attempts=attempts,
-        state=state,
-    )
-
-
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # A spool cut short is thrown away, so nothing of it has to survive a crash.
+    connection.execute("PRAGMA journal_mode = OFF")
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute("PRAGMA cache_size = -8000")
     return connection

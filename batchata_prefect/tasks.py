@@ -206,16 +206,17 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         except OSError as error:
             raise _local_trouble(run, entry, error) from error
     try:
-        collected = await asyncio.to_thread(
-            read_chunk,
-            run,
-            entry,
-            flight.ordinals,
-            replies,
-            batch,
-            flight.canceled,
-            short=flight.short,
-        )
+        async with run.reading:
+            collected = await asyncio.to_thread(
+                read_chunk,
+                run,
+                entry,
+                flight.ordinals,
+                replies,
+                batch,
+                flight.canceled,
+                short=flight.short,
+            )
     except OSError as error:
         raise _local_trouble(run, entry, error) from error
     if collected.strangers:
