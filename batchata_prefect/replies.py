@@ -19,6 +19,7 @@ from batchata_prefect.session import Flight, Session
 
 TIME_LIMIT = "Time limit exceeded"
 
+_BUFFER_BYTES = 1 << 20
 _SAME_TIMES = 3
 _SHORT_TIMES = 12
 
@@ -130,7 +131,7 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
     partial.parent.mkdir(parents=True, exist_ok=True)
 
     async def transfer() -> tuple[int, bool]:
-        with partial.open("wb") as file:
+        with partial.open("wb", buffering=_BUFFER_BYTES) as file:
             async for piece in provider.download(client, batch):
                 file.write(piece)
             file.flush()

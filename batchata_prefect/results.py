@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from operator import add
@@ -23,7 +23,8 @@ from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Context, Family, SpoolReader
 
 _BUFFER_BYTES = 1 << 20
-_ROW_BUFFER_BYTES = 1 << 16
+_HELD_BYTES = 48 << 20
+_FILES_OPEN = 64
 
 
 @contextmanager
@@ -95,6 +96,7 @@ def collect(
     cost: Decimal | None = Decimal(0)
     usage = [0] * len(Usage())
     strangers = 0
+    jobs.hold(ordinals)
     with whole_file(answers) as file:
         for line in _lines(replies) if replies is not None else ():
             try:
@@ -207,35 +209,30 @@ def assemble(
     size = array("i", [0]) * count
     owner = array("i", [-1]) * count
     earlier: dict[int, list[tuple[int, int, int]]] = {}
-    with ExitStack() as stack, whole_file(target) as file:
-        files: list[BinaryIO] = []
-        for number, part in enumerate(parts):
-            files.append(stack.enter_context(part.answers.open("rb", buffering=_ROW_BUFFER_BYTES)))
-            for place, start, length in _answers_in(part.answers):
-                ordinal = part.ordinals[place]
-                if ordinal < 0:
-                    continue
-                if where[ordinal] >= 0:
-                    before = (owner[ordinal], where[ordinal], size[ordinal])
-                    earlier.setdefault(ordinal, []).append(before)
-                where[ordinal], size[ordinal], owner[ordinal] = start, length, number
-
-        def row_at(number: int, start: int, length: int) -> bytes:
-            # Not mapped into memory: pages of a map count as the process's own.
-            files[number].seek(start)
-            return files[number].read(length)
-
+    wanted = [0] * len(parts)
+    for number, part in enumerate(parts):
+        for place, start, length in _answers_in(part.answers):
+            ordinal = part.ordinals[place]
+            if ordinal < 0:
+                continue
+            if where[ordinal] >= 0:
+                before = (owner[ordinal], where[ordinal], size[ordinal])
+                earlier.setdefault(ordinal, []).append(before)
+            where[ordinal], size[ordinal], owner[ordinal] = start, length, number
+            wanted[number] += 1
+    paths = [part.answers for part in parts]
+    with closing(_Rows(paths, wanted)) as rows, whole_file(target) as file:
         for ordinal in range(count):
             if where[ordinal] < 0:
                 context = jobs.context(ordinal)
                 line = orjson.dumps(unsent(context, jobs.family(ordinal)))
             else:
-                line = row_at(owner[ordinal], where[ordinal], size[ordinal])
+                line = rows.read(owner[ordinal], where[ordinal], size[ordinal])
             row: dict[str, Any] = orjson.loads(line)
             if ordinal in earlier:
                 attempts: list[dict[str, Any]] = []
                 for before in earlier[ordinal]:
-                    attempts += orjson.loads(orjson.loads(row_at(*before))["attempts_json"])
+                    attempts += orjson.loads(orjson.loads(rows.read(*before))["attempts_json"])
                 row = merge_attempts(row, attempts)
                 line = orjson.dumps(row)
             tally.add(row)
@@ -244,6 +241,47 @@ def assemble(
             if each_to is not None:
                 from_row(row, {}).save_to_json(each_to / f"{quote(row['job_id'], safe='')}.json")
     return tally
+
+
+class _Rows:
+    """Reads every wanted row of some answer files once, in an order that is not theirs.
+
+    Small files are held in memory while rows of them are wanted; of the others, a few are open at
+    a time. Not mapped into memory: pages of a map count as the process's own.
+    """
+
+    def __init__(self, paths: Sequence[Path], wanted: Sequence[int]) -> None:
+        self._paths = paths
+        self._wanted = list(wanted)
+        self._held: dict[int, bytes] = {}
+        self._room = _HELD_BYTES
+        self._open: dict[int, BinaryIO] = {}
+
+    def read(self, number: int, start: int, length: int) -> bytes:
+        """The bytes of one row of a file."""
+        held = self._held.get(number)
+        if held is None:
+            size = 0 if number in self._open else self._paths[number].stat().st_size
+            if number in self._open or size > self._room:
+                return os.pread(self._file(number).fileno(), length, start)
+            held = self._held[number] = self._paths[number].read_bytes()
+            self._room -= size
+        self._wanted[number] -= 1
+        if not self._wanted[number]:
+            self._room += len(self._held.pop(number))
+        return held[start : start + length]
+
+    def _file(self, number: int) -> BinaryIO:
+        file = self._open.pop(number, None) or self._paths[number].open("rb", buffering=0)
+        self._open[number] = file  # the one used last stands last
+        if len(self._open) > _FILES_OPEN:
+            self._open.pop(next(iter(self._open))).close()
+        return file
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._open.values():
+            file.close()
 
 
 def _answers_in(path: Path) -> Iterator[tuple[int, int, int]]:

@@ -41,11 +41,13 @@ _FAMILY_SHIFT = _STATE_BITS + _ATTEMPT_BITS
 _ROWS_AT_ONCE = 2_000
 _BUFFER_BYTES = 1 << 20
 _INDEX_BUFFER_BYTES = 1 << 16
+_HELD_BYTES = 32 << 20
 _LOOK_AHEAD = 4
 
-_RECORD = Struct(f"<QIIIIII{FINGERPRINT_BYTES}s")
-"""A job in the index: where its body starts; bytes of body and context; likely input tokens and
-the bounds of input and output; which of the jobs with this id it is, from 0; fingerprint."""
+_RECORD = Struct(f"<QIQIIIII{FINGERPRINT_BYTES}s")
+"""A job in the index: start and bytes of its body; start and bytes of its context; likely input
+tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
+the first; fingerprint."""
 _PRINT_AT = _RECORD.size - FINGERPRINT_BYTES
 
 _IDS = """
@@ -126,8 +128,9 @@ class Spool:
         self._ids = _connect(directory / "ids.sqlite")
         self._index: BinaryIO | None = None
         self._bodies: BinaryIO | None = None
+        self._contexts: BinaryIO | None = None
         self._digest = hashlib.blake2b(digest_size=16)
-        self._end = 0
+        self._ends = (0, 0)
         self._new_ids: list[tuple[int, str, str | None]] = []
         self._families: dict[tuple[str, str, str], Family] = {}
         self._examples: list[str] = []
@@ -159,6 +162,7 @@ class Spool:
     def _open_for_jobs(self) -> None:
         self._index = (self.directory / "index").open("ab", buffering=_BUFFER_BYTES)
         self._bodies = (self.directory / "bodies").open("ab", buffering=_BUFFER_BYTES)
+        self._contexts = (self.directory / "contexts").open("ab", buffering=_BUFFER_BYTES)
 
     def add(
         self,
@@ -179,13 +183,12 @@ class Spool:
         Raises:
             OSError: The disk is full.
         """
-        if self._bodies is None or self._index is None:
+        if self._index is None:
             # More jobs after a run: the ids are checked again when it is sealed again.
             self._ids.execute("DROP INDEX job_ids")
             self._ids.execute("DELETE FROM prints")
             self._open_for_jobs()
-        assert self._bodies is not None
-        assert self._index is not None
+        assert self._index and self._bodies and self._contexts
         family = self._family(request, job.id)
         context: dict[str, Any] = {"id": job.id}
         if job.metadata:
@@ -200,11 +203,13 @@ class Spool:
         self._digest.update(print_)
         estimate = request.estimate
         size = self._bodies.write(request.body)
-        context_size = self._bodies.write(orjson.dumps(context))
+        context_size = self._contexts.write(orjson.dumps(context))
+        start, context_start = self._ends
         self._index.write(
             _RECORD.pack(
-                self._end,
+                start,
                 size,
+                context_start,
                 context_size,
                 estimate.input_tokens,
                 estimate.input_bound,
@@ -213,7 +218,7 @@ class Spool:
                 print_,
             )
         )
-        self._end += size + context_size
+        self._ends = (start + size, context_start + context_size)
         self._new_ids.append((len(self._codes), job.id, None if named else job.id))
         code = family.id << _FAMILY_SHIFT
         self._codes.append(code)
@@ -244,12 +249,10 @@ class Spool:
             ValidationError: Ids that the user gave repeat; all of them are named.
             OSError: The disk is full.
         """
-        if self._bodies is None or self._index is None:
+        if self._index is None:
             return
         self._store_ids()
-        self._bodies.close()
-        self._index.close()
-        self._bodies = self._index = None
+        self._close_files()
         self._number_repeats()
         try:
             self._ids.execute("CREATE UNIQUE INDEX job_ids ON ids (job_id)")
@@ -261,6 +264,12 @@ class Spool:
             raise ValidationError(
                 "job ids must be unique, nothing was sent: " + "; ".join(faults[:10]), faults
             ) from error
+
+    def _close_files(self) -> None:
+        for file in (self._index, self._bodies, self._contexts):
+            if file is not None:
+                file.close()
+        self._index = self._bodies = self._contexts = None
 
     def _number_repeats(self) -> None:
         repeats = self._ids.execute(_REPEATS).fetchall()
@@ -313,7 +322,7 @@ class Spool:
                 if nth == 0:
                     self._first[code] = at
                 index.seek(at * _RECORD.size)
-                _, size, _, likely, input_bound, output_bound, _, print_ = _RECORD.unpack(
+                _, size, _, _, likely, input_bound, output_bound, _, print_ = _RECORD.unpack(
                     index.read(_RECORD.size)
                 )
                 yield Row(at, print_, size, likely, input_bound, output_bound)
@@ -401,10 +410,7 @@ class Spool:
 
     def close(self) -> None:
         """Remove the spool from disk."""
-        for file in (self._bodies, self._index):
-            if file is not None:
-                file.close()
-        self._bodies = self._index = None
+        self._close_files()
         self._ids.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lock is not None:
@@ -420,6 +426,28 @@ class SpoolReader:
         self._families = families
         self._index = (directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
         self._bodies = (directory / "bodies").open("rb", buffering=_BUFFER_BYTES)
+        self._contexts = (directory / "contexts").open("rb", buffering=0)
+        self._held = (0, b"", 0, b"")
+
+    def hold(self, ordinals: Sequence[int]) -> None:
+        """Have the contexts of these jobs in memory, where they are small enough.
+
+        Answers come in any order, and two calls of the system for each cost more than the reading.
+        """
+        known = [ordinal for ordinal in ordinals if ordinal >= 0]
+        if not known:
+            return
+        first, last = min(known), max(known)
+        (start, *_), (_, end) = self._context_at(first), self._context_at(last)
+        if (last + 1 - first) * _RECORD.size + end - start <= _HELD_BYTES:
+            fds = self._index.fileno(), self._contexts.fileno()
+            records = os.pread(fds[0], (last + 1 - first) * _RECORD.size, first * _RECORD.size)
+            self._held = (first, records, start, os.pread(fds[1], end - start, start))
+
+    def _context_at(self, ordinal: int) -> tuple[int, int]:
+        record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
+        _, _, start, size, *_ = _RECORD.unpack(record)
+        return start, start + size
 
     def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
         """The request bodies of jobs, in the order asked for; quick where that is their own order.
@@ -439,12 +467,16 @@ class SpoolReader:
 
     def context(self, ordinal: int) -> Context:
         """The job at an ordinal."""
-        # Answers come in any order, so this reads what it needs and no block around it.
-        record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
-        start, size, context_size, _, _, _, nth, _ = _RECORD.unpack(record)
-        values: dict[str, Any] = orjson.loads(
-            os.pread(self._bodies.fileno(), context_size, start + size)
-        )
+        first, records, held_from, held = self._held
+        at = (ordinal - first) * _RECORD.size
+        if 0 <= at < len(records):
+            _, _, start, size, _, _, _, nth, _ = _RECORD.unpack_from(records, at)
+            text = held[start - held_from : start - held_from + size]
+        else:
+            record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
+            _, _, start, size, _, _, _, nth, _ = _RECORD.unpack(record)
+            text = os.pread(self._contexts.fileno(), size, start)
+        values: dict[str, Any] = orjson.loads(text)
         code = self._codes[ordinal]
         return Context(
             ordinal,
@@ -465,6 +497,7 @@ class SpoolReader:
         """Close the files."""
         self._index.close()
         self._bodies.close()
+        self._contexts.close()
 
 
 def fingerprint(job_id: str, provider: str, endpoint: str, body: bytes) -> bytes:
