@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from batchata_prefect.citations import map_citations, read_citations
 from batchata_prefect.errors import ParseError
+from batchata_prefect.ledger import TIME_LIMIT
 from batchata_prefect.models import Attempt, Chunk, JobResult, Reply
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.schema import AnswerSchema, read_answer
@@ -30,7 +31,7 @@ class Reading:
         prices: What tokens cost.
         schemas: Digest -> answer schema.
         canceled: Why we canceled the batch, for the jobs that it left unanswered; None where
-            we did not.
+            we did not cancel it.
     """
 
     chunk: Chunk
@@ -63,7 +64,7 @@ class Reading:
                 _json_text(reply.tool_calls) if reply.tool_calls else ""
             )
         if reply.outcome == "canceled" and self.canceled is not None:
-            return self._failed(row, "time_limit_exceeded", self.canceled)
+            return self._canceled(row, self.canceled)
         fault = _fault(reply, row["raw_response"])
         if fault is None and (job.citations or job.answer_schema is not None):
             fault = self._parse(reply, job, row)
@@ -72,6 +73,13 @@ class Reading:
         self._failed(row, *fault)
         if reply.outcome == "canceled":
             row["status"] = "cancelled"
+        return row
+
+    def _canceled(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
+        if reason == TIME_LIMIT:
+            return self._failed(row, "time_limit_exceeded", reason)
+        self._failed(row, "canceled", f"{reason}; it was not answered or billed before that")
+        row["status"] = "cancelled"
         return row
 
     def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers import provider_for
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.schema import AnswerSchema, answer_schema
-from batchata_prefect.session import Pace, ResultFormat, Settings
+from batchata_prefect.session import IfRunning, OnCancel, Pace, ResultFormat, Settings
 from batchata_prefect.spool import MOST_ATTEMPTS, Spool
 
 logger = logging.getLogger("batchata_prefect")
@@ -59,6 +59,9 @@ class Batch:
         result_format: `jsonl` for `results.jsonl`; `json` writes one file a job besides.
         tokens_per_batch: Upper bound of input tokens in one provider batch.
         max_attempts: Times that one job is sent at most, when the provider fails it.
+        max_reasks: Times that one job is asked again because its answer was cut off, was no JSON or
+            did not fit its response model: with more output tokens, or with the answer and what
+            was wrong with it. Each is paid again, counts as an attempt, and stays in the budget.
         prices: USD per million tokens, as charged in a batch, for models whose price is unknown
             or other: `{"my-model": {"input": 0.5, "output": 2.0}}`.
 
@@ -77,6 +80,7 @@ class Batch:
         result_format: ResultFormat = "jsonl",
         tokens_per_batch: int | None = None,
         max_attempts: int = 3,
+        max_reasks: int = 0,
         prices: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
@@ -94,6 +98,8 @@ class Batch:
         }.items():
             if value < 1:
                 raise ValidationError(f"{name} must be at least 1, not {value!r}")
+        if max_reasks < 0:
+            raise ValidationError(f"max_reasks must be at least 0, not {max_reasks!r}")
         if max_attempts > MOST_ATTEMPTS:
             raise ValidationError(
                 f"max_attempts must be at most {MOST_ATTEMPTS}, not {max_attempts!r}"
@@ -108,6 +114,7 @@ class Batch:
         self._result_format: ResultFormat = result_format
         self._tokens_per_batch = tokens_per_batch
         self._max_attempts = max_attempts
+        self._max_reasks = max_reasks
         self._prices = PriceBook(prices)
         self._defaults: dict[str, Any] = {}
         self._state: str | None = None
@@ -350,6 +357,9 @@ class Batch:
         progress_interval: float = 1.0,
         print_status: bool = False,
         dry_run: bool = False,
+        *,
+        cancel: OnCancel = "collect",
+        if_running: IfRunning = "wait",
     ) -> BatchRun:
         """Run all jobs and wait for their answers.
 
@@ -361,15 +371,21 @@ class Batch:
             progress_interval: Seconds between two calls.
             print_status: Whether to show the progress on the terminal.
             dry_run: Whether to only plan: nothing is sent and no result is touched.
+            cancel: What Ctrl-C, SIGTERM, `BatchRun.cancel` and a cancellation in the Prefect UI
+                do with the provider batches in flight: `collect` cancels them and collects what
+                they finished, `detach` leaves them running for the next run.
+            if_running: Whether to `wait` or to `fail` while another process runs the same job set.
 
         Raises:
+            KeyboardInterrupt: Ctrl-C was pressed; the results so far are written.
+            SystemExit: The process was told to terminate (143); the results so far are written.
             ValidationError: There are no jobs, ids repeat, or a price is unknown under a cost
                 limit; nothing was sent.
             MissingCredentialsError: A provider's API key is not set.
             BatchSubmissionError: A provider refuses the key or the account.
             StateError: Records or answers cannot be read or written.
         """
-        run = self._prepare(on_progress, progress_interval, print_status)
+        run = self._prepare(on_progress, progress_interval, print_status, cancel, if_running)
         if dry_run:
             return run.plan()
         return run.execute()
@@ -379,13 +395,24 @@ class Batch:
         on_progress: ProgressCallback | None = None,
         progress_interval: float = 1.0,
         print_status: bool = False,
+        *,
+        cancel: OnCancel = "collect",
+        if_running: IfRunning = "wait",
     ) -> BatchRun:
-        """`run` for async code, which goes on while the provider works."""
-        run = self._prepare(on_progress, progress_interval, print_status)
+        """`run` for async code, which goes on while the provider works.
+
+        A cancelled task ends the run in order, as Ctrl-C does; cancelled twice, it ends at once.
+        """
+        run = self._prepare(on_progress, progress_interval, print_status, cancel, if_running)
         return await run.aexecute()
 
     def _prepare(
-        self, on_progress: ProgressCallback | None, progress_interval: float, print_status: bool
+        self,
+        on_progress: ProgressCallback | None,
+        progress_interval: float,
+        print_status: bool,
+        cancel: OnCancel,
+        if_running: IfRunning,
     ) -> BatchRun:
         if self._spool is None or not len(self):
             raise ValidationError("the batch has no jobs; add some with add_job")
@@ -403,8 +430,11 @@ class Batch:
             max_attempts=self._max_attempts,
             raw_files=self._raw_files,
             result_format=self._result_format,
+            max_reasks=self._max_reasks,
             state=self._state,
             reuse_state=self._reuse_state,
+            on_cancel=cancel,
+            if_running=if_running,
         )
         run = BatchRun(
             settings, self._spool, self._prices, dict(self._schemas), Pace.from_environment()

@@ -18,21 +18,34 @@ T = TypeVar("T")
 
 _STOP_STATUSES = {401, 402, 403}
 """The key or the account is refused: every further call would be too."""
+_UNKNOWN_STATUSES = {400, 404, 410, 422}
+"""What was just made may be unknown for a while, and results may come after the end."""
+_PLACE = re.compile(r"\brequests[.\[](\d+)\b")
+"""The request that a refusal of a whole create names, counted from 0: `requests.3.custom_id: ...`
+[recorded replies of Anthropic's create]."""
 _KEYS = re.compile(r"\b(?:sk-|Bearer )[\w*.-]+")
 """API keys, also shortened ones: OpenAI's 401 quotes the key that it refuses."""
-_UNKNOWN_BATCH_SECONDS = 600.0
-"""A batch that was just created may be unknown to a poll for a while."""
+
+
+class GaveUpError(Exception):
+    """A run that is ending has waited long enough for a provider; nothing of it is lost."""
+
+
+class NotThereError(ProviderError):
+    """The provider does not know one of its own batches, or has no results of it."""
 
 
 async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Awaitable[T]]) -> T:
     """Make a free call until it succeeds; hours of trouble at the provider cost only time.
 
     Raises:
-        ProviderError: The provider refuses the key, or does not know the batch for too long.
+        ProviderError: The provider refuses the key.
+        NotThereError: The provider does not know what was asked for, for `Pace.unknown` seconds.
+        GaveUpError: The run is ending, and `Pace.settle` seconds of it have passed.
     """
     failures = 0
+    unknown_since: float | None = None
     clock = asyncio.get_running_loop().time
-    began = clock()
     while True:
         try:
             result = await call()
@@ -47,13 +60,21 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
                     f"({one_line(error)}). The batch goes on there and nothing is lost: mend the "
                     "key and run again"
                 ) from error
-            if status in {400, 404, 422} and clock() - began > _UNKNOWN_BATCH_SECONDS:
-                raise ProviderError(
-                    f"{flight.entry.chunk.name}: the provider does not know the batch "
-                    f"({one_line(error)}). Its cost stays reserved; look for it at the provider"
-                ) from error
-            if status is None and not _is_network(error):
+            if status in _UNKNOWN_STATUSES:
+                unknown_since = clock() if unknown_since is None else unknown_since
+                if clock() - unknown_since > run.pace.unknown:
+                    raise NotThereError(
+                        f"{flight.entry.chunk.name}: the provider has had nothing to {what} for "
+                        f"{run.pace.unknown:.0f} s ({one_line(error)}). Its cost stays reserved; "
+                        "check that the key is of the account and workspace that the batch was "
+                        "sent from"
+                    ) from error
+            elif status is None and not _is_network(error):
                 raise
+            else:
+                unknown_since = None
+            if run.out_of_patience:
+                raise GaveUpError(one_line(error)) from error
             wait = _retry_after(error) or backoff(run, failures)
             loud = failures in {3, 10} or failures % 50 == 0
             get_run_logger().log(
@@ -65,7 +86,7 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
                 wait,
             )
             flight.waiting_for = f"the provider ({what}: {one_line(error)})"
-            await asyncio.sleep(wait)
+            await run.pause(wait)
         else:
             flight.waiting_for = None
             return result
@@ -93,6 +114,9 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
         get_run_logger().warning("not taken yet (%s), trying again", one_line(error))
         return retry_after or backoff(run, refusals)
     flight.refused = one_line(error)
+    for line in str(error).splitlines():
+        for place in _PLACE.findall(line):
+            flight.refused_places[int(place)] = flight.refused
     return None
 
 

@@ -19,7 +19,7 @@ from batchata_prefect.providers import provider_for
 from batchata_prefect.records import Records, storage_at
 from batchata_prefect.session import Session
 from batchata_prefect.spool import ANSWERED, FAILED, Family
-from batchata_prefect.tasks import moves
+from batchata_prefect.tasks import take_in
 
 
 def dry_run(run: Session) -> dict[str, Any]:
@@ -76,7 +76,9 @@ async def _recover(run: Session) -> None:
         run.members.append(ordinals)
         run.spool.assign(ordinals)
         if entry.ending is not None:
-            run.spool.mark(moves(run, ordinals, entry.ending, resumed=True))
+            name = entry.chunk.provider
+            run.providers.setdefault(name, provider_for(entry.chunk.model, name))
+            await take_in(run, entry, ordinals, resumed=True)
 
 
 def _flying(run: Session) -> list[array[int]]:

@@ -13,11 +13,11 @@ import orjson
 
 from batchata_prefect import budget
 from batchata_prefect.answers import blank_row
-from batchata_prefect.ledger import Entry
-from batchata_prefect.replies import TIME_LIMIT, read_chunk
+from batchata_prefect.ledger import FAILED, TIME_LIMIT, Entry
+from batchata_prefect.replies import read_chunk
 from batchata_prefect.results import Part, Tally, assemble, write_json
 from batchata_prefect.session import Session
-from batchata_prefect.spool import CANCELED, WAITING, Context, Family
+from batchata_prefect.spool import CANCELED, IN_FLIGHT, WAITING, Context, Family
 
 COST_LIMIT = "Cost limit exceeded"
 MANIFEST_FORMAT = 1
@@ -73,6 +73,7 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and manifest.get("result_format") == run.settings.result_format
         and manifest.get("results_bytes") == results.stat().st_size
         and not run.spool.states[WAITING]
+        and not run.spool.states[IN_FLIGHT]
     )
     return manifest if same else None
 
@@ -121,7 +122,7 @@ def job_ids(results_dir: Path) -> Iterator[str]:
 def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     """The answers of an ended chunk, read again from its replies where they are not at hand."""
     ending = entry.ending
-    if ending is None or (ending.status == "never_created" and ending.reason in {None, TIME_LIMIT}):
+    if ending is None or (ending.status == "never_created" and FAILED not in ending.marks):
         return None
     answers = run.answer_file(entry.chunk.token)
     if not answers.exists():
@@ -133,14 +134,23 @@ def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
 def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
     """The row of a job that no ended batch holds."""
     row = blank_row(job, family.provider, family.model)
-    left = run.seconds_left
-    row["status"] = "failed"
-    if job.state == CANCELED:
-        row["status"], row["error_code"] = "cancelled", "canceled"
-        row["error"] = "the run was cancelled before this job was answered; run again to send it"
+    left, closed = run.seconds_left, run.closed.get(family.provider)
+    row["status"] = "failed" if run.stopped is None else "cancelled"
+    if job.state == IN_FLIGHT:
+        row["error_code"] = "in_flight"
+        row["error"] = (
+            "its provider batch goes on, or its outcome is not known; run again to collect it. "
+            "What it may cost stays reserved"
+        )
+    elif run.stopped is not None:
+        row["error_code"] = "canceled"
+        row["error"] = f"{run.stopped.reason}; it was not sent. Run again to send it"
     elif left is not None and left <= 0:
         row["error_code"] = "time_limit_exceeded"
         row["error"] = f"{TIME_LIMIT}: the job was not answered before the deadline"
+    elif closed is not None:
+        row["error_code"] = "provider_refused"
+        row["error"] = f"it was not sent: {closed}"
     elif run.settings.cost_limit_usd is not None:
         row["error_code"] = "cost_limit_exceeded"
         row["error"] = (
@@ -180,6 +190,8 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "state": run.records.location,
         "started_at": run.started_at.isoformat(),
         "finished_at": datetime.now(UTC).isoformat(),
+        "status": _status(run),
+        "stopped_by": run.stopped.reason if run.stopped else None,
         "counts": {"total": run.spool.count, **tally.counts},
         "resumed": run.resumed,
         "cost_usd": _number(spent),
@@ -195,6 +207,14 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "result_format": run.settings.result_format,
         "results_bytes": results_bytes,
     }
+
+
+def _status(run: Session) -> str:
+    """How the run ended; one whose jobs were all answered before it could be stopped completed."""
+    states = run.spool.states
+    if run.stopped is None or not (states[WAITING] or states[IN_FLIGHT] or states[CANCELED]):
+        return "completed"
+    return "detached" if states[IN_FLIGHT] else "cancelled"
 
 
 def _batch(entry: Entry) -> dict[str, Any]:

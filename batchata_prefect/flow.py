@@ -6,9 +6,9 @@ import asyncio
 import fcntl
 import hashlib
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
@@ -17,11 +17,12 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 
 from batchata_prefect import budget, plan
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import ProviderError, StateError, ValidationError
 from batchata_prefect.finish import finish, job_ids, read_manifest
+from batchata_prefect.lease import Lease
 from batchata_prefect.ledger import Entry, Intent, Start
 from batchata_prefect.models import Chunk
 from batchata_prefect.providers import provider_for
@@ -30,7 +31,8 @@ from batchata_prefect.replies import restore, write_request_file
 from batchata_prefect.report import publish, summary
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED, Family, sweep
-from batchata_prefect.tasks import moves, provider_batch
+from batchata_prefect.tasks import provider_batch, take_in
+from batchata_prefect.watch import watching
 
 _LOCK_LOOK_SECONDS = 0.5
 _SERVER_START_SECONDS = 120
@@ -60,15 +62,22 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         StateError: Records or results cannot be read, written or trusted.
     """
     run = session(session_name)
-    run.flow_run_id, run.waiting_for, run.reading = _flow_run_id(), None, asyncio.Lock()
-    async with _own(run), _clients(run):
-        await _recover(run)
-        await _buy_all(run, session_name)
-        for entry, ordinals in zip(run.ledger, run.members, strict=True):
-            await restore(run, entry, ordinals)
-        run.manifest = await asyncio.to_thread(finish, run)
-        await publish(run.manifest)
-    return Completed(message=summary(run.manifest))
+    run.flow_run_id, run.waiting_for = _flow_run_id(), None
+    async with watching(run), _own(run) as owned:
+        if not owned:
+            assert run.stopped is not None
+            return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
+        async with _clients(run):
+            await _recover(run)
+            await _buy_all(run, session_name)
+            for entry, ordinals in zip(run.ledger, run.members, strict=True):
+                await restore(run, entry, ordinals)
+            run.manifest = await asyncio.to_thread(finish, run)
+            await publish(run.manifest)
+    for error in run.closed.values():
+        raise error
+    state = Completed if run.manifest["status"] == "completed" else Cancelled
+    return state(message=summary(run.manifest))
 
 
 @contextmanager
@@ -83,30 +92,59 @@ def patient_with_prefect() -> Generator[None]:
 
 
 @asynccontextmanager
-async def _own(run: Session) -> AsyncGenerator[None]:
-    """Be the only process that works on this results directory.
+async def _own(run: Session) -> AsyncGenerator[bool]:
+    """Be the only process that works on this run; False where it was told to stop before.
 
-    A kernel lock goes with its holder, however it dies; Prefect's own locks outlive a kill.
+    Raises:
+        StateError: Another process owns it and the run shall not wait.
     """
+    settings = run.settings
     run.own_dir.mkdir(parents=True, exist_ok=True)
-    with (run.own_dir / "lock").open("wb") as lock:
-        told = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    get_run_logger().warning(
-                        "another process is running this job set in %s; waiting for it",
-                        run.results_dir,
-                    )
-                told = True
-                run.waiting_for = "the other process that runs this job set"
-                await asyncio.sleep(_LOCK_LOOK_SECONDS)
-        run.waiting_for = None
+    with (run.own_dir / "lock").open("ab") as lock:
+        if not await _lock(run, lock):
+            yield False
+            return
         sweep(run.own_dir)
-        yield
+        run.records = Records(await storage_at(settings.state), settings.run_key)
+        lease = Lease(run.records, run.pace.lease)
+        if not await lease.take(run):
+            yield False
+            return
+        run.lease, run.waiting_for = lease, None
+        try:
+            yield True
+        finally:
+            run.lease = None
+            with suppress(StateError):
+                await lease.release()
+
+
+async def _lock(run: Session, lock: BinaryIO) -> bool:
+    """Hold the kernel lock of the results directory, which goes with its holder however it dies.
+
+    Raises:
+        StateError: Another process holds it and the run shall not wait.
+    """
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if run.settings.if_running == "fail":
+                raise StateError(
+                    f"another process is running this job set in {str(run.results_dir)!r}. "
+                    "Nothing was sent. Wait for it, cancel it, or run with if_running='wait'"
+                ) from None
+        else:
+            run.waiting_for = None
+            return True
+        if run.waiting_for is None:
+            get_run_logger().warning(
+                "another process is running this job set in %s; waiting for it", run.results_dir
+            )
+        run.waiting_for = "the other process that runs this job set"
+        await run.pause(_LOCK_LOOK_SECONDS)
+        if run.is_ending:
+            return False
 
 
 @asynccontextmanager
@@ -128,7 +166,7 @@ async def _clients(run: Session) -> AsyncGenerator[None]:
 async def _recover(run: Session) -> None:
     """Learn from the records what is bought already, and take up what is in flight."""
     settings = run.settings
-    run.records = Records(await storage_at(settings.state), settings.run_key)
+    assert run.records is not None
     start = await run.records.start()
     accounts = {name: run.providers[name].account(run.clients[name]) for name in run.clients}
     if start is None and settings.reuse_state:
@@ -159,7 +197,7 @@ async def _recover(run: Session) -> None:
             run.flights[entry.chunk.sequence] = flight
             await _connect_for(run, entry)
         else:
-            run.spool.mark(moves(run, ordinals, entry.ending, resumed=True))
+            await take_in(run, entry, ordinals, resumed=True)
     _refuse_strangers(run, strangers)
     run.resumed = run.spool.states[ANSWERED]
     if run.ledger:
@@ -235,7 +273,13 @@ async def _buy_all(run: Session, session_name: str) -> None:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 sequence = running.pop(task)
-                task.result()
+                provider = run.ledger[sequence].chunk.provider
+                try:
+                    task.result()
+                except ProviderError as error:
+                    # What the other providers answer is collected before this is raised.
+                    run.closed.setdefault(provider, error)
+                    get_run_logger().error("%s: sending nothing more: %s", provider, error)
                 run.flights.pop(sequence)
     except BaseException:
         # What is in flight goes on at the provider and stands in the records.
@@ -247,7 +291,7 @@ async def _buy_all(run: Session, session_name: str) -> None:
 
 async def _next_flight(run: Session) -> Flight | None:
     """Cut, reserve and record the next chunk; None where nothing can be sent now."""
-    if run.seconds_left is not None and run.seconds_left <= 0:
+    if run.is_ending:
         return None
     for family, attempts in _eligible(run):
         provider = run.providers[family.provider]
@@ -274,6 +318,8 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
     """
     found: list[tuple[int, Family, int]] = []
     for family in run.spool.families():
+        if family.provider in run.closed:
+            continue
         flying = [
             flight.entry.chunk.round
             for flight in run.flights.values()
@@ -317,6 +363,8 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
             f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
             f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
         ) from error
+    if run.lease is not None:
+        await run.lease.hold()
     intent = Intent(chunk, datetime.now(UTC), cut.members)
     await run.records.write_intent(intent)
     entry = Entry(chunk, intent.since)

@@ -14,6 +14,9 @@ from typing import Literal, TypeAlias
 
 from batchata_prefect.models import Chunk, Usage
 
+TIME_LIMIT = "Time limit exceeded"
+"""Reason of an ending that the run's deadline brought about."""
+
 FINGERPRINT_BYTES = 12
 """96 bits: among a million jobs two share one with a chance of about 1 in 10^17."""
 
@@ -92,12 +95,13 @@ class Ending:
     reason: str | None = None
 
 
-ANSWERED, FAILED, AGAIN, CANCELED = "a", "f", "r", "c"
+ANSWERED, FAILED, AGAIN, CANCELED, NOT_AS_ASKED = "a", "f", "r", "c", "x"
 MARKS = {
     ANSWERED: "answered",
     FAILED: "failed for good",
     AGAIN: "failed, may be tried again",
     CANCELED: "canceled before it was answered",
+    NOT_AS_ASKED: "answered, but not as asked; may be asked again in other words",
 }
 """What an ordinal's letter in `Ending.marks` says."""
 

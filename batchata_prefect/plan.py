@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
 
-from batchata_prefect.ledger import AGAIN, ANSWERED, CANCELED, FAILED
+from batchata_prefect.ledger import AGAIN, ANSWERED, CANCELED, FAILED, NOT_AS_ASKED
 from batchata_prefect.models import Reply
 from batchata_prefect.providers import Provider
 from batchata_prefect.spool import Row
@@ -36,6 +36,9 @@ RETRY_CODES = frozenset(
     }
 )
 """Error codes after which the same request may be sent again."""
+
+REASK_CODES = frozenset({"truncated", "empty_answer", "invalid_json", "invalid_output"})
+"""Error codes of answers that are not as asked: another request may bring a better one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ def mark(reply: Reply, error_code: str | None) -> str:
         return ANSWERED
     if reply.outcome != "succeeded" and error_code in RETRY_CODES:
         return AGAIN
+    if reply.outcome == "succeeded" and error_code in REASK_CODES:
+        return NOT_AS_ASKED
     return FAILED
 
 

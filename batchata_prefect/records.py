@@ -2,10 +2,12 @@
 
 What was bought, what is in flight and what is spent is always computed from these records;
 nothing else remembers. Each is written once and never changed, as JSON of plain fields, so the
-fields here are an on-disk format: `FORMAT` goes up when their meaning changes.
+fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the owner
+is written again and again.
 
 ```
-batchata/<digest of the run key>/g<generation>/start           one a generation
+batchata/<digest of the run key>/owner                         who runs it now, see `lease`
+                                /g<generation>/start           one a generation
                                               /000000.intent   before the paid create
                                               /000000.receipt  before the first poll
                                               /000000.ending   after the replies are on disk
@@ -119,6 +121,14 @@ class Records:
             self.generation += 1
         values = {**asdict(start), "started_at": start.started_at.isoformat()}
         await self._write(f"g{self.generation}/start", values)
+
+    async def owner(self) -> dict[str, Any] | None:
+        """Who holds the run key, as `lease` wrote it; None where nobody ever did."""
+        return await self._read("owner")
+
+    async def write_owner(self, values: dict[str, Any]) -> None:
+        """Say who holds the run key."""
+        await self._write("owner", values)
 
     async def ledger(self) -> AsyncIterator[tuple[Entry, bytes]]:
         """All entries of this generation with their members, oldest first."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from prefect import get_run_logger
 
 from batchata_prefect import plan
 from batchata_prefect.answers import Reading
-from batchata_prefect.calls import backoff, one_line, persist
-from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, Ending, Entry
+from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
+from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
 from batchata_prefect.session import Flight, Session
-
-TIME_LIMIT = "Time limit exceeded"
 
 _BUFFER_BYTES = 1 << 20
 _SAME_TIMES = 3
@@ -33,6 +31,7 @@ def read_chunk(
     reason: str | None,
     *,
     short: bool = False,
+    refused_places: Mapping[int, str] | None = None,
 ) -> Collected:
     """Read a chunk's replies into its answer file; runs in a thread of its own.
 
@@ -44,6 +43,8 @@ def read_chunk(
         batch: What the provider said last; None where no batch was created.
         reason: Why the batch was canceled or refused.
         short: Whether the provider counts more rows than it gives.
+        refused_places: Place in the chunk -> what the provider has against that request, where it
+            refused the chunk for some of its requests only.
 
     Raises:
         OSError: The answers cannot be written.
@@ -54,7 +55,7 @@ def read_chunk(
         batch_id=entry.receipt.batch_id if entry.receipt else None,
         prices=run.prices,
         schemas=run.schemas,
-        canceled=reason if reason == TIME_LIMIT else None,
+        canceled=reason,
     )
     jobs = run.spool.reader()
     try:
@@ -65,20 +66,25 @@ def read_chunk(
             ordinals,
             jobs,
             run.providers[chunk.provider].read,
-            no_reply=_no_reply(entry, batch, reason, short=short),
+            no_reply=_no_reply(entry, batch, reason, refused_places or {}, short=short),
         )
     finally:
         jobs.close()
 
 
 def _no_reply(
-    entry: Entry, batch: ProviderBatch | None, reason: str | None, *, short: bool
+    entry: Entry,
+    batch: ProviderBatch | None,
+    reason: str | None,
+    refused_places: Mapping[int, str],
+    *,
+    short: bool,
 ) -> Callable[[int], tuple[str, str, str]]:
     """Place -> (mark, error code, error) of a request that got no row."""
     if entry.ending is not None:
         return _restored(entry.ending)
     if batch is None:
-        return lambda _: (FAILED, "batch_refused", f"the provider refused the batch: {reason}")
+        return lambda place: _refused(reason, refused_places, place)
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
         if short:
@@ -97,6 +103,17 @@ def _no_reply(
         return AGAIN, "batch_failed", text
 
     return failed
+
+
+def _refused(
+    reason: str | None, refused_places: Mapping[int, str], place: int
+) -> tuple[str, str, str]:
+    """The same for a chunk that the provider would not create."""
+    if not refused_places:
+        return FAILED, "batch_refused", f"the provider refused the batch: {reason}"
+    if place in refused_places:
+        return FAILED, "invalid_request", f"the provider refused it: {refused_places[place]}"
+    return AGAIN, "batch_failed", "its batch was refused for other jobs in it; nothing was billed"
 
 
 def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
@@ -160,7 +177,9 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         get_run_logger().info(
             "%d of %d rows arrived, fetching them again", max(rows, 0), chunk.count
         )
-        await asyncio.sleep(backoff(run, len(seen)))
+        if run.out_of_patience:
+            raise GaveUpError(f"{max(rows, 0)} of {chunk.count} rows arrive")
+        await run.pause(backoff(run, len(seen)))
     partial.replace(path)
     return path
 
@@ -172,7 +191,9 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         OSError: The disk is full or not writable.
     """
     ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
-    if ending is None or receipt is None or ANSWERED not in ending.marks:
+    if ending is None or receipt is None:
+        return
+    if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
         return
     if run.answer_file(chunk.token).exists() or run.reply_file(chunk.token).exists():
         return

@@ -19,6 +19,7 @@ from batchata_prefect.answers import Reading, from_row, merge_attempts
 from batchata_prefect.errors import ParseError
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.plan import mark
+from batchata_prefect.providers.rows import UnreadableRowError
 from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Context, Family, SpoolReader
 
@@ -101,6 +102,8 @@ def collect(
         for line in _lines(replies) if replies is not None else ():
             try:
                 reply = read(line, chunk.endpoint)
+            except UnreadableRowError as error:
+                reply = error.reply
             except ParseError:
                 strangers += 1
                 continue

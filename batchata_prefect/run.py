@@ -6,9 +6,10 @@ import asyncio
 import contextvars
 import gc
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,13 +22,27 @@ from batchata_prefect.models import JobResult
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.results import read_results
 from batchata_prefect.schema import AnswerSchema
-from batchata_prefect.session import Flight, Pace, Session, Settings, enter, leave
+from batchata_prefect.session import (
+    TERMINATED,
+    Flight,
+    Pace,
+    Session,
+    Settings,
+    enter,
+    leave,
+)
 from batchata_prefect.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
 
 logger = logging.getLogger("batchata_prefect")
 
 _PREFECT_UNREACHABLE = ("Failed to reach API", "Timed out while attempting to connect")
 """How Prefect says that its server does not answer; it has no error class for it."""
+
+
+def _is_connection(error: Exception) -> bool:
+    """Whether an error came from the connection to Prefect's server, which uses httpx."""
+    return type(error).__module__.partition(".")[0] in {"httpx", "httpcore"}
+
 
 ProgressCallback: TypeAlias = Callable[[dict[str, Any], float, dict[str, Any]], None]
 """Called with (stats, elapsed seconds, batch data), as in the original library."""
@@ -57,6 +72,8 @@ class BatchRun:
         self._interval = 1.0
         self._began: float | None = None
         self._elapsed: float | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flow: asyncio.Future[Any] | None = None
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -129,17 +146,7 @@ class BatchRun:
             gc.freeze()
             try:
                 with patient_with_prefect():
-                    await run_batch(label, name, settings)
-            except (asyncio.CancelledError, KeyboardInterrupt):
-                self._say_how_to_resume()
-                raise
-            except RuntimeError as error:
-                if not str(error).startswith(_PREFECT_UNREACHABLE):
-                    raise
-                raise StateError(
-                    f"Prefect cannot be reached: {error} This start sent nothing. Check "
-                    "PREFECT_API_URL, or unset it to run with a server of its own"
-                ) from error
+                    await self._in_order(run_batch(label, name, settings))
             finally:
                 gc.unfreeze()
                 run.waiting_for = None
@@ -148,8 +155,95 @@ class BatchRun:
                 self._report(callbacks)
         return self
 
+    async def _in_order(self, flow: Coroutine[Any, Any, Any]) -> None:
+        """Await the flow; the first cancellation makes it end in order, the second at once."""
+        self._loop = asyncio.get_running_loop()
+        self._flow = asyncio.ensure_future(flow)
+        canceled = False
+        while True:
+            try:
+                await asyncio.shield(self._flow)
+            except asyncio.CancelledError:
+                if self._flow.done() or canceled:
+                    self._flow.cancel()
+                    self._say_how_to_resume()
+                    raise
+                canceled = True
+                task = asyncio.current_task()
+                assert task is not None
+                task.uncancel()
+                self.cancel("interrupted")
+            except Exception as error:
+                self._tell(error)
+                break
+            else:
+                break
+        if canceled:
+            raise asyncio.CancelledError
+
+    def _tell(self, error: Exception) -> None:
+        """Let through what ends a flow without being an error, and name what is one.
+
+        Raises:
+            Exception: What else ended the flow.
+        """
+        from prefect.exceptions import CancelledRun
+
+        if isinstance(error, CancelledRun):
+            return
+        unreachable = str(error).startswith(_PREFECT_UNREACHABLE) or _is_connection(error)
+        if unreachable and self.manifest is not None:
+            logger.warning(
+                "the run is over and its results are written, but Prefect could not be told: %s",
+                error,
+            )
+            return
+        if unreachable and not self._session.ledger:
+            raise StateError(
+                f"Prefect cannot be reached: {error} This start sent nothing. Check "
+                "PREFECT_API_URL, or unset it to run with a server of its own"
+            ) from error
+        raise error
+
+    def cancel(self, reason: str = "cancelled by the program", *, detach: bool = False) -> None:
+        """End the run in order; from a progress callback or another thread.
+
+        Nothing more is sent. The provider batches in flight are cancelled at the provider, what
+        they finished is collected, and the other jobs end as cancelled; the next run of the same
+        jobs sends only those. Returns at once; `run` returns when this is done.
+
+        Args:
+            reason: What the results and the flow run say.
+            detach: Whether to leave the provider batches running for the next run to collect.
+        """
+        run = self._session
+        if run.stopped is None:
+            run.stop(reason, "detach" if detach else None)
+            self._say_what_happens_now()
+
+    def _say_what_happens_now(self) -> None:
+        run = self._session
+        flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
+        if run.stopped is not None and run.stopped.on_cancel == "detach":
+            logger.warning("%s: leaving %d provider batches running", run.stopped.reason, flying)
+        elif run.stopped is not None:
+            logger.warning(
+                "%s: cancelling %d provider batches and collecting what they finished, which can "
+                "take minutes. Once more leaves at once; they go on and the next run collects them",
+                run.stopped.reason,
+                flying,
+            )
+
     def _run_here(self) -> None:
-        asyncio.run(self.aexecute())
+        try:
+            asyncio.run(self.aexecute())
+        except KeyboardInterrupt:
+            if self.manifest is None:
+                self._say_how_to_resume()
+            raise
+        stopped = self._session.stopped
+        if stopped is not None and stopped.reason == TERMINATED:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _run_in_thread(self) -> None:
         """Run beside a running event loop, as in a notebook; Prefect's context comes along."""
@@ -164,9 +258,22 @@ class BatchRun:
 
         thread = threading.Thread(target=body, name="batchata", daemon=True)
         thread.start()
-        thread.join()
+        interruption: BaseException | None = None
+        while thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:
+                # Ctrl-C, or Prefect's handler of SIGTERM: both strike in the main thread.
+                if interruption is not None:
+                    if self._loop is not None and self._flow is not None:
+                        self._loop.call_soon_threadsafe(self._flow.cancel)
+                    raise
+                interruption = error
+                self.cancel("interrupted")
         if raised:
             raise raised[0]
+        if interruption is not None:
+            raise interruption
 
     def _callbacks(self, stack: ExitStack) -> list[ProgressCallback]:
         callbacks: list[ProgressCallback] = []

@@ -7,6 +7,7 @@ import os
 import time
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,9 +23,19 @@ from batchata_prefect.spool import Spool
 
 if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
+    from batchata_prefect.lease import Lease
     from batchata_prefect.records import Records
 
 ResultFormat: TypeAlias = Literal["jsonl", "json"]
+
+OnCancel: TypeAlias = Literal["collect", "detach"]
+"""`collect` cancels the provider batches in flight and collects what they finished; `detach`
+leaves them running for the next run."""
+
+IfRunning: TypeAlias = Literal["wait", "fail"]
+
+TERMINATED = "the process was told to terminate"
+"""Reason of a stop by SIGTERM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +47,12 @@ class Pace:
         poll_longest: Between two polls of an old batch.
         lookup: After a create of unknown outcome, before a batch that is not listed counts as
             absent; a provider's list may lag behind its creates.
-        settle: For a canceled batch to end.
+        settle: For a canceled batch to end, and for what else a run that was told to stop still
+            waits for.
         retry_longest: Between two tries of a call that fails.
+        watch: Between two looks at whether the flow run was canceled in Prefect.
+        unknown: For a provider that does not know a batch of its own, or has no results of it.
+        lease: For which one process owns a run; it renews its lease every third of it.
     """
 
     poll_shortest: float = 0.25
@@ -45,6 +60,9 @@ class Pace:
     lookup: float = 30.0
     settle: float = 900.0
     retry_longest: float = 300.0
+    watch: float = 5.0
+    unknown: float = 600.0
+    lease: float = 60.0
 
     @classmethod
     def from_environment(cls) -> Pace:
@@ -81,8 +99,11 @@ class Settings:
         max_attempts: Times that one job is sent at most.
         raw_files: Whether the request files are kept.
         result_format: `jsonl`, or `json` for one more file a job.
+        max_reasks: Times that one job is asked again because its answer was not as asked.
         state: Where the records are kept; None for Prefect's result storage.
         reuse_state: Whether to resume.
+        on_cancel: What becomes of the provider batches in flight when the run is told to stop.
+        if_running: What to do while another process owns the run.
     """
 
     results_dir: str
@@ -94,10 +115,13 @@ class Settings:
     cost_limit_usd: Decimal | None = None
     time_limit_seconds: float | None = None
     max_attempts: int = 3
+    max_reasks: int = 0
     raw_files: bool = True
     result_format: ResultFormat = "jsonl"
     state: str | None = None
     reuse_state: bool = True
+    on_cancel: OnCancel = "collect"
+    if_running: IfRunning = "wait"
 
 
 @dataclass(slots=True)
@@ -111,8 +135,12 @@ class Flight:
         batch: What the provider said last.
         started: Monotonic time at which this process took it up.
         canceled: Why we asked for its cancellation; None where we did not.
+        canceled_before: Whether its cancellation was asked for before this process took it up.
         waiting_for: What it waits for, for a person.
-        refused: Why no batch was created; None where one was, or where none was found.
+        refused: Why the provider would not create the batch; None where it did not refuse.
+        held_back: Why we did not create the batch; None where we did, or tried to.
+        refused_places: Place in the chunk -> what the provider has against that request, where
+            it refused the chunk for some of its requests only.
         short: Whether the provider counts more rows than it gives.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
@@ -124,11 +152,27 @@ class Flight:
     batch: ProviderBatch | None = None
     started: float = field(default_factory=time.monotonic)
     canceled: str | None = None
+    canceled_before: bool = False
     waiting_for: str | None = None
     refused: str | None = None
+    held_back: str | None = None
+    refused_places: dict[int, str] = field(default_factory=dict[int, str])
     short: bool = False
     succeeded: int = 0
     failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """That the run shall end before all its jobs are answered.
+
+    Attributes:
+        reason: Who or what wants it, for a person.
+        on_cancel: What becomes of the provider batches in flight.
+    """
+
+    reason: str
+    on_cancel: OnCancel
 
 
 @dataclass(slots=True)
@@ -153,6 +197,10 @@ class Session:
         waiting_for: What the whole run waits for, for a person.
         manifest: What it came to, once it is finished.
         reading: Held while replies are read; two at once would take as long, and more memory.
+        lease: That this process owns the run, once it does.
+        stopped: That the run shall end now; None while it shall go on.
+        closed: Provider -> why it takes no more batches of this run.
+        ending_since: Monotonic time at which the run was told to stop, or its deadline came.
     """
 
     settings: Settings
@@ -172,6 +220,59 @@ class Session:
     waiting_for: str | None = None
     manifest: dict[str, Any] | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    lease: Lease | None = None
+    stopped: Stop | None = None
+    closed: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    ending_since: float | None = None
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self) -> None:
+        """Live in the running event loop; `stop` may be called from other threads from here on."""
+        self._loop = asyncio.get_running_loop()
+        self.reading, self._wake = asyncio.Lock(), asyncio.Event()
+        if self.stopped is not None:
+            self.end_now()
+
+    def stop(self, reason: str, on_cancel: OnCancel | None = None) -> None:
+        """Have the run end soon and in order; the first reason counts. From any thread."""
+        if self.stopped is None:
+            self.stopped = Stop(reason, on_cancel or self.settings.on_cancel)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is over
+                self._loop.call_soon_threadsafe(self.end_now)
+
+    def end_now(self) -> None:
+        """Wake whoever waits: nothing new is begun from here on. In the event loop only."""
+        if self.ending_since is None:
+            self.ending_since = time.monotonic()
+        self._wake.set()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run was told to stop, or its deadline has come."""
+        left = self.seconds_left
+        return self.stopped is not None or (left is not None and left <= 0)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the run is ending and has waited long enough for what hangs."""
+        since = self.ending_since
+        return since is not None and time.monotonic() - since > self.pace.settle
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep; a stop or the deadline ends the sleep, where the run is not ending already."""
+        seconds = max(seconds, 0.02)
+        if self._wake.is_set():
+            await asyncio.sleep(seconds)
+            return
+        left = self.seconds_left
+        if left is not None:
+            seconds = min(seconds, max(left, 0.02))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        if self.is_ending:
+            self.end_now()
 
     @property
     def results_dir(self) -> Path:

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
@@ -92,6 +92,17 @@ class Row(NamedTuple):
     output_bound: int
 
 
+class _Amendment(NamedTuple):
+    """The changed request of a job, in place of the one in the index."""
+
+    start: int
+    size: int
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+    times: int
+
+
 class Context(NamedTuple):
     """What reading an answer needs to know of its job.
 
@@ -136,6 +147,7 @@ class Spool:
         self._examples: list[str] = []
         self._sizes: Counter[int] = Counter()
         self._lock: BinaryIO | None = None
+        self._amended: dict[int, _Amendment] = {}
 
     @classmethod
     def create(cls, parent: Path) -> Spool:
@@ -290,6 +302,7 @@ class Spool:
         for ordinal, code in enumerate(self._codes):
             self._codes[ordinal] = code >> _FAMILY_SHIFT << _FAMILY_SHIFT
         self._first.clear()
+        self._amended.clear()
         self._waiting = Counter(
             {family << _FAMILY_SHIFT: count for family, count in self._sizes.items()}
         )
@@ -325,6 +338,8 @@ class Spool:
                 _, size, _, _, likely, input_bound, output_bound, _, print_ = _RECORD.unpack(
                     index.read(_RECORD.size)
                 )
+                if (changed := self._amended.get(at)) is not None:
+                    _, size, likely, input_bound, output_bound, _ = changed
                 yield Row(at, print_, size, likely, input_bound, output_bound)
                 at += 1
 
@@ -394,6 +409,41 @@ class Spool:
         """Times that a job was sent and not answered."""
         return self._codes[ordinal] >> _STATE_BITS & _ATTEMPT_MASK
 
+    def amend(self, ordinal: int, body: bytes, tokens: tuple[int, int, int]) -> None:
+        """Give a job another request for its next attempt; it stays the same job.
+
+        Args:
+            ordinal: The job.
+            body: The request.
+            tokens: Likely and most input tokens, and most output tokens.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        with (self.directory / "bodies").open("ab") as bodies:
+            start = bodies.tell()
+            size = bodies.write(body)
+        # More jobs may be added after a run, behind this.
+        self._ends = (start + size, self._ends[1])
+        times = self.amendments(ordinal) + 1
+        self._amended[ordinal] = _Amendment(start, size, *tokens, times)
+
+    def amendments(self, ordinal: int) -> int:
+        """Times that a job's request was changed."""
+        changed = self._amended.get(ordinal)
+        return 0 if changed is None else changed.times
+
+    def tokens(self, ordinal: int) -> tuple[int, int, int]:
+        """Likely and most input tokens, and most output tokens, of a job's request."""
+        if (changed := self._amended.get(ordinal)) is not None:
+            return changed.input_tokens, changed.input_bound, changed.output_bound
+        with self._open_index() as index:
+            index.seek(ordinal * _RECORD.size)
+            _, _, _, _, likely, input_bound, output_bound, *_ = _RECORD.unpack(
+                index.read(_RECORD.size)
+            )
+        return likely, input_bound, output_bound
+
     def overlap(self, job_ids: Iterable[str]) -> bool:
         """Whether any of these ids is in the job set."""
         found = self._ids.execute
@@ -406,7 +456,7 @@ class Spool:
 
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
-        return SpoolReader(self.directory, self._codes, self.families())
+        return SpoolReader(self.directory, self._codes, self.families(), self._amended)
 
     def close(self) -> None:
         """Remove the spool from disk."""
@@ -421,8 +471,15 @@ class Spool:
 class SpoolReader:
     """Looks up single jobs; has its own files, so each thread needs its own reader."""
 
-    def __init__(self, directory: Path, codes: Sequence[int], families: Sequence[Family]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        codes: Sequence[int],
+        families: Sequence[Family],
+        amended: Mapping[int, _Amendment],
+    ) -> None:
         self._codes = codes
+        self._amended = amended
         self._families = families
         self._index = (directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
         self._bodies = (directory / "bodies").open("rb", buffering=_BUFFER_BYTES)
@@ -457,8 +514,11 @@ class SpoolReader:
         """
         index, bodies = self._index, self._bodies
         for ordinal in ordinals:
-            index.seek(ordinal * _RECORD.size)
-            start, size, *_ = _RECORD.unpack(index.read(_RECORD.size))
+            if (changed := self._amended.get(ordinal)) is not None:
+                start, size = changed.start, changed.size
+            else:
+                index.seek(ordinal * _RECORD.size)
+                start, size, *_ = _RECORD.unpack(index.read(_RECORD.size))
             bodies.seek(start)
             data = bodies.read(size)
             if len(data) != size:

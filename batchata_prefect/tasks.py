@@ -17,11 +17,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
-from batchata_prefect.calls import one_line, persist, refusal
-from batchata_prefect.errors import BatchataError, StateError
-from batchata_prefect.ledger import AGAIN, ANSWERED, CANCELED, FAILED, Ending, Entry, Receipt
+from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
+from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
+from batchata_prefect.ledger import (
+    AGAIN,
+    ANSWERED,
+    CANCELED,
+    FAILED,
+    NOT_AS_ASKED,
+    TIME_LIMIT,
+    Ending,
+    Entry,
+    Receipt,
+)
 from batchata_prefect.models import ProviderBatch, Usage
-from batchata_prefect.replies import TIME_LIMIT, fault_text, fetch, read_chunk
+from batchata_prefect.reask import reask
+from batchata_prefect.replies import fault_text, fetch, read_chunk
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED as JOB_ANSWERED
 from batchata_prefect.spool import CANCELED as JOB_CANCELED
@@ -65,14 +76,27 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> str:
     """
     run = session(session_name)
     flight = run.flights[sequence]
-    if flight.entry.receipt is None and not await _buy(run, flight):
-        return await _never_created(run, flight)
     if flight.entry.ending is not None:
         return flight.entry.ending.status
-    batch = await _wait_for_end(run, flight)
-    if batch is None:
-        return "still running at the provider"
-    return await _settle(run, flight, batch)
+    try:
+        if flight.entry.receipt is None and not await _buy(run, flight):
+            return await _never_created(run, flight)
+        batch = await _wait_for_end(run, flight)
+        if batch is None:
+            return _still_running(run, flight)
+        return await _settle(run, flight, batch)
+    except GaveUpError as error:
+        get_run_logger().error("the provider does not answer (%s)", error)
+        return _still_running(run, flight)
+
+
+def _still_running(run: Session, flight: Flight) -> str:
+    """Leave a chunk to the next run: its records say all that is needed to take it up."""
+    receipt = flight.entry.receipt
+    name = receipt.batch_id if receipt else "whether it was created is not known"
+    told = f"left to the next run ({name}); what it may cost stays reserved"
+    get_run_logger().warning("%s", told)
+    return told
 
 
 async def _buy(run: Session, flight: Flight) -> bool:
@@ -81,8 +105,11 @@ async def _buy(run: Session, flight: Flight) -> bool:
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     refusals = 0
     while flight.fresh:
-        if run.seconds_left is not None and run.seconds_left <= 0:
-            flight.refused = TIME_LIMIT
+        if chunk.provider in run.closed:
+            flight.held_back = f"{chunk.provider} takes no batch"
+            return False
+        if run.is_ending:
+            flight.held_back = run.stopped.reason if run.stopped else TIME_LIMIT
             return False
         flight.fresh = False
         try:
@@ -97,11 +124,16 @@ async def _buy(run: Session, flight: Flight) -> bool:
                 break
             flight.fresh = True
             refusals += 1
-            wait = refusal(run, flight, error, refusals)
+            try:
+                wait = refusal(run, flight, error, refusals)
+            except BatchSubmissionError:
+                flight.held_back = one_line(error)
+                await _never_created(run, flight)
+                raise
             if wait is None:
                 return False
             flight.waiting_for = f"{provider.name} to take a batch ({one_line(error)})"
-            await _sleep(run, wait)
+            await run.pause(wait)
             flight.waiting_for = None
         else:
             await _receive(run, flight, batch, adopted=False)
@@ -110,13 +142,18 @@ async def _buy(run: Session, flight: Flight) -> bool:
 
 
 async def _look_up(run: Session, flight: Flight) -> bool:
-    """Find the batch of an uncertain create; False where it is proven that there is none."""
+    """Find the batch of an uncertain create; False where it is proven that there is none.
+
+    Raises:
+        GaveUpError: The run is ending, and it cannot be decided in time.
+    """
     entry = flight.entry
     chunk = entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
-    began = asyncio.get_running_loop().time()
+    clock = asyncio.get_running_loop().time
+    began = clock()
     while True:
-        asked = asyncio.get_running_loop().time()
+        asked = clock()
         found = await persist(
             run, flight, "list", lambda: provider.find(client, chunk, entry.since, _known(run))
         )
@@ -125,8 +162,10 @@ async def _look_up(run: Session, flight: Flight) -> bool:
             await _receive(run, flight, found.batch, adopted=True)
             return True
         if found.undecided:
+            if run.is_ending:
+                raise GaveUpError(f"{found.undecided[0]} may be this batch, and has not ended")
             flight.waiting_for = f"{found.undecided[0]} to end, which may be this batch"
-            await _sleep(run, run.pace.poll(asked - began, len(run.flights)))
+            await run.pause(run.pace.poll(asked - began, len(run.flights)))
         elif asked - began >= run.pace.lookup:
             flight.waiting_for = None
             return False
@@ -145,54 +184,75 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     receipt = Receipt(batch.batch_id, batch.created_at or datetime.now(UTC), adopted)
     flight.waiting_for = None
     flight.batch = batch
-    assert run.records is not None
-    await run.records.write_receipt(entry.chunk.sequence, receipt)
+    await _write_receipt(run, entry, receipt)
     entry.receipt = receipt
     if not adopted:
         get_run_logger().info("sent as %s", batch.batch_id)
 
 
+async def _write_receipt(run: Session, entry: Entry, receipt: Receipt) -> None:
+    """Make a receipt durable; a storage that refuses it for a while has time to recover.
+
+    Raises:
+        StateError: It refuses for `Pace.retry_longest` seconds.
+    """
+    assert run.records is not None
+    clock = asyncio.get_running_loop().time
+    began, failures = clock(), 0
+    while True:
+        try:
+            await run.records.write_receipt(entry.chunk.sequence, receipt)
+        except StateError as error:
+            failures += 1
+            if clock() - began > run.pace.retry_longest or run.out_of_patience:
+                raise StateError(
+                    f"{entry.chunk.name}: it was sent as {receipt.batch_id}, and that cannot be "
+                    f"recorded: {error} The next run finds it at the provider, and nothing is "
+                    "paid twice"
+                ) from error
+            get_run_logger().warning("its receipt cannot be stored yet: %s", error)
+            await asyncio.sleep(backoff(run, failures))
+        else:
+            return
+
+
 async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
-    """Poll until the batch has ended; None where it did not settle after its cancellation."""
+    """Poll until the batch has ended; None where it is left running."""
     entry = flight.entry
     assert entry.receipt is not None
     chunk, batch_id = entry.chunk, entry.receipt.batch_id
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
-    cancel_at: float | None = None
+    canceled_at: float | None = None
     clock = asyncio.get_running_loop().time
     began = clock()
+    inherited = flight.batch is None
     while True:
         batch = await persist(run, flight, "poll", lambda: provider.poll(client, batch_id))
+        if inherited and flight.batch is None:
+            flight.canceled_before = batch.state == "canceling" or batch.ending == "canceled"
         flight.batch = batch
         flight.succeeded, flight.failed = batch.succeeded, batch.failed
         if batch.state == "ended":
             return batch
-        left = run.seconds_left
-        if left is not None and left <= 0 and flight.canceled is None:
-            flight.canceled = TIME_LIMIT
-            get_run_logger().warning("time limit reached, canceling it")
+        if run.is_ending and flight.canceled is None:
+            if run.stopped is not None and run.stopped.on_cancel == "detach":
+                return None
+            flight.canceled = run.stopped.reason if run.stopped else TIME_LIMIT
+            get_run_logger().warning("%s: canceling it", flight.canceled)
             batch = await persist(run, flight, "cancel", lambda: provider.cancel(client, batch_id))
-            cancel_at = clock()
+            canceled_at = clock()
             if batch.state == "ended":
                 return batch
-        if cancel_at is not None and clock() - cancel_at > run.pace.settle:
+        if canceled_at is not None and clock() - canceled_at > run.pace.settle:
             get_run_logger().error(
-                "still %s %d s after its cancellation; what it cost stays reserved and the "
+                "still %s %d s after its cancellation; what it may cost stays reserved and the "
                 "next run collects it",
                 batch.raw_status,
                 run.pace.settle,
             )
             return None
-        age = clock() - (cancel_at or began)
-        await _sleep(run, run.pace.poll(age, len(run.flights)), through=cancel_at is not None)
-
-
-async def _sleep(run: Session, seconds: float, *, through: bool = False) -> None:
-    """Sleep, but not past the deadline unless `through` it."""
-    left = run.seconds_left
-    if left is not None and not through:
-        seconds = min(seconds, max(left, 0.0))
-    await asyncio.sleep(max(seconds, 0.02))
+        flight.waiting_for = None if canceled_at is None else f"{batch_id} to end, as asked"
+        await run.pause(run.pace.poll(clock() - (canceled_at or began), len(run.flights)))
 
 
 async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
@@ -242,40 +302,73 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
 
 
 async def _never_created(run: Session, flight: Flight) -> str:
+    """Close a chunk that the provider does not have: its jobs fail, or go out again."""
     chunk = flight.entry.chunk
-    letter = AGAIN if flight.refused in {None, TIME_LIMIT} else FAILED
-    if letter == FAILED:
-        await asyncio.to_thread(
-            read_chunk, run, flight.entry, flight.ordinals, None, None, flight.refused
+    marks = AGAIN * chunk.count
+    if flight.refused is not None:
+        collected = await asyncio.to_thread(
+            read_chunk,
+            run,
+            flight.entry,
+            flight.ordinals,
+            None,
+            None,
+            flight.refused,
+            refused_places=flight.refused_places,
         )
+        marks = collected.marks
+    reason = flight.refused or flight.held_back
     ending = Ending(
         status="never_created",
-        marks=letter * chunk.count,
+        marks=marks,
         cost_usd=Decimal(0),
         usage=Usage(),
         ended_at=datetime.now(UTC),
-        reason=flight.refused,
+        reason=reason,
     )
     await close(run, flight, ending)
     run.request_file(chunk.token).unlink(missing_ok=True)
-    get_run_logger().info("not created, nothing paid (%s)", flight.refused)
+    get_run_logger().info("not created, nothing paid (%s)", reason or "no trace of it there")
     return "never created"
 
 
 async def close(run: Session, flight: Flight, ending: Ending) -> None:
     """Write a chunk's ending and move its jobs on."""
     assert run.records is not None
-    await run.records.write_ending(flight.entry.chunk.sequence, ending)
-    flight.entry.ending = ending
-    run.spool.mark(moves(run, flight.ordinals, ending))
+    entry = flight.entry
+    await run.records.write_ending(entry.chunk.sequence, ending)
+    entry.ending = ending
+    await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
+
+
+async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:
+    """Let the jobs of an ended chunk know what became of them.
+
+    Args:
+        run: The session.
+        entry: The chunk.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        resumed: Whether what was canceled was canceled by an earlier run: it goes out again.
+    """
+    assert entry.ending is not None
+    changed: frozenset[int] = frozenset()
+    if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
+        changed = await asyncio.to_thread(reask, run, entry, ordinals)
+    run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
 
 
 def moves(
-    run: Session, ordinals: Sequence[int], ending: Ending, *, resumed: bool = False
+    run: Session,
+    ordinals: Sequence[int],
+    ending: Ending,
+    *,
+    resumed: bool = False,
+    changed: frozenset[int] = frozenset(),
 ) -> Iterator[tuple[int, int, int]]:
     """What an ending does to its jobs: (new state, attempts to add, ordinal).
 
-    A run does not send again what was canceled in it; the next run does (`resumed`).
+    A run does not send again what was canceled in it; the next run does (`resumed`). `changed`
+    are the jobs that have a changed request for their next attempt.
     """
     counted = ending.status != "never_created"
     for letter, ordinal in zip(ending.marks, ordinals, strict=True):
@@ -287,6 +380,8 @@ def moves(
             yield JOB_FAILED, 0, ordinal
         elif letter == CANCELED:
             yield (WAITING if resumed else JOB_CANCELED), 0, ordinal
+        elif letter == NOT_AS_ASKED:
+            yield (WAITING if ordinal in changed else JOB_FAILED), 1, ordinal
         elif not counted:
             yield WAITING, 0, ordinal
         elif run.spool.attempts(ordinal) + 1 < run.settings.max_attempts:

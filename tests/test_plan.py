@@ -120,7 +120,8 @@ def test_small_cuts_wait_for_room_while_batches_run(
     [
         ("succeeded", None, "a"),
         ("succeeded", "refusal", "f"),
-        ("succeeded", "truncated", "f"),
+        ("succeeded", "truncated", "x"),
+        ("succeeded", "invalid_output", "x"),
         ("errored", "invalid_request_error", "f"),
         ("errored", "overloaded_error", "r"),
         ("errored", "server_error", "r"),

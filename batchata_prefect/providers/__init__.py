@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from batchata_prefect.errors import ProviderNotFoundError
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Reply, Request
+from batchata_prefect.providers.again import Again
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,17 @@ class Provider(Protocol):
         Raises:
             ParseError: The row is not JSON or carries no custom_id.
         """
+        ...
+
+    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
+        """The request with the answer to it and what was wrong with it, to be asked once more.
+
+        None where the request has no dialogue.
+        """
+        ...
+
+    def roomier(self, body: bytes, model: str) -> Again | None:
+        """The request with more output tokens; None where the model has no more."""
         ...
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:

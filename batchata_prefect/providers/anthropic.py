@@ -25,7 +25,9 @@ from batchata_prefect.models import (
     Usage,
 )
 from batchata_prefect.providers import Found, wire
+from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic_body import LIMITS, render
+from batchata_prefect.providers.claude_models import most_tokens
 from batchata_prefect.providers.rows import (
     count_at,
     list_at,
@@ -227,6 +229,14 @@ class Anthropic:
         error = object_at(error, "error") or error
         code = text_at(error, "type") or kind or "unknown_result"
         return Reply(custom_id, "errored", error_code=code, error=text_at(error, "message"))
+
+    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
+        """The request with the answer to it and what was wrong with it."""
+        return reworded(body, answer, fault)
+
+    def roomier(self, body: bytes, model: str) -> Again | None:
+        """The request with more output tokens; None where the model has no more."""
+        return roomier(body, most_tokens(model))
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Nothing was uploaded."""

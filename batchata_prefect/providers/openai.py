@@ -25,7 +25,8 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.providers import Found, wire
-from batchata_prefect.providers.openai_body import LIMITS, render
+from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai_replies import answer
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
@@ -203,6 +204,14 @@ class OpenAI:
             return Reply(custom_id, cast("Any", unrun), error_code=unrun, error=told)
         code = code or (f"http_{status}" if status else "unknown_result")
         return Reply(custom_id, "errored", error_code=code, error=told)
+
+    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
+        """The request with the answer to it and what was wrong with it."""
+        return reworded(body, answer, fault)
+
+    def roomier(self, body: bytes, model: str) -> Again | None:
+        """The request with more output tokens; None where the model has no more."""
+        return roomier(body, most_tokens(model))
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Delete the uploaded request file."""

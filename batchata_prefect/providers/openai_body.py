@@ -137,8 +137,12 @@ def _drop_sampling(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str
 
 
 def _limit(job: Job, params: dict[str, Any], names: Sequence[str], least: int) -> int:
-    most = 128_000 if reasons(job.model) else None
-    return max_tokens(job, params, names, least=least, most=most)
+    return max_tokens(job, params, names, least=least, most=most_tokens(job.model))
+
+
+def most_tokens(model: str) -> int | None:
+    """The most output tokens; None where nothing is known [models pages]."""
+    return 128_000 if reasons(model) else None
 
 
 def _chat(
