@@ -41,7 +41,7 @@ def run_jobs(told: dict[str, Any]) -> None:
             id=f"job-{n}",
             metadata={"n": n},
         )
-    batch.run()
+    batch.run(cancel=told.get("cancel", "collect"))
 
 
 def main() -> None:
@@ -61,6 +61,10 @@ def main() -> None:
                     limit = told["largest_file_bytes"]
                     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
                 run_jobs(told)
+            except KeyboardInterrupt:
+                code = 130
+            except SystemExit as error:
+                code = int(str(error.code))
             except BaseException:
                 traceback.print_exc()
                 code = 1

@@ -30,20 +30,29 @@ class Forker:
         assert self._process.stdout is not None
         assert self._process.stdout.readline().strip() == "ready"
 
-    def run(self, told: dict[str, Any], kill_after: float | None = None) -> tuple[int, float]:
-        """Run once, killed after that many seconds if still there: (exit code, seconds)."""
+    def start(self, told: dict[str, Any]) -> int:
+        """Begin a run: its process id."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(told) + "\n")
         process.stdin.flush()
-        pid = int(process.stdout.readline())
+        return int(process.stdout.readline())
+
+    def wait(self) -> int:
+        """Wait for the run that was begun: its exit code."""
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
+
+    def run(self, told: dict[str, Any], kill_after: float | None = None) -> tuple[int, float]:
+        """Run once, killed after that many seconds if still there: (exit code, seconds)."""
+        pid = self.start(told)
         began = time.monotonic()
         timer = None
         if kill_after is not None:
             timer = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL))
             timer.start()
-        code = int(process.stdout.readline())
+        code = self.wait()
         if timer is not None:
             timer.cancel()
         return code, time.monotonic() - began
