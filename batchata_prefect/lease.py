@@ -25,6 +25,9 @@ from batchata_prefect.session import Session
 _SEEN_SECONDS = 0.2
 """After this long, two processes that took the lease at once both see whose write was last."""
 
+_held: set[str] = set()
+"""Tokens of the leases that this process holds."""
+
 
 class Lease:
     """This process's claim to one run key.
@@ -61,6 +64,7 @@ class Lease:
                 await run.pause(_SEEN_SECONDS)
                 holder = await self._records.owner()
                 if holder is not None and holder["token"] == self._token:
+                    _held.add(self._token)
                     return True
                 continue
             assert holder is not None
@@ -104,6 +108,7 @@ class Lease:
 
     async def release(self) -> None:
         """Let the next process begin at once."""
+        _held.discard(self._token)
         holder = await self._records.owner()
         if holder is not None and holder["token"] == self._token:
             await self._write(released=True)
@@ -132,10 +137,12 @@ def _now() -> float:
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, and is no more."""
+    """Whether the holder was a process of this machine or a run of this process, and is gone."""
     machine = _machine()
     if machine is None or holder["machine"] != machine:
         return False
+    if holder["pid"] == os.getpid():
+        return holder["token"] not in _held
     return _born(holder["pid"]) != holder["born"]
 
 

@@ -269,7 +269,8 @@ def test_cancelled_while_another_process_runs_it(
     known = len(list(provider.ledger.batches()))
     job = told(tmp_path)
     start_and_wait_until_sent(forker, provider, job, settle=0)
-    run = make(tmp_path)._prepare(None, 0.1, False, "collect", "wait")
+    batch = make(tmp_path)
+    run = batch._prepare(None, 0.1, False, "collect", "wait")
     threading.Timer(1, run.cancel).start()
     run.execute()
     assert not run.is_complete

@@ -82,10 +82,17 @@ def cut_text(text: str, tokens: int) -> str:
 
 
 def find_marker(prompt: Prompt) -> Marker | None:
-    """The first marker in a request's texts or documents."""
+    """The first marker in a request's texts or documents.
+
+    `[[sandbox:first ...]]` holds for the first answer of a dialogue: only while it stands in what
+    the user said last.
+    """
     for text in prompt.texts:
         if "[[sandbox:" in text and (match := _MARKER.search(text)):
-            return Marker(match[1], match[2] or "")
+            if match[1] != "first":
+                return Marker(match[1], match[2] or "")
+            name, _, rest = (match[2] or "").partition(" ")
+            return Marker(name, rest) if match[0] in prompt.ask else None
     for document in prompt.documents:
         for part in document.parts:
             if "[[sandbox:" in part and (match := _MARKER.search(part)):

@@ -60,6 +60,10 @@ def main() -> None:
                     # The kernel refuses every write past it, as a full disk does.
                     limit = told["largest_file_bytes"]
                     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+                if told.get("free_file_handles"):
+                    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+                    limit = used + told["free_file_handles"]
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
                 run_jobs(told)
             except KeyboardInterrupt:
                 code = 130

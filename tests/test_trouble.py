@@ -1,0 +1,348 @@
+"""Trouble at the provider and on this machine: each ends in a defined way, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from batchata_prefect import Batch, BatchRun, ProviderError, StateError
+from batchata_prefect.models import Chunk, Reply, Usage
+from batchata_prefect.providers import providers
+from tests.chaos.killing import Forker, check_all_paid_once
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
+BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
+JOBS = 6
+
+
+def make(tmp_path: Path, jobs: int = JOBS, **options: Any) -> Batch:
+    options.setdefault("items_per_batch", 3)
+    batch = Batch(tmp_path / "out", **options).set_state(file=tmp_path / "state")
+    for n in range(jobs):
+        batch.add_job(
+            prompt=f"{tmp_path}: what is {n}?",
+            model=(CLAUDE, GPT)[n % 2],
+            max_tokens=200,
+            id=f"job-{n}",
+            metadata={"n": n},
+        )
+    return batch
+
+
+@pytest.fixture
+def before(sandbox) -> int:
+    """How many requests the sandbox had billed before this test."""
+    return len(list(sandbox.ledger.billed()))
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("operation", "mode", "options"),
+    [
+        ("retrieve", "status", {"status": 500, "times": 12}),
+        ("retrieve", "status", {"status": 529, "times": 5}),
+        ("retrieve", "status", {"status": 404, "times": 5}),
+        ("retrieve", "garbage", {"times": 5}),
+        ("retrieve", "unknown_status", {"times": 3}),
+        ("list", "status", {"status": 503, "times": 5}),
+        (None, "create_404", {"seconds": 1}),
+        (None, "results_not_ready", {"times": 4}),
+        (("results", "content"), "status", {"status": 500, "times": 6}),
+        (("results", "content"), "status", {"status": 404, "times": 4}),
+    ],
+)
+def test_trouble_that_passes(
+    tmp_path: Path,
+    sandbox,
+    before: int,
+    provider: str,
+    operation: str | None,
+    mode: str,
+    options: dict[str, Any],
+) -> None:
+    """Errors, pages of proxies, unknown words and results that come late cost only time."""
+    sandbox.fault(provider, operation=operation, mode=mode, **options)
+    make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+@BOTH
+def test_a_list_that_lags(tmp_path: Path, sandbox, before: int, provider: str) -> None:
+    """A create whose reply was lost is found although the list shows it late."""
+    sandbox.fault(provider, mode="list_lag", seconds=0.3)
+    sandbox.fault(provider, operation="create", mode="drop_after")
+    make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+@BOTH
+def test_results_that_are_gone(
+    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends, says so, keeps what it may have cost reserved, and the next run finds them."""
+    monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "1")
+    operation = ("results", "content")
+    sandbox.fault(provider, operation=operation, mode="status", status=404, times=None)
+    batch = make(tmp_path, 4)
+    with pytest.raises(ProviderError, match="Its cost stays reserved"):
+        batch.run()
+    rows = [row for row in _rows(tmp_path) if row["error_code"]]
+    assert Counter(row["error_code"] for row in rows) == {"in_flight": 2}
+    assert all("reserved" in row["error"] for row in rows)
+    assert len(_rows(tmp_path)) == 4, "the other provider's answers are written"
+    sandbox.clear_faults()
+    make(tmp_path, 4).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", 4)
+
+
+@BOTH
+def test_a_batch_that_stays_canceling(
+    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settling is waited for within a bound, and the next run collects it."""
+    monkeypatch.setenv("BATCHATA_SETTLE_SECONDS", "4")
+    sandbox.fault(provider, mode="stuck_canceling")
+    sandbox.limits(seconds=30)
+    try:
+        batch = make(tmp_path)
+        run = batch._prepare(None, 0.1, False, "collect", "wait")
+        _when(
+            run, lambda: sum(1 for f in run._session.flights.values() if f.batch) == 2, run.cancel
+        )
+        began = time.monotonic()
+        run.execute()
+    finally:
+        sandbox.limits(seconds=0.1)
+    assert time.monotonic() - began < 15
+    held = [row for row in _rows(tmp_path) if row["error_code"] == "in_flight"]
+    assert {row["provider"] for row in held} == {provider}
+    assert run.manifest is not None
+    assert run.manifest["reserved_usd"] > 0
+    sandbox.clear_faults()
+    make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+def test_a_provider_that_is_away_at_the_deadline(
+    tmp_path: Path, sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of errors do not keep a run past its deadline and the settling time."""
+    monkeypatch.setenv("BATCHATA_SETTLE_SECONDS", "2")
+    sandbox.fault("anthropic", operation="retrieve", mode="status", status=500, times=None)
+    run = make(tmp_path).add_time_limit(seconds=10).run()
+    assert run.elapsed_seconds < 25
+    rows = _rows(tmp_path)
+    assert Counter(row["status"] for row in rows) == {"completed": 3, "failed": 3}
+    assert {row["error_code"] for row in rows if row["status"] == "failed"} == {"in_flight"}
+
+
+def test_one_provider_refuses_and_the_other_is_collected(
+    tmp_path: Path, sandbox, before: int
+) -> None:
+    """A spend cap at one provider does not throw away what the other one answers."""
+    sandbox.fault(
+        "openai",
+        operation="create",
+        mode="status",
+        status=429,
+        times=None,
+        error_type="insufficient_quota",
+        code="insufficient_quota",
+        message="You exceeded your current quota",
+    )
+    with pytest.raises(ProviderError, match="exceeded your current quota"):
+        make(tmp_path).run()
+    rows = _rows(tmp_path)
+    assert Counter((row["provider"], row["status"]) for row in rows) == {
+        ("anthropic", "completed"): 3,
+        ("openai", "failed"): 3,
+    }
+    assert {row["error_code"] for row in rows if row["status"] == "failed"} == {"provider_refused"}
+    sandbox.clear_faults()
+    make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+def test_the_results_directory_is_removed_under_the_run(
+    tmp_path: Path, sandbox, before: int
+) -> None:
+    """It fails with words, and the next run collects the same batches."""
+    sandbox.limits(seconds=2)
+    try:
+        batch = make(tmp_path)
+        run = batch._prepare(None, 0.1, False, "collect", "wait")
+        _when(
+            run,
+            lambda: sum(1 for f in run._session.flights.values() if f.batch) == 2,
+            lambda: shutil.rmtree(tmp_path / "out"),
+        )
+        with pytest.raises(StateError, match="nothing is paid twice"):
+            run.execute()
+    finally:
+        sandbox.limits(seconds=0.1)
+    make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+def test_a_receipt_that_cannot_be_stored(
+    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage of records fails just after the create: the next run adopts the batch."""
+    sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
+    sandbox.fault("anthropic", operation="create", mode="delay", seconds=1.5, times=None)
+    batch = make(tmp_path)
+    run = batch._prepare(None, 0.1, False, "collect", "wait")
+    state, away = tmp_path / "state", tmp_path / "away"
+
+    def take_away() -> None:
+        state.rename(away)
+        state.write_text("no directory")
+
+    _when(run, lambda: len(run._session.flights) == 2, take_away)
+    with pytest.raises(StateError, match="finds it at the provider, and nothing is paid twice"):
+        run.execute()
+    state.unlink()
+    away.rename(state)
+    sandbox.clear_faults()
+    again = make(tmp_path).run()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    assert again.manifest is not None
+    assert any(batch["adopted"] for batch in again.manifest["batches"])
+
+
+def test_a_receipt_that_can_be_stored_a_little_later(
+    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A storage that fails for a moment does not end the run."""
+    monkeypatch.setenv("BATCHATA_RETRY_LONGEST_SECONDS", "5")
+    sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
+    batch = make(tmp_path)
+    run = batch._prepare(None, 0.1, False, "collect", "wait")
+    state, away = tmp_path / "state", tmp_path / "away"
+
+    def trip() -> None:
+        state.rename(away)
+        state.write_text("no directory")
+        time.sleep(2.5)
+        state.unlink()
+        away.rename(state)
+
+    _when(run, lambda: len(run._session.flights) == 2, trip)
+    run.execute()
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+def test_out_of_file_handles(
+    tmp_path: Path, sandbox, sandbox_process, before: int, prefect_server
+) -> None:
+    """It fails with words or goes on, and the next run finishes without paying again."""
+    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
+    job = {
+        "results_dir": str(tmp_path / "out"),
+        "state": str(tmp_path / "state"),
+        "log": str(tmp_path / "log"),
+        "jobs": 12,
+        "prompt": f"{tmp_path}. Say what {{n}} is.",
+    }
+    try:
+        code, _ = forker.run({**job, "free_file_handles": 6})
+        assert code == 1, "with so few handles it cannot work"
+        code, _ = forker.run(job)
+    finally:
+        forker.close()
+    assert code == 0, (tmp_path / "log").read_text()[-3000:]
+    check_all_paid_once(sandbox, before, tmp_path / "out", 12)
+
+
+ROWS = {
+    "anthropic": b'{"custom_id":"%b","result":{"type":"succeeded","message":{"content":[{"type":'
+    b'"text","text":"%b"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":2}}}}',
+    "openai": b'{"custom_id":"%b","response":{"status_code":200,"body":{"choices":[{"index":0,'
+    b'"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],"usage":'
+    b'{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}},"error":null}',
+}
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"bad byte \xff here", "bad byte \ufffd here"),
+        (b"a bare NUL \x00 here", "a bare NUL \x00 here"),
+        (b"an escaped NUL \\u0000 here", "an escaped NUL \x00 here"),
+        (b"half a pair \\ud83d here", "half a pair \ufffd here"),
+        (b"x" * 30_000_000, "x" * 30_000_000),
+    ],
+    ids=["invalid UTF-8", "NUL", "escaped NUL", "lone surrogate", "30 MB"],
+)
+def test_odd_rows(provider: str, written: bytes, read: str) -> None:
+    """What a reply holds is never a reason to lose it."""
+    endpoint = "/v1/messages" if provider == "anthropic" else "/v1/chat/completions"
+    reply = providers()[provider].read(ROWS[provider] % (b"h-1", written), endpoint)
+    assert reply.text == read
+    assert reply.usage == Usage(input_tokens=1, output_tokens=2)
+
+
+@BOTH
+def test_a_row_that_is_no_json_is_not_sent_again(tmp_path: Path, provider: str) -> None:
+    """It names its job, may have been paid for, and its cost is unknown."""
+    from batchata_prefect.providers.rows import UnreadableRowError
+
+    with pytest.raises(UnreadableRowError) as caught:
+        providers()[provider].read(b'{"custom_id":"h-1","result":{"type":}}', "/v1/messages")
+    assert caught.value.reply == Reply(
+        "h-1", "succeeded", error_code="unreadable_reply", error=caught.value.reply.error
+    )
+
+
+def test_clocks_that_differ(tmp_path: Path, sandbox) -> None:
+    """A batch is found although the provider's clock is some minutes behind ours."""
+    import asyncio
+    from datetime import timedelta
+
+    made = make(tmp_path, 2).run()
+    assert made.manifest is not None
+    ours = next(b for b in made.manifest["batches"] if b["batch_id"].startswith("batch_"))
+    chunk = Chunk(0, 0, ours["token"], "openai", "/v1/chat/completions", GPT, 1, 1, 1, 1, None)
+    provider = providers()["openai"]
+
+    async def find() -> Any:
+        client = provider.connect()
+        try:
+            since = datetime.now(UTC) + timedelta(minutes=10)
+            return await provider.find(client, chunk, since, frozenset())
+        finally:
+            await client.close()
+
+    found = asyncio.run(find())
+    assert found.batch is not None
+    assert found.batch.batch_id == ours["batch_id"]
+
+
+def _rows(tmp_path: Path) -> list[dict[str, Any]]:
+    import orjson
+
+    return [orjson.loads(line) for line in (tmp_path / "out" / "results.jsonl").open("rb")]
+
+
+def _when(run: BatchRun, true: Callable[[], bool], then: Callable[[], Any]) -> None:
+    """Do something in another thread as soon as something is true of a run."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while not true() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        then()
+
+    threading.Thread(target=wait, daemon=True).start()
