@@ -29,6 +29,7 @@ def run_jobs(told: dict[str, Any]) -> None:
         told["results_dir"],
         items_per_batch=told.get("items_per_batch", 4),
         max_parallel_batches=told.get("max_parallel_batches", 10),
+        run_key=told.get("run_key"),
     ).set_state(file=told["state"])
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
@@ -61,7 +62,7 @@ def main() -> None:
                     limit = told["largest_file_bytes"]
                     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
                 if told.get("free_file_handles"):
-                    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+                    used = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
                     limit = used + told["free_file_handles"]
                     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
                 run_jobs(told)
