@@ -22,6 +22,7 @@ from prefect.states import Cancelled, Completed
 from batchata_prefect import budget, plan
 from batchata_prefect.errors import ProviderError, StateError, ValidationError
 from batchata_prefect.finish import finish, job_ids, read_manifest
+from batchata_prefect.inflight import note_run
 from batchata_prefect.lease import Lease
 from batchata_prefect.ledger import Entry, Intent, Start
 from batchata_prefect.models import Chunk
@@ -107,10 +108,21 @@ async def _own(run: Session) -> AsyncGenerator[bool]:
         sweep(run.own_dir)
         run.records = Records(await storage_at(settings.state), settings.run_key)
         lease = Lease(run.records, run.pace.lease)
-        if not await lease.take(run):
-            yield False
-            return
+        while (owner := await lease.attempt()) is not None:
+            if settings.if_running == "fail":
+                raise StateError(
+                    f"{owner} is running the job set {settings.run_key!r}. Nothing was sent. Wait "
+                    "for it, cancel it, or run with if_running='wait'"
+                )
+            if run.waiting_for is None:
+                get_run_logger().warning("%s is running this job set; waiting for it", owner)
+            run.waiting_for = f"{owner}, which runs this job set"
+            await run.pause(min(1.0, run.pace.lease / 10))
+            if run.is_ending:
+                yield False
+                return
         run.lease, run.waiting_for = lease, None
+        await asyncio.to_thread(note_run, run.own_dir, settings.run_key, settings.state)
         try:
             yield True
         finally:

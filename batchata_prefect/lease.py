@@ -9,6 +9,7 @@ where a task takes them, and those of its server outlive a restart.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import time
@@ -16,11 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from prefect import get_run_logger
-
 from batchata_prefect.errors import StateError
 from batchata_prefect.records import Records
-from batchata_prefect.session import Session
 
 _SEEN_SECONDS = 0.2
 """After this long, two processes that took the lease at once both see whose write was last."""
@@ -42,44 +40,28 @@ class Lease:
         self._token = uuid4().hex
         self._beat = 0
         self._renewed = 0.0
+        self._seen: tuple[Any, Any] | None = None
+        self._seen_at = 0.0
 
-    async def take(self, run: Session) -> bool:
-        """Own the run key; False where the run was told to stop while it waited.
+    async def attempt(self) -> str | None:
+        """Own the run key if it is free; else who holds it, for a person. To be asked repeatedly.
 
         Raises:
-            StateError: Another process owns it and the run shall not wait, or the storage fails.
+            StateError: The storage fails.
         """
-        seen: tuple[Any, Any] | None = None
-        seen_at = 0.0
-        while True:
-            holder = await self._records.owner()
-            if holder is None or holder["released"] or _is_dead(holder):
-                free = True
-            else:
-                if seen != (holder["token"], holder["beat"]):
-                    seen, seen_at = (holder["token"], holder["beat"]), _now()
-                free = _now() - seen_at > self.seconds
-            if free:
-                await self._write()
-                await run.pause(_SEEN_SECONDS)
-                holder = await self._records.owner()
-                if holder is not None and holder["token"] == self._token:
-                    _held.add(self._token)
-                    return True
-                continue
-            assert holder is not None
-            who = f"process {holder['pid']} on {holder['host']!r}"
-            if run.settings.if_running == "fail":
-                raise StateError(
-                    f"{who} is running the job set {self._records.run_key!r}. Nothing was sent. "
-                    "Wait for it, cancel it, or run with if_running='wait'"
-                )
-            if run.waiting_for is None:
-                get_run_logger().warning("%s is running this job set; waiting for it", who)
-            run.waiting_for = f"{who}, which runs this job set"
-            await run.pause(min(1.0, self.seconds / 10))
-            if run.is_ending:
-                return False
+        holder = await self._records.owner()
+        if holder is not None and not holder["released"] and not _is_dead(holder):
+            if self._seen != (holder["token"], holder["beat"]):
+                self._seen, self._seen_at = (holder["token"], holder["beat"]), _now()
+            if _now() - self._seen_at <= self.seconds:
+                return _name(holder)
+        await self._write()
+        await asyncio.sleep(_SEEN_SECONDS)
+        holder = await self._records.owner()
+        if holder is not None and holder["token"] != self._token:
+            return _name(holder)
+        _held.add(self._token)
+        return None
 
     async def hold(self) -> None:
         """Make sure that this process still owns the run; before anything is bought.
@@ -100,7 +82,7 @@ class Lease:
         holder = await self._records.owner()
         if holder is not None and holder["token"] != self._token:
             raise StateError(
-                f"process {holder['pid']} on {holder['host']!r} has taken over the job set "
+                f"{_name(holder)} has taken over the job set "
                 f"{self._records.run_key!r}, because this process did not answer for "
                 f"{self.seconds:.0f} s. It sends nothing more; nothing is paid twice"
             )
@@ -134,6 +116,10 @@ def _now() -> float:
     """Seconds of a clock that goes on while the machine sleeps, where there is one."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']!r}"
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:

@@ -147,14 +147,12 @@ def test_an_owner_on_another_machine_is_replaced_when_its_lease_ends(
 
 def test_an_owner_that_was_replaced_sends_nothing_more(tmp_path: Path, sandbox) -> None:
     """A process that slept through its lease finds another owner, and stops before it buys."""
-    batch = make(tmp_path)
     records = Records(LocalFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
     (tmp_path / "state").mkdir()
 
     async def lose() -> None:
-        run = batch._prepare(None, 1.0, False, "collect", "wait")._session
         lease = Lease(records, seconds=60)
-        assert await lease.take(run)
+        assert await lease.attempt() is None
         await lease.hold()
         owner = await records.owner()
         assert owner is not None

@@ -48,6 +48,19 @@ class Found:
     undecided: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A batch at the provider that this package made, whichever run it was.
+
+    Attributes:
+        batch: The batch.
+        head: `Chunk.head` of what it was made for; None where it cannot be told before it ends.
+    """
+
+    batch: ProviderBatch
+    head: str | None
+
+
 @runtime_checkable
 class Provider(Protocol):
     """The verbs of a provider. `client` is always the SDK's async client from `connect`."""
@@ -110,6 +123,10 @@ class Provider(Protocol):
             since: Time just before the create was sent.
             known: Ids of batches that belong to other chunks.
         """
+        ...
+
+    async def ours(self, client: Any, since: datetime) -> list[Ours]:
+        """Batches of the account since a time that carry our token, or may carry it."""
         ...
 
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:

@@ -7,6 +7,7 @@ platform.claude.com: batch-processing, refusals-and-fallback.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ from batchata_prefect.models import (
     TextBlock,
     Usage,
 )
-from batchata_prefect.providers import Found, wire
+from batchata_prefect.providers import Found, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic_body import LIMITS, render
 from batchata_prefect.providers.claude_models import most_tokens
@@ -39,6 +40,8 @@ from batchata_prefect.providers.rows import (
 
 _PATH = "/v1/messages/batches"
 _OPEN, _CLOSE = b'{"requests":[', b"]}"
+_CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
+"""What `Chunk.custom_id` looks like."""
 _PIECE_BYTES = 256 * 1024
 _STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
@@ -159,6 +162,17 @@ class Anthropic:
             else:
                 undecided.append(batch.batch_id)
         return Found(undecided=tuple(undecided))
+
+    async def ours(self, client: Any, since: datetime) -> list[Ours]:
+        """Batches whose custom_ids are of our form, and those whose results are not there yet."""
+        found: list[Ours] = []
+        for item in await wire.batches_since(client, _PATH, "after_id", since):
+            batch = _batch(item)
+            first = await self._first_id(client, batch) if batch.state == "ended" else None
+            match = _CUSTOM_ID.fullmatch(first) if first is not None else None
+            if match is not None or batch.state != "ended":
+                found.append(Ours(batch, match[1] if match else None))
+        return found
 
     async def _first_id(self, client: Any, batch: ProviderBatch) -> str | None:
         """The custom_id of an ended batch's first row; None where there is none to read yet."""

@@ -24,7 +24,7 @@ from batchata_prefect.models import (
     Reply,
     Request,
 )
-from batchata_prefect.providers import Found, wire
+from batchata_prefect.providers import Found, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai_replies import answer
@@ -153,6 +153,16 @@ class OpenAI:
             if mine and item.get("id") not in known:
                 return Found(_batch(item))
         return Found()
+
+    async def ours(self, client: Any, since: datetime) -> list[Ours]:
+        """Batches with our token in their metadata."""
+        items = await wire.batches_since(client, "/batches", "after", since)
+        tokens = [text_at(object_at(item, "metadata"), _TOKEN) for item in items]
+        return [
+            Ours(_batch(item), token[:16])
+            for item, token in zip(items, tokens, strict=True)
+            if token is not None
+        ]
 
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
