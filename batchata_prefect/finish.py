@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect import budget
+from batchata_prefect.advice import what_to_do
 from batchata_prefect.answers import blank_row
 from batchata_prefect.ledger import FAILED, TIME_LIMIT, Entry
 from batchata_prefect.replies import read_chunk
@@ -200,7 +201,10 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
         "by_model": by_model,
-        "failures": tally.failures,
+        "failures": {
+            code: {**group, "what_to_do": what_to_do(code)}
+            for code, group in sorted(tally.failures.items(), key=lambda item: -item[1]["count"])
+        },
         "batches": [_batch(entry) for entry in run.ledger],
         "job_set": run.spool.digest,
         "ledger": _ledger_digest(run),

@@ -17,10 +17,10 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
-from prefect.states import Cancelled, Completed
+from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect import budget, plan
-from batchata_prefect.errors import ProviderError, StateError, ValidationError
+from batchata_prefect.errors import BatchataError, ProviderError, StateError, ValidationError
 from batchata_prefect.finish import finish, job_ids, read_manifest
 from batchata_prefect.inflight import note_run
 from batchata_prefect.lease import Lease
@@ -29,7 +29,7 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records import Records, storage_at
 from batchata_prefect.replies import restore, write_request_file
-from batchata_prefect.report import publish, summary
+from batchata_prefect.report import publish, summary, tell_failures
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED, Family, sweep
 from batchata_prefect.tasks import provider_batch, take_in
@@ -56,14 +56,21 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         settings: The run's settings, for the reader of the flow run.
 
     Returns:
-        Completed, with a message that says what was answered and what it cost.
-
-    Raises:
-        BatchSubmissionError: A provider refuses the key or the account.
-        StateError: Records or results cannot be read, written or trusted.
+        Completed or Cancelled, with a message that says what was answered and what it cost; or
+        Failed, with the error on the session, where a provider refuses the key or the account,
+        or records or results cannot be read, written or trusted.
     """
     run = session(session_name)
     run.flow_run_id, run.waiting_for = _flow_run_id(), None
+    try:
+        return await _from_start_to_end(run, session_name)
+    except BatchataError as error:
+        # Raised, Prefect would log a traceback; what to do stands in the error's own words.
+        run.error = error
+        return Failed(message=str(error))
+
+
+async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
     async with watching(run), _own(run) as owned:
         if not owned:
             assert run.stopped is not None
@@ -74,6 +81,7 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
             for entry, ordinals in zip(run.ledger, run.members, strict=True):
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)
+            tell_failures(run.manifest)
             await publish(run.manifest)
     for error in run.closed.values():
         raise error
@@ -284,21 +292,28 @@ async def _buy_all(run: Session, session_name: str) -> None:
                 return
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                sequence = running.pop(task)
-                provider = run.ledger[sequence].chunk.provider
-                try:
-                    task.result()
-                except ProviderError as error:
-                    # What the other providers answer is collected before this is raised.
-                    run.closed.setdefault(provider, error)
-                    get_run_logger().error("%s: sending nothing more: %s", provider, error)
-                run.flights.pop(sequence)
+                flight = run.flights.pop(running.pop(task))
+                _take_error(run, flight, flight.error or task.exception())
     except BaseException:
         # What is in flight goes on at the provider and stands in the records.
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         raise
+
+
+def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
+    """Send nothing more to a provider that failed; what the others answer is collected first.
+
+    Raises:
+        BaseException: The error, where it is not the provider's.
+    """
+    if isinstance(error, ProviderError):
+        provider = flight.entry.chunk.provider
+        run.closed.setdefault(provider, error)
+        get_run_logger().error("%s: sending nothing more: %s", provider, error)
+    elif error is not None:
+        raise error
 
 
 async def _next_flight(run: Session) -> Flight | None:

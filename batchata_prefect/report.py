@@ -8,6 +8,7 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
 _BATCHES_SHOWN = 50
+_FAILURES_TOLD = 10
 
 
 def summary(manifest: dict[str, Any]) -> str:
@@ -38,12 +39,14 @@ def markdown(manifest: dict[str, Any]) -> str:
             f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
         )
     if manifest["failures"]:
-        lines += ["", "## Failures", "", "| code | jobs | for example | what it said |"]
-        lines.append("|---|--:|---|---|")
+        lines += ["", "## Failures", ""]
+        lines.append("| code | jobs | for example | what it said | what to do |")
+        lines.append("|---|--:|---|---|---|")
         for code, group in manifest["failures"].items():
             said = _cell(str(group["example"] or ""))
             lines.append(
-                f"| {code} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} |"
+                f"| {code} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} "
+                f"| {group.get('what_to_do', '')} |"
             )
     batches: list[dict[str, Any]] = manifest["batches"]
     lines += ["", "## Provider batches", "", "| batch | id | status | estimated | cost |"]
@@ -56,6 +59,19 @@ def markdown(manifest: dict[str, Any]) -> str:
     if len(batches) > _BATCHES_SHOWN:
         lines.append(f"\nThe last {_BATCHES_SHOWN} of {len(batches):,}; all are in manifest.json.")
     return "\n".join(lines)
+
+
+def tell_failures(manifest: dict[str, Any]) -> None:
+    """Log one line for each kind of failure: how many, one of them, and what to do."""
+    for code, group in list(manifest["failures"].items())[:_FAILURES_TOLD]:
+        get_run_logger().warning(
+            "%s: %s jobs, such as %r: %s %s",
+            code,
+            f"{group['count']:,}",
+            group["example_job_id"],
+            _cell(str(group["example"] or "")),
+            group.get("what_to_do", ""),
+        )
 
 
 async def publish(manifest: dict[str, Any]) -> None:

@@ -191,6 +191,8 @@ class BatchRun:
 
         if isinstance(error, CancelledRun):
             return
+        if self._session.error is not None:
+            raise self._session.error from None
         unreachable = str(error).startswith(_PREFECT_UNREACHABLE) or _is_connection(error)
         if unreachable and self.manifest is not None:
             logger.warning(

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from batchata_prefect.errors import BatchataError
 from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.pricing import PriceBook
@@ -141,6 +142,7 @@ class Flight:
         held_back: Why we did not create the batch; None where we did, or tried to.
         refused_places: Place in the chunk -> what the provider has against that request, where
             it refused the chunk for some of its requests only.
+        error: Why this process could not bring it to its end; None where it could.
         short: Whether the provider counts more rows than it gives.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
@@ -157,6 +159,7 @@ class Flight:
     refused: str | None = None
     held_back: str | None = None
     refused_places: dict[int, str] = field(default_factory=dict[int, str])
+    error: BatchataError | None = None
     short: bool = False
     succeeded: int = 0
     failed: int = 0
@@ -198,6 +201,7 @@ class Session:
         manifest: What it came to, once it is finished.
         reading: Held while replies are read; two at once would take as long, and more memory.
         lease: That this process owns the run, once it does.
+        error: Why the run failed; None where it did not.
         stopped: That the run shall end now; None while it shall go on.
         closed: Provider -> why it takes no more batches of this run.
         ending_since: Monotonic time at which the run was told to stop, or its deadline came.
@@ -221,8 +225,9 @@ class Session:
     manifest: dict[str, Any] | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
     lease: Lease | None = None
+    error: BatchataError | None = None
     stopped: Stop | None = None
-    closed: dict[str, Exception] = field(default_factory=dict[str, Exception])
+    closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
     ending_since: float | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None

@@ -15,6 +15,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
 from prefect.tasks import Task
 
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
@@ -44,8 +45,8 @@ LONGEST_SECONDS = 26 * 3600.0
 
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Errors of ours say what a person has to do; repeating the task does not do it."""
-    return not isinstance(state.data, (BatchataError, asyncio.CancelledError))
+    """A returned failure says what a person has to do; repeating the task does not do it."""
+    return state.data is not None and not isinstance(state.data, asyncio.CancelledError)
 
 
 @task(
@@ -59,7 +60,7 @@ def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     retry_condition_fn=_mendable,
     timeout_seconds=LONGEST_SECONDS,
 )
-async def provider_batch(label: str, session_name: str, sequence: int) -> str:
+async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
     """Take one chunk from its intent to its ending.
 
     Args:
@@ -68,16 +69,22 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> str:
         sequence: The chunk's place in the ledger.
 
     Returns:
-        What became of it, for a person.
-
-    Raises:
-        BatchSubmissionError: The provider refuses the key or the account.
-        StateError: A record or a reply could not be written.
+        What became of it, for a person; or a failed state, with the error on the flight, where
+        the provider refuses the key or the account, or a record or reply could not be written.
     """
     run = session(session_name)
     flight = run.flights[sequence]
     if flight.entry.ending is not None:
         return flight.entry.ending.status
+    try:
+        return await _bring_to_its_end(run, flight)
+    except BatchataError as error:
+        # Raised, Prefect would log a traceback; what to do stands in the error's own words.
+        flight.error = error
+        return Failed(message=str(error))
+
+
+async def _bring_to_its_end(run: Session, flight: Flight) -> str:
     try:
         if flight.entry.receipt is None and not await _buy(run, flight):
             return await _never_created(run, flight)

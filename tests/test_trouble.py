@@ -148,7 +148,7 @@ def test_a_provider_that_is_away_at_the_deadline(
 
 
 def test_one_provider_refuses_and_the_other_is_collected(
-    tmp_path: Path, sandbox, before: int
+    tmp_path: Path, sandbox, before: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A spend cap at one provider does not throw away what the other one answers."""
     sandbox.fault(
@@ -163,6 +163,7 @@ def test_one_provider_refuses_and_the_other_is_collected(
     )
     with pytest.raises(ProviderError, match="exceeded your current quota"):
         make(tmp_path).run()
+    assert not [record for record in caplog.records if record.exc_info], "no tracebacks"
     rows = _rows(tmp_path)
     assert Counter((row["provider"], row["status"]) for row in rows) == {
         ("anthropic", "completed"): 3,
