@@ -33,7 +33,7 @@ from batchata_prefect.report import publish, summary, tell_failures
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED, Family, sweep
 from batchata_prefect.tasks import provider_batch, take_in
-from batchata_prefect.watch import watching
+from batchata_prefect.watch import wait_for_prefect, watching
 
 _LOCK_LOOK_SECONDS = 0.5
 _SERVER_START_SECONDS = 120
@@ -82,7 +82,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)
             tell_failures(run.manifest)
-            await publish(run.manifest)
+            if await wait_for_prefect(run):
+                await publish(run.manifest)
     for error in run.closed.values():
         raise error
     state = Completed if run.manifest["status"] == "completed" else Cancelled

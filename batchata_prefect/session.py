@@ -53,6 +53,7 @@ class Pace:
         retry_longest: Between two tries of a call that fails.
         watch: Between two looks at whether the flow run was canceled in Prefect.
         unknown: For a provider that does not know a batch of its own, or has no results of it.
+        prefect: For a Prefect server that is away when a run is to end.
         lease: For which one process owns a run; it renews its lease every third of it.
     """
 
@@ -63,6 +64,7 @@ class Pace:
     retry_longest: float = 300.0
     watch: float = 5.0
     unknown: float = 600.0
+    prefect: float = 600.0
     lease: float = 60.0
 
     @classmethod
