@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import Field, ImportString, PositiveFloat, PositiveInt
 
 from batchata_prefect import Batch, BatchRun
@@ -107,7 +107,8 @@ async def jobs_from_file(
 
 def _final_state(run: BatchRun) -> State[dict[str, Any]]:
     manifest = run.manifest
-    assert manifest is not None
+    if manifest is None:
+        return Cancelled(message="cancelled before anything was sent")
     facts = {
         "results": str(run.results_dir / "results.jsonl"),
         "run_key": manifest["run_key"],
@@ -115,6 +116,8 @@ def _final_state(run: BatchRun) -> State[dict[str, Any]]:
         "cost_usd": manifest["cost_usd"],
         "failures": manifest["failures"],
     }
+    if manifest["status"] != "completed":
+        return Cancelled(message=f"{summary(manifest)}; {manifest['stopped_by']}", data=facts)
     if manifest["counts"]["completed"]:
         return Completed(message=summary(manifest), data=facts)
     reasons = ", ".join(f"{code}: {group['count']:,}" for code, group in facts["failures"].items())
