@@ -36,7 +36,9 @@ def run_jobs(told: dict[str, Any]) -> None:
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
     for n in range(told["jobs"]):
         batch.add_job(
-            prompt=told.get("prompt", PROMPT).format(n=n),
+            prompt=told["prompts"][n]
+            if "prompts" in told
+            else told.get("prompt", PROMPT).format(n=n),
             model=models[n % len(models)],
             max_tokens=200,
             id=f"job-{n}",
