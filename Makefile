@@ -1,9 +1,11 @@
 # Everything a person does with this repository. Needs make and Python 3.11 or newer, no more.
 #   make demo   runs a mixed set of jobs over the documents in flows/documents
 #   make test   runs the test suite
+#   make chaos  runs random scenarios of faults, kills and restarts
 
 PROVIDER ?= sandbox
 RESULTS_DIR ?= demo-output
+N ?= 100
 
 # The exact versions that the suite last passed on, so that a release of tomorrow breaks neither
 # the demo nor the tests. The price: they do not show what the newest releases do. To see that,
@@ -16,13 +18,14 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test chaos lint types bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   a mixed job set against the local sandbox, no key needed"
 	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
 	@echo "make test   the test suite"
+	@echo "make chaos  N=100 random scenarios of faults, kills, interrupts and restarts"
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script"
@@ -32,7 +35,12 @@ demo: $(VENV)/.package
 	@$(PYTHON) flows/demo.py --provider $(PROVIDER) --results-dir $(RESULTS_DIR)
 
 test: $(VENV)/.tools
-	@$(PYTHON) -m pytest $(PYTEST)
+	@# Most tests wait for a server or a process, so three at a time use two cores well.
+	@$(PYTHON) -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
+
+chaos: $(VENV)/.tools
+	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py --numprocesses 3 \
+	  --dist worksteal $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .

@@ -115,7 +115,7 @@ def test_scenario(forker: Forker, provider: Sandbox, tmp_path: Path, number: int
     pick = scenario.chance
     job = scenario.job(tmp_path)
     before = len(list(provider.ledger.billed()))
-    for _ in range(pick.randrange(1, 4)):
+    for _ in range(pick.randrange(1, 3)):
         for _ in range(pick.randrange(3)):
             operation, mode, options = pick.choice(FAULTS)
             name = pick.choice(["anthropic", "openai"])
@@ -135,8 +135,9 @@ def test_scenario(forker: Forker, provider: Sandbox, tmp_path: Path, number: int
     told = f"scenario {number}: {scenario.events}\n{Path(job['log']).read_text()[-3000:]}"
     assert code == 0, told
     check_budget(provider, before, job)
-    job["cost_limit_usd"] = None
-    assert finish(forker, job) == 0, told
+    if job["cost_limit_usd"] is not None:
+        job["cost_limit_usd"] = None
+        assert finish(forker, job) == 0, told
     check(provider, before, job, told)
 
 
