@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from batchata_prefect.citations import map_citations, read_citations
+from batchata_prefect.citations import drop_unverified, map_citations, read_citations, verify
+from batchata_prefect.citations.quotes import read_quoted
 from batchata_prefect.errors import ParseError
 from batchata_prefect.ledger import TIME_LIMIT
-from batchata_prefect.models import Attempt, Chunk, JobResult, Reply
+from batchata_prefect.models import Attempt, Chunk, Citation, JobResult, Reply, TextBlock
 from batchata_prefect.pricing import PriceBook
-from batchata_prefect.schema import AnswerSchema, read_answer
+from batchata_prefect.providers.originals import held_in
+from batchata_prefect.schema import Answer, AnswerSchema, read_answer
 from batchata_prefect.spool import Context
 
 _TRUNCATED = {"max_tokens", "model_context_window_exceeded"}
@@ -40,13 +42,17 @@ class Reading:
     schemas: Mapping[str, AnswerSchema]
     canceled: str | None = None
 
-    def row(self, reply: Reply, job: Context, cost: Decimal | None) -> dict[str, Any]:
+    def row(
+        self, reply: Reply, job: Context, cost: Decimal | None, body: bytes | None = None
+    ) -> dict[str, Any]:
         """The job's result as a row; what is wrong with the answer stands in `error`.
 
         Args:
             reply: The reply.
             job: Its job.
             cost: What it was billed, as from `cost`.
+            body: Its request, which citations are compared with; of use only where the job asked
+                for citations. Without it they are not compared, and all quotes are dropped.
         """
         row = self._blank(job, cost)
         usage = reply.usage
@@ -67,7 +73,7 @@ class Reading:
             return self._canceled(row, self.canceled)
         fault = _fault(reply, row["raw_response"])
         if fault is None and (job.citations or job.answer_schema is not None):
-            fault = self._parse(reply, job, row)
+            fault = self._parse(reply, job, row, body)
         if fault is None:
             return row
         self._failed(row, *fault)
@@ -114,27 +120,79 @@ class Reading:
         row["attempts_json"] = _json_text([attempt])
         return row
 
-    def _parse(self, reply: Reply, job: Context, row: dict[str, Any]) -> tuple[str, str] | None:
+    def _parse(
+        self, reply: Reply, job: Context, row: dict[str, Any], body: bytes | None
+    ) -> tuple[str, str] | None:
         """Fill the parsed parts of a row; what is wrong with them as (code, text)."""
-        citations = read_citations(reply.blocks, job.sources) if job.citations else None
-        row["citations_json"] = _json_text(citations)
-        if job.answer_schema is None:
+        schema = None if job.answer_schema is None else self.schemas[job.answer_schema]
+        if job.citations == "quoted":
+            return _quoted(reply, job, row, schema, body)
+        citations: list[Citation] | None = None
+        if job.citations is not None:
+            citations = _citations(reply.blocks, job, row, body)
+        if schema is None:
             return None
         try:
-            value = read_answer(reply.text, self.schemas[job.answer_schema])
+            value = read_answer(reply.text, schema)
         except ParseError as error:
-            if reply.stop_reason in _TRUNCATED:
-                return "truncated", f"the answer was cut off at max_tokens; {error}"
-            return error.code, str(error)
-        if isinstance(value, BaseModel):
-            row["parsed_response_json"] = value.model_dump_json(by_alias=True)
-        else:
-            row["parsed_response_json"] = _json_text(value)
-        if citations:
-            row["citation_mappings_json"] = _json_text(
-                map_citations(value, reply.blocks, citations)
-            )
+            return _unread(reply, error)
+        _fill(row, value, reply.blocks, citations)
         return None
+
+
+def _quoted(
+    reply: Reply,
+    job: Context,
+    row: dict[str, Any],
+    schema: AnswerSchema | None,
+    body: bytes | None,
+) -> tuple[str, str] | None:
+    """The same of an answer that came together with its quotes."""
+    try:
+        value, quotes = read_quoted(reply.text, schema)
+    except ParseError as error:
+        return _unread(reply, error)
+    if isinstance(value, str):
+        if not value.strip():
+            return "empty_answer", "the answer is empty beside its quotes"
+        # The form around a plain answer is ours; the user asked for the text.
+        row["raw_response"] = value
+    citations = _citations((TextBlock("", quotes),), job, row, body)
+    if not isinstance(value, str):
+        _fill(row, value, (), citations)
+    return None
+
+
+def _citations(
+    blocks: Sequence[TextBlock], job: Context, row: dict[str, Any], body: bytes | None
+) -> list[Citation]:
+    """The citations of an answer, compared with what its request holds."""
+    citations = read_citations(blocks, job.sources)
+    if citations and body is not None:
+        verify(citations, held_in(body, job.sources))
+    citations, row["citations_dropped"] = drop_unverified(citations)
+    row["citations_json"] = _json_text(citations)
+    return citations
+
+
+def _fill(
+    row: dict[str, Any],
+    value: Answer,
+    blocks: Sequence[TextBlock],
+    citations: list[Citation] | None,
+) -> None:
+    if isinstance(value, BaseModel):
+        row["parsed_response_json"] = value.model_dump_json(by_alias=True)
+    else:
+        row["parsed_response_json"] = _json_text(value)
+    if citations:
+        row["citation_mappings_json"] = _json_text(map_citations(value, blocks, citations))
+
+
+def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:
+    if reply.stop_reason in _TRUNCATED:
+        return "truncated", f"the answer was cut off at max_tokens; {error}"
+    return error.code, str(error)
 
 
 def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
@@ -185,6 +243,7 @@ def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
         "parsed_response_json": None,
         "citations_json": None,
         "citation_mappings_json": None,
+        "citations_dropped": 0,
         "metadata_json": _json_text(job.metadata) if job.metadata else "{}",
         "attempts_json": "[]",
     }

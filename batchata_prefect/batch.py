@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import orjson
 from dotenv import load_dotenv
@@ -228,6 +228,7 @@ class Batch:
         response_model: ResponseModel | None = None,
         enable_citations: bool | None = None,
         *,
+        citations: Literal["quoted"] | None = None,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -242,7 +243,12 @@ class Batch:
             temperature: Sampling temperature; an error where the model takes none.
             max_tokens: Upper bound of output tokens, thinking included.
             response_model: Pydantic class, JSON schema or import path to parse the answer into.
-            enable_citations: Whether the answer shall cite its documents.
+            enable_citations: Whether the answer shall cite its documents, with the provider's own
+                citations (Anthropic).
+            citations: `quoted` asks for quotes in the answer's form instead, on both providers,
+                with or without `response_model`. Each is looked for in the documents; those that
+                stand in none are dropped and counted in the result's `citations_dropped`. Costs
+                the output tokens of the quotes.
             id: The job's own id; made from its content where none is given.
             metadata: Your own values, given back on the result, never sent.
             **kwargs: `provider`, `endpoint`, and any request parameter.
@@ -260,6 +266,7 @@ class Batch:
             "max_tokens": max_tokens,
             "response_model": response_model,
             "enable_citations": enable_citations,
+            "citations": citations,
             "id": id,
             "metadata": metadata,
             **kwargs,
@@ -293,6 +300,9 @@ class Batch:
 
     def _add(self, given: dict[str, Any]) -> None:
         values = {**self._defaults, **given}
+        if given.get("enable_citations") is False and "citations" not in given:
+            # A job that wants no citations wants no quotes by default either.
+            values.pop("citations", None)
         fields = {key: value for key, value in values.items() if key in _JOB_FIELDS}
         params: dict[str, Any] = {**values.get("params", {})}
         params |= {k: v for k, v in values.items() if k not in _JOB_FIELDS and k != "params"}

@@ -200,6 +200,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "cost_limit_usd": _number(run.settings.cost_limit_usd),
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
+        "citations_dropped": tally.citations_dropped,
         "by_model": by_model,
         "failures": {
             code: {**group, "what_to_do": what_to_do(code)}

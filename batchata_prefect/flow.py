@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
     temporary_settings,
 )
@@ -99,6 +102,27 @@ def patient_with_prefect() -> Generator[None]:
     setting = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
     with temporary_settings({setting: max(setting.value(), _SERVER_START_SECONDS)}):
         yield
+
+
+def start_own_server() -> None:
+    """Start the Prefect server of a process that has none; nothing where one is set.
+
+    Prefect would start it by itself, and Ctrl-C, which a terminal sends to all its processes, would
+    end it first: a run that ends in order could not be told. Blocked here, the signal stays blocked
+    in the server, whose end Prefect sees to when this process ends.
+
+    Raises:
+        RuntimeError: It does not start.
+    """
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
+        return
+    from prefect.server.api.server import SubprocessASGIServer
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @asynccontextmanager

@@ -29,6 +29,9 @@ ResponseModel: TypeAlias = "type[BaseModel] | dict[str, Any] | str"
 
 JobStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 
+Citing: TypeAlias = Literal["native", "quoted"]
+"""How an answer cites: with the provider's citations, or with quotes asked for in the schema."""
+
 DEFAULT_MAX_TOKENS = 4096
 """Output tokens a job may use when neither it nor the defaults say; thinking counts against it."""
 
@@ -49,6 +52,8 @@ class Job:
         max_tokens: Upper bound of output tokens, thinking included.
         response_model: What the answer is parsed into.
         enable_citations: Whether the answer shall cite its documents.
+        citations: `quoted` asks for quotes in place of the provider's own citations; they are
+            compared with the documents, and those found in none are dropped.
         provider: Provider name, for model ids that no name pattern matches.
         endpoint: Endpoint path at the provider, such as `/v1/responses`; None takes the usual one.
         metadata: The user's own values, given back on the result; never sent to a provider.
@@ -65,6 +70,7 @@ class Job:
     max_tokens: int | None = None
     response_model: ResponseModel | None = None
     enable_citations: bool = False
+    citations: Literal["quoted"] | None = None
     provider: str | None = None
     endpoint: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -75,14 +81,25 @@ class Job:
         """Refuse a job that asks for nothing, or for two things at once.
 
         Raises:
-            ValidationError: Neither messages nor prompt, both, or a file without a prompt.
+            ValidationError: Neither messages nor prompt, both, a file without a prompt, or an
+                unknown form of citations.
         """
+        if self.citations not in {None, "quoted"}:
+            raise ValidationError(
+                f"job {self.id!r}: citations is 'quoted' or left out, not {self.citations!r}; the "
+                "provider's own citations are asked for with enable_citations=True"
+            )
         if self.messages and (self.file is not None or self.prompt):
             raise ValidationError(f"job {self.id!r}: give either messages, or prompt and file")
         if self.file is not None and not self.prompt:
             raise ValidationError(f"job {self.id!r}: a file needs a prompt that says what to do")
         if not self.messages and not self.prompt:
             raise ValidationError(f"job {self.id!r}: give messages or a prompt; both are empty")
+
+    @property
+    def citing(self) -> Citing | None:
+        """How the answer shall cite its documents; None where it shall not."""
+        return self.citations or ("native" if self.enable_citations else None)
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON-ready values; a response model becomes its name, bytes their length."""
@@ -97,6 +114,7 @@ class Job:
             "max_tokens": self.max_tokens,
             "response_model": model.__name__ if isinstance(model, type) else model,
             "enable_citations": self.enable_citations,
+            "citations": self.citations,
             "provider": self.provider,
             "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
@@ -353,7 +371,8 @@ class Citation:
         text: The cited text.
         source: Title of the document.
         page: Page where the cited text starts, from 1; None where there are no pages.
-        metadata: Where exactly: kind, document index, character, page or block range, verified.
+        metadata: Where exactly: kind, document index, character, page or block range; and as
+            `verified` whether the text stands there, where we hold the document and it has text.
         confidence: How sure a mapping to a field is: high, medium or low.
         match_reason: Why it was mapped to the field.
     """
@@ -393,10 +412,12 @@ class JobResult:
         job_id: The job's own id.
         status: completed, failed or cancelled.
         raw_response: The answer's text, kept also where it could not be parsed; of an answer
-            that only calls tools, the calls as JSON.
+            that only calls tools, the calls as JSON. With `citations="quoted"` and a response model
+            it holds the quotes besides; without a response model it is the answer alone.
         parsed_response: The answer as the job's response model, or a dict for a JSON schema.
         citations: Citations of the answer.
         citation_mappings: Field path of the parsed answer -> citations that support it.
+        citations_dropped: Quotes that were dropped because they stand in no document.
         input_tokens: Input tokens, cached ones included.
         output_tokens: Output tokens, thinking included.
         cost_usd: What all attempts of the job cost in USD; None where the price is unknown.
@@ -435,6 +456,7 @@ class JobResult:
     reasoning_tokens: int = 0
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     embedding: list[float] | None = None
+    citations_dropped: int = 0
 
     @property
     def is_success(self) -> bool:

@@ -7,9 +7,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
@@ -70,7 +71,8 @@ class Progress:
         # A notebook's output cannot be rewritten in place, whatever rich makes of it.
         self._on_terminal = self._console.is_terminal and not self._console.is_jupyter
         self._live: Live | None = None
-        self._moved: list[_Moved] = []
+        self._moved: list[Callable[[], object]] = []
+        self._terminals: set[int] = set()
         self._stats: Stats = {}
         self._batches: BatchData = {}
         self._elapsed = 0.0
@@ -116,6 +118,8 @@ class Progress:
             return
         if self._live is None:
             self._start()
+        # Prefect may be imported, and make its handler, while the view is shown.
+        self._moved += _move_logs(sys.stderr, self._terminals, self._console)
         if complete:
             self._stop()
 
@@ -128,16 +132,15 @@ class Progress:
             self._write_line(now=True)
 
     def _start(self) -> None:
-        terminals = {id(stream) for stream in (sys.stdout, sys.stderr, self._console.file)}
+        self._terminals = {id(stream) for stream in (sys.stdout, sys.stderr, self._console.file)}
         self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=2)
         self._live.start(refresh=True)
-        self._moved = _move_logs(sys.stderr, terminals)
 
     def _stop(self) -> None:
         if self._live is None:
             return
-        for handler, stream in self._moved:
-            _set_stream(handler, stream)
+        for restore in self._moved:
+            restore()
         self._moved = []
         self._live.stop()
         self._live = None
@@ -403,29 +406,28 @@ def _time_text(stats: Stats, elapsed_seconds: float) -> str:
     return text if left is None else f"{text}, {clock(left)} left"
 
 
-_Moved = tuple["logging.StreamHandler[Any]", Any]
-
-
-def _move_logs(stream: TextIO, terminals: set[int]) -> list[_Moved]:
+def _move_logs(stream: TextIO, terminals: set[int], console: Console) -> list[Callable[[], object]]:
     """Let log handlers that write straight to the terminal write above the live view instead.
 
-    `Live` replaces `sys.stdout` and `sys.stderr`, but a handler made earlier, such as Prefect's,
-    holds the old stream and would write into the middle of the view.
+    `Live` replaces `sys.stdout` and `sys.stderr`, but a handler made earlier holds the old stream,
+    and one with a rich console of its own, such as Prefect's, finds it behind any other: both
+    would write into the middle of the view.
+
+    Returns:
+        What undoes each move.
     """
-    moved: dict[int, _Moved] = {}
+    undo: list[Callable[[], object]] = []
     for logger in (logging.root, *map(logging.getLogger, list(logging.root.manager.loggerDict))):
         for handler in logger.handlers:
             if not isinstance(handler, logging.StreamHandler):
                 continue
             writer = cast("logging.StreamHandler[Any]", handler)
-            if id(writer.stream) in terminals:
-                moved[id(writer)] = (writer, writer.stream)
-                _set_stream(writer, stream)
-    return list(moved.values())
-
-
-def _set_stream(handler: logging.StreamHandler[Any], stream: Any) -> None:
-    handler.setStream(stream)
-    own = getattr(handler, "console", None)
-    if isinstance(own, Console):
-        own.file = stream
+            own: Any = getattr(writer, "console", None)
+            if isinstance(own, Console):
+                if own is not console and id(own.file) in terminals:
+                    undo.append(partial(setattr, writer, "console", own))
+                    setattr(writer, "console", console)  # noqa: B010 - it is Prefect's attribute
+            elif id(writer.stream) in terminals:
+                undo.append(partial(writer.setStream, writer.stream))
+                writer.setStream(stream)
+    return undo

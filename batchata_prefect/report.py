@@ -38,6 +38,8 @@ def markdown(manifest: dict[str, Any]) -> str:
             f"| {name} | {sums['batches']:,} | {sums['input_tokens']:,} "
             f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
         )
+    if dropped := manifest.get("citations_dropped", 0):
+        lines += ["", f"{dropped:,} quotes stood in no document and were dropped."]
     if manifest["failures"]:
         lines += ["", "## Failures", ""]
         lines.append("| code | jobs | for example | what it said | what to do |")

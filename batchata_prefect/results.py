@@ -17,6 +17,7 @@ import orjson
 
 from batchata_prefect.answers import Reading, from_row, merge_attempts
 from batchata_prefect.errors import ParseError
+from batchata_prefect.ledger import AGAIN, FAILED
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.plan import mark
 from batchata_prefect.providers.rows import UnreadableRowError
@@ -57,12 +58,14 @@ class Collected:
         cost_usd: What was billed; None where the price is unknown.
         usage: Tokens that were billed.
         strangers: Rows that are not of this chunk, or came twice.
+        unreadable: Rows that cannot be read, such as one that was cut off in a transfer.
     """
 
     marks: str
     cost_usd: Decimal | None
     usage: Usage
     strangers: int
+    unreadable: int
 
 
 def collect(
@@ -96,16 +99,17 @@ def collect(
     marks = bytearray(chunk.count)
     cost: Decimal | None = Decimal(0)
     usage = [0] * len(Usage())
-    strangers = 0
+    strangers = unreadable = 0
     jobs.hold(ordinals)
     with whole_file(answers) as file:
         for line in _lines(replies) if replies is not None else ():
             try:
                 reply = read(line, chunk.endpoint)
             except UnreadableRowError as error:
+                unreadable += 1
                 reply = error.reply
             except ParseError:
-                strangers += 1
+                unreadable += 1
                 continue
             place = chunk.ordinal(reply.custom_id)
             if place is None or marks[place]:
@@ -117,17 +121,27 @@ def collect(
             if reply.usage is not None and reply.outcome == "succeeded":
                 usage = list(map(add, usage, reply.usage))
             if ordinals[place] >= 0:
-                row = reading.row(reply, jobs.context(ordinals[place]), billed)
+                job = jobs.context(ordinals[place])
+                body = None
+                if job.citations is not None and reply.outcome == "succeeded":
+                    (body,) = jobs.bodies([ordinals[place]])
+                row = reading.row(reply, job, billed, body)
                 marks[place] = ord(mark(reply, row["error_code"]))
                 _write_answer(file, place, row)
         for place in range(chunk.count):
             if not marks[place]:
                 letter, code, text = no_reply(place)
+                if unreadable and letter == AGAIN:
+                    # The row that cannot be read may be this job's, and may have been paid.
+                    letter, text = FAILED, f"{text}; {unreadable} rows cannot be read"
                 marks[place] = ord(letter)
                 if ordinals[place] >= 0:
                     job = jobs.context(ordinals[place])
                     _write_answer(file, place, reading.missing(job, code, text))
-    return Collected(marks.decode(), cost, Usage(*usage), strangers)
+    if unreadable:
+        # What a row that cannot be read was billed is not known.
+        cost = None
+    return Collected(marks.decode(), cost, Usage(*usage), strangers, unreadable)
 
 
 def _write_answer(file: BinaryIO, place: int, row: dict[str, Any]) -> None:
@@ -171,12 +185,15 @@ class Tally:
     failures: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     input_tokens: int = 0
     output_tokens: int = 0
+    citations_dropped: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count one row."""
         self.counts[row["status"]] += 1
         self.input_tokens += row["input_tokens"]
         self.output_tokens += row["output_tokens"]
+        # Answers that an earlier version left behind do not have it.
+        self.citations_dropped += row.get("citations_dropped", 0)
         if row["error_code"] is not None:
             group = self.failures.setdefault(
                 row["error_code"],

@@ -138,7 +138,7 @@ class BatchRun:
             run.waiting_for = "Prefect to start"
             self._report(callbacks)
             # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
-            from batchata_prefect.flow import patient_with_prefect, run_batch
+            from batchata_prefect.flow import patient_with_prefect, run_batch, start_own_server
 
             ticker = asyncio.create_task(self._tick(callbacks))
             # The collector would go through all of Prefect's objects again for every few
@@ -146,6 +146,7 @@ class BatchRun:
             gc.freeze()
             try:
                 with patient_with_prefect():
+                    await self._start_prefect(start_own_server)
                     await self._in_order(run_batch(label, name, settings))
             finally:
                 gc.unfreeze()
@@ -154,6 +155,12 @@ class BatchRun:
                 self._elapsed = time.monotonic() - self._began
                 self._report(callbacks)
         return self
+
+    async def _start_prefect(self, start: Callable[[], None]) -> None:
+        try:
+            await asyncio.to_thread(start)
+        except Exception as error:
+            self._tell(error)
 
     async def _in_order(self, flow: Coroutine[Any, Any, Any]) -> None:
         """Await the flow; the first cancellation makes it end in order, the second at once."""
@@ -240,9 +247,11 @@ class BatchRun:
         try:
             asyncio.run(self.aexecute())
         except KeyboardInterrupt:
-            if self.manifest is None:
-                self._say_how_to_resume()
-            raise
+            if self.manifest is not None:
+                written = f"the run was interrupted; its results so far are in {self.results_dir}"
+                raise KeyboardInterrupt(written) from None
+            self._say_how_to_resume()
+            raise KeyboardInterrupt from None
         stopped = self._session.stopped
         if stopped is not None and stopped.reason == TERMINATED:
             raise SystemExit(128 + signal.SIGTERM)

@@ -25,7 +25,7 @@ import orjson
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.ledger import FINGERPRINT_BYTES
-from batchata_prefect.models import Job, Request
+from batchata_prefect.models import Citing, Job, Request
 
 WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED = range(5)
 """States of a job."""
@@ -111,7 +111,7 @@ class Context(NamedTuple):
         job_id: The job's own id.
         metadata: The user's own values.
         answer_schema: Digest of its answer schema; None for plain text.
-        citations: Whether it asked for citations.
+        citations: How it asked for citations; None where it did not.
         sources: Titles of its documents.
         attempts: Times it was sent and not answered.
         state: What became of it so far.
@@ -121,7 +121,7 @@ class Context(NamedTuple):
     job_id: str
     metadata: dict[str, Any]
     answer_schema: str | None
-    citations: bool
+    citations: Citing | None
     sources: tuple[str, ...]
     attempts: int
     state: int
@@ -207,8 +207,8 @@ class Spool:
             context["metadata"] = job.metadata
         if answer_schema:
             context["schema"] = answer_schema
-        if job.enable_citations:
-            context["citations"] = True
+        if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
+            context["citations"] = job.citing
         if request.sources:
             context["sources"] = request.sources
         print_ = fingerprint(job.id, request.provider, request.endpoint, request.body)
@@ -543,7 +543,7 @@ class SpoolReader:
             f"{values['id']}-{nth}" if nth else values["id"],
             values.get("metadata", {}),
             values.get("schema"),
-            values.get("citations", False),
+            values.get("citations"),
             tuple(values.get("sources", ())),
             code >> _STATE_BITS & _ATTEMPT_MASK,
             code & _STATE_MASK,

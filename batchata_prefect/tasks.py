@@ -34,6 +34,7 @@ from batchata_prefect.ledger import (
 from batchata_prefect.models import ProviderBatch, Usage
 from batchata_prefect.reask import reask
 from batchata_prefect.replies import fault_text, fetch, read_chunk
+from batchata_prefect.results import Collected
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.spool import ANSWERED as JOB_ANSWERED
 from batchata_prefect.spool import CANCELED as JOB_CANCELED
@@ -42,6 +43,9 @@ from batchata_prefect.spool import WAITING
 
 LONGEST_SECONDS = 26 * 3600.0
 """A provider gives up after 24 h [both Batch API guides]; the rest is for queueing and download."""
+
+_UNREADABLE_TIMES = 3
+"""Downloads after which a row that cannot be read is the provider's and not the transfer's."""
 
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -266,24 +270,8 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     """Download and read the replies, write the ending, and tell the jobs what became of them."""
     entry = flight.entry
     chunk = entry.chunk
-    replies = None
-    if batch.ending != "failed":
-        try:
-            replies = await fetch(run, flight, batch)
-        except OSError as error:
-            raise _local_trouble(run, entry, error) from error
     try:
-        async with run.reading:
-            collected = await asyncio.to_thread(
-                read_chunk,
-                run,
-                entry,
-                flight.ordinals,
-                replies,
-                batch,
-                flight.canceled,
-                short=flight.short,
-            )
+        collected = await _collect(run, flight, batch)
     except OSError as error:
         raise _local_trouble(run, entry, error) from error
     if collected.strangers:
@@ -306,6 +294,36 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     told = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
     get_run_logger().info("%s", told)
     return told
+
+
+async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
+    """Download the replies and read them; again, where rows of them cannot be read.
+
+    Raises:
+        OSError: They cannot be stored.
+    """
+    times = 0
+    while True:
+        replies = await fetch(run, flight, batch) if batch.ending != "failed" else None
+        async with run.reading:
+            collected = await asyncio.to_thread(
+                read_chunk,
+                run,
+                flight.entry,
+                flight.ordinals,
+                replies,
+                batch,
+                flight.canceled,
+                short=flight.short,
+            )
+        times += 1
+        if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
+            return collected
+        get_run_logger().warning(
+            "%d rows cannot be read, fetching them again", collected.unreadable
+        )
+        replies.unlink()
+        await run.pause(backoff(run, times))
 
 
 async def _never_created(run: Session, flight: Flight) -> str:

@@ -8,7 +8,7 @@ a run's parameters in its database, and half a megabyte of them at most.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -34,6 +34,8 @@ async def jobs_from_file(
     items_per_batch: PositiveInt = 10_000,
     max_parallel_batches: PositiveInt = 10,
     response_model: ImportString[Any] | dict[str, Any] | None = None,
+    enable_citations: bool = False,
+    citations: Literal["quoted"] | None = None,
     id_column: str | None = None,
     file_column: str | None = None,
     metadata_columns: list[str] | None = None,
@@ -61,6 +63,9 @@ async def jobs_from_file(
         max_parallel_batches: Provider batches in flight at once.
         response_model: What answers are parsed into: a JSON schema, or the import path of a
             pydantic model, such as my_package.models:Invoice.
+        enable_citations: Whether answers cite the job's document, where the provider has citations.
+        citations: quoted asks for quotes instead, on every provider; those that stand in no
+            document are dropped and counted.
         id_column: Column with the id of the job; without one the id is made from the job.
         file_column: Column with the path or URL of the job's document. A relative path counts
             from the folder of the jobs file.
@@ -90,6 +95,8 @@ async def jobs_from_file(
         "system": system,
         "max_tokens": max_tokens,
         "response_model": response_model,
+        "enable_citations": enable_citations,
+        "citations": citations,
     }
     batch.set_default_params(**{name: value for name, value in defaults.items() if value})
     rows = jobs_from_rows(

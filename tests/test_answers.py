@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from batchata_prefect.answers import Reading, blank_row, from_row, merge_attempts
-from batchata_prefect.models import Chunk, JobResult, Reply, TextBlock, Usage
+from batchata_prefect.models import Chunk, Citing, JobResult, Reply, TextBlock, Usage
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.schema import AnswerSchema, answer_schema, from_plain, to_plain
 from batchata_prefect.spool import Context
@@ -33,7 +33,7 @@ def reading(schemas: Mapping[str, AnswerSchema] | None = None, **more: Any) -> R
     return Reading(CHUNK, "batch_1", PRICES, schemas or {}, **more)
 
 
-def job(schema: str | None = None, *, citations: bool = False) -> Context:
+def job(schema: str | None = None, *, citations: Citing | None = None) -> Context:
     return Context(0, "the-job", {"a": [1]}, schema, citations, ("doc.txt",), 0, 1)
 
 

@@ -135,7 +135,7 @@ CASES = [
         "another number between",
         {"total": 100},
         ["Total 120, deposit 100"],
-        {"total": {0: "medium"}},
+        {"total": {0: "low"}},
     ),
     Case(
         "name in the sentence before",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections import Counter
@@ -266,6 +268,42 @@ def test_out_of_file_handles(
     check_all_paid_once(sandbox, before, tmp_path / "out", 12)
 
 
+def test_asleep_over_the_deadline(
+    tmp_path: Path, sandbox, sandbox_process, before: int, prefect_server
+) -> None:
+    """A machine that wakes after the deadline ends the run then, and keeps what was finished."""
+    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
+    job = {
+        "results_dir": str(tmp_path / "out"),
+        "state": str(tmp_path / "state"),
+        "log": str(tmp_path / "log"),
+        "jobs": 40,
+        "items_per_batch": 20,
+        "prompt": f"{tmp_path}. Say what {{n}} is.",
+        "time_limit_seconds": 10,
+    }
+    known = len(list(sandbox.ledger.batches()))
+    sandbox.limits(seconds=40)
+    try:
+        pid = forker.start(job)
+        while len(list(sandbox.ledger.batches())) < known + 2:
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(12)
+        os.kill(pid, signal.SIGCONT)
+        woken = time.monotonic()
+        assert forker.wait() == 0, (tmp_path / "log").read_text()[-3000:]
+        assert time.monotonic() - woken < 12
+    finally:
+        sandbox.limits(seconds=0.1)
+        forker.close()
+    rows = _rows(tmp_path)
+    done = [row for row in rows if row["status"] == "completed"]
+    assert 0 < len(done) < 40
+    assert len(done) == len(list(sandbox.ledger.billed())) - before
+    assert {r["error_code"] for r in rows if r["status"] == "failed"} == {"time_limit_exceeded"}
+
+
 ROWS = {
     "anthropic": b'{"custom_id":"%b","result":{"type":"succeeded","message":{"content":[{"type":'
     b'"text","text":"%b"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":2}}}}',
@@ -347,3 +385,26 @@ def _when(run: BatchRun, true: Callable[[], bool], then: Callable[[], Any]) -> N
         then()
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@BOTH
+@pytest.mark.parametrize("at", ["byte", "line", "reset"])
+def test_a_download_that_is_cut_off(
+    tmp_path: Path, sandbox, before: int, provider: str, at: str
+) -> None:
+    """Answers and errors in one batch, and a transfer that ends early: fetched again, not sent."""
+    sandbox.fault(provider, mode="truncate", at=at, rows=2)
+    model, kind = (CLAUDE, "api_error") if provider == "anthropic" else (GPT, "server_error")
+    batch = Batch(tmp_path / "out", max_attempts=1).set_state(file=tmp_path / "state")
+    for n in range(6):
+        order = f"[[sandbox:errored {kind}]]" if n % 2 else ""
+        batch.add_job(prompt=f"{tmp_path} {n} {order}", model=model, id=f"j{n}", max_tokens=200)
+    batch.run()
+    again = Batch(tmp_path / "out", max_attempts=2).set_state(file=tmp_path / "state")
+    for n in range(6):
+        order = f"[[sandbox:errored {kind}]]" if n % 2 else ""
+        again.add_job(prompt=f"{tmp_path} {n} {order}", model=model, id=f"j{n}", max_tokens=200)
+    again.run()
+    rows = _rows(tmp_path)
+    assert [row["error_code"] for row in rows] == [None, kind] * 3
+    assert len(list(sandbox.ledger.billed())) - before == 3

@@ -5,20 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 from batchata_prefect.citations.evidence import Source, supports
 from batchata_prefect.citations.fields import Leaf, leaves
 from batchata_prefect.citations.matching import Passage
-from batchata_prefect.citations.written import normal
+from batchata_prefect.citations.originals import Held, Original, Part
 from batchata_prefect.models import Citation, TextBlock
 from batchata_prefect.schema.json_text import json_spans
-
-if TYPE_CHECKING:
-    from batchata_prefect.documents import Document
 
 _RANGES = (
     "start_char_index",
@@ -79,101 +75,111 @@ def _citation(raw: Mapping[str, Any], sources: Sequence[str]) -> Citation:
     )
 
 
-def verify(citations: Sequence[Citation], documents: Sequence[Document]) -> None:
+def verify(citations: Sequence[Citation], held: Held) -> None:
     """Compare citations with the documents and note the outcome as `metadata["verified"]`.
 
-    True: the text stands where the citation says. False: it does not. None: we do not hold the
-    source, or the page has no text. A quote, which says no place, is looked for in the whole
-    document, and the place where it was found is noted as the API would.
+    True: the text stands where the citation says. False: it does not. No key: we do not hold the
+    document (a URL, an uploaded file), or the page has no text (a scan).
+
+    The rule for each kind of place:
+
+    - characters: the slice of the document is the cited text, character for character;
+    - pages and blocks: the text stands there but for white space, hyphens, ligatures, quotation
+      marks and case; every digit, decimal point and sign must be the same, and a text of less than
+      20 letters must be whole words. In a PDF, which the provider reads with other means than we
+      do, one letter in fifty may differ, never a whole word;
+    - quotes, which say no place: the same, anywhere in the document that they name, or in any
+      where they name none. The place where one was found is noted as the API would.
 
     Args:
         citations: What `read_citations` made; changed in place.
-        documents: The request's documents by document index.
+        held: What the request holds to cite from.
     """
     for citation in citations:
         metadata = citation.metadata = citation.metadata or {}
-        index = metadata.get("document_index")
-        held = isinstance(index, int) and 0 <= index < len(documents)
-        document = documents[cast("int", index)] if held else None
         if metadata.get("type") == "quote":
-            _verify_quote(citation, [document] if document is not None else documents)
+            verified = _verified_quote(citation, held)
         else:
-            metadata["verified"] = None if document is None else _verified(citation, document)
+            original = _original(metadata, held)
+            verified = None if original is None else _verified(citation, original)
+        if verified is not None:
+            metadata["verified"] = verified
 
 
-def _verified(citation: Citation, document: Document) -> bool | None:
-    metadata = citation.metadata or {}
-    start, end = metadata.get("start_char_index"), metadata.get("end_char_index")
-    if document.text is not None and isinstance(start, int) and isinstance(end, int):
-        return document.text[start:end] == citation.text
-    if citation.page is not None and document.kind == "pdf":
-        pages = _pages(document)[citation.page - 1 : metadata.get("end_page", citation.page)]
-        if not any(page.strip() for page in pages):
-            return None
-        return _holds("\n".join(pages), citation.text)
-    if document.text is not None:
-        return _holds(document.text, citation.text)
+def _original(metadata: Mapping[str, Any], held: Held) -> Original | None:
+    index = metadata.get("document_index")
+    if isinstance(index, int):
+        return held.documents[index] if 0 <= index < len(held.documents) else None
+    index = metadata.get("search_result_index")
+    if isinstance(index, int):
+        return held.results[index] if 0 <= index < len(held.results) else None
     return None
 
 
-def _verify_quote(citation: Citation, documents: Sequence[Document]) -> None:
+def _verified(citation: Citation, original: Original) -> bool | None:
+    metadata = citation.metadata or {}
+    start, end = metadata.get("start_char_index"), metadata.get("end_char_index")
+    if original.kind == "text" and isinstance(start, int) and isinstance(end, int):
+        return original.parts[0].text[start:end] == citation.text
+    parts, misread = original.parts, original.kind == "pages"
+    if misread and citation.page is not None:
+        parts = parts[max(citation.page - 1, 0) : metadata.get("end_page", citation.page)]
+    first, behind = metadata.get("start_block_index"), metadata.get("end_block_index")
+    if original.kind == "blocks" and isinstance(first, int) and isinstance(behind, int):
+        parts = parts[max(first, 0) : behind]
+    texts = [part.text for part in parts]
+    if not any(text.strip() for text in texts):
+        return None
+    # A text over several pages is in none of them alone.
+    whole = parts[0] if len(parts) == 1 else Part("\n".join(texts))
+    return whole.find(citation.text, misread=misread)
+
+
+def _verified_quote(citation: Citation, held: Held) -> bool | None:
     metadata = cast("dict[str, Any]", citation.metadata)
-    metadata["verified"] = False if citation.text.strip() else None
+    named = metadata.get("document_index")
+    indexes = range(len(held.documents))
+    if isinstance(named, int) and named in indexes:
+        indexes = [named]
     readable = False
-    for index, document in enumerate(documents):
-        pages = [document.text] if document.text is not None else _pages(document)
-        readable = readable or any(page.strip() for page in pages)
-        for number, page in enumerate(pages, 1):
-            if not _holds(page, citation.text):
-                continue
-            metadata["verified"] = True
-            metadata.setdefault("document_index", index)
-            citation.source = document.name or citation.source
-            if document.text is None:
-                citation.page = number
-                metadata |= {"start_page_number": number, "end_page_number": number + 1}
-                metadata["end_page"] = number
-            elif citation.text in page:
-                start = page.index(citation.text)
-                metadata |= {
-                    "start_char_index": start,
-                    "end_char_index": start + len(citation.text),
-                }
-            return
-    if not readable:
-        metadata["verified"] = None
+    for index in indexes:
+        original = held.documents[index]
+        if original is None:
+            continue
+        readable = readable or any(part.text.strip() for part in original.parts)
+        found = _range_of(citation.text, original)
+        if found is not None:
+            _note_place(citation, original, index, *found)
+            return True
+    return False if readable else None
 
 
-def _pages(document: Document) -> list[str]:
-    if document.kind != "pdf":
-        return []
-    from batchata_prefect.documents import pdf_page_texts
-
-    return pdf_page_texts(document)
-
-
-def _holds(text: str, cited: str) -> bool:
-    """Whether the text holds the cited one, but for spaces, hyphens at line ends and ligatures."""
-    wanted = _bare(cited)
-    if not wanted:
-        return False
-    if wanted in _bare(text):
-        return True
-    if len(wanted) < 20:
-        return False
-    # Two readers of one PDF disagree on a few characters; numbers must be the same all the same.
-    from rapidfuzz import fuzz
-
-    found = fuzz.partial_ratio_alignment(wanted, _bare(text), score_cutoff=95)
-    if found is None:
-        return False
-    there = _bare(text)[found.dest_start : found.dest_end]
-    return re.findall(r"\d", there) == re.findall(r"\d", wanted)
+def _range_of(text: str, original: Original) -> tuple[int, int] | None:
+    """First and last part that a text stands in, where it is in one or over two pages."""
+    misread = original.kind == "pages"
+    for place, part in enumerate(original.parts):
+        if part.find(text, misread=misread):
+            return place, place
+    for place in range(len(original.parts) - 1) if misread else ():
+        both = Part("\n".join(part.text for part in original.parts[place : place + 2]))
+        if both.find(text, misread=misread):
+            return place, place + 1
+    return None
 
 
-@lru_cache(maxsize=64)
-def _bare(text: str) -> str:
-    return "".join(char for char in normal(text) if char.isalnum())
+def _note_place(citation: Citation, original: Original, index: int, place: int, last: int) -> None:
+    metadata = cast("dict[str, Any]", citation.metadata)
+    metadata["document_index"] = index
+    citation.source = original.name or citation.source
+    if original.kind == "pages":
+        citation.page = place + 1
+        metadata |= {"start_page_number": place + 1, "end_page_number": last + 2}
+        metadata["end_page"] = last + 1
+    elif original.kind == "blocks":
+        metadata |= {"start_block_index": place, "end_block_index": place + 1}
+    elif citation.text in (text := original.parts[place].text):
+        start = text.index(citation.text)
+        metadata |= {"start_char_index": start, "end_char_index": start + len(citation.text)}
 
 
 def drop_unverified(citations: Sequence[Citation]) -> tuple[list[Citation], int]:

@@ -62,6 +62,8 @@ class _Evidence:
     row: int
     what: str
     quoted: bool = False
+    elsewhere: bool = False
+    """Whether another name stands right before the value, as in `Landlord: Ann Lee`."""
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -89,9 +91,11 @@ def supports(leaves: Sequence[Leaf], sources: Sequence[Source]) -> dict[str, lis
             for one in found
         ]
         chosen = _chosen(leaf, list(zip(found, rivals, strict=True)), shared[leaf.key] > 1)
+        # Of places as sure as each other, those with the field's name come first.
+        chosen.sort(key=lambda pair: (-pair[0].name.grade, pair[0].source))
         judged = [_judged(leaf, one, others) for one, others in chosen]
         if judged:
-            result[leaf.path] = sorted(judged, key=lambda one: (_ORDER[one.confidence], one.source))
+            result[leaf.path] = sorted(judged, key=lambda one: _ORDER[one.confidence])
     return result
 
 
@@ -116,12 +120,15 @@ def _exact(leaf: Leaf, fellows: Sequence[Leaf], sources: Sequence[Source]) -> li
                 row = _row(leaf, fellows, source.cited, spot)
             if (spot.need == "name" and not name.grade) or (spot.need == "row" and not row):
                 continue
+            if not (name.grade or row) and _is_in_other_row(leaf, fellows, source.cited, spot):
+                continue
             # The fields at the top are no row of a table.
             row = row if leaf.parent else 0
             strength = _LOOSE if spot.how else _EXACT
             what = _what(spot, source.cited)
             quoted = source.path is not None
-            one = _Evidence(index, spot.start, strength, name, row, what, quoted)
+            elsewhere = not (name.grade or row) and _is_labelled(source.cited, spot)
+            one = _Evidence(index, spot.start, strength, name, row, what, quoted, elsewhere)
             if best is None or (one.strength, one.rank) > (best.strength, best.rank):
                 best = one
         if best is not None:
@@ -171,10 +178,34 @@ def _row(leaf: Leaf, fellows: Sequence[Leaf], passage: Passage, spot: Spot) -> i
     return count
 
 
+_LABEL = re.compile(r"(?:^|[\n.;,])\s*[^\W\d_][^\n:;.,]{1,30}:\s*[\"']?$")
+
+
+def _is_labelled(passage: Passage, spot: Spot) -> bool:
+    """Whether a name and a colon stand right before the spot, in its line."""
+    start, _ = passage.line(spot)
+    return _LABEL.search(passage.text[max(start, spot.start - 40) : spot.start]) is not None
+
+
+def _is_in_other_row(leaf: Leaf, fellows: Sequence[Leaf], passage: Passage, spot: Spot) -> bool:
+    """Whether a short value stands in one line and the rest of its object in others."""
+    if not leaf.parent or leaf.distinctive:
+        return False
+    start, end = passage.line(spot)
+    places = [
+        place.start
+        for other in fellows
+        if other.key != leaf.key and other.distinctive
+        for place in passage.spots(other)
+        if not place.need
+    ]
+    return bool(places) and not any(start <= place < end for place in places)
+
+
 _YES = frozenset(["yes", "true", "ja", "oui", "sí", "si", "sim", "on", "checked", "included", "x"])
 _NO = frozenset(["no", "not", "false", "nein", "nicht", "non", "não", "never", "without", "none"])
-_NO_SIGNS = ("\u2610", "\u2717", "\u2718", "n't", "n/a")
-_YES_SIGNS = ("\u2611", "\u2713", "\u2714")
+_NO_SIGNS = ("\u2610", "\u2717", "\u2718", "[ ]", "n't", "n/a")
+_YES_SIGNS = ("\u2611", "\u2713", "\u2714", "[x]")
 
 
 def _truth(leaf: Leaf, truth: bool, index: int, source: Source) -> _Evidence | None:
@@ -256,7 +287,11 @@ def _chosen(leaf: Leaf, evidence: list[_Contested], shared: bool) -> list[_Conte
     if told:
         # A long text is not found by chance: its other places count too.
         alone = bool(leaf.texts) and leaf.distinctive and not shared
-        return [pair for pair in kept if pair[0].source in told or alone]
+        return [
+            (one, rivals)
+            for one, rivals in kept
+            if one.source in told or (alone and not one.elsewhere)
+        ]
     # Without a name a short value is a guess, and among many places no guess at all.
     return kept if leaf.distinctive or len(kept) <= 2 else []
 
@@ -297,11 +332,13 @@ def _confidence(leaf: Leaf, one: _Evidence, shared: bool) -> Confidence:
         if shared and not one.row:
             # Both fields may hold the same words, while one amount is not another.
             return "medium" if text and leaf.distinctive else "low"
-        if one.name.grade or one.row:
-            return "high" if leaf.distinctive else "medium"
+        if one.row or one.name.grade:
+            if leaf.distinctive:
+                return "high"
+            return "medium" if one.row or one.name.whole else "low"
         if not leaf.distinctive:
             return "low"
-        return "high" if text else "medium"
+        return "high" if text and not one.elsewhere else "medium"
     if one.strength == _LOOSE:
         return "medium" if one.name.grade or one.row or one.quoted else "low"
     if one.strength == _IN_ANSWER:

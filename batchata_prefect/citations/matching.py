@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator
 from decimal import Decimal
@@ -40,6 +41,7 @@ class Naming(NamedTuple):
 
     Attributes:
         grade: 2 beside the spot, 1 near it or only partly, 0 not there.
+        whole: Whether most of the name is there, and it is not that of a nearer value.
         weight: How much of the name is there, and whether beside it, to tell fields with one value
             apart.
         words: The words as they stand there.
@@ -48,6 +50,7 @@ class Naming(NamedTuple):
     grade: int
     weight: float
     words: str
+    whole: bool = True
 
 
 _UNNAMED = Naming(0, 0.0, "")
@@ -148,13 +151,19 @@ def _spots(leaf: Leaf, passage: Passage) -> list[Spot]:
         for number in passage.numbers.get(leaf.number, ()):
             if not number.in_date or leaf.called("year", "month", "day", "date"):
                 odd = number.percent and not leaf.called(*_RATES)
-                found.append(Spot(number.start, number.end, number.need or ("name" if odd else "")))
+                need = number.need or ("name" if odd else "")
+                how = "another reading of" if number.rare else ""
+                found.append(Spot(number.start, number.end, need, how))
         unsigned = passage.numbers.get(-leaf.number, ()) if leaf.number < 0 else ()
         found += [Spot(one.start, one.end, "name", "amount without its sign") for one in unsigned]
     if leaf.day is not None:
+        clocks = times(passage.text) if leaf.clock is not None else []
         for day in passage.days:
             if day.fits(leaf.day):
                 how = "" if day.whole else "part of the date"
+                beside = [clock for start, _, clock in clocks if 0 <= start - day.end <= 4]
+                if beside and leaf.clock not in beside:
+                    how = "the day with another time,"
                 found.append(Spot(day.start, day.end, "" if day.whole else "name", how))
     elif leaf.clock is not None:
         clocks = times(passage.text)
@@ -207,6 +216,9 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
     offset = len(passage.flat) - len(passage.flat.lstrip())
     whole = Spot(offset, offset + len(flat))
     digits = re.findall(r"\d+", text)
+    other = _respelled(text, passage)
+    if other is not None:
+        return other
     core = flat.rstrip(".;, ")
     if len(core) >= 12 and next(_standing(core, text), None) is not None:
         return whole._replace(how="part of the value")
@@ -216,10 +228,34 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
         match = re.search(rf"(?<![^\W_]){pattern}(?![^\W_])", passage.flat)
         if match is not None:
             return Spot(*match.span(), "", "value with other separators")
+    if "@" in text:
+        # The words of an address are those of its neighbours too, and nearly it is another.
+        return None
     by_words = _by_words(text, digits, passage)
     if by_words is not None and not by_words.need:
         return by_words
     return _fuzzy(text, digits, passage) or by_words
+
+
+def _respelled(text: str, passage: Passage) -> Spot | None:
+    """The place where a text stands without its accents, or broken by a hyphen at a line's end."""
+    if not (text.isascii() and passage.flat.isascii()):
+        spot = next(_standing(_unaccented(text), _unaccented(passage.flat)), None)
+        if spot is not None:
+            return spot._replace(how="value with other accents")
+    if "-\n" in passage.text and any(char.isalpha() for char in text):
+        broken = "".join(
+            re.escape(char) + ("(?:- )?" if char.isalpha() else "") for char in text[:500]
+        )
+        match = re.search(rf"(?<!\w){broken}(?!\w)", passage.flat)
+        if match is not None:
+            return Spot(*match.span(), "", "value over a line's end")
+    return None
+
+
+def _unaccented(text: str) -> str:
+    """The text letter by letter without marks, so that offsets stay."""
+    return "".join(unicodedata.normalize("NFD", char)[0] for char in text)
 
 
 def _squeezed(text: str) -> str:
@@ -279,31 +315,35 @@ def naming(leaf: Leaf, passage: Passage, spot: Spot | None) -> Naming:
         for share, start, end in passage.named(label):
             if spot is not None and start < spot.end and spot.start < end:
                 continue
-            beside = spot is None or _is_beside(leaf, passage, start, end, spot)
+            taken = spot is not None and _is_taken(leaf, passage, start, end, spot)
+            beside = spot is None or (not taken and _is_beside(passage, start, end, spot))
             grade = (
                 2 if beside and share >= 0.6 else int(share >= 0.6 or (beside and share >= 0.25))
             )
             # The names of what holds the field count for less than its own.
             weight = round(share * total * (0.9**rank) + (1.0 if beside else 0.0), 3)
             if grade and (grade, weight) > best[:2]:
-                best = Naming(grade, weight, passage.text[start:end])
+                best = Naming(grade, weight, passage.text[start:end], share >= 0.6 and not taken)
     return best
 
 
-def _is_beside(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> bool:
+def _is_beside(passage: Passage, start: int, end: int, spot: Spot) -> bool:
     before = end <= spot.start
     first, last = (end, spot.start) if before else (spot.end, start)
     between = passage.text[first:last]
     if len(between) > (60 if before else 25) or between.count("\n") > int(before):
         return False
     # The period of `No. 5` ends no sentence.
-    if re.search(r"[.;!?]\s", between.removeprefix(".")) is not None:
-        return False
-    # A name belongs to the nearest value of its kind.
+    return re.search(r"[.;!?]\s", between.removeprefix(".")) is None
+
+
+def _is_taken(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> bool:
+    """Whether a nearer value of the same kind has the name at `start`."""
+    first, last = (end, spot.start) if end <= spot.start else (spot.end, start)
     starts: list[int] = []
     if leaf.number is not None:
         starts = passage.number_starts
     elif leaf.day is not None:
         starts = passage.day_starts
     index = bisect_left(starts, first)
-    return index == len(starts) or starts[index] >= last
+    return index < len(starts) and starts[index] < last

@@ -28,6 +28,7 @@ class Number(NamedTuple):
             further values of the same table row, where spaces part columns or thousands.
         in_date: Whether it is a part of a date.
         percent: Whether a percent sign follows.
+        rare: Whether its separators or leading zeros are usually read in another way.
     """
 
     start: int
@@ -36,6 +37,7 @@ class Number(NamedTuple):
     need: Need = ""
     in_date: bool = False
     percent: bool = False
+    rare: bool = False
 
 
 class Day(NamedTuple):
@@ -106,6 +108,7 @@ _SCALE_INITIALS = frozenset(word[0] for word in _SCALES)
 _SIGNS = "$€£¥₹₩₽₺₪฿¢"
 _PERCENT = re.compile(r" ?(?:%|percent\b|per cent\b|pct\b|prozent\b|pour cent\b|por ciento\b)")
 _CORE = re.compile(r"\d+(?:[.,']\d+)*")
+_CHAIN = re.compile(r"(?<![\w.,])\d+(?:-\d+){2,}(?![\w])")
 _SPACED = re.compile(r"(?<![\w.,'])\d{1,3}(?: \d{3})+(?:[.,]\d{1,2})?(?!\w)(?![.,']\d)")
 _WORD_AFTER = re.compile(r" ?([^\W\d_]+)\b")
 _LETTERS_BEFORE = re.compile(r"[^\W\d_]+$")
@@ -135,6 +138,8 @@ def numbers(text: str, dates: Sequence[Day]) -> list[Number]:
     """
     found: list[Number] = []
     taken = [(day.start, day.end) for day in dates if day.year is not None]
+    # Three numbers in a chain are a telephone number or an identifier, where they are no date.
+    chains = [match.span() for match in _CHAIN.finditer(text) if match.span() not in taken]
     spaced: list[tuple[int, int, bool]] = []
     if " " in text:
         for match in _SPACED.finditer(text):
@@ -147,11 +152,18 @@ def numbers(text: str, dates: Sequence[Day]) -> list[Number]:
         for span_start, span_end, money in spaced:
             if span_start <= start and end <= span_end:
                 need = "never" if money else "row"
+        if any(first <= start and end <= last for first, last in chains):
+            need = "never"
         if need != "never":
             _read(found, text, start, end, match[0], taken, need)
     found += [
         Number(*match.span(), _NUMBER_WORDS[match[1]], "name")
         for match in _NUMBER_WORD.finditer(text)
+    ]
+    found += [
+        Number(day.start, day.end, Decimal(day.year), in_date=True)
+        for day in dates
+        if day.year is not None
     ]
     return found
 
@@ -200,7 +212,8 @@ def _read(
     for value, usual in values:
         for sign, sure in _signs(text, start, end, before, after):
             this_need: Need = need or ("" if usual and sure else "name")
-            found.append(Number(start, end, sign * value, this_need, in_date, percent))
+            rare = not usual
+            found.append(Number(start, end, sign * value, this_need, in_date, percent, rare))
             if percent:
                 part = sign * value / 100
                 found.append(Number(start, end, part, this_need, in_date, percent))

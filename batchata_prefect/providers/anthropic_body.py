@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from batchata_prefect.citations.quotes import quoted_schema
 from batchata_prefect.documents import Document, pdf_shown_bytes
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
@@ -19,6 +20,7 @@ from batchata_prefect.providers.claude_models import (
     takes_forced_tool,
     takes_prefill,
 )
+from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
@@ -75,7 +77,10 @@ def render(job: Job) -> Request:
         content.count(system)
     body["messages"] = messages
     content.check()
-    _ask_for_form(job, tally, body, params, cited=content.cited)
+    quoted = wants_quotes(job)
+    if job.citing == "quoted" and not quoted:
+        left_out += ("citations",)
+    _ask_for_form(job, tally, body, params, cited=content.cited, quoted=quoted)
     if params:
         _check_thinking(job, params, limit)
         _count_tools(job, tally, params)
@@ -164,11 +169,12 @@ class _Content:
         self.tally = tally
         self.sources: list[str] = []
         self.citable = 0
+        self.native = job.citing == "native"
 
     @property
     def cited(self) -> bool:
-        """Whether the answer will carry citations."""
-        return self.job.enable_citations and self.citable > 0
+        """Whether the answer will carry the API's citations."""
+        return self.native and self.citable > 0
 
     def prompt(self) -> Message:
         """The message of the job's prompt, after its documents, where the API wants them."""
@@ -185,7 +191,7 @@ class _Content:
         if document.kind == "image":
             self.tally.document(document)
             return {"type": "image", "source": _image_source(self.job, document)}
-        self.tally.document(document, citations=self.job.enable_citations)
+        self.tally.document(document, citations=self.native)
         if document.kind == "pdf":
             self._check_citable(document)
             source = {"type": "base64", "media_type": "application/pdf", "data": document.base64}
@@ -198,11 +204,11 @@ class _Content:
         self.sources.append(document.name)
         self.citable += 1
         block: dict[str, Any] = {"type": "document", "source": source, "title": document.name}
-        return _with_citations(block) if self.job.enable_citations else block
+        return _with_citations(block) if self.native else block
 
     def _check_citable(self, pdf: Document) -> None:
         """Refuse a scan where citations are asked for: only a PDF's text is cited."""
-        asked = self.job.enable_citations and "enable_citations" not in self.job.defaulted
+        asked = self.native and "enable_citations" not in self.job.defaulted
         if asked and not any(shown is None or shown for shown in pdf_shown_bytes(pdf)):
             raise fault(
                 self.job,
@@ -228,7 +234,7 @@ class _Content:
         kind = block["type"]
         if kind in {"document", "search_result"}:
             self.citable += 1
-            if self.job.enable_citations:
+            if self.native:
                 # The API wants citations on all documents or on none.
                 block = _with_citations(block)
         if kind == "document":
@@ -284,7 +290,7 @@ class _Content:
                 f"its PDFs have {self.tally.pages:,} pages and {self.job.model!r} takes {most} in "
                 "a request; split them over several jobs",
             )
-        asked = self.job.enable_citations and "enable_citations" not in self.job.defaulted
+        asked = self.native and "enable_citations" not in self.job.defaulted
         if asked and not self.citable:
             raise fault(
                 self.job, "enable_citations needs a document to cite; images cannot be cited"
@@ -306,19 +312,29 @@ def _image_source(job: Job, document: Document) -> dict[str, Any]:
 
 
 def _ask_for_form(
-    job: Job, tally: Tally, body: dict[str, Any], params: dict[str, Any], *, cited: bool
+    job: Job,
+    tally: Tally,
+    body: dict[str, Any],
+    params: dict[str, Any],
+    *,
+    cited: bool,
+    quoted: bool,
 ) -> None:
     """Ask for the response model: natively, or in words where there are citations.
 
-    The API refuses citations together with `output_config.format` [docs: structured-outputs].
+    The API refuses citations together with `output_config.format` [docs: structured-outputs];
+    quotes are a part of the form.
     """
     given: Any = params.pop("output_config", None)
     config = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
-    if "format" in config and (job.response_model is not None or cited):
+    if "format" in config and (job.response_model is not None or cited or quoted):
         other = "response_model" if job.response_model is not None else "citations"
         raise fault(job, f"it has output_config.format and {other}, which exclude each other")
-    if job.response_model is not None:
-        schema = answer_schema(job.response_model)
+    schema = None if job.response_model is None else answer_schema(job.response_model)
+    if quoted:
+        form = quoted_schema(schema, job_id=job.id, provider="anthropic")
+        config["format"] = {"type": "json_schema", "schema": form}
+    elif schema is not None:
         if cited:
             instructions = prompt_for(schema)
             tally.text(instructions)

@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from batchata_prefect.citations.quotes import quoted_schema
 from batchata_prefect.documents import Document
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
+from batchata_prefect.providers.originals import titled
+from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
@@ -81,19 +84,23 @@ def render(job: Job) -> Request:
     if endpoint == EMBEDDINGS:
         return _embedding(job, tally, params)
     left_out: tuple[str, ...] = ()
-    if job.enable_citations:
+    quoted = wants_quotes(job)
+    if job.citing == "quoted" and not quoted:
+        left_out = ("citations",)
+    elif job.citing == "native":
         left_out = drop_unsupported(
             job,
             {"enable_citations": True},
             ("enable_citations",),
-            "OpenAI has no citations; leave it out, or send the job to a Claude model",
+            "OpenAI has no citations of its own; give citations='quoted' for quotes that are "
+            "compared with the documents, leave it out, or send the job to a Claude model",
         )
     if params:
         left_out += _drop_sampling(job, params, endpoint)
         if params.get("n", 1) != 1:
             raise fault(job, f"n={params['n']!r}: a job has one answer; add the job several times")
     write = _chat if endpoint == CHAT else _response
-    body, limit, sources = write(job, tally, params)
+    body, limit, sources = write(job, tally, params, quoted=quoted)
     if params:
         _count_params(tally, params)
         body |= params
@@ -146,7 +153,7 @@ def most_tokens(model: str) -> int | None:
 
 
 def _chat(
-    job: Job, tally: Tally, params: dict[str, Any]
+    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
 ) -> tuple[dict[str, Any], int, Sequence[str]]:
     limit = _limit(job, params, ("max_tokens", "max_completion_tokens"), 1)
     messages, sources = _messages(job, tally, _CHAT_ROLES, _chat_part, "text")
@@ -158,11 +165,10 @@ def _chat(
         "messages": messages,
         "max_completion_tokens": limit,
     }
-    if job.response_model is not None:
+    if quoted or job.response_model is not None:
         if "response_format" in params:
-            raise fault(job, "it has response_model and response_format; give one of them")
-        schema = answer_schema(job.response_model)
-        form = {"name": schema.name, "schema": for_openai(schema, job_id=job.id), "strict": True}
+            raise fault(job, f"it has {_asker(job)} and response_format; give one of them")
+        form = _form(job, quoted=quoted)
         body["response_format"] = {"type": "json_schema", "json_schema": form}
         _count_form(tally, form)
     elif "response_format" in params:
@@ -171,7 +177,7 @@ def _chat(
 
 
 def _response(
-    job: Job, tally: Tally, params: dict[str, Any]
+    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
 ) -> tuple[dict[str, Any], int, Sequence[str]]:
     if "max_completion_tokens" in params:
         raise fault(job, f"max_completion_tokens is not of {RESPONSES}; give max_tokens")
@@ -184,21 +190,29 @@ def _response(
     body: dict[str, Any] = {"model": job.model, "input": messages, "max_output_tokens": limit}
     given: Any = params.pop("text", None)
     text = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
-    if job.response_model is not None:
+    if quoted or job.response_model is not None:
         if "format" in text:
-            raise fault(job, "it has response_model and text.format; give one of them")
-        schema = answer_schema(job.response_model)
-        text["format"] = {
-            "type": "json_schema",
-            "name": schema.name,
-            "schema": for_openai(schema, job_id=job.id),
-            "strict": True,
-        }
+            raise fault(job, f"it has {_asker(job)} and text.format; give one of them")
+        text["format"] = {"type": "json_schema", **_form(job, quoted=quoted)}
     if "format" in text:
         _count_form(tally, text["format"])
     if text or given is not None:
         body["text"] = text or given
     return body, limit, sources
+
+
+def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
+    """What is asked for: the response model, the answer with its quotes, or both in one."""
+    schema = None if job.response_model is None else answer_schema(job.response_model)
+    if quoted or schema is None:
+        asked = quoted_schema(schema, job_id=job.id)
+    else:
+        asked = for_openai(schema, job_id=job.id)
+    return {"name": schema.name if schema else "answer", "schema": asked, "strict": True}
+
+
+def _asker(job: Job) -> str:
+    return "citations='quoted'" if job.response_model is None else "response_model"
 
 
 def _with_system(job: Job, tally: Tally, messages: list[Message], system: Any) -> list[Message]:
@@ -284,10 +298,6 @@ def _file_data(job: Job, document: Document) -> str:
     return data
 
 
-def _titled(document: Document) -> str:
-    return f"Document {document.name}:\n\n{document.text}"
-
-
 def _chat_part(job: Job, document: Document) -> Message:
     if document.kind == "image":
         return {"type": "image_url", "image_url": {"url": _data_url(document)}}
@@ -295,7 +305,7 @@ def _chat_part(job: Job, document: Document) -> Message:
         file = {"filename": document.name, "file_data": _file_data(job, document)}
         return {"type": "file", "file": file}
     if document.text is not None:
-        return {"type": "text", "text": _titled(document)}
+        return {"type": "text", "text": titled(document.name, document.text)}
     raise refused_kind(
         job,
         document,
@@ -307,7 +317,7 @@ def _response_part(job: Job, document: Document) -> Message:
     if document.kind == "image":
         return {"type": "input_image", "image_url": _data_url(document), "detail": "auto"}
     if document.text is not None:
-        return {"type": "input_text", "text": _titled(document)}
+        return {"type": "input_text", "text": titled(document.name, document.text)}
     return {
         "type": "input_file",
         "filename": document.name,
@@ -342,11 +352,12 @@ def _embedding(job: Job, tally: Tally, params: dict[str, Any]) -> Request:
         if value is not None:
             raise fault(job, f"{EMBEDDINGS} takes no {name}; leave it out")
     unused = {**params, "max_tokens": job.max_tokens, "enable_citations": job.enable_citations}
+    unused["citations"] = job.citations
     unused = {name: value for name, value in unused.items() if value}
     left_out = drop_unsupported(
         job,
         unused,
-        ("temperature", "max_tokens", "enable_citations", "system"),
+        ("temperature", "max_tokens", "enable_citations", "citations", "system"),
         f"{EMBEDDINGS} has no such parameter; leave it out",
     )
     for name in left_out:

@@ -17,7 +17,7 @@ _FACT = re.compile(
     r"(\S[^\r\n]*?)[ \t*]*\r?$",
     re.M,
 )
-_SENTENCE = re.compile(r"[^\s.!?][^.!?\n]*(?:[.!?]+|$)")
+_SENTENCE = re.compile(r"[^\s.!?](?:[^.!?\n]|(?<=\d)\.(?=\d))*(?:[.!?]+(?!\d)|$)")
 _FENCE = re.compile(r"```json\s*\n(.*?)```", re.S)
 
 
@@ -102,11 +102,11 @@ def cited_answer(prompt: Prompt) -> list[Said]:
                 said.append(Said(f"{plain_name(name).capitalize()}: {fact.text}", fact.place))
                 said.append(Said("\n"))
         if not said:
-            said.extend(_quotations(prompt))
+            said.extend(quotations(prompt))
         said.append(Said(f"\n{_fenced(instance)}"))
         return said
     said.append(Said("According to what was given, "))
-    said.extend(_quotations(prompt))
+    said.extend(quotations(prompt))
     said.append(Said(" That is what it says."))
     return said
 
@@ -132,7 +132,8 @@ def _topic(prompt: Prompt) -> str:
     return prompt.ask.partition("```")[0]
 
 
-def _quotations(prompt: Prompt) -> list[Said]:
+def quotations(prompt: Prompt) -> list[Said]:
+    """The first sentences of each citable document, with their places."""
     said: list[Said] = []
     for number, document in enumerate(prompt.documents):
         if not document.citable:

@@ -13,6 +13,7 @@ from .answers import Place, Said, cited_answer, cited_text, json_answer, plain_a
 from .anthropic_content import ContentReader
 from .anthropic_models import ClaudeModel
 from .content import Marker, cut_text, text_tokens
+from .quotes import formed_answer
 from .wire import Json, is_object
 
 _TINY = 16
@@ -148,7 +149,8 @@ def _blocks(params: Json, reader: ContentReader, marker: Marker | None) -> tuple
     config = params.get("output_config")
     form = config.get("format") if is_object(config) else None
     if is_object(form):
-        text = orjson.dumps(json_answer(prompt, form["schema"])).decode()
+        misquote = marker is not None and marker.name == "misquote"
+        text = orjson.dumps(formed_answer(prompt, form["schema"], misquote=misquote)).decode()
         if marker is not None and marker.name == "invalid_json":
             text = text[: len(text) // 2] + " oops"
         return [{"type": "text", "text": text}], "end_turn"

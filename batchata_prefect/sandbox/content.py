@@ -14,6 +14,7 @@ from typing import Literal
 PDF_PAGE_TOKENS = 1500
 IMAGE_TOKENS = 1500
 
+_TITLED = re.compile(r"Document ([^\n]{1,300}):\n\n")
 _MARKER = re.compile(r"\[\[sandbox:(\w+)(?:\s+(.*?))?\]\]", re.S)
 
 
@@ -43,16 +44,22 @@ class Document:
 
 @dataclass(slots=True)
 class Prompt:
-    """A request as an answer needs it. `ask` is the last text of a user."""
+    """A request as an answer needs it. `ask` is the last text of a user.
+
+    `quotable` are the documents as a reader counts them where plain ones are texts of the prompt.
+    """
 
     texts: list[str] = field(default_factory=list[str])
     documents: list[Document] = field(default_factory=list[Document])
+    quotable: list[Document] = field(default_factory=list[Document])
     tokens: int = 0
     ask: str = ""
 
     def add_text(self, text: str, *, asked: bool = True) -> None:
         """Take in a text; `asked` when it is the user's."""
         self.texts.append(text)
+        if asked and (match := _TITLED.match(text)):
+            self.quotable.append(Document("text", match[1], [text[match.end() :]], True))
         self.tokens += text_tokens(text)
         if asked:
             self.ask = text
@@ -60,6 +67,7 @@ class Prompt:
     def add_document(self, document: Document) -> None:
         """Take in a document."""
         self.documents.append(document)
+        self.quotable.append(document)
         self.tokens += document.tokens
 
 

@@ -53,7 +53,7 @@ class Sandbox:
 
     def __init__(
         self,
-        data_dir: Path | None = None,
+        data_dir: str | Path | None = None,
         *,
         seconds: float = 0.2,
         port: int = 0,
@@ -63,7 +63,7 @@ class Sandbox:
         if data_dir is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="sandbox-")
             data_dir = Path(self._temporary.name)
-        self.data_dir = data_dir
+        self.data_dir = Path(data_dir)
         self.seconds = seconds
         self.port = port
         self._detached = detached

@@ -16,6 +16,7 @@ from .answers import json_answer, plain_answer
 from .content import Marker, Prompt, cut_text, text_tokens
 from .openai_models import OpenAIModel
 from .openai_rules import CHAT, EMBEDDINGS
+from .quotes import formed_answer
 from .wire import Json, is_array, is_object
 
 _TINY = 16
@@ -136,7 +137,7 @@ def _text(
     if name == "reply" and marker is not None:
         text = marker.rest
     elif is_object(schema):
-        text = orjson.dumps(json_answer(prompt, schema)).decode()
+        text = orjson.dumps(formed_answer(prompt, schema, misquote=name == "misquote")).decode()
     elif wants_object:
         text = orjson.dumps({"answer": plain_answer(prompt)}).decode()
     else:

@@ -81,6 +81,7 @@ def _chat_part(part: Any, where: str, role: str, prompt: Prompt, files: FileRead
             raise _missing(f"{where}.text")
         prompt.add_text(part["text"], asked=role == "user")
     elif kind == "image_url":
+        prompt.quotable.append(Document("opaque", None, []))
         image = part.get("image_url")
         url = image.get("url") if is_object(image) else None
         if not isinstance(url, str):
@@ -187,6 +188,7 @@ def _input_part(part: Any, where: str, role: str, prompt: Prompt, files: FileRea
             raise _missing(f"{where}.text")
         prompt.add_text(part["text"], asked=role == "user")
     elif kind == "input_image":
+        prompt.quotable.append(Document("opaque", None, []))
         if isinstance(part.get("file_id"), str):
             _, data = _uploaded(part["file_id"], files)
             prompt.tokens += image_tokens(data)

@@ -33,6 +33,8 @@ def run_jobs(told: dict[str, Any]) -> None:
     ).set_state(file=told["state"])
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
+    if told.get("time_limit_seconds"):
+        batch.add_time_limit(seconds=told["time_limit_seconds"])
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
     for n in range(told["jobs"]):
         batch.add_job(
