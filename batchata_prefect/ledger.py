@@ -17,6 +17,9 @@ from batchata_prefect.models import Chunk, Usage
 TIME_LIMIT = "Time limit exceeded"
 """Reason of an ending that the run's deadline brought about."""
 
+LOST = "the provider keeps its results no more"
+"""Reason of an ending whose results were there, and are gone."""
+
 FINGERPRINT_BYTES = 12
 """96 bits: among a million jobs two share one with a chance of about 1 in 10^17."""
 

@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from batchata_prefect import plan
 from batchata_prefect.answers import Reading
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
-from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, LOST, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
 from batchata_prefect.session import Flight, Session
@@ -31,6 +31,7 @@ def read_chunk(
     reason: str | None,
     *,
     short: bool = False,
+    lost: bool = False,
     refused_places: Mapping[int, str] | None = None,
 ) -> Collected:
     """Read a chunk's replies into its answer file; runs in a thread of its own.
@@ -43,6 +44,7 @@ def read_chunk(
         batch: What the provider said last; None where no batch was created.
         reason: Why the batch was canceled or refused.
         short: Whether the provider counts more rows than it gives.
+        lost: Whether the provider keeps its results no more.
         refused_places: Place in the chunk -> what the provider has against that request, where it
             refused the chunk for some of its requests only.
 
@@ -66,7 +68,7 @@ def read_chunk(
             ordinals,
             jobs,
             run.providers[chunk.provider].read,
-            no_reply=_no_reply(entry, batch, reason, refused_places or {}, short=short),
+            no_reply=_no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
         )
     finally:
         jobs.close()
@@ -79,12 +81,16 @@ def _no_reply(
     refused_places: Mapping[int, str],
     *,
     short: bool,
+    lost: bool,
 ) -> Callable[[int], tuple[str, str, str]]:
     """Place -> (mark, error code, error) of a request that got no row."""
     if entry.ending is not None:
         return _restored(entry.ending)
     if batch is None:
         return lambda place: _refused(reason, refused_places, place)
+    if lost:
+        gone = f"{batch.batch_id} was paid for, and {LOST}"
+        return lambda _: (FAILED, "answer_lost", gone)
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
         if short:
@@ -124,6 +130,8 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
         letter = ending.marks[place]
         if letter == ANSWERED:
             return letter, "answer_lost", lost
+        if ending.reason == LOST:
+            return letter, "answer_lost", f"it was paid for, and {LOST}"
         return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
 
     return told

@@ -53,6 +53,8 @@ class Pace:
         retry_longest: Between two tries of a call that fails.
         watch: Between two looks at whether the flow run was canceled in Prefect.
         unknown: For a provider that does not know a batch of its own, or has no results of it.
+        retention: After its end, for which a provider keeps a batch's results: 29 days at Anthropic
+            [batch-processing], 30 at OpenAI [Batch API guide].
         prefect: For a Prefect server that is away when a run is to end.
         lease: For which one process owns a run; it renews its lease every third of it.
     """
@@ -64,6 +66,7 @@ class Pace:
     retry_longest: float = 300.0
     watch: float = 5.0
     unknown: float = 600.0
+    retention: float = 29 * 24 * 3600.0
     prefect: float = 600.0
     lease: float = 60.0
 
@@ -146,6 +149,7 @@ class Flight:
             it refused the chunk for some of its requests only.
         error: Why this process could not bring it to its end; None where it could.
         short: Whether the provider counts more rows than it gives.
+        lost: Whether the provider keeps its results no more.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
     """
@@ -163,6 +167,7 @@ class Flight:
     refused_places: dict[int, str] = field(default_factory=dict[int, str])
     error: BatchataError | None = None
     short: bool = False
+    lost: bool = False
     succeeded: int = 0
     failed: int = 0
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,13 +19,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
+from batchata_prefect.calls import GaveUpError, NotThereError, backoff, one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
 from batchata_prefect.ledger import (
     AGAIN,
     ANSWERED,
     CANCELED,
     FAILED,
+    LOST,
     NOT_AS_ASKED,
     TIME_LIMIT,
     Ending,
@@ -285,7 +287,7 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         cost_usd=collected.cost_usd,
         usage=collected.usage,
         ended_at=batch.ended_at or datetime.now(UTC),
-        reason=flight.canceled or fault_text(batch),
+        reason=LOST if flight.lost else flight.canceled or fault_text(batch),
     )
     await close(run, flight, ending)
     await _tidy(run, flight, batch)
@@ -304,7 +306,12 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
     """
     times = 0
     while True:
-        replies = await fetch(run, flight, batch) if batch.ending != "failed" else None
+        try:
+            replies = await fetch(run, flight, batch) if batch.ending != "failed" else None
+        except NotThereError:
+            if not _is_past_retention(run, batch):
+                raise
+            return await asyncio.to_thread(_lose, run, flight, batch)
         async with run.reading:
             collected = await asyncio.to_thread(
                 read_chunk,
@@ -324,6 +331,19 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
         )
         replies.unlink()
         await run.pause(backoff(run, times))
+
+
+def _is_past_retention(run: Session, batch: ProviderBatch) -> bool:
+    ended = batch.ended_at
+    return ended is not None and datetime.now(UTC) - ended > timedelta(seconds=run.pace.retention)
+
+
+def _lose(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
+    """What a batch came to whose results are gone: paid, at an unknown cost, not sent again."""
+    get_run_logger().error("%s: %s", batch.batch_id, LOST)
+    flight.lost = True
+    collected = read_chunk(run, flight.entry, flight.ordinals, None, batch, None, lost=True)
+    return replace(collected, cost_usd=None)
 
 
 async def _never_created(run: Session, flight: Flight) -> str:

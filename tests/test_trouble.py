@@ -109,6 +109,26 @@ def test_results_that_are_gone(
 
 
 @BOTH
+def test_results_that_expired(
+    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the provider's retention its jobs fail, at an unknown cost, and are not sent again."""
+    monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "0.3")
+    monkeypatch.setenv("BATCHATA_RETENTION_SECONDS", "0.1")
+    operation = ("results", "content")
+    sandbox.fault(provider, operation=operation, mode="status", status=404, times=None)
+    run = make(tmp_path, 4).run()
+    lost = [row for row in _rows(tmp_path) if row["error_code"]]
+    assert Counter(row["error_code"] for row in lost) == {"answer_lost": 2}
+    assert {row["provider"] for row in lost} == {provider}
+    assert run.manifest is not None
+    assert run.manifest["cost_usd"] is None, "what they cost is not known, and not 0"
+    sandbox.clear_faults()
+    make(tmp_path, 4).run()
+    assert len(list(sandbox.ledger.billed())) - before == 4
+
+
+@BOTH
 def test_a_batch_that_stays_canceling(
     tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
