@@ -15,7 +15,7 @@ from dotenv import load_dotenv
 
 from batchata_prefect.errors import ProviderError, ValidationError
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
-from batchata_prefect.pricing import PriceBook
+from batchata_prefect.pricing import PriceBook, Prices
 from batchata_prefect.providers import provider_for
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.schema import AnswerSchema, answer_schema
@@ -63,7 +63,11 @@ class Batch:
             did not fit its response model: with more output tokens, or with the answer and what
             was wrong with it. Each is paid again, counts as an attempt, and stays in the budget.
         prices: USD per million tokens, as charged in a batch, for models whose price is unknown
-            or other: `{"my-model": {"input": 0.5, "output": 2.0}}`.
+            or other: `{"my-model": {"input": 0.5, "output": 2.0}}`, or the path of a JSON or TOML
+            file of the same keys.
+        quota: Input tokens of a model that may wait at the provider at once, where the account has
+            such a limit: `{"gpt-6-luna": 2_000_000}`. One that is not given is learnt when the
+            provider turns a batch away.
 
     Raises:
         ValidationError: A number is not positive, or the results directory is a URL.
@@ -81,7 +85,8 @@ class Batch:
         tokens_per_batch: int | None = None,
         max_attempts: int = 3,
         max_reasks: int = 0,
-        prices: Mapping[str, Mapping[str, Any]] | None = None,
+        prices: Prices | None = None,
+        quota: Mapping[str, int] | None = None,
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
         if "://" in str(results_dir):
@@ -115,6 +120,10 @@ class Batch:
         self._tokens_per_batch = tokens_per_batch
         self._max_attempts = max_attempts
         self._max_reasks = max_reasks
+        self._quota = dict(quota or {})
+        for model, tokens in self._quota.items():
+            if tokens < 1:
+                raise ValidationError(f"the quota of {model!r} must be at least 1, not {tokens!r}")
         self._prices = PriceBook(prices)
         self._defaults: dict[str, Any] = {}
         self._state: str | None = None
@@ -440,6 +449,7 @@ class Batch:
             max_attempts=self._max_attempts,
             raw_files=self._raw_files,
             result_format=self._result_format,
+            quota=self._quota,
             max_reasks=self._max_reasks,
             state=self._state,
             reuse_state=self._reuse_state,

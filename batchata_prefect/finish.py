@@ -14,7 +14,7 @@ import orjson
 from batchata_prefect import budget
 from batchata_prefect.advice import what_to_do
 from batchata_prefect.answers import blank_row
-from batchata_prefect.ledger import FAILED, TIME_LIMIT, Entry
+from batchata_prefect.ledger import FAILED, NEVER_SENT, TIME_LIMIT, Entry
 from batchata_prefect.replies import read_chunk
 from batchata_prefect.results import Part, Tally, assemble, write_json
 from batchata_prefect.session import Session
@@ -123,7 +123,7 @@ def job_ids(results_dir: Path) -> Iterator[str]:
 def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     """The answers of an ended chunk, read again from its replies where they are not at hand."""
     ending = entry.ending
-    if ending is None or (ending.status == "never_created" and FAILED not in ending.marks):
+    if ending is None or (ending.status in NEVER_SENT and FAILED not in ending.marks):
         return None
     answers = run.answer_file(entry.chunk.token)
     if not answers.exists():
@@ -179,7 +179,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         sums["cost_usd"] = None if so_far is None or cost is None else so_far + cost
         sums["input_tokens"] += entry.ending.usage.input_tokens
         sums["output_tokens"] += entry.ending.usage.output_tokens
-        sums["batches"] += entry.ending.status != "never_created"
+        sums["batches"] += entry.ending.status not in NEVER_SENT
     for sums in by_model.values():
         sums["cost_usd"] = _number(sums["cost_usd"])
     assert run.records is not None

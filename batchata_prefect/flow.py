@@ -22,7 +22,7 @@ from prefect.settings import (
 )
 from prefect.states import Cancelled, Completed, Failed
 
-from batchata_prefect import budget, plan
+from batchata_prefect import budget, plan, quota
 from batchata_prefect.errors import BatchataError, ProviderError, StateError, ValidationError
 from batchata_prefect.finish import finish, job_ids, read_manifest
 from batchata_prefect.inflight import note_run
@@ -313,9 +313,15 @@ async def _buy_all(run: Session, session_name: str) -> None:
                 if flight is None:
                     break
                 take_up(flight)
+            wait = None if run.is_ending else _next_try(run)
             if not running:
-                return
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if wait is None:
+                    return
+                run.waiting_for = "room for more tokens at the provider"
+                await run.pause(wait)
+                run.waiting_for = None
+                continue
+            done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 flight = run.flights.pop(running.pop(task))
                 _take_error(run, flight, flight.error or task.exception())
@@ -346,20 +352,50 @@ async def _next_flight(run: Session) -> Flight | None:
     if run.is_ending:
         return None
     for family, attempts in _eligible(run):
+        if run.seconds_until_let_in(family.provider, family.model):
+            continue
         provider = run.providers[family.provider]
         settings = run.settings
+        sizes = plan.limits(
+            provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
+        )
+        most = quota.limit(run.ledger, family.provider, family.model, settings.quota)
+        whole = None
+        if most is not None:
+            room, whole = quota.room(run.ledger, family.provider, family.model, most)
+            sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
         cut = plan.cut(
             run.spool.waiting(family, attempts),
-            **plan.limits(
-                provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
-            ),
+            **sizes,
             bound=lambda i, o, f=family: run.prices.bound(f.provider, f.model, i, o),
             room=budget.room(run.ledger, settings.cost_limit_usd),
         )
         if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
             continue
+        if whole is not None and _is_flying(run, family):
+            left = run.spool.waiting_count(family, attempts) - len(cut.ordinals)
+            if not plan.worth_its_quota(cut, sizes["max_tokens"], whole, left):
+                continue
         return await _reserve(run, family, attempts, cut)
     return None
+
+
+def _is_flying(run: Session, family: Family) -> bool:
+    """Whether a batch of the family's model is at the provider."""
+    return any(
+        (flight.entry.chunk.provider, flight.entry.chunk.model) == (family.provider, family.model)
+        for flight in run.flights.values()
+    )
+
+
+def _next_try(run: Session) -> float | None:
+    """Seconds until a family that was turned away is worth a try; None where none waits for it."""
+    waits = [
+        seconds
+        for family, _ in _eligible(run)
+        if (seconds := run.seconds_until_let_in(family.provider, family.model))
+    ]
+    return min(waits, default=None)
 
 
 def _eligible(run: Session) -> list[tuple[Family, int]]:

@@ -23,7 +23,14 @@ LOST = "the provider keeps its results no more"
 FINGERPRINT_BYTES = 12
 """96 bits: among a million jobs two share one with a chance of about 1 in 10^17."""
 
-EndingStatus: TypeAlias = Literal["ended", "expired", "canceled", "failed", "never_created"]
+EndingStatus: TypeAlias = Literal[
+    "ended", "expired", "canceled", "failed", "turned_away", "never_created"
+]
+"""The provider's own endings; `turned_away` where it let the batch in and ran none of it because
+too many tokens wait; `never_created` where it has none."""
+
+NEVER_SENT = frozenset({"turned_away", "never_created"})
+"""Endings that are no attempt at the jobs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,3 +172,17 @@ def worth_sending(cut_: Cut, *, wanted: int, busy: bool) -> bool:
     if not cut_.ordinals:
         return False
     return not (busy and cut_.short_of_room and len(cut_.ordinals) * 2 < wanted)
+
+
+def worth_its_quota(cut_: Cut, room: int | None, whole: int, left: int) -> bool:
+    """Whether to send a cut into the room that a quota leaves while others of its model wait.
+
+    Args:
+        cut_: The cut.
+        room: Tokens that it was cut to, as a sum of upper bounds.
+        whole: The same when nothing waits.
+        left: Jobs that it leaves for later.
+    """
+    if room is not None and cut_.input_tokens > room:
+        return False
+    return left == 0 or 4 * cut_.input_tokens >= whole

@@ -105,6 +105,7 @@ class Settings:
         max_attempts: Times that one job is sent at most.
         raw_files: Whether the request files are kept.
         result_format: `jsonl`, or `json` for one more file a job.
+        quota: Model -> tokens that may wait at its provider at once.
         max_reasks: Times that one job is asked again because its answer was not as asked.
         state: Where the records are kept; None for Prefect's result storage.
         reuse_state: Whether to resume.
@@ -121,6 +122,7 @@ class Settings:
     cost_limit_usd: Decimal | None = None
     time_limit_seconds: float | None = None
     max_attempts: int = 3
+    quota: Mapping[str, int] = field(default_factory=dict[str, int])
     max_reasks: int = 0
     raw_files: bool = True
     result_format: ResultFormat = "jsonl"
@@ -236,6 +238,9 @@ class Session:
     stopped: Stop | None = None
     closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
     ending_since: float | None = None
+    _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
+        default_factory=dict[tuple[str, str], tuple[int, float]]
+    )
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -285,6 +290,21 @@ class Session:
             await asyncio.wait_for(self._wake.wait(), seconds)
         if self.is_ending:
             self.end_now()
+
+    def turn_away(self, provider: str, model: str) -> None:
+        """A batch of the model was turned away: others wait, and the next one is tried later."""
+        times, _ = self._turned_away.get((provider, model), (0, 0.0))
+        seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
+        self._turned_away[provider, model] = (times + 1, time.monotonic() + seconds)
+
+    def let_in(self, provider: str, model: str) -> None:
+        """A batch of the model has ended: there may be room again."""
+        self._turned_away.pop((provider, model), None)
+
+    def seconds_until_let_in(self, provider: str, model: str) -> float:
+        """Seconds until a batch of the model is worth a try; 0 where none was turned away."""
+        _, at = self._turned_away.get((provider, model), (0, 0.0))
+        return max(0.0, at - time.monotonic())
 
     @property
     def results_dir(self) -> Path:

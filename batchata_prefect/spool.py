@@ -343,6 +343,10 @@ class Spool:
                 yield Row(at, print_, size, likely, input_bound, output_bound)
                 at += 1
 
+    def waiting_count(self, family: Family, attempts: int) -> int:
+        """How many of the family's jobs that were sent `attempts` times wait."""
+        return self._waiting[family.id << _FAMILY_SHIFT | attempts << _STATE_BITS]
+
     def is_waiting(self, family: Family, attempts: int) -> bool:
         """Whether the family has a waiting job that was sent `attempts` times."""
         return self._waiting[family.id << _FAMILY_SHIFT | attempts << _STATE_BITS] > 0

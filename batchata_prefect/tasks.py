@@ -27,13 +27,15 @@ from batchata_prefect.ledger import (
     CANCELED,
     FAILED,
     LOST,
+    NEVER_SENT,
     NOT_AS_ASKED,
     TIME_LIMIT,
     Ending,
     Entry,
     Receipt,
 )
-from batchata_prefect.models import ProviderBatch, Usage
+from batchata_prefect.models import Chunk, ProviderBatch, Usage
+from batchata_prefect.quota import is_turned_away, share, told
 from batchata_prefect.reask import reask
 from batchata_prefect.replies import fault_text, fetch, read_chunk
 from batchata_prefect.results import Collected
@@ -107,9 +109,9 @@ def _still_running(run: Session, flight: Flight) -> str:
     """Leave a chunk to the next run: its records say all that is needed to take it up."""
     receipt = flight.entry.receipt
     name = receipt.batch_id if receipt else "whether it was created is not known"
-    told = f"left to the next run ({name}); what it may cost stays reserved"
-    get_run_logger().warning("%s", told)
-    return told
+    summary = f"left to the next run ({name}); what it may cost stays reserved"
+    get_run_logger().warning("%s", summary)
+    return summary
 
 
 async def _buy(run: Session, flight: Flight) -> bool:
@@ -272,6 +274,8 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     """Download and read the replies, write the ending, and tell the jobs what became of them."""
     entry = flight.entry
     chunk = entry.chunk
+    if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
+        return await _turned_away(run, flight, batch)
     try:
         collected = await _collect(run, flight, batch)
     except OSError as error:
@@ -290,12 +294,42 @@ async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         reason=LOST if flight.lost else flight.canceled or fault_text(batch),
     )
     await close(run, flight, ending)
+    run.let_in(chunk.provider, chunk.model)
     await _tidy(run, flight, batch)
     answered = ending.marks.count(ANSWERED)
     cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
-    told = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
-    get_run_logger().info("%s", told)
-    return told
+    summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
+    get_run_logger().info("%s", summary)
+    return summary
+
+
+def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
+    """Whether a job that was alone in its batch would be turned away for ever."""
+    most = told(fault_text(batch))
+    part = share(run.ledger, chunk.provider, chunk.model)
+    return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
+
+
+async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> str:
+    """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
+    chunk = flight.entry.chunk
+    ending = Ending(
+        status="turned_away",
+        marks=AGAIN * chunk.count,
+        cost_usd=Decimal(0),
+        usage=Usage(),
+        ended_at=batch.ended_at or datetime.now(UTC),
+        reason=fault_text(batch),
+    )
+    await close(run, flight, ending)
+    await _tidy(run, flight, batch)
+    run.turn_away(chunk.provider, chunk.model)
+    get_run_logger().warning(
+        "too many tokens wait at %s: sending it again as others end (%s)",
+        chunk.provider,
+        ending.reason,
+    )
+    return "turned away"
 
 
 async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
@@ -415,7 +449,7 @@ def moves(
     A run does not send again what was canceled in it; the next run does (`resumed`). `changed`
     are the jobs that have a changed request for their next attempt.
     """
-    counted = ending.status != "never_created"
+    counted = ending.status not in NEVER_SENT
     for letter, ordinal in zip(ending.marks, ordinals, strict=True):
         if ordinal < 0:
             continue

@@ -1,0 +1,88 @@
+"""OpenAI's limit of enqueued tokens: batches wait for room, and no job fails for want of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchata_prefect import Batch, BatchRun
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+GPT = "gpt-6-luna"
+BATCHES, JOBS_EACH = 20, 5
+TEXT = "word " * 80
+
+
+@pytest.fixture
+def tight(sandbox):
+    """A sandbox that lets about three of the test's batches wait at once."""
+    sandbox.limits(enqueued_tokens=1_800, seconds=0.4)
+    yield sandbox
+    sandbox.limits(enqueued_tokens=None, seconds=0.1)
+
+
+def make(tmp_path: Path, name: str = "out", **options: Any) -> Batch:
+    batch = Batch(tmp_path / name, items_per_batch=JOBS_EACH, **options)
+    batch.set_state(file=tmp_path / "state")
+    for n in range(BATCHES * JOBS_EACH):
+        text = f"{tmp_path} {name} {n}: {TEXT}"
+        batch.add_job(prompt=text, model=GPT, max_tokens=50, id=f"j{n}")
+    return batch
+
+
+def check(run: BatchRun) -> Counter[str]:
+    """All answered at the first attempt; what became of the batches."""
+    results = run.results()
+    assert len(results["completed"]) == BATCHES * JOBS_EACH
+    assert {len(result.attempts) for result in results["completed"]} == {1}
+    assert run.manifest is not None
+    assert run.manifest["reserved_usd"] == 0
+    return Counter(batch["status"] for batch in run.manifest["batches"])
+
+
+def test_batches_wait_for_room(tmp_path: Path, tight) -> None:
+    """The limit is learnt from the first refusals, and after them few are turned away."""
+    before = len(list(tight.ledger.billed()))
+    statuses = check(make(tmp_path).run())
+    assert statuses["turned_away"] >= 1
+    assert statuses["turned_away"] <= 12
+    billed = list(tight.ledger.billed())[before:]
+    assert len(billed) == len({row.body_digest for row in billed}) == BATCHES * JOBS_EACH
+
+
+def test_a_declared_quota_is_never_passed(tmp_path: Path, tight) -> None:
+    """With the quota given, no batch is turned away at all."""
+    statuses = check(make(tmp_path, quota={GPT: 1_800}).run())
+    assert statuses["turned_away"] == 0
+
+
+def test_two_runs_at_once(tmp_path: Path, tight) -> None:
+    """Two runs that know nothing of each other share the account's limit, and both finish."""
+    runs: dict[str, BatchRun] = {}
+
+    def go(name: str) -> None:
+        runs[name] = make(tmp_path, name).run()
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in ("one", "two"):
+        check(runs[name])
+
+
+def test_a_job_larger_than_the_limit(tmp_path: Path, tight) -> None:
+    """It fails alone, and says why; the others do not wait for it."""
+    batch = make(tmp_path, max_attempts=1)
+    batch.add_job(prompt=f"{tmp_path} {TEXT * 40}", model=GPT, max_tokens=50, id="large")
+    results = batch.run().results()
+    assert len(results["completed"]) == BATCHES * JOBS_EACH
+    (failed,) = results["failed"]
+    assert failed.job_id == "large"
+    assert failed.error_code == "token_limit_exceeded"
