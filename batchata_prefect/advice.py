@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from batchata_prefect.plan import RETRY_CODES
+
 _AGAIN = "Run the same jobs again: only these are sent."
 
 ADVICE: dict[str, str] = {
@@ -49,22 +51,10 @@ _PROVIDER = (
     "The provider failed every attempt. Run again later with a higher max_attempts: only these "
     "are sent."
 )
-_PROVIDERS_OWN = frozenset(
-    {
-        "api_error",
-        "overloaded_error",
-        "rate_limit_error",
-        "timeout_error",
-        "server_error",
-        "rate_limit_exceeded",
-        "internal_error",
-        "service_unavailable",
-    }
-)
 
 
 def what_to_do(code: str) -> str:
     """The next step for jobs that failed with a code."""
-    if code in _PROVIDERS_OWN:
+    if code not in ADVICE and code in RETRY_CODES:
         return _PROVIDER
     return ADVICE.get(code, "Read what the provider said of one of them, and change the jobs.")

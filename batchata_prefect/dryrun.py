@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect import budget, plan
+from batchata_prefect.endings import take_in
 from batchata_prefect.models import Usage
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records import Records, storage_at
 from batchata_prefect.session import Session
 from batchata_prefect.spool import ANSWERED, FAILED, Family
-from batchata_prefect.tasks import take_in
 
 
 def dry_run(run: Session) -> dict[str, Any]:

@@ -138,7 +138,8 @@ class BatchRun:
             run.waiting_for = "Prefect to start"
             self._report(callbacks)
             # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
-            from batchata_prefect.flow import patient_with_prefect, run_batch, start_own_server
+            from batchata_prefect.flow import run_batch
+            from batchata_prefect.server import patient_with_prefect, start_own_server
 
             ticker = asyncio.create_task(self._tick(callbacks))
             # The collector would go through all of Prefect's objects again for every few

@@ -7,10 +7,7 @@ money, and only `create` is never repeated before it is proven that it made noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -19,37 +16,15 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
-from batchata_prefect.calls import GaveUpError, NotThereError, backoff, one_line, persist, refusal
+from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
-from batchata_prefect.ledger import (
-    AGAIN,
-    ANSWERED,
-    CANCELED,
-    FAILED,
-    LOST,
-    NEVER_SENT,
-    NOT_AS_ASKED,
-    TIME_LIMIT,
-    Ending,
-    Entry,
-    Receipt,
-)
-from batchata_prefect.models import Chunk, ProviderBatch, Usage
-from batchata_prefect.quota import is_turned_away, share, told
-from batchata_prefect.reask import reask
-from batchata_prefect.replies import fault_text, fetch, read_chunk
-from batchata_prefect.results import Collected
+from batchata_prefect.ledger import TIME_LIMIT, Entry, Receipt
+from batchata_prefect.models import ProviderBatch
 from batchata_prefect.session import Flight, Session, session
-from batchata_prefect.spool import ANSWERED as JOB_ANSWERED
-from batchata_prefect.spool import CANCELED as JOB_CANCELED
-from batchata_prefect.spool import FAILED as JOB_FAILED
-from batchata_prefect.spool import WAITING
+from batchata_prefect.settling import never_created, settle
 
 LONGEST_SECONDS = 26 * 3600.0
 """A provider gives up after 24 h [both Batch API guides]; the rest is for queueing and download."""
-
-_UNREADABLE_TIMES = 3
-"""Downloads after which a row that cannot be read is the provider's and not the transfer's."""
 
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -95,11 +70,11 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
 async def _bring_to_its_end(run: Session, flight: Flight) -> str:
     try:
         if flight.entry.receipt is None and not await _buy(run, flight):
-            return await _never_created(run, flight)
+            return await never_created(run, flight)
         batch = await _wait_for_end(run, flight)
         if batch is None:
             return _still_running(run, flight)
-        return await _settle(run, flight, batch)
+        return await settle(run, flight, batch)
     except GaveUpError as error:
         get_run_logger().error("the provider does not answer (%s)", error)
         return _still_running(run, flight)
@@ -143,7 +118,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
                 wait = refusal(run, flight, error, refusals)
             except BatchSubmissionError:
                 flight.held_back = one_line(error)
-                await _never_created(run, flight)
+                await never_created(run, flight)
                 raise
             if wait is None:
                 return False
@@ -268,223 +243,3 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
             return None
         flight.waiting_for = None if canceled_at is None else f"{batch_id} to end, as asked"
         await run.pause(run.pace.poll(clock() - (canceled_at or began), len(run.flights)))
-
-
-async def _settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
-    """Download and read the replies, write the ending, and tell the jobs what became of them."""
-    entry = flight.entry
-    chunk = entry.chunk
-    if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
-        return await _turned_away(run, flight, batch)
-    try:
-        collected = await _collect(run, flight, batch)
-    except OSError as error:
-        raise _local_trouble(run, entry, error) from error
-    if collected.strangers:
-        get_run_logger().warning(
-            "%d rows are not of this batch or came twice; they were left out",
-            collected.strangers,
-        )
-    ending = Ending(
-        status=batch.ending or "ended",
-        marks=collected.marks,
-        cost_usd=collected.cost_usd,
-        usage=collected.usage,
-        ended_at=batch.ended_at or datetime.now(UTC),
-        reason=LOST if flight.lost else flight.canceled or fault_text(batch),
-    )
-    await close(run, flight, ending)
-    run.let_in(chunk.provider, chunk.model)
-    await _tidy(run, flight, batch)
-    answered = ending.marks.count(ANSWERED)
-    cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
-    summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
-    get_run_logger().info("%s", summary)
-    return summary
-
-
-def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
-    """Whether a job that was alone in its batch would be turned away for ever."""
-    most = told(fault_text(batch))
-    part = share(run.ledger, chunk.provider, chunk.model)
-    return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
-
-
-async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> str:
-    """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
-    chunk = flight.entry.chunk
-    ending = Ending(
-        status="turned_away",
-        marks=AGAIN * chunk.count,
-        cost_usd=Decimal(0),
-        usage=Usage(),
-        ended_at=batch.ended_at or datetime.now(UTC),
-        reason=fault_text(batch),
-    )
-    await close(run, flight, ending)
-    await _tidy(run, flight, batch)
-    run.turn_away(chunk.provider, chunk.model)
-    get_run_logger().warning(
-        "too many tokens wait at %s: sending it again as others end (%s)",
-        chunk.provider,
-        ending.reason,
-    )
-    return "turned away"
-
-
-async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
-    """Download the replies and read them; again, where rows of them cannot be read.
-
-    Raises:
-        OSError: They cannot be stored.
-    """
-    times = 0
-    while True:
-        try:
-            replies = await fetch(run, flight, batch) if batch.ending != "failed" else None
-        except NotThereError:
-            if not _is_past_retention(run, batch):
-                raise
-            return await asyncio.to_thread(_lose, run, flight, batch)
-        async with run.reading:
-            collected = await asyncio.to_thread(
-                read_chunk,
-                run,
-                flight.entry,
-                flight.ordinals,
-                replies,
-                batch,
-                flight.canceled,
-                short=flight.short,
-            )
-        times += 1
-        if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
-            return collected
-        get_run_logger().warning(
-            "%d rows cannot be read, fetching them again", collected.unreadable
-        )
-        replies.unlink()
-        await run.pause(backoff(run, times))
-
-
-def _is_past_retention(run: Session, batch: ProviderBatch) -> bool:
-    ended = batch.ended_at
-    return ended is not None and datetime.now(UTC) - ended > timedelta(seconds=run.pace.retention)
-
-
-def _lose(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
-    """What a batch came to whose results are gone: paid, at an unknown cost, not sent again."""
-    get_run_logger().error("%s: %s", batch.batch_id, LOST)
-    flight.lost = True
-    collected = read_chunk(run, flight.entry, flight.ordinals, None, batch, None, lost=True)
-    return replace(collected, cost_usd=None)
-
-
-async def _never_created(run: Session, flight: Flight) -> str:
-    """Close a chunk that the provider does not have: its jobs fail, or go out again."""
-    chunk = flight.entry.chunk
-    marks = AGAIN * chunk.count
-    if flight.refused is not None:
-        collected = await asyncio.to_thread(
-            read_chunk,
-            run,
-            flight.entry,
-            flight.ordinals,
-            None,
-            None,
-            flight.refused,
-            refused_places=flight.refused_places,
-        )
-        marks = collected.marks
-    reason = flight.refused or flight.held_back
-    ending = Ending(
-        status="never_created",
-        marks=marks,
-        cost_usd=Decimal(0),
-        usage=Usage(),
-        ended_at=datetime.now(UTC),
-        reason=reason,
-    )
-    await close(run, flight, ending)
-    run.request_file(chunk.token).unlink(missing_ok=True)
-    get_run_logger().info("not created, nothing paid (%s)", reason or "no trace of it there")
-    return "never created"
-
-
-async def close(run: Session, flight: Flight, ending: Ending) -> None:
-    """Write a chunk's ending and move its jobs on."""
-    assert run.records is not None
-    entry = flight.entry
-    await run.records.write_ending(entry.chunk.sequence, ending)
-    entry.ending = ending
-    await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
-
-
-async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:
-    """Let the jobs of an ended chunk know what became of them.
-
-    Args:
-        run: The session.
-        entry: The chunk.
-        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
-        resumed: Whether what was canceled was canceled by an earlier run: it goes out again.
-    """
-    assert entry.ending is not None
-    changed: frozenset[int] = frozenset()
-    if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
-        changed = await asyncio.to_thread(reask, run, entry, ordinals)
-    run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
-
-
-def moves(
-    run: Session,
-    ordinals: Sequence[int],
-    ending: Ending,
-    *,
-    resumed: bool = False,
-    changed: frozenset[int] = frozenset(),
-) -> Iterator[tuple[int, int, int]]:
-    """What an ending does to its jobs: (new state, attempts to add, ordinal).
-
-    A run does not send again what was canceled in it; the next run does (`resumed`). `changed`
-    are the jobs that have a changed request for their next attempt.
-    """
-    counted = ending.status not in NEVER_SENT
-    for letter, ordinal in zip(ending.marks, ordinals, strict=True):
-        if ordinal < 0:
-            continue
-        if letter == ANSWERED:
-            yield JOB_ANSWERED, 0, ordinal
-        elif letter == FAILED:
-            yield JOB_FAILED, 0, ordinal
-        elif letter == CANCELED:
-            yield (WAITING if resumed else JOB_CANCELED), 0, ordinal
-        elif letter == NOT_AS_ASKED:
-            yield (WAITING if ordinal in changed else JOB_FAILED), 1, ordinal
-        elif not counted:
-            yield WAITING, 0, ordinal
-        elif run.spool.attempts(ordinal) + 1 < run.settings.max_attempts:
-            yield WAITING, 1, ordinal
-        else:
-            yield JOB_FAILED, 1, ordinal
-
-
-async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:
-    """Delete the upload and, where raw files are off, the chunk file; no harm if it fails."""
-    chunk = flight.entry.chunk
-    try:
-        await run.providers[chunk.provider].discard(run.clients[chunk.provider], batch)
-    except Exception as error:
-        get_run_logger().info("its upload was not deleted (%s)", one_line(error))
-    if not run.settings.raw_files:
-        run.request_file(chunk.token).unlink(missing_ok=True)
-
-
-def _local_trouble(run: Session, entry: Entry, error: OSError) -> StateError:
-    where = run.results_dir
-    batch = entry.receipt.batch_id if entry.receipt else "the batch"
-    return StateError(
-        f"{entry.chunk.name}: its answers cannot be stored in {str(where)!r}: {error.strerror}. "
-        f"They stay with the provider as {batch} (29 days at Anthropic, 30 at OpenAI); make room "
-        "and run again, nothing is paid twice"
-    )

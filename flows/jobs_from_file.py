@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import Field, ImportString, PositiveFloat, PositiveInt
 
 from batchata_prefect import Batch, BatchRun
-from batchata_prefect.flow import summary
+from batchata_prefect.report import summary
 from batchata_prefect.sources import jobs_from_rows, read_rows
 
 

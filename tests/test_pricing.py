@@ -8,15 +8,16 @@ import random
 import string
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import genai_prices
 import pytest
+from genai_prices import types
 from genai_prices.data import providers as price_data
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from batchata_prefect.documents import Document, load_documents
@@ -428,6 +429,10 @@ def reckon(provider: str, model: str, usage: Usage, context: dict[str, str] | No
     ).total_price
 
 
+NO_LONG_BATCH_PRICE = [("openai", "gpt-5.5-pro")]
+"""Their batch price has no tier where the standard one has: genai-prices is not right there."""
+
+
 def test_every_batch_price_is_known():
     """All models with a batch price have one here, and there are many of them."""
     models = batch_priced()
@@ -435,10 +440,33 @@ def test_every_batch_price_is_known():
     assert [model for model in models if not BOOK.knows(*model)] == []
 
 
+@pytest.mark.parametrize("usage", [Usage(1_000, 100), Usage(300_000, 9_000, 200_000, 50_000)])
+def test_cost_of_every_model_equals_the_price_library(usage):
+    """No model is left out: each costs what genai-prices says, where that is right."""
+    wrong = [
+        model
+        for model in batch_priced()
+        if BOOK.cost(*model, usage) != reckon(*model, usage, BATCH)
+        or BOOK.realtime_cost(*model, usage) != reckon(*model, usage, None)
+    ]
+    assert wrong == (NO_LONG_BATCH_PRICE if usage.input_tokens > 272_000 else [])
+
+
+def test_long_requests_without_a_batch_price_cost_the_standard_rate():
+    """gpt-5.5-pro has no long batch price: 300,000 tokens cost $60 and $270, not $15 and $90."""
+    model = NO_LONG_BATCH_PRICE[0]
+    usage = Usage(300_000, 1_000)
+    assert BOOK.cost(*model, Usage(272_000, 1_000)) == usd("4.17")
+    assert BOOK.cost(*model, usage) == BOOK.realtime_cost(*model, usage) == usd("18.27")
+    assert BOOK.bound(*model, 300_000, 1_000) == usd("18.27")
+    assert "no batch price above 272,000 input tokens" in (BOOK.note(*model) or "")
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(batch_priced()), usages())
 def test_cost_equals_the_price_library(model, usage):
     """For every model and usage, the quick way costs what genai-prices says."""
+    assume(model not in NO_LONG_BATCH_PRICE or usage.input_tokens <= 272_000)
     assert BOOK.cost(*model, usage) == reckon(*model, usage, BATCH)
     assert BOOK.realtime_cost(*model, usage) == reckon(*model, usage, None)
 
@@ -502,6 +530,8 @@ def test_unknown_price_is_none_and_said(provider, model):
         ("openai", "gpt-5.4-nano-2026-03-17", None),
         ("anthropic", "claude-opus-4-1", "no batch price is known; priced at the standard rate"),
         ("openai", "text-embedding-3-small", "no batch price is known"),
+        # Its entry for batches is there and holds no price.
+        ("openai", "gpt-3.5-turbo-1106", "no batch price is known; priced at the standard rate"),
         ("openai", "gpt-4o", "no batch price of cached input is known"),
         ("openai", "gpt-5-codex", "priced as 'gpt-5'"),
         ("openai", "ft:gpt-4o-mini-2024-07-18:org::id", "priced as 'ft:gpt-4o-mini'"),
@@ -533,6 +563,90 @@ def test_before_a_batch_price_starts_the_standard_rate_holds():
     later = PriceBook(at=datetime(2026, 10, 14, tzinfo=UTC))
     assert later.cost("anthropic", "claude-sonnet-5-5", usage) == usd("1")
     assert later.note("anthropic", "claude-sonnet-5-5") is None
+
+
+def model_info(name: str, prices: Any, variants: Any = None) -> Any:
+    return types.ModelInfo(
+        id=name,
+        match=types.ClauseEquals(equals=name),
+        prices=prices,
+        price_variants=variants,
+    )
+
+
+def price(input_mtok: str, output_mtok: str) -> types.ModelPrice:
+    return types.ModelPrice(input_mtok=usd(input_mtok), output_mtok=usd(output_mtok))
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Puts one more model into the price table of OpenAI; which remembers names, so a new one."""
+    provider = next(each for each in price_data if each.id == "openai")
+
+    def put(model):
+        monkeypatch.setattr(provider, "models", [*provider.models, model])
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("day", "expected", "noted"),
+    [(1, "2", False), (2, "3", True), (3, "3", True), (4, "3", False)],
+)
+def test_price_that_rises_while_a_batch_waits_is_taken(listed, day, expected, noted):
+    """A rise within two days of the prices' moment counts at once, and is said."""
+    rise = types.StartDateConstraint(start_date=date(2026, 12, 4))
+    listed(
+        model_info(
+            "rising",
+            [
+                types.ConditionalPrice(prices=price("2", "20")),
+                types.ConditionalPrice(constraint=rise, prices=price("3", "10")),
+            ],
+        )
+    )
+    book = PriceBook(at=datetime(2026, 12, day, 12, tzinfo=UTC))
+    assert book.cost("openai", "rising", Usage(1_000_000)) == usd(expected)
+    assert ("changes within two days" in (book.note("openai", "rising") or "")) == noted
+    output = book.cost("openai", "rising", Usage(0, 1_000_000))
+    assert output == (usd("10") if day == 4 else usd("20"))
+
+
+def test_price_of_the_time_of_day_is_the_dearest(listed):
+    """A batch runs at an hour of the provider's choice, so that off-peak prices are not taken."""
+    night = types.TimeOfDateConstraint(start_time=time(22), end_time=time(6))
+    listed(
+        model_info(
+            "by-hour",
+            [
+                types.ConditionalPrice(prices=price("2", "4")),
+                types.ConditionalPrice(constraint=night, prices=price("1", "2")),
+            ],
+        )
+    )
+    for hour in (3, 12):
+        book = PriceBook(at=datetime(2026, 12, 1, hour, tzinfo=UTC))
+        assert book.cost("openai", "by-hour", Usage(1_000_000, 1_000_000)) == usd("6")
+
+
+def test_half_a_batch_price_is_said(listed):
+    """A batch price of input alone leaves output at the standard rate, and the note says so."""
+    half = types.PriceVariant(when=BATCH, prices=types.ModelPrice(input_mtok=usd("1")))
+    listed(model_info("half-priced", price("2", "4"), [half]))
+    book = PriceBook(at=NOW)
+    assert book.cost("openai", "half-priced", Usage(1_000_000, 1_000_000)) == usd("5")
+    assert "only a part of the batch price is known" in (book.note("openai", "half-priced") or "")
+
+
+def test_bound_of_a_realtime_request_is_at_the_standard_rate():
+    """What a fallback through the realtime API cannot pass is twice the batch's."""
+    model = ("anthropic", "claude-sonnet-5-5")
+    assert BOOK.bound(*model, 1_000_000, 1_000, realtime=True) == usd("2.01")
+    assert BOOK.bound(*model, 1_000_000, 1_000) == usd("1.005")
+    private = PriceBook({"m": {"input": 1, "output": 1}})
+    assert private.knows("p", "m")
+    assert not private.knows("p", "m", realtime=True)
+    assert private.bound("p", "m", 1, 1, realtime=True) is None
 
 
 def test_output_of_a_model_without_output_price_is_unknown():
@@ -625,6 +739,43 @@ def test_price_file_is_read_without_rounding(tmp_path: Path, name, text):
     assert prices == {"ft:gpt-4.1:org": {"input": usd("0.1"), "output": usd("0.3")}}
     book = PriceBook(prices)
     assert book.cost("openai", "ft:gpt-4.1:org", Usage(3, 1)) == usd("0.0000006")
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_price_book_takes_a_price_file(tmp_path: Path, kind):
+    """`prices=` is a mapping or the path of a file of the same keys."""
+    path = tmp_path / "prices.toml"
+    path.write_text('["gpt-5.4"]\ninput = 0.1\noutput = 0.3\n')
+    book = PriceBook(kind(path))
+    assert book.cost("openai", "gpt-5.4", Usage(1_000_000, 1_000_000)) == usd("0.4")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reasons"),
+    [
+        ("p.json", '{"gpt-x": {"input": 1}}', ["'gpt-x'", "'output'"]),
+        ("p.json", '{"gpt-x": {"input": 1, "output": "dear"}}', ["'gpt-x'", "'output'", "'dear'"]),
+        ("p.json", '{"gpt-x": {"input": NaN, "output": 1}}', ["'gpt-x'", "'input'", "nan"]),
+        ("p.json", '{"gpt-x": {"input": 1, "input": 2, "output": 1}}', ["'input'", "twice"]),
+        ("p.json", '{"gpt-x": {}, "gpt-x": {}}', ["'gpt-x'", "twice"]),
+        ("p.toml", "[gpt-5.4]\ninput = 1\noutput = 2\n", ["'gpt-5'", "quotes", "'gpt-5.4'"]),
+        ("p.toml", "input = 1\n", ["'input'", "must be a table"]),
+    ],
+)
+def test_faults_of_a_price_file_name_file_model_and_key(tmp_path: Path, name, text, reasons):
+    """Who reads the error knows which file, which model and which key to mend."""
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(ValidationError) as caught:
+        PriceBook(path)
+    for reason in [str(path), *reasons]:
+        assert reason in str(caught.value)
+
+
+def test_prices_that_are_neither_table_nor_path_are_refused():
+    """A list of prices is an error that says what is taken."""
+    with pytest.raises(ValidationError, match="path of a price file"):
+        PriceBook([("m", 1)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"m": 1}', "\xff"])

@@ -20,6 +20,20 @@ from .wire import BadRequestError, Json, Reply, body_digest
 
 _COUNTED_MAX_TOKENS = 64_000
 """Counting takes no max_tokens; this is one that every model and thinking budget fits."""
+_COUNTED_KEYS = frozenset(
+    {
+        "messages",
+        "model",
+        "cache_control",
+        "output_config",
+        "speed",
+        "system",
+        "thinking",
+        "tool_choice",
+        "tools",
+    }
+)
+"""What counting takes (types/message_count_tokens_params.py); its schema allows nothing else."""
 
 
 async def message(call: Call) -> Reply:
@@ -66,6 +80,9 @@ def _answer(call: Call, params: Json, body: bytes) -> Reply:
 async def count_tokens(call: Call) -> Reply:
     """POST /v1/messages/count_tokens."""
     params = await _body(call)
+    for key in params:
+        if key not in _COUNTED_KEYS:
+            raise bad_request(f"{key}: Extra inputs are not permitted")
     try:
         _, reader = read_params(
             {**params, "max_tokens": _COUNTED_MAX_TOKENS},

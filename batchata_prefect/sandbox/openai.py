@@ -42,6 +42,23 @@ _CREATE_KEYS = (
     "metadata",
     "output_expires_after",
 )
+_COUNTED_KEYS = frozenset(
+    {
+        "conversation",
+        "input",
+        "instructions",
+        "model",
+        "parallel_tool_calls",
+        "personality",
+        "previous_response_id",
+        "reasoning",
+        "text",
+        "tool_choice",
+        "tools",
+        "truncation",
+    }
+)
+"""What counting takes (types/responses/input_token_count_params.py)."""
 _TERMINAL = ("completed", "failed", "expired", "cancelled")
 _DAY = 86400
 _VANISHED: Json = {
@@ -317,6 +334,9 @@ def _answer(call: Call, endpoint: str, body: Json) -> Reply:
 async def input_tokens(call: Call) -> Reply:
     """POST /v1/responses/input_tokens."""
     body = await _body(call)
+    for key in body:
+        if key not in _COUNTED_KEYS:
+            raise bad_request(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
     body.pop("personality", None)
     try:
         _, prompt = read_body(RESPONSES, body, call.context.engine.read_file)

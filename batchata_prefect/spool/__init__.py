@@ -9,46 +9,61 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import sqlite3
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from struct import Struct
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import orjson
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.ledger import FINGERPRINT_BYTES
-from batchata_prefect.models import Citing, Job, Request
+from batchata_prefect.models import Job, Request
+from batchata_prefect.spool.layout import (
+    ANSWERED,
+    ATTEMPT_MASK,
+    BUFFER_BYTES,
+    CANCELED,
+    FAILED,
+    FAMILY_SHIFT,
+    IN_FLIGHT,
+    INDEX_BUFFER_BYTES,
+    MOST_ATTEMPTS,
+    ONE_ATTEMPT,
+    PRINT_AT,
+    RECORD,
+    STATE_BITS,
+    STATE_MASK,
+    WAITING,
+    Amendment,
+    Context,
+    Family,
+    Row,
+)
+from batchata_prefect.spool.reader import SpoolReader
 
-WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED = range(5)
-"""States of a job."""
-
-MOST_ATTEMPTS = 31
-"""Times that one job can be sent, as many as its state has room for."""
-
-_STATE_BITS, _ATTEMPT_BITS = 3, 5
-_STATE_MASK, _ATTEMPT_MASK = (1 << _STATE_BITS) - 1, (1 << _ATTEMPT_BITS) - 1
-_ONE_ATTEMPT = 1 << _STATE_BITS
-_FAMILY_SHIFT = _STATE_BITS + _ATTEMPT_BITS
+__all__ = [
+    "ANSWERED",
+    "CANCELED",
+    "FAILED",
+    "IN_FLIGHT",
+    "MOST_ATTEMPTS",
+    "WAITING",
+    "Context",
+    "Family",
+    "Row",
+    "Spool",
+    "SpoolReader",
+    "fingerprint",
+    "sweep",
+]
 
 _ROWS_AT_ONCE = 2_000
-_BUFFER_BYTES = 1 << 20
-_INDEX_BUFFER_BYTES = 1 << 16
-_HELD_BYTES = 32 << 20
 _LOOK_AHEAD = 4
-
-_RECORD = Struct(f"<QIQIIIII{FINGERPRINT_BYTES}s")
-"""A job in the index: start and bytes of its body; start and bytes of its context; likely input
-tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
-the first; fingerprint."""
-_PRINT_AT = _RECORD.size - FINGERPRINT_BYTES
 
 _IDS = """
 CREATE TABLE ids (ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT);
@@ -60,71 +75,6 @@ SELECT ordinal, nth FROM
      FROM ids WHERE made IS NOT NULL)
 WHERE nth > 1
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """The jobs that may share a provider batch: one provider, endpoint and model."""
-
-    id: int
-    provider: str
-    endpoint: str
-    model: str
-
-
-class Row(NamedTuple):
-    """What planning needs to know of a waiting job.
-
-    Attributes:
-        ordinal: Place in the job set, from 0.
-        fingerprint: Digest of the job's id and its rendered request.
-        size: Bytes of its body.
-        input_tokens: Likely input tokens.
-        input_bound: Upper bound of input tokens.
-        output_bound: Upper bound of output tokens.
-    """
-
-    ordinal: int
-    fingerprint: bytes
-    size: int
-    input_tokens: int
-    input_bound: int
-    output_bound: int
-
-
-class _Amendment(NamedTuple):
-    """The changed request of a job, in place of the one in the index."""
-
-    start: int
-    size: int
-    input_tokens: int
-    input_bound: int
-    output_bound: int
-    times: int
-
-
-class Context(NamedTuple):
-    """What reading an answer needs to know of its job.
-
-    Attributes:
-        ordinal: Place in the job set, from 0.
-        job_id: The job's own id.
-        metadata: The user's own values.
-        answer_schema: Digest of its answer schema; None for plain text.
-        citations: How it asked for citations; None where it did not.
-        sources: Titles of its documents.
-        attempts: Times it was sent and not answered.
-        state: What became of it so far.
-    """
-
-    ordinal: int
-    job_id: str
-    metadata: dict[str, Any]
-    answer_schema: str | None
-    citations: Citing | None
-    sources: tuple[str, ...]
-    attempts: int
-    state: int
 
 
 class Spool:
@@ -147,7 +97,7 @@ class Spool:
         self._examples: list[str] = []
         self._sizes: Counter[int] = Counter()
         self._lock: BinaryIO | None = None
-        self._amended: dict[int, _Amendment] = {}
+        self._amended: dict[int, Amendment] = {}
 
     @classmethod
     def create(cls, parent: Path) -> Spool:
@@ -172,9 +122,9 @@ class Spool:
         return len(self._codes)
 
     def _open_for_jobs(self) -> None:
-        self._index = (self.directory / "index").open("ab", buffering=_BUFFER_BYTES)
-        self._bodies = (self.directory / "bodies").open("ab", buffering=_BUFFER_BYTES)
-        self._contexts = (self.directory / "contexts").open("ab", buffering=_BUFFER_BYTES)
+        self._index = (self.directory / "index").open("ab", buffering=BUFFER_BYTES)
+        self._bodies = (self.directory / "bodies").open("ab", buffering=BUFFER_BYTES)
+        self._contexts = (self.directory / "contexts").open("ab", buffering=BUFFER_BYTES)
 
     def add(
         self,
@@ -218,7 +168,7 @@ class Spool:
         context_size = self._contexts.write(orjson.dumps(context))
         start, context_start = self._ends
         self._index.write(
-            _RECORD.pack(
+            RECORD.pack(
                 start,
                 size,
                 context_start,
@@ -232,7 +182,7 @@ class Spool:
         )
         self._ends = (start + size, context_start + context_size)
         self._new_ids.append((len(self._codes), job.id, None if named else job.id))
-        code = family.id << _FAMILY_SHIFT
+        code = family.id << FAMILY_SHIFT
         self._codes.append(code)
         self._waiting[code] += 1
         self._sizes[family.id] += 1
@@ -290,21 +240,21 @@ class Spool:
         )
         with (self.directory / "index").open("r+b") as index:
             for ordinal, nth in repeats:
-                index.seek(ordinal * _RECORD.size)
-                *values, earlier, print_ = _RECORD.unpack(index.read(_RECORD.size))
+                index.seek(ordinal * RECORD.size)
+                *values, earlier, print_ = RECORD.unpack(index.read(RECORD.size))
                 if not earlier:
-                    index.seek(ordinal * _RECORD.size)
-                    index.write(_RECORD.pack(*values, nth, _nth_fingerprint(print_, nth)))
+                    index.seek(ordinal * RECORD.size)
+                    index.write(RECORD.pack(*values, nth, _nth_fingerprint(print_, nth)))
 
     def reset(self) -> None:
         """Forget what became of the jobs, before the records are read anew."""
         self.seal()
         for ordinal, code in enumerate(self._codes):
-            self._codes[ordinal] = code >> _FAMILY_SHIFT << _FAMILY_SHIFT
+            self._codes[ordinal] = code >> FAMILY_SHIFT << FAMILY_SHIFT
         self._first.clear()
         self._amended.clear()
         self._waiting = Counter(
-            {family << _FAMILY_SHIFT: count for family, count in self._sizes.items()}
+            {family << FAMILY_SHIFT: count for family, count in self._sizes.items()}
         )
         self.states = Counter({WAITING: self.count})
 
@@ -327,16 +277,16 @@ class Spool:
 
     def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
         """The family's waiting jobs that were sent `attempts` times, in order."""
-        code = family.id << _FAMILY_SHIFT | attempts << _STATE_BITS
+        code = family.id << FAMILY_SHIFT | attempts << STATE_BITS
         at = self._first.get(code, 0)
         with self._open_index() as index:
             for nth in range(self._waiting[code]):
                 at = self._codes.index(code, at)
                 if nth == 0:
                     self._first[code] = at
-                index.seek(at * _RECORD.size)
-                _, size, _, _, likely, input_bound, output_bound, _, print_ = _RECORD.unpack(
-                    index.read(_RECORD.size)
+                index.seek(at * RECORD.size)
+                _, size, _, _, likely, input_bound, output_bound, _, print_ = RECORD.unpack(
+                    index.read(RECORD.size)
                 )
                 if (changed := self._amended.get(at)) is not None:
                     _, size, likely, input_bound, output_bound, _ = changed
@@ -345,11 +295,11 @@ class Spool:
 
     def waiting_count(self, family: Family, attempts: int) -> int:
         """How many of the family's jobs that were sent `attempts` times wait."""
-        return self._waiting[family.id << _FAMILY_SHIFT | attempts << _STATE_BITS]
+        return self._waiting[family.id << FAMILY_SHIFT | attempts << STATE_BITS]
 
     def is_waiting(self, family: Family, attempts: int) -> bool:
         """Whether the family has a waiting job that was sent `attempts` times."""
-        return self._waiting[family.id << _FAMILY_SHIFT | attempts << _STATE_BITS] > 0
+        return self._waiting[family.id << FAMILY_SHIFT | attempts << STATE_BITS] > 0
 
     def locate(self, members: bytes) -> array[int]:
         """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
@@ -360,7 +310,7 @@ class Spool:
                 wanted = members[at : at + FINGERPRINT_BYTES]
                 # The same jobs in the same order need no search: the next one is close by.
                 for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
-                    index.seek(near * _RECORD.size + _PRINT_AT)
+                    index.seek(near * RECORD.size + PRINT_AT)
                     if index.read(FINGERPRINT_BYTES) == wanted:
                         ordinal = near
                         break
@@ -383,7 +333,7 @@ class Spool:
     def _prints(self) -> Iterator[tuple[bytes, int]]:
         with self._open_index() as index:
             for ordinal in range(self.count):
-                yield index.read(_RECORD.size)[_PRINT_AT:], ordinal
+                yield index.read(RECORD.size)[PRINT_AT:], ordinal
 
     def assign(self, ordinals: Iterable[int]) -> None:
         """Mark jobs as in flight; an ordinal of -1 is of a job that is gone."""
@@ -398,12 +348,12 @@ class Spool:
 
     def _move(self, ordinal: int, state: int, more: int) -> None:
         code = self._codes[ordinal]
-        before = code & _STATE_MASK
+        before = code & STATE_MASK
         self.states[before] -= 1
         self.states[state] += 1
         if before == WAITING:
             self._waiting[code] -= 1
-        code = code - before + state + more * _ONE_ATTEMPT
+        code = code - before + state + more * ONE_ATTEMPT
         self._codes[ordinal] = code
         if state == WAITING:
             self._waiting[code] += 1
@@ -411,7 +361,7 @@ class Spool:
 
     def attempts(self, ordinal: int) -> int:
         """Times that a job was sent and not answered."""
-        return self._codes[ordinal] >> _STATE_BITS & _ATTEMPT_MASK
+        return self._codes[ordinal] >> STATE_BITS & ATTEMPT_MASK
 
     def amend(self, ordinal: int, body: bytes, tokens: tuple[int, int, int]) -> None:
         """Give a job another request for its next attempt; it stays the same job.
@@ -430,7 +380,7 @@ class Spool:
         # More jobs may be added after a run, behind this.
         self._ends = (start + size, self._ends[1])
         times = self.amendments(ordinal) + 1
-        self._amended[ordinal] = _Amendment(start, size, *tokens, times)
+        self._amended[ordinal] = Amendment(start, size, *tokens, times)
 
     def amendments(self, ordinal: int) -> int:
         """Times that a job's request was changed."""
@@ -442,9 +392,9 @@ class Spool:
         if (changed := self._amended.get(ordinal)) is not None:
             return changed.input_tokens, changed.input_bound, changed.output_bound
         with self._open_index() as index:
-            index.seek(ordinal * _RECORD.size)
-            _, _, _, _, likely, input_bound, output_bound, *_ = _RECORD.unpack(
-                index.read(_RECORD.size)
+            index.seek(ordinal * RECORD.size)
+            _, _, _, _, likely, input_bound, output_bound, *_ = RECORD.unpack(
+                index.read(RECORD.size)
             )
         return likely, input_bound, output_bound
 
@@ -456,7 +406,7 @@ class Spool:
         )
 
     def _open_index(self) -> BinaryIO:
-        return (self.directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
+        return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
 
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
@@ -470,98 +420,6 @@ class Spool:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-class SpoolReader:
-    """Looks up single jobs; has its own files, so each thread needs its own reader."""
-
-    def __init__(
-        self,
-        directory: Path,
-        codes: Sequence[int],
-        families: Sequence[Family],
-        amended: Mapping[int, _Amendment],
-    ) -> None:
-        self._codes = codes
-        self._amended = amended
-        self._families = families
-        self._index = (directory / "index").open("rb", buffering=_INDEX_BUFFER_BYTES)
-        self._bodies = (directory / "bodies").open("rb", buffering=_BUFFER_BYTES)
-        self._contexts = (directory / "contexts").open("rb", buffering=0)
-        self._held = (0, b"", 0, b"")
-
-    def hold(self, ordinals: Sequence[int]) -> None:
-        """Have the contexts of these jobs in memory, where they are small enough.
-
-        Answers come in any order, and two calls of the system for each cost more than the reading.
-        """
-        known = [ordinal for ordinal in ordinals if ordinal >= 0]
-        if not known:
-            return
-        first, last = min(known), max(known)
-        (start, *_), (_, end) = self._context_at(first), self._context_at(last)
-        if (last + 1 - first) * _RECORD.size + end - start <= _HELD_BYTES:
-            fds = self._index.fileno(), self._contexts.fileno()
-            records = os.pread(fds[0], (last + 1 - first) * _RECORD.size, first * _RECORD.size)
-            self._held = (first, records, start, os.pread(fds[1], end - start, start))
-
-    def _context_at(self, ordinal: int) -> tuple[int, int]:
-        record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
-        _, _, start, size, *_ = _RECORD.unpack(record)
-        return start, start + size
-
-    def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
-        """The request bodies of jobs, in the order asked for; quick where that is their own order.
-
-        Raises:
-            OSError: The file is gone or cut short.
-        """
-        index, bodies = self._index, self._bodies
-        for ordinal in ordinals:
-            if (changed := self._amended.get(ordinal)) is not None:
-                start, size = changed.start, changed.size
-            else:
-                index.seek(ordinal * _RECORD.size)
-                start, size, *_ = _RECORD.unpack(index.read(_RECORD.size))
-            bodies.seek(start)
-            data = bodies.read(size)
-            if len(data) != size:
-                raise OSError(f"the spool {bodies.name!r} is cut short")
-            yield data
-
-    def context(self, ordinal: int) -> Context:
-        """The job at an ordinal."""
-        first, records, held_from, held = self._held
-        at = (ordinal - first) * _RECORD.size
-        if 0 <= at < len(records):
-            _, _, start, size, _, _, _, nth, _ = _RECORD.unpack_from(records, at)
-            text = held[start - held_from : start - held_from + size]
-        else:
-            record = os.pread(self._index.fileno(), _RECORD.size, ordinal * _RECORD.size)
-            _, _, start, size, _, _, _, nth, _ = _RECORD.unpack(record)
-            text = os.pread(self._contexts.fileno(), size, start)
-        values: dict[str, Any] = orjson.loads(text)
-        code = self._codes[ordinal]
-        return Context(
-            ordinal,
-            f"{values['id']}-{nth}" if nth else values["id"],
-            values.get("metadata", {}),
-            values.get("schema"),
-            values.get("citations"),
-            tuple(values.get("sources", ())),
-            code >> _STATE_BITS & _ATTEMPT_MASK,
-            code & _STATE_MASK,
-        )
-
-    def family(self, ordinal: int) -> Family:
-        """The family of the job at an ordinal."""
-        return self._families[self._codes[ordinal] >> _FAMILY_SHIFT]
-
-    def close(self) -> None:
-        """Close the files."""
-        self._index.close()
-        self._bodies.close()
-        self._contexts.close()
 
 
 def fingerprint(job_id: str, provider: str, endpoint: str, body: bytes) -> bytes:

@@ -1,0 +1,187 @@
+"""What the parent flow sends, and when: cut, reserve, record, and keep so many batches going."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from datetime import UTC, datetime
+
+from prefect import get_run_logger
+
+from batchata_prefect import budget, plan, quota
+from batchata_prefect.errors import ProviderError, StateError
+from batchata_prefect.ledger import Entry, Intent
+from batchata_prefect.models import Chunk
+from batchata_prefect.replies import write_request_file
+from batchata_prefect.session import Flight, Session
+from batchata_prefect.spool import Family
+from batchata_prefect.tasks import provider_batch
+
+
+async def buy_all(run: Session, session_name: str) -> None:
+    """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
+    running: dict[asyncio.Task[str], int] = {}
+
+    def take_up(flight: Flight) -> None:
+        chunk = flight.entry.chunk
+        task = asyncio.create_task(provider_batch(chunk.name, session_name, chunk.sequence))
+        running[task] = chunk.sequence
+
+    for flight in run.flights.values():
+        take_up(flight)
+    try:
+        while True:
+            while len(running) < run.settings.max_parallel_batches:
+                flight = await _next_flight(run)
+                if flight is None:
+                    break
+                take_up(flight)
+            wait = None if run.is_ending else _next_try(run)
+            if not running:
+                if wait is None:
+                    return
+                run.waiting_for = "room for more tokens at the provider"
+                await run.pause(wait)
+                run.waiting_for = None
+                continue
+            done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                flight = run.flights.pop(running.pop(task))
+                _take_error(run, flight, flight.error or task.exception())
+    except BaseException:
+        # What is in flight goes on at the provider and stands in the records.
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        raise
+
+
+def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
+    """Send nothing more to a provider that failed; what the others answer is collected first.
+
+    Raises:
+        BaseException: The error, where it is not the provider's.
+    """
+    if isinstance(error, ProviderError):
+        provider = flight.entry.chunk.provider
+        run.closed.setdefault(provider, error)
+        get_run_logger().error("%s: sending nothing more: %s", provider, error)
+    elif error is not None:
+        raise error
+
+
+async def _next_flight(run: Session) -> Flight | None:
+    """Cut, reserve and record the next chunk; None where nothing can be sent now."""
+    if run.is_ending:
+        return None
+    for family, attempts in _eligible(run):
+        if run.seconds_until_let_in(family.provider, family.model):
+            continue
+        provider = run.providers[family.provider]
+        settings = run.settings
+        sizes = plan.limits(
+            provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
+        )
+        most = quota.limit(run.ledger, family.provider, family.model, settings.quota)
+        whole = None
+        if most is not None:
+            room, whole = quota.room(run.ledger, family.provider, family.model, most)
+            sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
+        cut = plan.cut(
+            run.spool.waiting(family, attempts),
+            **sizes,
+            bound=lambda i, o, f=family: run.prices.bound(f.provider, f.model, i, o),
+            room=budget.room(run.ledger, settings.cost_limit_usd),
+        )
+        if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
+            continue
+        if whole is not None and _is_flying(run, family):
+            left = run.spool.waiting_count(family, attempts) - len(cut.ordinals)
+            if not plan.worth_its_quota(cut, sizes["max_tokens"], whole, left):
+                continue
+        return await _reserve(run, family, attempts, cut)
+    return None
+
+
+def _is_flying(run: Session, family: Family) -> bool:
+    """Whether a batch of the family's model is at the provider."""
+    return any(
+        (flight.entry.chunk.provider, flight.entry.chunk.model) == (family.provider, family.model)
+        for flight in run.flights.values()
+    )
+
+
+def _next_try(run: Session) -> float | None:
+    """Seconds until a family that was turned away is worth a try; None where none waits for it."""
+    waits = [
+        seconds
+        for family, _ in _eligible(run)
+        if (seconds := run.seconds_until_let_in(family.provider, family.model))
+    ]
+    return min(waits, default=None)
+
+
+def _eligible(run: Session) -> list[tuple[Family, int]]:
+    """Families with waiting jobs, those with the fewest batches in flight first.
+
+    A later round of a family starts when its earlier rounds are over, so that what failed here
+    and there goes out again together.
+    """
+    found: list[tuple[int, Family, int]] = []
+    for family in run.spool.families():
+        if family.provider in run.closed:
+            continue
+        flying = [
+            flight.entry.chunk.round
+            for flight in run.flights.values()
+            if (flight.entry.chunk.provider, flight.entry.chunk.endpoint, flight.entry.chunk.model)
+            == (family.provider, family.endpoint, family.model)
+        ]
+        earliest = min(flying, default=None)
+        for attempts in range(run.settings.max_attempts):
+            if earliest is not None and attempts > earliest:
+                break
+            if run.spool.is_waiting(family, attempts):
+                found.append((len(flying), family, attempts))
+                break
+    return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
+
+
+async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight:
+    """Make the intent durable: from here on its upper bound is held until its cost is known."""
+    assert run.records is not None
+    sequence = len(run.ledger)
+    generation = run.records.generation
+    identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
+    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + cut.members)
+    chunk = Chunk(
+        sequence=sequence,
+        round=attempts,
+        token=digest.hexdigest(),
+        provider=family.provider,
+        endpoint=family.endpoint,
+        model=family.model,
+        count=len(cut.ordinals),
+        size_bytes=cut.size_bytes,
+        input_tokens=cut.input_tokens,
+        output_tokens=cut.output_tokens,
+        reserved_usd=cut.bound_usd,
+    )
+    try:
+        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals)
+    except OSError as error:
+        raise StateError(
+            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
+            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+        ) from error
+    if run.lease is not None:
+        await run.lease.hold()
+    intent = Intent(chunk, datetime.now(UTC), cut.members)
+    await run.records.write_intent(intent)
+    entry = Entry(chunk, intent.since)
+    run.ledger.append(entry)
+    run.members.append(cut.ordinals)
+    run.spool.assign(cut.ordinals)
+    flight = Flight(entry, cut.ordinals, fresh=True)
+    run.flights[sequence] = flight
+    return flight

@@ -1,0 +1,80 @@
+"""A chunk's ending: made durable, and told to its jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+
+from batchata_prefect.ledger import (
+    ANSWERED,
+    CANCELED,
+    FAILED,
+    NEVER_SENT,
+    NOT_AS_ASKED,
+    Ending,
+    Entry,
+)
+from batchata_prefect.reask import reask
+from batchata_prefect.session import Flight, Session
+from batchata_prefect.spool import ANSWERED as JOB_ANSWERED
+from batchata_prefect.spool import CANCELED as JOB_CANCELED
+from batchata_prefect.spool import FAILED as JOB_FAILED
+from batchata_prefect.spool import WAITING
+
+
+async def close(run: Session, flight: Flight, ending: Ending) -> None:
+    """Write a chunk's ending and move its jobs on."""
+    assert run.records is not None
+    entry = flight.entry
+    await run.records.write_ending(entry.chunk.sequence, ending)
+    entry.ending = ending
+    await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
+
+
+async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:
+    """Let the jobs of an ended chunk know what became of them.
+
+    Args:
+        run: The session.
+        entry: The chunk.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        resumed: Whether what was canceled was canceled by an earlier run: it goes out again.
+    """
+    assert entry.ending is not None
+    changed: frozenset[int] = frozenset()
+    if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
+        changed = await asyncio.to_thread(reask, run, entry, ordinals)
+    run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
+
+
+def moves(
+    run: Session,
+    ordinals: Sequence[int],
+    ending: Ending,
+    *,
+    resumed: bool = False,
+    changed: frozenset[int] = frozenset(),
+) -> Iterator[tuple[int, int, int]]:
+    """What an ending does to its jobs: (new state, attempts to add, ordinal).
+
+    A run does not send again what was canceled in it; the next run does (`resumed`). `changed`
+    are the jobs that have a changed request for their next attempt.
+    """
+    counted = ending.status not in NEVER_SENT
+    for letter, ordinal in zip(ending.marks, ordinals, strict=True):
+        if ordinal < 0:
+            continue
+        if letter == ANSWERED:
+            yield JOB_ANSWERED, 0, ordinal
+        elif letter == FAILED:
+            yield JOB_FAILED, 0, ordinal
+        elif letter == CANCELED:
+            yield (WAITING if resumed else JOB_CANCELED), 0, ordinal
+        elif letter == NOT_AS_ASKED:
+            yield (WAITING if ordinal in changed else JOB_FAILED), 1, ordinal
+        elif not counted:
+            yield WAITING, 0, ordinal
+        elif run.spool.attempts(ordinal) + 1 < run.settings.max_attempts:
+            yield WAITING, 1, ordinal
+        else:
+            yield JOB_FAILED, 1, ordinal

@@ -1,0 +1,95 @@
+"""How a spool lies on disk and in memory: the index of jobs, and their states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, NamedTuple
+
+from batchata_prefect.ledger import FINGERPRINT_BYTES
+from batchata_prefect.models import Citing
+
+WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED = range(5)
+"""States of a job."""
+
+MOST_ATTEMPTS = 31
+"""Times that one job can be sent, as many as its state has room for."""
+
+STATE_BITS, ATTEMPT_BITS = 3, 5
+STATE_MASK, ATTEMPT_MASK = (1 << STATE_BITS) - 1, (1 << ATTEMPT_BITS) - 1
+ONE_ATTEMPT = 1 << STATE_BITS
+FAMILY_SHIFT = STATE_BITS + ATTEMPT_BITS
+
+BUFFER_BYTES = 1 << 20
+INDEX_BUFFER_BYTES = 1 << 16
+
+RECORD = Struct(f"<QIQIIIII{FINGERPRINT_BYTES}s")
+"""A job in the index: start and bytes of its body; start and bytes of its context; likely input
+tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
+the first; fingerprint."""
+PRINT_AT = RECORD.size - FINGERPRINT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The jobs that may share a provider batch: one provider, endpoint and model."""
+
+    id: int
+    provider: str
+    endpoint: str
+    model: str
+
+
+class Row(NamedTuple):
+    """What planning needs to know of a waiting job.
+
+    Attributes:
+        ordinal: Place in the job set, from 0.
+        fingerprint: Digest of the job's id and its rendered request.
+        size: Bytes of its body.
+        input_tokens: Likely input tokens.
+        input_bound: Upper bound of input tokens.
+        output_bound: Upper bound of output tokens.
+    """
+
+    ordinal: int
+    fingerprint: bytes
+    size: int
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+
+
+class Amendment(NamedTuple):
+    """The changed request of a job, in place of the one in the index."""
+
+    start: int
+    size: int
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+    times: int
+
+
+class Context(NamedTuple):
+    """What reading an answer needs to know of its job.
+
+    Attributes:
+        ordinal: Place in the job set, from 0.
+        job_id: The job's own id.
+        metadata: The user's own values.
+        answer_schema: Digest of its answer schema; None for plain text.
+        citations: How it asked for citations; None where it did not.
+        sources: Titles of its documents.
+        attempts: Times it was sent and not answered.
+        state: What became of it so far.
+    """
+
+    ordinal: int
+    job_id: str
+    metadata: dict[str, Any]
+    answer_schema: str | None
+    citations: Citing | None
+    sources: tuple[str, ...]
+    attempts: int
+    state: int

@@ -1,0 +1,117 @@
+"""Looking up single jobs of a spool, from any thread."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.spool.layout import (
+    ATTEMPT_MASK,
+    BUFFER_BYTES,
+    FAMILY_SHIFT,
+    INDEX_BUFFER_BYTES,
+    RECORD,
+    STATE_BITS,
+    STATE_MASK,
+    Amendment,
+    Context,
+    Family,
+)
+
+_HELD_BYTES = 32 << 20
+
+
+class SpoolReader:
+    """Looks up single jobs; has its own files, so each thread needs its own reader."""
+
+    def __init__(
+        self,
+        directory: Path,
+        codes: Sequence[int],
+        families: Sequence[Family],
+        amended: Mapping[int, Amendment],
+    ) -> None:
+        self._codes = codes
+        self._amended = amended
+        self._families = families
+        self._index = (directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
+        self._bodies = (directory / "bodies").open("rb", buffering=BUFFER_BYTES)
+        self._contexts = (directory / "contexts").open("rb", buffering=0)
+        self._held = (0, b"", 0, b"")
+
+    def hold(self, ordinals: Sequence[int]) -> None:
+        """Have the contexts of these jobs in memory, where they are small enough.
+
+        Answers come in any order, and two calls of the system for each cost more than the reading.
+        """
+        known = [ordinal for ordinal in ordinals if ordinal >= 0]
+        if not known:
+            return
+        first, last = min(known), max(known)
+        (start, *_), (_, end) = self._context_at(first), self._context_at(last)
+        if (last + 1 - first) * RECORD.size + end - start <= _HELD_BYTES:
+            fds = self._index.fileno(), self._contexts.fileno()
+            records = os.pread(fds[0], (last + 1 - first) * RECORD.size, first * RECORD.size)
+            self._held = (first, records, start, os.pread(fds[1], end - start, start))
+
+    def _context_at(self, ordinal: int) -> tuple[int, int]:
+        record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
+        _, _, start, size, *_ = RECORD.unpack(record)
+        return start, start + size
+
+    def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
+        """The request bodies of jobs, in the order asked for; quick where that is their own order.
+
+        Raises:
+            OSError: The file is gone or cut short.
+        """
+        index, bodies = self._index, self._bodies
+        for ordinal in ordinals:
+            if (changed := self._amended.get(ordinal)) is not None:
+                start, size = changed.start, changed.size
+            else:
+                index.seek(ordinal * RECORD.size)
+                start, size, *_ = RECORD.unpack(index.read(RECORD.size))
+            bodies.seek(start)
+            data = bodies.read(size)
+            if len(data) != size:
+                raise OSError(f"the spool {bodies.name!r} is cut short")
+            yield data
+
+    def context(self, ordinal: int) -> Context:
+        """The job at an ordinal."""
+        first, records, held_from, held = self._held
+        at = (ordinal - first) * RECORD.size
+        if 0 <= at < len(records):
+            _, _, start, size, _, _, _, nth, _ = RECORD.unpack_from(records, at)
+            text = held[start - held_from : start - held_from + size]
+        else:
+            record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
+            _, _, start, size, _, _, _, nth, _ = RECORD.unpack(record)
+            text = os.pread(self._contexts.fileno(), size, start)
+        values: dict[str, Any] = orjson.loads(text)
+        code = self._codes[ordinal]
+        return Context(
+            ordinal,
+            f"{values['id']}-{nth}" if nth else values["id"],
+            values.get("metadata", {}),
+            values.get("schema"),
+            values.get("citations"),
+            tuple(values.get("sources", ())),
+            code >> STATE_BITS & ATTEMPT_MASK,
+            code & STATE_MASK,
+        )
+
+    def family(self, ordinal: int) -> Family:
+        """The family of the job at an ordinal."""
+        return self._families[self._codes[ordinal] >> FAMILY_SHIFT]
+
+    def close(self) -> None:
+        """Close the files."""
+        self._index.close()
+        self._bodies.close()
+        self._contexts.close()
