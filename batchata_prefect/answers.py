@@ -105,6 +105,15 @@ class Reading:
             return Decimal(0)
         return self.prices.cost(self.chunk.provider, self.chunk.model, reply.usage)
 
+    def cache_saved(self, reply: Reply, cost: Decimal | None) -> Decimal | None:
+        """What the cache saved on a reply, below 0 what it cost, in USD; None where unknown."""
+        usage = reply.usage
+        if usage is None or not (usage.cache_read_tokens or usage.cache_write_tokens):
+            return Decimal(0)
+        plain = usage._replace(cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0)
+        without = self.prices.cost(self.chunk.provider, self.chunk.model, plain)
+        return None if without is None or cost is None else without - cost
+
     def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
         usd = None if cost is None else float(cost)
         row = blank_row(job, self.chunk.provider, self.chunk.model)

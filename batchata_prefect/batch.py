@@ -240,6 +240,7 @@ class Batch:
         citations: Literal["quoted"] | None = None,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        cache_prefix: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Add one job: `messages`, or `prompt` with or without `file`.
@@ -260,6 +261,9 @@ class Batch:
                 the output tokens of the quotes.
             id: The job's own id; made from its content where none is given.
             metadata: Your own values, given back on the result, never sent.
+            cache_prefix: Whether other jobs begin with the same system prompt and documents: they
+                are held in the provider's cache for an hour and the jobs are sent side by side.
+                Writing costs twice the input price at Anthropic, reading a tenth.
             **kwargs: `provider`, `endpoint`, and any request parameter.
 
         Raises:
@@ -278,6 +282,7 @@ class Batch:
             "citations": citations,
             "id": id,
             "metadata": metadata,
+            "cache_prefix": cache_prefix,
             **kwargs,
         }
         self._add({key: value for key, value in given.items() if value is not None})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from array import array
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect import get_run_logger
 
 from batchata_prefect import budget, plan, quota
 from batchata_prefect.errors import ProviderError, StateError
-from batchata_prefect.ledger import Entry, Intent
+from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.models import Chunk
 from batchata_prefect.replies import write_request_file
 from batchata_prefect.session import Flight, Session
@@ -150,6 +152,8 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
 async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight:
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
+    if run.spool.has_prefixes:
+        cut = await asyncio.to_thread(_side_by_side, run, cut)
     sequence = len(run.ledger)
     generation = run.records.generation
     identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
@@ -185,3 +189,22 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
     flight = Flight(entry, cut.ordinals, fresh=True)
     run.flights[sequence] = flight
     return flight
+
+
+def _side_by_side(run: Session, cut: plan.Cut) -> plan.Cut:
+    """The same jobs with those that share a prefix together, while the cache still holds it."""
+    jobs = run.spool.reader()
+    try:
+        prefixes = [jobs.context(ordinal).prefix or str(ordinal) for ordinal in cut.ordinals]
+    finally:
+        jobs.close()
+    first: dict[str, int] = {}
+    for place, prefix in enumerate(prefixes):
+        first.setdefault(prefix, place)
+    order = sorted(range(len(prefixes)), key=lambda place: first[prefixes[place]])
+    size = FINGERPRINT_BYTES
+    return replace(
+        cut,
+        ordinals=array("q", (cut.ordinals[place] for place in order)),
+        members=b"".join(cut.members[place * size : (place + 1) * size] for place in order),
+    )

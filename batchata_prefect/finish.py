@@ -173,15 +173,22 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
             continue
         name = f"{entry.chunk.provider} {entry.chunk.model}"
         sums = by_model.setdefault(
-            name, {"cost_usd": Decimal(0), "input_tokens": 0, "output_tokens": 0, "batches": 0}
+            name,
+            {"cost_usd": Decimal(0), "input_tokens": 0, "output_tokens": 0, "batches": 0}
+            | {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_saved_usd": Decimal(0)},
         )
         cost, so_far = entry.ending.cost_usd, sums["cost_usd"]
         sums["cost_usd"] = None if so_far is None or cost is None else so_far + cost
         sums["input_tokens"] += entry.ending.usage.input_tokens
         sums["output_tokens"] += entry.ending.usage.output_tokens
+        sums["cache_read_tokens"] += entry.ending.usage.cache_read_tokens
+        sums["cache_write_tokens"] += entry.ending.usage.cache_write_tokens
+        kept, so_far = entry.ending.cache_saved_usd, sums["cache_saved_usd"]
+        sums["cache_saved_usd"] = None if so_far is None or kept is None else so_far + kept
         sums["batches"] += entry.ending.status not in NEVER_SENT
     for sums in by_model.values():
         sums["cost_usd"] = _number(sums["cost_usd"])
+        sums["cache_saved_usd"] = _number(sums["cache_saved_usd"])
     assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,

@@ -95,6 +95,8 @@ class Ending:
         usage: Tokens that were billed.
         ended_at: Time of the end.
         reason: Why it was never created or failed as a whole.
+        cache_saved_usd: What the provider's cache saved, below 0 what it cost; None where the
+            price is unknown.
     """
 
     status: EndingStatus
@@ -103,6 +105,7 @@ class Ending:
     usage: Usage
     ended_at: datetime
     reason: str | None = None
+    cache_saved_usd: Decimal | None = Decimal(0)
 
 
 ANSWERED, FAILED, AGAIN, CANCELED, NOT_AS_ASKED = "a", "f", "r", "c", "x"

@@ -54,6 +54,8 @@ class Job:
         enable_citations: Whether the answer shall cite its documents.
         citations: `quoted` asks for quotes in place of the provider's own citations; they are
             compared with the documents, and those found in none are dropped.
+        cache_prefix: Whether the system prompt and the documents are shared with other jobs, and
+            are to be held in the provider's cache.
         provider: Provider name, for model ids that no name pattern matches.
         endpoint: Endpoint path at the provider, such as `/v1/responses`; None takes the usual one.
         metadata: The user's own values, given back on the result; never sent to a provider.
@@ -71,6 +73,7 @@ class Job:
     response_model: ResponseModel | None = None
     enable_citations: bool = False
     citations: Literal["quoted"] | None = None
+    cache_prefix: bool = False
     provider: str | None = None
     endpoint: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -115,6 +118,7 @@ class Job:
             "response_model": model.__name__ if isinstance(model, type) else model,
             "enable_citations": self.enable_citations,
             "citations": self.citations,
+            "cache_prefix": self.cache_prefix,
             "provider": self.provider,
             "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
@@ -191,6 +195,7 @@ class Request(NamedTuple):
         estimate: Its tokens.
         left_out: Default parameters that this model does not take and that were left out.
         sources: Titles of the documents in the request, in the order of their document index.
+        prefix: Digest of what it shares with others, where it is to be held in the cache.
     """
 
     provider: str
@@ -200,6 +205,7 @@ class Request(NamedTuple):
     estimate: Estimate
     left_out: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

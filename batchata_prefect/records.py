@@ -146,6 +146,7 @@ class Records:
                     usage=Usage(**data["usage"]),
                     ended_at=datetime.fromisoformat(data["ended_at"]),
                     reason=data["reason"],
+                    cache_saved_usd=_money(data.get("cache_saved_usd", "0")),
                 )
             yield entry, intent.members
             sequence += 1
@@ -182,6 +183,7 @@ class Records:
         values = {
             **asdict(ending),
             "cost_usd": _text(ending.cost_usd),
+            "cache_saved_usd": _text(ending.cache_saved_usd),
             "usage": ending.usage._asdict(),
             "ended_at": ending.ended_at.isoformat(),
         }

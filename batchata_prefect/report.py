@@ -38,6 +38,9 @@ def markdown(manifest: dict[str, Any]) -> str:
             f"| {name} | {sums['batches']:,} | {sums['input_tokens']:,} "
             f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
         )
+    for name, sums in manifest["by_model"].items():
+        if sums.get("cache_read_tokens") or sums.get("cache_write_tokens"):
+            lines += ["", _cache_line(name, sums)]
     if dropped := manifest.get("citations_dropped", 0):
         lines += ["", f"{dropped:,} quotes stood in no document and were dropped."]
     if manifest["failures"]:
@@ -61,6 +64,16 @@ def markdown(manifest: dict[str, Any]) -> str:
     if len(batches) > _BATCHES_SHOWN:
         lines.append(f"\nThe last {_BATCHES_SHOWN} of {len(batches):,}; all are in manifest.json.")
     return "\n".join(lines)
+
+
+def _cache_line(name: str, sums: dict[str, Any]) -> str:
+    saved: float | None = sums["cache_saved_usd"]
+    effect = "an unknown amount" if saved is None else f"${abs(saved):,.4f}"
+    verb = "cost" if saved is not None and saved < 0 else "saved"
+    return (
+        f"The prompt cache of {name} {verb} {effect}: {sums['cache_read_tokens']:,} input tokens "
+        f"read from it, {sums['cache_write_tokens']:,} written."
+    )
 
 
 def tell_failures(manifest: dict[str, Any]) -> None:

@@ -59,6 +59,7 @@ class Collected:
         usage: Tokens that were billed.
         strangers: Rows that are not of this chunk, or came twice.
         unreadable: Rows that cannot be read, such as one that was cut off in a transfer.
+        cache_saved_usd: What the provider's cache saved; None where the price is unknown.
     """
 
     marks: str
@@ -66,6 +67,7 @@ class Collected:
     usage: Usage
     strangers: int
     unreadable: int
+    cache_saved_usd: Decimal | None
 
 
 def collect(
@@ -98,6 +100,7 @@ def collect(
     chunk = reading.chunk
     marks = bytearray(chunk.count)
     cost: Decimal | None = Decimal(0)
+    saved: Decimal | None = Decimal(0)
     usage = [0] * len(Usage())
     strangers = unreadable = 0
     jobs.hold(ordinals)
@@ -118,6 +121,8 @@ def collect(
             marks[place] = ord(mark(reply, reply.error_code))
             billed = reading.cost(reply)
             cost = None if cost is None or billed is None else cost + billed
+            kept = reading.cache_saved(reply, billed)
+            saved = None if saved is None or kept is None else saved + kept
             if reply.usage is not None and reply.outcome == "succeeded":
                 usage = list(map(add, usage, reply.usage))
             if ordinals[place] >= 0:
@@ -141,7 +146,7 @@ def collect(
     if unreadable:
         # What a row that cannot be read was billed is not known.
         cost = None
-    return Collected(marks.decode(), cost, Usage(*usage), strangers, unreadable)
+    return Collected(marks.decode(), cost, Usage(*usage), strangers, unreadable, saved)
 
 
 def _write_answer(file: BinaryIO, place: int, row: dict[str, Any]) -> None:

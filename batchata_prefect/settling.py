@@ -45,6 +45,7 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         usage=collected.usage,
         ended_at=batch.ended_at or datetime.now(UTC),
         reason=LOST if flight.lost else flight.canceled or fault_text(batch),
+        cache_saved_usd=collected.cache_saved_usd,
     )
     await close(run, flight, ending)
     run.let_in(chunk.provider, chunk.model)

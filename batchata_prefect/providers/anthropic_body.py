@@ -20,6 +20,7 @@ from batchata_prefect.providers.claude_models import (
     takes_forced_tool,
     takes_prefill,
 )
+from batchata_prefect.providers.prefixes import mark_for_anthropic
 from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -93,6 +94,7 @@ def render(job: Job) -> Request:
         most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=content.sources,
+        prefix=mark_for_anthropic(body) if job.cache_prefix else None,
     )
 
 

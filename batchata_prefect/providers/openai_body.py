@@ -15,6 +15,7 @@ from batchata_prefect.documents import Document
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
 from batchata_prefect.providers.originals import titled
+from batchata_prefect.providers.prefixes import key_for_openai
 from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -104,6 +105,7 @@ def render(job: Job) -> Request:
     if params:
         _count_params(tally, params)
         body |= params
+    turns = "messages" if endpoint == CHAT else "input"
     return finish(
         tally,
         body,
@@ -112,6 +114,7 @@ def render(job: Job) -> Request:
         most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=sources,
+        prefix=key_for_openai(body, turns) if job.cache_prefix else None,
     )
 
 

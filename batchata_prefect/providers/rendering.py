@@ -116,6 +116,7 @@ def finish(
     most_bytes: int,
     left_out: tuple[str, ...] = (),
     sources: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> Request:
     """The request of a body.
 
@@ -143,6 +144,7 @@ def finish(
         estimate=estimate,
         left_out=left_out,
         sources=tuple(sources),
+        prefix=prefix,
     )
 
 

@@ -83,6 +83,7 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.states: Counter[int] = Counter()
+        self.has_prefixes = False
         self._codes = array("I")
         self._waiting: Counter[int] = Counter()
         self._first: dict[int, int] = {}
@@ -161,6 +162,9 @@ class Spool:
             context["citations"] = job.citing
         if request.sources:
             context["sources"] = request.sources
+        if request.prefix:
+            context["prefix"] = request.prefix
+            self.has_prefixes = True
         print_ = fingerprint(job.id, request.provider, request.endpoint, request.body)
         self._digest.update(print_)
         estimate = request.estimate

@@ -83,6 +83,7 @@ class Context(NamedTuple):
         sources: Titles of its documents.
         attempts: Times it was sent and not answered.
         state: What became of it so far.
+        prefix: Digest of what it shares with others, where it is to be held in the cache.
     """
 
     ordinal: int
@@ -93,3 +94,4 @@ class Context(NamedTuple):
     sources: tuple[str, ...]
     attempts: int
     state: int
+    prefix: str | None = None

@@ -104,6 +104,7 @@ class SpoolReader:
             tuple(values.get("sources", ())),
             code >> STATE_BITS & ATTEMPT_MASK,
             code & STATE_MASK,
+            values.get("prefix"),
         )
 
     def family(self, ordinal: int) -> Family:
