@@ -68,6 +68,8 @@ class Batch:
         quota: Input tokens of a model that may wait at the provider at once, where the account has
             such a limit: `{"gpt-6-luna": 2_000_000}`. One that is not given is learnt when the
             provider turns a batch away.
+        upload_files: Whether a PDF or image from 100 kB that several jobs share is uploaded to the
+            provider once and deleted after the run; None does it where it saves 20 MB or more.
 
     Raises:
         ValidationError: A number is not positive, or the results directory is a URL.
@@ -87,6 +89,7 @@ class Batch:
         max_reasks: int = 0,
         prices: Prices | None = None,
         quota: Mapping[str, int] | None = None,
+        upload_files: bool | None = None,
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
         if "://" in str(results_dir):
@@ -120,6 +123,7 @@ class Batch:
         self._tokens_per_batch = tokens_per_batch
         self._max_attempts = max_attempts
         self._max_reasks = max_reasks
+        self._upload_files = upload_files
         self._quota = dict(quota or {})
         for model, tokens in self._quota.items():
             if tokens < 1:
@@ -455,6 +459,7 @@ class Batch:
             raw_files=self._raw_files,
             result_format=self._result_format,
             quota=self._quota,
+            upload_files=self._upload_files,
             max_reasks=self._max_reasks,
             state=self._state,
             reuse_state=self._reuse_state,

@@ -18,6 +18,7 @@ from batchata_prefect.replies import write_request_file
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.spool import Family
 from batchata_prefect.tasks import provider_batch
+from batchata_prefect.uploads import ensure_uploads
 
 
 async def buy_all(run: Session, session_name: str) -> None:
@@ -171,8 +172,9 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
         output_tokens=cut.output_tokens,
         reserved_usd=cut.bound_usd,
     )
+    uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
     try:
-        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals)
+        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals, uploads)
     except OSError as error:
         raise StateError(
             f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "

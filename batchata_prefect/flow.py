@@ -19,6 +19,7 @@ from batchata_prefect.replies import restore
 from batchata_prefect.report import publish, summary, tell_failures
 from batchata_prefect.server import wait_for_prefect
 from batchata_prefect.session import Session, session
+from batchata_prefect.uploads import clean_uploads
 from batchata_prefect.watch import watching
 
 
@@ -65,6 +66,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)
             tell_failures(run.manifest)
+            await clean_uploads(run)
             if await wait_for_prefect(run):
                 await publish(run.manifest)
     for error in run.closed.values():

@@ -196,6 +196,7 @@ class Request(NamedTuple):
         left_out: Default parameters that this model does not take and that were left out.
         sources: Titles of the documents in the request, in the order of their document index.
         prefix: Digest of what it shares with others, where it is to be held in the cache.
+        files: Digest and bytes of each large file in it.
     """
 
     provider: str
@@ -206,6 +207,7 @@ class Request(NamedTuple):
     left_out: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     prefix: str | None = None
+    files: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

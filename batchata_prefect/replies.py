@@ -14,6 +14,7 @@ from batchata_prefect.answers import Reading
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
 from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, LOST, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
+from batchata_prefect.providers.attachments import with_uploads
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
 from batchata_prefect.session import Flight, Session
 
@@ -216,8 +217,16 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
 
 
-def write_request_file(run: Session, chunk: Chunk, ordinals: Sequence[int]) -> None:
+def write_request_file(
+    run: Session, chunk: Chunk, ordinals: Sequence[int], uploads: Mapping[str, str]
+) -> None:
     """Write the chunk file: one line a request, in the order of their places.
+
+    Args:
+        run: The session.
+        chunk: The chunk.
+        ordinals: Its jobs.
+        uploads: Digest of a document -> id of its upload, which stands in for it.
 
     Raises:
         OSError: The disk is full or not writable; nothing was sent.
@@ -227,7 +236,8 @@ def write_request_file(run: Session, chunk: Chunk, ordinals: Sequence[int]) -> N
     try:
         with whole_file(run.request_file(chunk.token)) as file:
             for place, body in enumerate(jobs.bodies(ordinals)):
-                file.write(provider.line(chunk.custom_id(place), body, chunk.endpoint))
+                sent = with_uploads(body, uploads) if uploads else body
+                file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))
                 file.write(b"\n")
     finally:
         jobs.close()

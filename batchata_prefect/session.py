@@ -105,6 +105,7 @@ class Settings:
         max_attempts: Times that one job is sent at most.
         raw_files: Whether the request files are kept.
         result_format: `jsonl`, or `json` for one more file a job.
+        upload_files: Whether documents of several jobs are uploaded once; None where that pays.
         quota: Model -> tokens that may wait at its provider at once.
         max_reasks: Times that one job is asked again because its answer was not as asked.
         state: Where the records are kept; None for Prefect's result storage.
@@ -122,6 +123,7 @@ class Settings:
     cost_limit_usd: Decimal | None = None
     time_limit_seconds: float | None = None
     max_attempts: int = 3
+    upload_files: bool | None = None
     quota: Mapping[str, int] = field(default_factory=dict[str, int])
     max_reasks: int = 0
     raw_files: bool = True
@@ -209,6 +211,9 @@ class Session:
         waiting_for: What the whole run waits for, for a person.
         manifest: What it came to, once it is finished.
         reading: Held while replies are read; two at once would take as long, and more memory.
+        uploads: Provider and digest -> id of an uploaded document.
+        uploads_listed: Providers that were asked what an earlier start has uploaded.
+        no_uploads: Providers that take no uploads.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
         stopped: That the run shall end now; None while it shall go on.
@@ -233,6 +238,9 @@ class Session:
     waiting_for: str | None = None
     manifest: dict[str, Any] | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    uploads: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    uploads_listed: set[str] = field(default_factory=set[str])
+    no_uploads: set[str] = field(default_factory=set[str])
     lease: Lease | None = None
     error: BatchataError | None = None
     stopped: Stop | None = None

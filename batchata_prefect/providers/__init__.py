@@ -153,6 +153,18 @@ class Provider(Protocol):
         """
         ...
 
+    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
+        """Store a document at the provider for some days: its id."""
+        ...
+
+    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
+        """Name -> id of the stored documents whose name begins with `prefix`."""
+        ...
+
+    async def forget(self, client: Any, file_id: str) -> None:
+        """Delete a stored document; one that is gone does not matter."""
+        ...
+
     def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
         """The request with the answer to it and what was wrong with it, to be asked once more.
 

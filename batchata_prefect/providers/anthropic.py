@@ -39,6 +39,7 @@ from batchata_prefect.providers.rows import (
 )
 
 _PATH = "/v1/messages/batches"
+_FILES = "/v1/files"
 _OPEN, _CLOSE = b'{"requests":[', b"]}"
 _CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
 """What `Chunk.custom_id` looks like."""
@@ -243,6 +244,35 @@ class Anthropic:
         error = object_at(error, "error") or error
         code = text_at(error, "type") or kind or "unknown_result"
         return Reply(custom_id, "errored", error_code=code, error=text_at(error, "message"))
+
+    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
+        """Store a document for some days [anthropic/resources/files.py]."""
+        reply = await wire.send(
+            client,
+            _FILES,
+            "id",
+            headers={"Content-Type": "multipart/form-data"},
+            retries=wire.RETRIES,
+            body={"expires_in_seconds": wire.UPLOAD_SECONDS},
+            files=[("file", (name, data, media_type))],
+        )
+        return str(reply["id"])
+
+    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
+        """Name -> id of the stored documents whose name begins with `prefix`."""
+        found: dict[str, str] = {}
+        params: dict[str, Any] = {"limit": 1000}
+        while True:
+            page = await wire.get(client, _FILES, "data", params)
+            found |= wire.named(page["data"], "filename", prefix)
+            following = page.get("next_page")
+            if not following:
+                return found
+            params = {"limit": 1000, "page": following}
+
+    async def forget(self, client: Any, file_id: str) -> None:
+        """Delete a stored document."""
+        await wire.delete(client, f"{_FILES}/{file_id}")
 
     def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
         """The request with the answer to it and what was wrong with it."""

@@ -215,6 +215,36 @@ class OpenAI:
         code = code or (f"http_{status}" if status else "unknown_result")
         return Reply(custom_id, "errored", error_code=code, error=told)
 
+    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
+        """Store a document for some days [openai/types/file_create_params.py]."""
+        expiry = {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS}
+        reply = await wire.send(
+            client,
+            "/files",
+            "id",
+            headers={"Content-Type": "multipart/form-data"},
+            retries=wire.RETRIES,
+            body={"purpose": "user_data", "expires_after": expiry},
+            files=[("file", (name, data, media_type))],
+        )
+        return str(reply["id"])
+
+    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
+        """Name -> id of the stored documents whose name begins with `prefix`."""
+        found: dict[str, str] = {}
+        params: dict[str, Any] = {"purpose": "user_data", "limit": 1000}
+        while True:
+            page = await wire.get(client, "/files", "data", params)
+            found |= wire.named(page["data"], "filename", prefix)
+            items = list_at(page, "data")
+            if not page.get("has_more") or not items:
+                return found
+            params = {**params, "after": items[-1]["id"]}
+
+    async def forget(self, client: Any, file_id: str) -> None:
+        """Delete a stored document."""
+        await wire.delete(client, f"/files/{file_id}")
+
     def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
         """The request with the answer to it and what was wrong with it."""
         return reworded(body, answer, fault)

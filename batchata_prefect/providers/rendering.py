@@ -13,6 +13,7 @@ from batchata_prefect.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import DEFAULT_MAX_TOKENS, Estimate, Job, Message, Request
 from batchata_prefect.pricing import estimate_document, estimate_text
+from batchata_prefect.providers.attachments import LEAST_BYTES
 
 UNSEEN = (5_000, 1_000_000)
 """Tokens of what is not in the request: a URL, an uploaded file, a stored conversation, what a
@@ -49,6 +50,7 @@ class Tally:
         self.provider = provider
         self.likely, self.bound = FRAME
         self.pages = 0
+        self.files: list[tuple[str, int]] = []
 
     def add(self, tokens: tuple[int, int]) -> None:
         """Add (likely, bound) tokens."""
@@ -72,6 +74,8 @@ class Tally:
     def document(self, document: Document, *, citations: bool = False) -> None:
         """Add a document."""
         self.pages += document.pages or 0
+        if document.kind in {"pdf", "image"} and len(document.data) >= LEAST_BYTES:
+            self.files.append((document.digest, len(document.data)))
         self.add(
             estimate_document(document, self.provider, model=self.job.model, citations=citations)
         )
@@ -145,6 +149,7 @@ def finish(
         left_out=left_out,
         sources=tuple(sources),
         prefix=prefix,
+        files=tuple(tally.files),
     )
 
 

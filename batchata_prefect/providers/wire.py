@@ -35,6 +35,9 @@ DOWNLOAD_SECONDS = 300.0
 CLOCK_MARGIN = timedelta(minutes=15)
 """How far a provider's clock and ours may be apart."""
 
+UPLOAD_SECONDS = 7 * 24 * 3600
+"""After this a stored document that nobody deleted ends by itself."""
+
 PAGE = 100
 """Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
 
@@ -198,6 +201,15 @@ async def batches_since(
         if passed or last in {None, params.get(cursor)} or not page.get("has_more"):
             return found
         params = {"limit": PAGE, cursor: last}
+
+
+def named(items: Any, key: str, prefix: str) -> dict[str, str]:
+    """Name -> id of those items of a list whose name begins with `prefix`."""
+    return {
+        str(item[key]): str(item["id"])
+        for item in cast("list[dict[str, Any]]", items or [])
+        if str(item.get(key) or "").startswith(prefix)
+    }
 
 
 def moment(value: Any) -> datetime | None:

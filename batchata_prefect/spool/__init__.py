@@ -84,6 +84,7 @@ class Spool:
         self.directory = directory
         self.states: Counter[int] = Counter()
         self.has_prefixes = False
+        self.files: dict[str, tuple[int, int]] = {}
         self._codes = array("I")
         self._waiting: Counter[int] = Counter()
         self._first: dict[int, int] = {}
@@ -162,6 +163,11 @@ class Spool:
             context["citations"] = job.citing
         if request.sources:
             context["sources"] = request.sources
+        if request.files:
+            context["files"] = [digest for digest, _ in request.files]
+            for digest, file_bytes in dict(request.files).items():
+                jobs, _ = self.files.get(digest, (0, 0))
+                self.files[digest] = (jobs + 1, file_bytes)
         if request.prefix:
             context["prefix"] = request.prefix
             self.has_prefixes = True

@@ -84,6 +84,7 @@ class Context(NamedTuple):
         attempts: Times it was sent and not answered.
         state: What became of it so far.
         prefix: Digest of what it shares with others, where it is to be held in the cache.
+        files: Digests of the large files in its request.
     """
 
     ordinal: int
@@ -95,3 +96,4 @@ class Context(NamedTuple):
     attempts: int
     state: int
     prefix: str | None = None
+    files: tuple[str, ...] = ()

@@ -105,6 +105,7 @@ class SpoolReader:
             code >> STATE_BITS & ATTEMPT_MASK,
             code & STATE_MASK,
             values.get("prefix"),
+            tuple(values.get("files", ())),
         )
 
     def family(self, ordinal: int) -> Family:

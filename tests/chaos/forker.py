@@ -30,6 +30,7 @@ def run_jobs(told: dict[str, Any]) -> None:
         items_per_batch=told.get("items_per_batch", 4),
         max_parallel_batches=told.get("max_parallel_batches", 10),
         run_key=told.get("run_key"),
+        upload_files=told.get("upload_files"),
     ).set_state(file=told["state"])
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
@@ -41,6 +42,7 @@ def run_jobs(told: dict[str, Any]) -> None:
             prompt=told["prompts"][n]
             if "prompts" in told
             else told.get("prompt", PROMPT).format(n=n),
+            file=told.get("file"),
             model=models[n % len(models)],
             max_tokens=200,
             id=f"job-{n}",
