@@ -68,7 +68,9 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
     if manifest is None or not results.exists():
         return None
     same = (
-        manifest.get("job_set") == run.spool.digest
+        # A newer version may read more out of the same replies, and that costs nothing.
+        manifest.get("package") == _package()
+        and manifest.get("job_set") == run.spool.digest
         and manifest.get("run_key") == run.settings.run_key
         and manifest.get("ledger") == _ledger_digest(run)
         and manifest.get("result_format") == run.settings.result_format
@@ -77,6 +79,10 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and not run.spool.states[IN_FLIGHT]
     )
     return manifest if same else None
+
+
+def _package() -> str:
+    return f"batchata-prefect {version('batchata-prefect')}"
 
 
 def _ledger_digest(run: Session) -> list[int]:
@@ -192,7 +198,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
     assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,
-        "package": f"batchata-prefect {version('batchata-prefect')}",
+        "package": _package(),
         "run_key": run.settings.run_key,
         "flow_run_id": run.flow_run_id,
         "state": run.records.location,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
-from pydantic import Field, ImportString, PositiveFloat, PositiveInt
+from pydantic import Field, ImportString, NonNegativeInt, PositiveFloat, PositiveInt
 
 from batchata_prefect import Batch, BatchRun
 from batchata_prefect.report import summary
@@ -36,6 +36,8 @@ async def jobs_from_file(
     response_model: ImportString[Any] | dict[str, Any] | None = None,
     enable_citations: bool = False,
     citations: Literal["quoted"] | None = None,
+    cache_prefix: bool = False,
+    max_reasks: NonNegativeInt = 0,
     id_column: str | None = None,
     file_column: str | None = None,
     metadata_columns: list[str] | None = None,
@@ -66,6 +68,10 @@ async def jobs_from_file(
         enable_citations: Whether answers cite the job's document, where the provider has citations.
         citations: quoted asks for quotes instead, on every provider; those that stand in no
             document are dropped and counted.
+        cache_prefix: Whether the jobs begin with the same system prompt or documents, which are
+            then held in the provider's cache.
+        max_reasks: Times that a job is asked again, and paid again, because its answer was cut off
+            or did not fit the response model.
         id_column: Column with the id of the job; without one the id is made from the job.
         file_column: Column with the path or URL of the job's document. A relative path counts
             from the folder of the jobs file.
@@ -84,6 +90,7 @@ async def jobs_from_file(
         max_parallel_batches=max_parallel_batches,
         items_per_batch=items_per_batch,
         run_key=key,
+        max_reasks=max_reasks,
     ).set_state(state)
     if cost_limit_usd is not None:
         batch.add_cost_limit(usd=cost_limit_usd)
@@ -97,6 +104,7 @@ async def jobs_from_file(
         "response_model": response_model,
         "enable_citations": enable_citations,
         "citations": citations,
+        "cache_prefix": cache_prefix,
     }
     batch.set_default_params(**{name: value for name, value in defaults.items() if value})
     rows = jobs_from_rows(
