@@ -70,6 +70,8 @@ class Batch:
             provider turns a batch away.
         upload_files: Whether a PDF or image from 100 kB that several jobs share is uploaded to the
             provider once and deleted after the run; None does it where it saves 20 MB or more.
+        budget: Name of a budget, such as `team-a-2026-11`, that runs of any process share through
+            the Prefect server: the cost limit of each is then that of all together.
 
     Raises:
         ValidationError: A number is not positive, or the results directory is a URL.
@@ -90,6 +92,7 @@ class Batch:
         prices: Prices | None = None,
         quota: Mapping[str, int] | None = None,
         upload_files: bool | None = None,
+        budget: str | None = None,
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
         if "://" in str(results_dir):
@@ -124,6 +127,7 @@ class Batch:
         self._max_attempts = max_attempts
         self._max_reasks = max_reasks
         self._upload_files = upload_files
+        self._budget = budget
         self._quota = dict(quota or {})
         for model, tokens in self._quota.items():
             if tokens < 1:
@@ -444,6 +448,10 @@ class Batch:
     ) -> BatchRun:
         if self._spool is None or not len(self):
             raise ValidationError("the batch has no jobs; add some with add_job")
+        if self._budget is not None and self._cost_limit_usd is None:
+            raise ValidationError(
+                f"the budget {self._budget!r} has no limit; give it with add_cost_limit(usd=...)"
+            )
         self._spool.seal()
         self._refuse_unknown_prices(self._spool)
         settings = Settings(
@@ -454,6 +462,7 @@ class Batch:
             items_per_batch=self._items_per_batch,
             tokens_per_batch=self._tokens_per_batch,
             cost_limit_usd=self._cost_limit_usd,
+            budget=self._budget,
             time_limit_seconds=self._time_limit_seconds,
             max_attempts=self._max_attempts,
             raw_files=self._raw_files,

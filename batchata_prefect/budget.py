@@ -38,12 +38,18 @@ def room(ledger: list[Entry], limit: Decimal | None) -> Decimal | None:
     """
     if limit is None:
         return None
+    total = taken(ledger)
+    return Decimal(0) if total is None else limit - total
+
+
+def taken(ledger: Iterable[Entry]) -> Decimal | None:
+    """USD that are spent or reserved; None where a chunk has neither a cost nor a bound."""
     total = Decimal(0)
     for entry in ledger:
         held = entry.chunk.reserved_usd
         if entry.ending is not None and entry.ending.cost_usd is not None:
             held = entry.ending.cost_usd
         if held is None:
-            return Decimal(0)
+            return None
         total += held
-    return limit - total
+    return total

@@ -7,6 +7,7 @@ import hashlib
 from array import array
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from prefect import get_run_logger
 
@@ -51,12 +52,23 @@ async def buy_all(run: Session, session_name: str) -> None:
             for task in done:
                 flight = run.flights.pop(running.pop(task))
                 _take_error(run, flight, flight.error or task.exception())
+            await _settle_share(run)
     except BaseException:
         # What is in flight goes on at the provider and stands in the records.
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         raise
+
+
+async def _settle_share(run: Session) -> None:
+    """Give back to a shared budget what was reserved and not spent."""
+    if run.share is not None:
+        try:
+            await run.share.settle()
+        except StateError as error:
+            # What is held too much is given back by the next settlement; too little is never held.
+            get_run_logger().warning("%s", error)
 
 
 def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
@@ -94,7 +106,7 @@ async def _next_flight(run: Session) -> Flight | None:
             run.spool.waiting(family, attempts),
             **sizes,
             bound=lambda i, o, f=family: run.prices.bound(f.provider, f.model, i, o),
-            room=budget.room(run.ledger, settings.cost_limit_usd),
+            room=await _room(run),
         )
         if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
             continue
@@ -104,6 +116,14 @@ async def _next_flight(run: Session) -> Flight | None:
                 continue
         return await _reserve(run, family, attempts, cut)
     return None
+
+
+async def _room(run: Session) -> Decimal | None:
+    """USD that may still be reserved, also by the other runs of a shared budget."""
+    room = budget.room(run.ledger, run.settings.cost_limit_usd)
+    if run.share is None or room is None:
+        return room
+    return min(room, await run.share.room())
 
 
 def _is_flying(run: Session, family: Family) -> bool:
@@ -150,7 +170,7 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
     return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
 
 
-async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight:
+async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight | None:
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
     if run.spool.has_prefixes:
@@ -182,10 +202,17 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
         ) from error
     if run.lease is not None:
         await run.lease.hold()
+    if run.share is not None and not await run.share.claim(chunk.reserved_usd or Decimal(0)):
+        run.request_file(chunk.token).unlink(missing_ok=True)
+        return None
     intent = Intent(chunk, datetime.now(UTC), cut.members)
-    await run.records.write_intent(intent)
     entry = Entry(chunk, intent.since)
-    run.ledger.append(entry)
+    try:
+        await run.records.write_intent(intent)
+        run.ledger.append(entry)
+    finally:
+        if run.share is not None:
+            run.share.landed(chunk.reserved_usd or Decimal(0))
     run.members.append(cut.ordinals)
     run.spool.assign(cut.ordinals)
     flight = Flight(entry, cut.ordinals, fresh=True)

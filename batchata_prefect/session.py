@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
     from batchata_prefect.lease import Lease
     from batchata_prefect.records import Records
+    from batchata_prefect.shared import Share
 
 ResultFormat: TypeAlias = Literal["jsonl", "json"]
 
@@ -101,6 +102,7 @@ class Settings:
         items_per_batch: Requests in one provider batch.
         tokens_per_batch: Upper bound of input tokens in one provider batch; None for no bound.
         cost_limit_usd: Upper bound of what the run may cost over all its restarts.
+        budget: Name of a budget that other runs share; the cost limit is then that of all together.
         time_limit_seconds: Seconds from the first start to the deadline.
         max_attempts: Times that one job is sent at most.
         raw_files: Whether the request files are kept.
@@ -121,6 +123,7 @@ class Settings:
     items_per_batch: int
     tokens_per_batch: int | None = None
     cost_limit_usd: Decimal | None = None
+    budget: str | None = None
     time_limit_seconds: float | None = None
     max_attempts: int = 3
     upload_files: bool | None = None
@@ -214,6 +217,7 @@ class Session:
         uploads: Provider and digest -> id of an uploaded document.
         uploads_listed: Providers that were asked what an earlier start has uploaded.
         no_uploads: Providers that take no uploads.
+        share: Its part in a budget that other runs share.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
         stopped: That the run shall end now; None while it shall go on.
@@ -241,6 +245,7 @@ class Session:
     uploads: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     uploads_listed: set[str] = field(default_factory=set[str])
     no_uploads: set[str] = field(default_factory=set[str])
+    share: Share | None = None
     lease: Lease | None = None
     error: BatchataError | None = None
     stopped: Stop | None = None

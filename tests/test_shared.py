@@ -1,4 +1,4 @@
-"""What runs share through the Prefect server is never held twice, and a killed run leaks nothing."""
+"""What runs share through the Prefect server is never held twice; a killed run leaks nothing."""
 
 from __future__ import annotations
 
