@@ -254,6 +254,7 @@ def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
         "citation_mappings_json": None,
         "citations_dropped": 0,
         "metadata_json": _json_text(job.metadata) if job.metadata else "{}",
+        "tags": job.tags,
         "attempts_json": "[]",
     }
 

@@ -248,6 +248,7 @@ class Batch:
         citations: Literal["quoted"] | None = None,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
         cache_prefix: bool | None = None,
         **kwargs: Any,
     ) -> Self:
@@ -269,6 +270,8 @@ class Batch:
                 the output tokens of the quotes.
             id: The job's own id; made from its content where none is given.
             metadata: Your own values, given back on the result, never sent.
+            tags: Words under which the cost is added up in the report and the manifest; never
+                sent. A job with two tags counts under both.
             cache_prefix: Whether other jobs begin with the same system prompt and documents: they
                 are held in the provider's cache for an hour and the jobs are sent side by side.
                 Writing costs twice the input price at Anthropic, reading a tenth.
@@ -290,6 +293,7 @@ class Batch:
             "citations": citations,
             "id": id,
             "metadata": metadata,
+            "tags": tags,
             "cache_prefix": cache_prefix,
             **kwargs,
         }
@@ -512,6 +516,7 @@ def _job_values(job: Job) -> dict[str, Any]:
     values |= job.params
     if not job.enable_citations:
         del values["enable_citations"]
-    if not job.metadata:
-        del values["metadata"]
+    for name in ("metadata", "tags"):
+        if not values[name]:
+            del values[name]
     return values

@@ -192,8 +192,9 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         kept, so_far = entry.ending.cache_saved_usd, sums["cache_saved_usd"]
         sums["cache_saved_usd"] = None if so_far is None or kept is None else so_far + kept
         sums["batches"] += entry.ending.status not in NEVER_SENT
-    for sums in by_model.values():
+    for sums in (*by_model.values(), *tally.by_tag.values()):
         sums["cost_usd"] = _number(sums["cost_usd"])
+    for sums in by_model.values():
         sums["cache_saved_usd"] = _number(sums["cache_saved_usd"])
     assert run.records is not None
     return {
@@ -215,6 +216,8 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "output_tokens": tally.output_tokens,
         "citations_dropped": tally.citations_dropped,
         "by_model": by_model,
+        "by_provider": _by_provider(by_model),
+        "by_tag": tally.by_tag,
         "failures": {
             code: {**group, "what_to_do": what_to_do(code)}
             for code, group in sorted(tally.failures.items(), key=lambda item: -item[1]["count"])
@@ -225,6 +228,17 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "result_format": run.settings.result_format,
         "results_bytes": results_bytes,
     }
+
+
+def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, sums in by_model.items():
+        provider = name.partition(" ")[0]
+        total = found.setdefault(provider, {name: 0 for name in sums})
+        for key, value in sums.items():
+            so_far = total[key]
+            total[key] = None if so_far is None or value is None else so_far + value
+    return found
 
 
 def _status(run: Session) -> str:

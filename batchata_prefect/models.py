@@ -59,6 +59,7 @@ class Job:
         provider: Provider name, for model ids that no name pattern matches.
         endpoint: Endpoint path at the provider, such as `/v1/responses`; None takes the usual one.
         metadata: The user's own values, given back on the result; never sent to a provider.
+        tags: Words under which the job's cost is added up; never sent to a provider.
         params: Further request parameters, sent as they are.
         defaulted: Names of those parameters that come only from the batch's defaults.
     """
@@ -77,6 +78,7 @@ class Job:
     provider: str | None = None
     endpoint: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tags: Sequence[str] = ()
     params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     defaulted: frozenset[str] = frozenset()
 
@@ -84,13 +86,20 @@ class Job:
         """Refuse a job that asks for nothing, or for two things at once.
 
         Raises:
-            ValidationError: Neither messages nor prompt, both, a file without a prompt, or an
-                unknown form of citations.
+            ValidationError: Neither messages nor prompt, both, a file without a prompt, an
+                unknown form of citations, or tags that are no words.
         """
         if self.citations not in {None, "quoted"}:
             raise ValidationError(
                 f"job {self.id!r}: citations is 'quoted' or left out, not {self.citations!r}; the "
                 "provider's own citations are asked for with enable_citations=True"
+            )
+        if isinstance(self.tags, str) or not all(
+            isinstance(tag, str) and tag.strip()  # pyright: ignore[reportUnnecessaryIsInstance]
+            for tag in self.tags
+        ):
+            raise ValidationError(
+                f"job {self.id!r}: tags is a list of words that are not empty, not {self.tags!r}"
             )
         if self.messages and (self.file is not None or self.prompt):
             raise ValidationError(f"job {self.id!r}: give either messages, or prompt and file")
@@ -122,6 +131,7 @@ class Job:
             "provider": self.provider,
             "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
+            "tags": list(self.tags),
             "params": dict(self.params),
         }
 
@@ -436,6 +446,7 @@ class JobResult:
         model: Model id.
         provider: Name of the provider.
         metadata: The user's own values from the job.
+        tags: The job's tags.
         cache_read_tokens: Input tokens read from a cache.
         cache_write_tokens: Input tokens written to a cache.
         reasoning_tokens: Output tokens that were thinking.
@@ -465,6 +476,7 @@ class JobResult:
     attempts: list[Attempt] = field(default_factory=list[Attempt])
     embedding: list[float] | None = None
     citations_dropped: int = 0
+    tags: list[str] = field(default_factory=list[str])
 
     @property
     def is_success(self) -> bool:

@@ -191,6 +191,7 @@ class Tally:
     input_tokens: int = 0
     output_tokens: int = 0
     citations_dropped: int = 0
+    by_tag: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Count one row."""
@@ -205,6 +206,21 @@ class Tally:
                 {"count": 0, "example_job_id": row["job_id"], "example": row["error"]},
             )
             group["count"] += 1
+        for tag in row.get("tags", ()):
+            self._add_to_tag(tag, row)
+
+    def _add_to_tag(self, tag: str, row: Mapping[str, Any]) -> None:
+        sums = self.by_tag.setdefault(
+            tag,
+            {"jobs": 0, "completed": 0, "cost_usd": Decimal(0)}
+            | {"input_tokens": 0, "output_tokens": 0},
+        )
+        cost, so_far = row["cost_usd"], sums["cost_usd"]
+        sums["jobs"] += 1
+        sums["completed"] += row["status"] == "completed"
+        sums["cost_usd"] = None if so_far is None or cost is None else so_far + Decimal(str(cost))
+        sums["input_tokens"] += row["input_tokens"]
+        sums["output_tokens"] += row["output_tokens"]
 
 
 def assemble(

@@ -157,6 +157,8 @@ class Spool:
         context: dict[str, Any] = {"id": job.id}
         if job.metadata:
             context["metadata"] = job.metadata
+        if job.tags:
+            context["tags"] = list(dict.fromkeys(job.tags))
         if answer_schema:
             context["schema"] = answer_schema
         if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
@@ -175,7 +177,10 @@ class Spool:
         self._digest.update(print_)
         estimate = request.estimate
         size = self._bodies.write(request.body)
-        context_size = self._contexts.write(orjson.dumps(context))
+        packed = orjson.dumps(context)
+        # Other metadata or tags change no request, but they do change the results.
+        self._digest.update(packed)
+        context_size = self._contexts.write(packed)
         start, context_start = self._ends
         self._index.write(
             RECORD.pack(

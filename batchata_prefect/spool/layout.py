@@ -85,6 +85,7 @@ class Context(NamedTuple):
         state: What became of it so far.
         prefix: Digest of what it shares with others, where it is to be held in the cache.
         files: Digests of the large files in its request.
+        tags: Words under which its cost is added up.
     """
 
     ordinal: int
@@ -97,3 +98,4 @@ class Context(NamedTuple):
     state: int
     prefix: str | None = None
     files: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()

@@ -106,6 +106,7 @@ class SpoolReader:
             code & STATE_MASK,
             values.get("prefix"),
             tuple(values.get("files", ())),
+            tuple(values.get("tags", ())),
         )
 
     def family(self, ordinal: int) -> Family:
