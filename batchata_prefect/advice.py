@@ -17,6 +17,9 @@ ADVICE: dict[str, str] = {
     "provider_refused": "Mend the key or the account's limits, then run again: only these are "
     "sent.",
     "not_sent": _AGAIN,
+    "canary_failed": "Look at the answers of the canary's jobs. Change the prompt or the response "
+    "model, or let it pass with a lower min_valid or a higher cost limit; then run again: what the "
+    "canary answered is kept.",
     # The batch
     "expired": "The provider did not run them within 24 hours, three times over. Run again at "
     "another time, with smaller batches (items_per_batch) or a higher max_attempts.",

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import orjson
 from dotenv import load_dotenv
@@ -19,7 +19,7 @@ from batchata_prefect.pricing import PriceBook, Prices
 from batchata_prefect.providers import provider_for
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.schema import AnswerSchema, answer_schema
-from batchata_prefect.session import IfRunning, OnCancel, Pace, ResultFormat, Settings
+from batchata_prefect.session import IfRunning, OnCancel, Pace, ResultFormat, Settings, Told
 from batchata_prefect.spool import MOST_ATTEMPTS, Spool
 
 logger = logging.getLogger("batchata_prefect")
@@ -396,6 +396,9 @@ class Batch:
         *,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
+        canary: float | None = None,
+        min_valid: float = 0.95,
+        approve: bool = False,
     ) -> BatchRun:
         """Run all jobs and wait for their answers.
 
@@ -411,6 +414,13 @@ class Batch:
                 do with the provider batches in flight: `collect` cancels them and collects what
                 they finished, `detach` leaves them running for the next run.
             if_running: Whether to `wait` or to `fail` while another process runs the same job set.
+            canary: Part of the jobs (0.01), or number of jobs (50), that are answered first, spread
+                over all of them. The others follow only if its answers are good enough and the
+                whole is projected to stay inside the cost limit; else they end as failed with
+                `canary_failed`. Its answers are part of the results and not paid again.
+            min_valid: Part of the canary's answers that must be as asked, from 0 to 1.
+            approve: Whether, after the canary, the flow run pauses until a person says in the
+                Prefect UI whether the others may follow.
 
         Raises:
             KeyboardInterrupt: Ctrl-C was pressed; the results so far are written.
@@ -421,7 +431,16 @@ class Batch:
             BatchSubmissionError: A provider refuses the key or the account.
             StateError: Records or answers cannot be read or written.
         """
-        run = self._prepare(on_progress, progress_interval, print_status, cancel, if_running)
+        run = self._prepare(
+            on_progress,
+            progress_interval,
+            print_status,
+            on_cancel=cancel,
+            if_running=if_running,
+            canary=canary,
+            min_valid=min_valid,
+            approve=approve,
+        )
         if dry_run:
             return run.plan()
         return run.execute()
@@ -434,21 +453,32 @@ class Batch:
         *,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
+        canary: float | None = None,
+        min_valid: float = 0.95,
+        approve: bool = False,
     ) -> BatchRun:
         """`run` for async code, which goes on while the provider works.
 
         A cancelled task ends the run in order, as Ctrl-C does; cancelled twice, it ends at once.
         """
-        run = self._prepare(on_progress, progress_interval, print_status, cancel, if_running)
+        run = self._prepare(
+            on_progress,
+            progress_interval,
+            print_status,
+            on_cancel=cancel,
+            if_running=if_running,
+            canary=canary,
+            min_valid=min_valid,
+            approve=approve,
+        )
         return await run.aexecute()
 
     def _prepare(
         self,
         on_progress: ProgressCallback | None,
         progress_interval: float,
-        print_status: bool,
-        cancel: OnCancel,
-        if_running: IfRunning,
+        print_status: bool = False,
+        **told: Unpack[Told],
     ) -> BatchRun:
         if self._spool is None or not len(self):
             raise ValidationError("the batch has no jobs; add some with add_job")
@@ -476,8 +506,7 @@ class Batch:
             max_reasks=self._max_reasks,
             state=self._state,
             reuse_state=self._reuse_state,
-            on_cancel=cancel,
-            if_running=if_running,
+            **told,
         )
         run = BatchRun(
             settings, self._spool, self._prices, dict(self._schemas), Pace.from_environment()

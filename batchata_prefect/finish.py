@@ -18,7 +18,7 @@ from batchata_prefect.ledger import FAILED, NEVER_SENT, TIME_LIMIT, Entry
 from batchata_prefect.replies import read_chunk
 from batchata_prefect.results import Part, Tally, assemble, write_json
 from batchata_prefect.session import Session
-from batchata_prefect.spool import CANCELED, IN_FLIGHT, WAITING, Context, Family
+from batchata_prefect.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 
 COST_LIMIT = "Cost limit exceeded"
 MANIFEST_FORMAT = 1
@@ -77,6 +77,7 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and manifest.get("results_bytes") == results.stat().st_size
         and not run.spool.states[WAITING]
         and not run.spool.states[IN_FLIGHT]
+        and not run.spool.states[HELD]
     )
     return manifest if same else None
 
@@ -158,6 +159,9 @@ def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
     elif closed is not None:
         row["error_code"] = "provider_refused"
         row["error"] = f"it was not sent: {closed}"
+    elif job.state == HELD and run.canary is not None:
+        row["error_code"] = "canary_failed"
+        row["error"] = f"it was not sent: {run.canary['told']}"
     elif run.settings.cost_limit_usd is not None:
         row["error_code"] = "cost_limit_exceeded"
         row["error"] = (
@@ -215,6 +219,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
         "citations_dropped": tally.citations_dropped,
+        "canary": run.canary,
         "by_model": by_model,
         "by_provider": _by_provider(by_model),
         "by_tag": tally.by_tag,
@@ -234,7 +239,7 @@ def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
     found: dict[str, dict[str, Any]] = {}
     for name, sums in by_model.items():
         provider = name.partition(" ")[0]
-        total = found.setdefault(provider, {name: 0 for name in sums})
+        total = found.setdefault(provider, dict.fromkeys(sums, 0))
         for key, value in sums.items():
             so_far = total[key]
             total[key] = None if so_far is None or value is None else so_far + value
@@ -244,7 +249,8 @@ def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
 def _status(run: Session) -> str:
     """How the run ended; one whose jobs were all answered before it could be stopped completed."""
     states = run.spool.states
-    if run.stopped is None or not (states[WAITING] or states[IN_FLIGHT] or states[CANCELED]):
+    open_states = (WAITING, HELD, IN_FLIGHT, CANCELED)
+    if run.stopped is None or not any(states[state] for state in open_states):
         return "completed"
     return "detached" if states[IN_FLIGHT] else "cancelled"
 

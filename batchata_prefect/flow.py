@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect.buying import buy_all
+from batchata_prefect.canary import canary_holds
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.finish import finish
 from batchata_prefect.owning import owning
@@ -61,7 +62,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
         async with connected(run):
             await recover(run)
-            await buy_all(run, session_name)
+            if await canary_holds(run, session_name):
+                await buy_all(run, session_name)
             for entry, ordinals in zip(run.ledger, run.members, strict=True):
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)

@@ -51,6 +51,23 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """The jobs of the canary, and whether the others may follow.
+
+    Attributes:
+        job_set: Digest of the job set that it was drawn from.
+        first: Sequence of the first chunk sent for it.
+        ordinals: Its jobs.
+        passed: Whether the others may follow; None while that is not known.
+    """
+
+    job_set: str
+    first: int
+    ordinals: tuple[int, ...]
+    passed: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """That a provider batch is about to be created.
 

@@ -3,11 +3,12 @@
 What was bought, what is in flight and what is spent is always computed from these records;
 nothing else remembers. Each is written once and never changed, as JSON of plain fields, so the
 fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the owner
-is written again and again.
+and the canary's sample are written again.
 
 ```
 batchata/<digest of the run key>/owner                         who runs it now, see `lease`
                                 /g<generation>/start           one a generation
+                                              /canary          its sample, and what it came to
                                               /000000.intent   before the paid create
                                               /000000.receipt  before the first poll
                                               /000000.ending   after the replies are on disk
@@ -38,7 +39,7 @@ from prefect.results import (
 from prefect.serializers import JSONSerializer
 
 from batchata_prefect.errors import StateError
-from batchata_prefect.ledger import Ending, Entry, Intent, Receipt, Start
+from batchata_prefect.ledger import Ending, Entry, Intent, Receipt, Sample, Start
 from batchata_prefect.models import Chunk, Usage
 
 FORMAT = 1
@@ -129,6 +130,18 @@ class Records:
     async def write_owner(self, values: dict[str, Any]) -> None:
         """Say who holds the run key."""
         await self._write("owner", values)
+
+    async def sample(self) -> Sample | None:
+        """The canary's sample; None where none was drawn."""
+        data = await self._read(f"g{self.generation}/canary")
+        if data is None:
+            return None
+        passed: bool | None = data["passed"]
+        return Sample(data["job_set"], data["first"], tuple(data["ordinals"]), passed)
+
+    async def write_sample(self, sample: Sample) -> None:
+        """Make the canary's sample durable, or what it came to."""
+        await self._write(f"g{self.generation}/canary", asdict(sample))
 
     async def ledger(self) -> AsyncIterator[tuple[Entry, bytes]]:
         """All entries of this generation with their members, oldest first."""

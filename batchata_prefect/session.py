@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-from batchata_prefect.errors import BatchataError
+from batchata_prefect.errors import BatchataError, ValidationError
 from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.pricing import PriceBook
@@ -110,6 +110,9 @@ class Settings:
         upload_files: Whether documents of several jobs are uploaded once; None where that pays.
         quota: Model -> tokens that may wait at its provider at once.
         max_reasks: Times that one job is asked again because its answer was not as asked.
+        canary: Part of the jobs, or from 1 on number of jobs, that are answered before the others.
+        min_valid: Part of the canary's answers that must be as asked.
+        approve: Whether a person has to let the others follow.
         state: Where the records are kept; None for Prefect's result storage.
         reuse_state: Whether to resume.
         on_cancel: What becomes of the provider batches in flight when the run is told to stop.
@@ -129,12 +132,41 @@ class Settings:
     upload_files: bool | None = None
     quota: Mapping[str, int] = field(default_factory=dict[str, int])
     max_reasks: int = 0
+    canary: float | None = None
+    min_valid: float = 0.95
+    approve: bool = False
     raw_files: bool = True
     result_format: ResultFormat = "jsonl"
     state: str | None = None
     reuse_state: bool = True
     on_cancel: OnCancel = "collect"
     if_running: IfRunning = "wait"
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no run.
+
+        Raises:
+            ValidationError: The canary's numbers make no sense, or a person is to approve of none.
+        """
+        canary = self.canary
+        if canary is not None and (canary <= 0 or (canary > 1 and canary != int(canary))):
+            raise ValidationError(
+                f"canary is a part of the jobs, such as 0.01, or a number of them, not {canary!r}"
+            )
+        if not 0 <= self.min_valid <= 1:
+            raise ValidationError(f"min_valid is a part, from 0 to 1, not {self.min_valid!r}")
+        if self.approve and canary is None:
+            raise ValidationError("approve=True needs a canary to approve of; give canary=")
+
+
+class Told(TypedDict, total=False):
+    """Those settings that are given when a batch is run, and not when it is built."""
+
+    on_cancel: OnCancel
+    if_running: IfRunning
+    canary: float | None
+    min_valid: float
+    approve: bool
 
 
 @dataclass(slots=True)
@@ -217,6 +249,7 @@ class Session:
         uploads: Provider and digest -> id of an uploaded document.
         uploads_listed: Providers that were asked what an earlier start has uploaded.
         no_uploads: Providers that take no uploads.
+        canary: What the canary came to; None where there is none, or it is not over.
         share: Its part in a budget that other runs share.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
@@ -245,6 +278,7 @@ class Session:
     uploads: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     uploads_listed: set[str] = field(default_factory=set[str])
     no_uploads: set[str] = field(default_factory=set[str])
+    canary: dict[str, Any] | None = None
     share: Share | None = None
     lease: Lease | None = None
     error: BatchataError | None = None

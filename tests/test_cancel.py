@@ -82,7 +82,7 @@ def run_with(batch: Batch, then: Callable[[BatchRun], None], **options: Any) -> 
     """Run the batch, and act on the run once its batches are at the provider."""
     told = once_sent(then)
     holder = told.pop("holder")
-    run = batch._prepare(told["on_progress"], told["progress_interval"], False, "collect", "wait")
+    run = batch._prepare(told["on_progress"], told["progress_interval"])
     holder["run"] = run
     return run.execute(**options)
 
@@ -270,7 +270,7 @@ def test_cancelled_while_another_process_runs_it(
     job = told(tmp_path)
     start_and_wait_until_sent(forker, provider, job, settle=0)
     batch = make(tmp_path)
-    run = batch._prepare(None, 0.1, False, "collect", "wait")
+    run = batch._prepare(None, 0.1)
     threading.Timer(1, run.cancel).start()
     run.execute()
     assert not run.is_complete

@@ -138,7 +138,7 @@ def test_a_batch_that_stays_canceling(
     sandbox.limits(seconds=30)
     try:
         batch = make(tmp_path)
-        run = batch._prepare(None, 0.1, False, "collect", "wait")
+        run = batch._prepare(None, 0.1)
         _when(
             run, lambda: sum(1 for f in run._session.flights.values() if f.batch) == 2, run.cancel
         )
@@ -204,7 +204,7 @@ def test_the_results_directory_is_removed_under_the_run(
     sandbox.limits(seconds=2)
     try:
         batch = make(tmp_path)
-        run = batch._prepare(None, 0.1, False, "collect", "wait")
+        run = batch._prepare(None, 0.1)
         _when(
             run,
             lambda: sum(1 for f in run._session.flights.values() if f.batch) == 2,
@@ -225,7 +225,7 @@ def test_a_receipt_that_cannot_be_stored(
     sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
     sandbox.fault("anthropic", operation="create", mode="delay", seconds=1.5, times=None)
     batch = make(tmp_path)
-    run = batch._prepare(None, 0.1, False, "collect", "wait")
+    run = batch._prepare(None, 0.1)
     state, away = tmp_path / "state", tmp_path / "away"
 
     def take_away() -> None:
@@ -251,7 +251,7 @@ def test_a_receipt_that_can_be_stored_a_little_later(
     monkeypatch.setenv("BATCHATA_RETRY_LONGEST_SECONDS", "5")
     sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
     batch = make(tmp_path)
-    run = batch._prepare(None, 0.1, False, "collect", "wait")
+    run = batch._prepare(None, 0.1)
     state, away = tmp_path / "state", tmp_path / "away"
 
     def trip() -> None:

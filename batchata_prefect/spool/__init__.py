@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +30,7 @@ from batchata_prefect.spool.layout import (
     CANCELED,
     FAILED,
     FAMILY_SHIFT,
+    HELD,
     IN_FLIGHT,
     INDEX_BUFFER_BYTES,
     MOST_ATTEMPTS,
@@ -50,6 +51,7 @@ __all__ = [
     "ANSWERED",
     "CANCELED",
     "FAILED",
+    "HELD",
     "IN_FLIGHT",
     "MOST_ATTEMPTS",
     "WAITING",
@@ -373,6 +375,59 @@ class Spool:
         if state == WAITING:
             self._waiting[code] += 1
             self._first[code] = min(self._first.get(code, ordinal), ordinal)
+
+    def sample(self, wanted: Callable[[int], int]) -> array[int]:
+        """Jobs that stand for the others: spread evenly over the waiting jobs of each family.
+
+        Args:
+            wanted: Waiting jobs of a family -> how many of them; at least one is taken.
+        """
+        sizes: Counter[int] = Counter()
+        for code, count in self._waiting.items():
+            sizes[code >> FAMILY_SHIFT] += count
+        numbers = {family: min(size, max(1, wanted(size))) for family, size in sizes.items()}
+        seen: Counter[int] = Counter()
+        found = array("q")
+        for ordinal, code in enumerate(self._codes):
+            if code & STATE_MASK != WAITING:
+                continue
+            family = code >> FAMILY_SHIFT
+            nth, number, size = seen[family], numbers[family], sizes[family]
+            seen[family] += 1
+            # Evenly as pixels on a line: the rounded share grows by one at `number` places.
+            if (2 * (nth + 1) * number + size) // (2 * size) > (2 * nth * number + size) // (
+                2 * size
+            ):
+                found.append(ordinal)
+        return found
+
+    def hold_back(self, but: Iterable[int]) -> None:
+        """Have all waiting jobs but these wait until `let_go`."""
+        kept = set(but)
+        for ordinal, code in enumerate(self._codes):
+            if code & STATE_MASK == WAITING and ordinal not in kept:
+                self._move(ordinal, HELD, 0)
+
+    def let_go(self) -> None:
+        """Have the jobs that were held back wait to be sent."""
+        for ordinal, code in enumerate(self._codes):
+            if code & STATE_MASK == HELD:
+                self._move(ordinal, WAITING, 0)
+
+    def state(self, ordinal: int) -> int:
+        """What became of a job so far."""
+        return self._codes[ordinal] & STATE_MASK
+
+    def family_id(self, ordinal: int) -> int:
+        """Id of the family of a job."""
+        return self._codes[ordinal] >> FAMILY_SHIFT
+
+    def held(self, family: Family) -> int:
+        """How many jobs of a family are held back."""
+        code = family.id << FAMILY_SHIFT | HELD
+        return sum(
+            self._codes.count(code | attempts << STATE_BITS) for attempts in range(MOST_ATTEMPTS)
+        )
 
     def attempts(self, ordinal: int) -> int:
         """Times that a job was sent and not answered."""

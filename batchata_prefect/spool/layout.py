@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from batchata_prefect.ledger import FINGERPRINT_BYTES
 from batchata_prefect.models import Citing
 
-WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED = range(5)
-"""States of a job."""
+WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED, HELD = range(6)
+"""States of a job; `HELD` is one that waits for the canary."""
 
 MOST_ATTEMPTS = 31
 """Times that one job can be sent, as many as its state has room for."""
