@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 
 from batchata_prefect.ledger import Entry
+from batchata_prefect.observed import corrections, held
 
 
 def spent(ledger: Iterable[Entry]) -> Decimal | None:
@@ -21,12 +22,15 @@ def spent(ledger: Iterable[Entry]) -> Decimal | None:
 
 def reserved(ledger: Iterable[Entry]) -> Decimal | None:
     """Upper bound in USD of all chunks whose outcome is not known; None where one has no price."""
+    entries = list(ledger)
+    factors = corrections(entries)
     total = Decimal(0)
-    for entry in ledger:
+    for entry in entries:
         if entry.ending is None:
-            if entry.chunk.reserved_usd is None:
+            may_cost = held(entry, factors)
+            if may_cost is None:
                 return None
-            total += entry.chunk.reserved_usd
+            total += may_cost
     return total
 
 
@@ -44,12 +48,14 @@ def room(ledger: list[Entry], limit: Decimal | None) -> Decimal | None:
 
 def taken(ledger: Iterable[Entry]) -> Decimal | None:
     """USD that are spent or reserved; None where a chunk has neither a cost nor a bound."""
+    entries = list(ledger)
+    factors = corrections(entries)
     total = Decimal(0)
-    for entry in ledger:
-        held = entry.chunk.reserved_usd
+    for entry in entries:
+        amount = held(entry, factors)
         if entry.ending is not None and entry.ending.cost_usd is not None:
-            held = entry.ending.cost_usd
-        if held is None:
+            amount = entry.ending.cost_usd
+        if amount is None:
             return None
-        total += held
+        total += amount
     return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from array import array
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,6 +16,7 @@ from batchata_prefect import budget, plan, quota
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.models import Chunk
+from batchata_prefect.observed import correction
 from batchata_prefect.replies import write_request_file
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.spool import Family
@@ -102,10 +104,11 @@ async def _next_flight(run: Session) -> Flight | None:
         if most is not None:
             room, whole = quota.room(run.ledger, family.provider, family.model, most)
             sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
+        factor = correction(run.ledger, family.provider, family.model)
         cut = plan.cut(
             run.spool.waiting(family, attempts),
             **sizes,
-            bound=lambda i, o, f=family: run.prices.bound(f.provider, f.model, i, o),
+            bound=_bounded(run, family, factor),
             room=await _room(run),
         )
         if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
@@ -114,7 +117,7 @@ async def _next_flight(run: Session) -> Flight | None:
             left = run.spool.waiting_count(family, attempts) - len(cut.ordinals)
             if not plan.worth_its_quota(cut, sizes["max_tokens"], whole, left):
                 continue
-        return await _reserve(run, family, attempts, cut)
+        return await _reserve(run, family, attempts, cut, factor)
     return None
 
 
@@ -170,7 +173,23 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
     return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
 
 
-async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -> Flight | None:
+def _bounded(run: Session, family: Family, factor: float) -> Callable[[int, int], Decimal | None]:
+    """Upper bound in USD of (input tokens, output tokens), corrected by what was seen."""
+    prices, provider, model = run.prices, family.provider, family.model
+    if factor == 1:
+        return lambda i, o: prices.bound(provider, model, i, o)
+    times = Decimal(factor)
+
+    def corrected(input_tokens: int, output_tokens: int) -> Decimal | None:
+        bound = prices.bound(provider, model, input_tokens, output_tokens)
+        return None if bound is None else bound * times
+
+    return corrected
+
+
+async def _reserve(
+    run: Session, family: Family, attempts: int, cut: plan.Cut, factor: float
+) -> Flight | None:
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
     if run.spool.has_prefixes:
@@ -191,6 +210,7 @@ async def _reserve(run: Session, family: Family, attempts: int, cut: plan.Cut) -
         input_tokens=cut.input_tokens,
         output_tokens=cut.output_tokens,
         reserved_usd=cut.bound_usd,
+        correction=factor,
     )
     uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
     try:

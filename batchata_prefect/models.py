@@ -236,6 +236,7 @@ class Chunk:
         input_tokens: Upper bound of input tokens.
         output_tokens: Upper bound of output tokens.
         reserved_usd: Upper bound of what it can cost; None where the price is unknown.
+        correction: How many times the reckoned bound that is, after what was seen of the model.
     """
 
     sequence: int
@@ -249,6 +250,7 @@ class Chunk:
     input_tokens: int
     output_tokens: int
     reserved_usd: Decimal | None
+    correction: float = 1.0
 
     @property
     def name(self) -> str:

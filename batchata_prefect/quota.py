@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterable, Mapping
 from math import ceil
 
-from batchata_prefect.ledger import ANSWERED, Entry
+from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
+from batchata_prefect.observed import input_share
 
 TURNED_AWAY_CODE = "token_limit_exceeded"
 """Code of such a refusal [openai-python#2084]."""
 
 _LIMIT = re.compile(r"limit:?\s*(\d[\d,._]*\d|\d)", re.IGNORECASE)
-_MARGIN = 1.1
-_MOSTLY = 0.9
 
 
 def is_turned_away(batch: ProviderBatch) -> bool:
@@ -51,29 +50,13 @@ def limit(
     return newest
 
 
-def share(ledger: Iterable[Entry], provider: str, model: str) -> float:
-    """The part of a chunk's upper bound of input tokens that is really counted, at most 1.
-
-    The largest of what was seen, and a margin; 1 before anything was.
-    """
-    seen = 0.0
-    for entry in ledger:
-        chunk, ending = entry.chunk, entry.ending
-        if ending is None or (chunk.provider, chunk.model) != (provider, model):
-            continue
-        answered = ending.marks.count(ANSWERED) / max(chunk.count, 1)
-        if answered >= _MOSTLY and chunk.input_tokens:
-            seen = max(seen, ending.usage.input_tokens / answered / chunk.input_tokens)
-    return min(1.0, seen * _MARGIN) if seen else 1.0
-
-
 def room(ledger: list[Entry], provider: str, model: str, most: int) -> tuple[int, int]:
     """What may still be sent, as a sum of upper bounds of input tokens.
 
     Returns:
         The room now, and the room that there is when nothing waits.
     """
-    part = share(ledger, provider, model)
+    part = input_share(ledger, provider, model)
     waiting = sum(
         ceil(entry.chunk.input_tokens * part)
         for entry in ledger

@@ -14,7 +14,8 @@ from batchata_prefect.endings import close
 from batchata_prefect.errors import StateError
 from batchata_prefect.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
-from batchata_prefect.quota import is_turned_away, share, told
+from batchata_prefect.observed import input_share
+from batchata_prefect.quota import is_turned_away, told
 from batchata_prefect.replies import fault_text, fetch, read_chunk
 from batchata_prefect.results import Collected
 from batchata_prefect.session import Flight, Session
@@ -54,13 +55,26 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
     summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
     get_run_logger().info("%s", summary)
+    _tell_overshoot(chunk, ending)
     return summary
+
+
+def _tell_overshoot(chunk: Chunk, ending: Ending) -> None:
+    held, cost = chunk.reserved_usd, ending.cost_usd
+    if held is not None and cost is not None and cost > held:
+        get_run_logger().warning(
+            "it cost $%.4f, more than its upper bound of $%.4f; the next batches of %s reserve as "
+            "much more. If its price is not right, give yours with prices=",
+            cost,
+            held,
+            chunk.model,
+        )
 
 
 def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
     """Whether a job that was alone in its batch would be turned away for ever."""
     most = told(fault_text(batch))
-    part = share(run.ledger, chunk.provider, chunk.model)
+    part = input_share(run.ledger, chunk.provider, chunk.model)
     return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
 
 
