@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +13,21 @@ from decimal import Decimal
 
 from prefect import get_run_logger
 
-from batchata_prefect import budget, plan, quota
+from batchata_prefect import plan, quota
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.models import Chunk
 from batchata_prefect.observed import correction
 from batchata_prefect.replies import write_request_file
 from batchata_prefect.session import Flight, Session
+from batchata_prefect.sharing import (
+    KEEP_SECONDS,
+    claim,
+    room_tokens,
+    room_usd,
+    settle_quotas,
+    settle_shares,
+)
 from batchata_prefect.spool import Family
 from batchata_prefect.tasks import provider_batch
 from batchata_prefect.uploads import ensure_uploads
@@ -50,27 +59,22 @@ async def buy_all(run: Session, session_name: str) -> None:
                 await run.pause(wait)
                 run.waiting_for = None
                 continue
+            if run.quota_shares:
+                wait = min(KEEP_SECONDS, KEEP_SECONDS if wait is None else wait)
             done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 flight = run.flights.pop(running.pop(task))
                 _take_error(run, flight, flight.error or task.exception())
-            await _settle_share(run)
+            if done:
+                await settle_shares(run)
+            elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
+                await settle_quotas(run)
     except BaseException:
         # What is in flight goes on at the provider and stands in the records.
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         raise
-
-
-async def _settle_share(run: Session) -> None:
-    """Give back to a shared budget what was reserved and not spent."""
-    if run.share is not None:
-        try:
-            await run.share.settle()
-        except StateError as error:
-            # What is held too much is given back by the next settlement; too little is never held.
-            get_run_logger().warning("%s", error)
 
 
 def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
@@ -102,31 +106,28 @@ async def _next_flight(run: Session) -> Flight | None:
         most = quota.limit(run.ledger, family.provider, family.model, settings.quota)
         whole = None
         if most is not None:
-            room, whole = quota.room(run.ledger, family.provider, family.model, most)
+            room, whole = await room_tokens(run, family.provider, family.model, most)
             sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
         factor = correction(run.ledger, family.provider, family.model)
         cut = plan.cut(
             run.spool.waiting(family, attempts),
             **sizes,
             bound=_bounded(run, family, factor),
-            room=await _room(run),
+            room=await room_usd(run),
         )
         if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
             continue
-        if whole is not None and _is_flying(run, family):
+        if whole is not None:
             left = run.spool.waiting_count(family, attempts) - len(cut.ordinals)
-            if not plan.worth_its_quota(cut, sizes["max_tokens"], whole, left):
+            flying, room = _is_flying(run, family), sizes["max_tokens"] or 0
+            # Room that is missing although nothing of ours waits is taken by another run.
+            taken = room < min(whole, settings.tokens_per_batch or whole)
+            if (flying or taken) and not plan.worth_its_quota(cut, room, whole, left):
+                if not flying:
+                    run.turn_away(family.provider, family.model)
                 continue
         return await _reserve(run, family, attempts, cut, factor)
     return None
-
-
-async def _room(run: Session) -> Decimal | None:
-    """USD that may still be reserved, also by the other runs of a shared budget."""
-    room = budget.room(run.ledger, run.settings.cost_limit_usd)
-    if run.share is None or room is None:
-        return room
-    return min(room, await run.share.room())
 
 
 def _is_flying(run: Session, family: Family) -> bool:
@@ -222,8 +223,11 @@ async def _reserve(
         ) from error
     if run.lease is not None:
         await run.lease.hold()
-    if run.share is not None and not await run.share.claim(chunk.reserved_usd or Decimal(0)):
+    claimed = await claim(run, chunk)
+    if claimed is None:
+        # Another run was faster.
         run.request_file(chunk.token).unlink(missing_ok=True)
+        run.turn_away(chunk.provider, chunk.model)
         return None
     intent = Intent(chunk, datetime.now(UTC), cut.members)
     entry = Entry(chunk, intent.since)
@@ -231,8 +235,7 @@ async def _reserve(
         await run.records.write_intent(intent)
         run.ledger.append(entry)
     finally:
-        if run.share is not None:
-            run.share.landed(chunk.reserved_usd or Decimal(0))
+        claimed.landed()
     run.members.append(cut.ordinals)
     run.spool.assign(cut.ordinals)
     flight = Flight(entry, cut.ordinals, fresh=True)

@@ -17,9 +17,10 @@ from batchata_prefect.finish import finish
 from batchata_prefect.owning import owning
 from batchata_prefect.recovery import connected, recover
 from batchata_prefect.replies import restore
-from batchata_prefect.report import publish, summary, tell_failures
+from batchata_prefect.report import keep_page, publish, summary, tell_failures
 from batchata_prefect.server import wait_for_prefect
 from batchata_prefect.session import Session, session
+from batchata_prefect.sharing import leave_shares
 from batchata_prefect.uploads import clean_uploads
 from batchata_prefect.watch import watching
 
@@ -64,10 +65,12 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await recover(run)
             if await canary_holds(run, session_name):
                 await buy_all(run, session_name)
+            await leave_shares(run)
             for entry, ordinals in zip(run.ledger, run.members, strict=True):
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)
             tell_failures(run.manifest)
+            await keep_page(run.manifest, run.results_dir)
             await clean_uploads(run)
             if await wait_for_prefect(run):
                 await publish(run.manifest)

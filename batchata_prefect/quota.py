@@ -57,9 +57,14 @@ def room(ledger: list[Entry], provider: str, model: str, most: int) -> tuple[int
         The room now, and the room that there is when nothing waits.
     """
     part = input_share(ledger, provider, model)
-    waiting = sum(
+    return int(max(0, most - waiting(ledger, provider, model)) / part), int(most / part)
+
+
+def waiting(ledger: list[Entry], provider: str, model: str) -> int:
+    """Tokens of a model that this run has at the provider, as far as is known."""
+    part = input_share(ledger, provider, model)
+    return sum(
         ceil(entry.chunk.input_tokens * part)
         for entry in ledger
         if entry.ending is None and (entry.chunk.provider, entry.chunk.model) == (provider, model)
     )
-    return int(max(0, most - waiting) / part), int(most / part)

@@ -6,18 +6,16 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from prefect import get_run_logger
 
-from batchata_prefect.budget import taken
 from batchata_prefect.endings import take_in
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.finish import job_ids, read_manifest
 from batchata_prefect.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.session import Flight, Session
-from batchata_prefect.shared import Share
+from batchata_prefect.sharing import open_shares
 from batchata_prefect.spool import ANSWERED
 
 
@@ -45,18 +43,7 @@ async def recover(run: Session) -> None:
         ValidationError: The records or the results are of another job set.
     """
     await _read_records(run)
-    limit, name = run.settings.cost_limit_usd, run.settings.budget
-    if name is not None and limit is not None:
-        assert run.records is not None
-        owner = f"{run.settings.run_key} #{run.records.generation}"
-        # Where a price is unknown the whole limit counts as taken.
-        run.share = Share(name, owner, limit, lambda: _known(taken(run.ledger), limit))
-        await run.share.settle()
-
-
-def _known(amount: Decimal | None, limit: Decimal) -> Decimal:
-    """The amount; the limit where it is unknown."""
-    return limit if amount is None else amount
+    await open_shares(run)
 
 
 async def _read_records(run: Session) -> None:

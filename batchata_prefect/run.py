@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from batchata_prefect import budget
+from batchata_prefect.diff import RunDiff
 from batchata_prefect.errors import StateError
 from batchata_prefect.models import JobResult
 from batchata_prefect.pricing import PriceBook
@@ -438,6 +439,21 @@ class BatchRun:
             for result in self.iter_results()
             if result.status == "failed"
         }
+
+    def diff(self, other: BatchRun | str | Path) -> RunDiff:
+        """What changed against an earlier run of the same jobs, such as one with another prompt.
+
+        Jobs are known by their ids: give them ids of their own, because one that is made from a
+        job's content changes with it.
+
+        Args:
+            other: The earlier run, or its results directory.
+
+        Raises:
+            StateError: One of them has no results yet.
+        """
+        before = other.results_dir if isinstance(other, BatchRun) else other
+        return RunDiff(before, self.results_dir)
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON-ready values: settings, status and manifest."""

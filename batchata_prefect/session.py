@@ -251,6 +251,8 @@ class Session:
         no_uploads: Providers that take no uploads.
         canary: What the canary came to; None where there is none, or it is not over.
         share: Its part in a budget that other runs share.
+        quota_shares: Provider and model -> its part in a quota that other runs share.
+        quotas_told: Monotonic time at which the others were told what it holds of the quotas.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
         stopped: That the run shall end now; None while it shall go on.
@@ -280,6 +282,10 @@ class Session:
     no_uploads: set[str] = field(default_factory=set[str])
     canary: dict[str, Any] | None = None
     share: Share | None = None
+    quota_shares: dict[tuple[str, str], Share] = field(
+        default_factory=dict[tuple[str, str], "Share"]
+    )
+    quotas_told: float = 0.0
     lease: Lease | None = None
     error: BatchataError | None = None
     stopped: Stop | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchata_prefect import Batch, BatchRun
+from batchata_prefect import Batch, BatchRun, shared
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -86,3 +88,34 @@ def test_a_job_larger_than_the_limit(tmp_path: Path, tight) -> None:
     (failed,) = results["failed"]
     assert failed.job_id == "large"
     assert failed.error_code == "token_limit_exceeded"
+
+
+def test_two_runs_share_a_declared_quota(tmp_path: Path, tight) -> None:
+    """Each knows through the Prefect server what the other has in flight: none is turned away."""
+    runs: dict[str, BatchRun] = {}
+
+    def go(name: str) -> None:
+        runs[name] = make(tmp_path, name, quota={GPT: 1_800}).run()
+
+    threads = [threading.Thread(target=go, args=(name,)) for name in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in ("one", "two"):
+        assert check(runs[name])["turned_away"] == 0
+
+
+def test_a_dead_holder_is_forgotten(tmp_path: Path, tight) -> None:
+    """What a killed run holds of a quota ends by itself, and what this one held is given back."""
+    name = f"enqueued tokens of {GPT} at {tight.environment()['OPENAI_BASE_URL']}"
+
+    async def hold() -> None:
+        await shared.settle(name, "a run that was killed", 1_800, lasts=3)
+
+    asyncio.run(hold())
+    began = time.monotonic()
+    check(make(tmp_path, quota={GPT: 1_800}).run())
+    assert time.monotonic() - began > 2
+    holders = {holding.owner: holding.amount for holding in asyncio.run(shared.held(name))}
+    assert not any(holders.values())

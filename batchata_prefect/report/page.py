@@ -26,7 +26,7 @@ _STYLE = """
   --good: #6fbf94; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
 main { max-width: 820px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -.01em; }
 h2 { font-size: 17px; margin: 40px 0 10px; }
@@ -148,7 +148,7 @@ def _failures(manifest: Mapping[str, Any], results_dir: Path) -> str:
         said = escape(" ".join(str(group["example"] or "").split())[:600])
         command = f"batchata results {results_dir.name} --code {code}"
         cards.append(
-            f'<div class="card bad"><h3>{group["count"]:,} × <code>{escape(code)}</code></h3>'
+            f'<div class="card bad"><h3>{group["count"]:,} &times; <code>{escape(code)}</code></h3>'
             f"<p>{escape(group.get('what_to_do', ''))}</p>"
             f'<blockquote><span class="quiet">{escape(group["example_job_id"])}:</span> {said}'
             f'</blockquote><p class="quiet">All of them: <code>{escape(command)}</code></p></div>'

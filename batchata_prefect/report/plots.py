@@ -29,7 +29,9 @@ def cost_by_model(models: Sequence[ModelFigures]) -> str:
         said = dollars(cost)
         parts.append(_label(left - 10, y + 15, _cut(model.model, 26), end=True))
         if realtime is not None:
-            parts.append(_bar(left, y, realtime * scale, 22, "pale", f"realtime {dollars(realtime)}"))
+            parts.append(
+                _bar(left, y, realtime * scale, 22, "pale", f"realtime {dollars(realtime)}")
+            )
             said += f" of {dollars(realtime)}"
         parts.append(_bar(left, y, cost * scale, 22, "ink", f"{model.model}: {dollars(cost)}"))
         edge = max(cost, realtime or 0) * scale
@@ -53,9 +55,7 @@ def batches_in_time(batches: Sequence[BatchFigures]) -> str:
         x = left + tick * scale
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{bottom:.1f}"/>')
         anchor = x + 4 if tick < span * 0.95 else x - 4
-        parts.append(
-            _label(anchor, bottom + 18, clock(tick), quiet=True, end=tick >= span * 0.95)
-        )
+        parts.append(_label(anchor, bottom + 18, clock(tick), quiet=True, end=tick >= span * 0.95))
     for number, batch in enumerate(batches):
         x = left + (batch.sent_seconds - start) * scale
         kind = "ink" if batch.status == "ended" else "bad"
