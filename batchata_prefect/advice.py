@@ -29,9 +29,9 @@ ADVICE: dict[str, str] = {
     "batch_refused": "Read what the provider said of the whole batch, and change the jobs.",
     "token_limit_exceeded": "The account's limit of enqueued tokens is reached: wait until other "
     "batches are done, or give a smaller tokens_per_batch.",
-    "answer_lost": "They were answered and paid, but the reply file is gone here and at the "
-    "provider. Bring it back from a backup of raw_files/responses, or send them in a new "
-    "results_dir.",
+    "answer_lost": "They were or may have been answered and paid. Where their reply file is gone, "
+    "bring it back from a backup of raw_files/responses; a realtime reply that never came cannot "
+    "be had. Sent under another id they are paid again.",
     # The request
     "invalid_request": "Read what the provider said of the request, and change the job.",
     "invalid_request_error": "Read what the provider said of the request, and change the job.",

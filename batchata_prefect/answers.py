@@ -14,7 +14,15 @@ from batchata_prefect.citations import drop_unverified, map_citations, read_cita
 from batchata_prefect.citations.quotes import read_quoted
 from batchata_prefect.errors import ParseError
 from batchata_prefect.ledger import TIME_LIMIT
-from batchata_prefect.models import Attempt, Chunk, Citation, JobResult, Reply, TextBlock
+from batchata_prefect.models import (
+    Attempt,
+    Chunk,
+    Citation,
+    JobResult,
+    Reply,
+    TextBlock,
+    Usage,
+)
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.schema import Answer, AnswerSchema, read_answer
@@ -82,15 +90,18 @@ class Reading:
         return row
 
     def _canceled(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
-        if reason == TIME_LIMIT:
-            return self._failed(row, "time_limit_exceeded", reason)
-        self._failed(row, "canceled", f"{reason}; it was not answered or billed before that")
-        row["status"] = "cancelled"
+        self._failed(row, *canceled(reason))
+        if reason != TIME_LIMIT:
+            row["status"] = "cancelled"
         return row
 
     def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:
-        """The row of a job that got no reply."""
-        return self._failed(self._blank(job, Decimal(0)), code, error)
+        """The row of a job that got no reply; of one whose answer was lost the cost is unknown."""
+        row = self._blank(job, None if code == "answer_lost" else Decimal(0))
+        self._failed(row, code, error)
+        if code == "canceled":
+            row["status"] = "cancelled"
+        return row
 
     def cost(self, reply: Reply) -> Decimal | None:
         """What a reply was billed, in USD; None where the price is unknown.
@@ -103,7 +114,7 @@ class Reading:
             return Decimal(0) if reply.outcome != "succeeded" else None
         if reply.stop_reason == "refusal" and not reply.blocks and not reply.usage.output_tokens:
             return Decimal(0)
-        return self.prices.cost(self.chunk.provider, self.chunk.model, reply.usage)
+        return self._price(reply.usage)
 
     def cache_saved(self, reply: Reply, cost: Decimal | None) -> Decimal | None:
         """What the cache saved on a reply, below 0 what it cost, in USD; None where unknown."""
@@ -111,8 +122,13 @@ class Reading:
         if usage is None or not (usage.cache_read_tokens or usage.cache_write_tokens):
             return Decimal(0)
         plain = usage._replace(cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0)
-        without = self.prices.cost(self.chunk.provider, self.chunk.model, plain)
+        without = self._price(plain)
         return None if without is None or cost is None else without - cost
+
+    def _price(self, usage: Usage) -> Decimal | None:
+        chunk, prices = self.chunk, self.prices
+        price = prices.realtime_cost if chunk.realtime else prices.cost
+        return price(chunk.provider, chunk.model, usage)
 
     def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
         usd = None if cost is None else float(cost)
@@ -202,6 +218,13 @@ def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:
     if reply.stop_reason in _TRUNCATED:
         return "truncated", f"the answer was cut off at max_tokens; {error}"
     return error.code, str(error)
+
+
+def canceled(reason: str) -> tuple[str, str]:
+    """Error code and error of a job whose batch was canceled before it was answered."""
+    if reason == TIME_LIMIT:
+        return "time_limit_exceeded", reason
+    return "canceled", f"{reason}; it was not answered or billed before that"
 
 
 def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:

@@ -5,21 +5,32 @@ from __future__ import annotations
 import hashlib
 import logging
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack, cast
 
 import orjson
 from dotenv import load_dotenv
 
 from batchata_prefect.errors import ProviderError, ValidationError
-from batchata_prefect.models import FileInput, Job, Message, ResponseModel
+from batchata_prefect.models import FileInput, Job, Message, Request, ResponseModel
 from batchata_prefect.pricing import PriceBook, Prices
-from batchata_prefect.providers import provider_for
+from batchata_prefect.providers import Provider, provider_for
+from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.schema import AnswerSchema, answer_schema
-from batchata_prefect.session import IfRunning, OnCancel, Pace, ResultFormat, Settings, Told
+from batchata_prefect.session import (
+    IfRunning,
+    OnCancel,
+    OnDeadline,
+    Pace,
+    ResultFormat,
+    Settings,
+    Told,
+)
+from batchata_prefect.sources import RowForm, place_of, rows_of
 from batchata_prefect.spool import MOST_ATTEMPTS, Spool
 
 logger = logging.getLogger("batchata_prefect")
@@ -33,6 +44,11 @@ _VERBOSITY = {
 _JOB_FIELDS = frozenset(Job.__dataclass_fields__) - {"params", "defaulted"}
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 10.0, 24 * 3600.0
 _FAULTS_SHOWN = 20
+_FAULTS_KEPT = 1_000
+_FORMS_HELD = 1_000
+_LINE_BYTES = 256
+_OWN = frozenset({"prompt", "id", "metadata", "tags"})
+_SIMPLE = frozenset({str, int, bool})
 
 
 class Batch:
@@ -138,9 +154,15 @@ class Batch:
         self._reuse_state = True
         self._cost_limit_usd: Decimal | None = None
         self._time_limit_seconds: float | None = None
+        self._on_deadline: OnDeadline = "fail"
+        self._realtime_limit_usd: Decimal | None = None
+        self._margin_seconds = 0.0
         self._spool: Spool | None = None
         self._schemas: dict[str, AnswerSchema] = {}
         self._left_out: set[tuple[str, str]] = set()
+        self._forms: dict[Hashable, tuple[PromptForm, str | None] | None] = {}
+        self._rendered: set[Hashable] = set()
+        self._defaults_set = 0
 
     def set_default_params(self, **kwargs: Any) -> Self:
         """Set parameters for the jobs added from here on; a job's own values go first.
@@ -157,7 +179,11 @@ class Batch:
                 raise ValidationError(f"{name!r} belongs to a job and cannot be a default")
         if "model" in kwargs:
             provider_for(kwargs["model"], kwargs.get("provider", self._defaults.get("provider")))
-        self._defaults.update(kwargs)
+        # A list or dict that is changed later would change the jobs added after that unseen.
+        self._defaults.update(
+            {name: deepcopy(v) if type(v) in (dict, list) else v for name, v in kwargs.items()}
+        )
+        self._defaults_set += 1
         return self
 
     def set_state(self, file: str | Path | None = None, reuse_state: bool = True) -> Self:
@@ -185,13 +211,7 @@ class Batch:
         Raises:
             ValueError: It is not a positive number.
         """
-        try:
-            limit = Decimal(str(usd))
-        except InvalidOperation:
-            raise ValueError(f"the cost limit must be a number of USD, not {usd!r}") from None
-        if not limit.is_finite() or limit <= 0:
-            raise ValueError(f"the cost limit must be positive, not {usd!r}")
-        self._cost_limit_usd = limit
+        self._cost_limit_usd = _usd(usd)
         return self
 
     def add_time_limit(
@@ -199,14 +219,34 @@ class Batch:
         seconds: float | None = None,
         minutes: float | None = None,
         hours: float | None = None,
+        *,
+        on_deadline: OnDeadline = "fail",
+        realtime_usd: float | Decimal | str | None = None,
+        margin_seconds: float | None = None,
     ) -> Self:
         """End the run this long after its first start; the units add up.
 
         At the limit the batches in flight are cancelled, what was finished is collected, and the
         rest ends as failed with `Time limit exceeded`. No exception is raised.
 
+        With `on_deadline="realtime"`, a margin before the limit the batches that are not done are
+        cancelled, and the jobs without an answer go through the realtime API at full price, each
+        once. Where `realtime_usd` does not cover all, the smallest batches go over and the others
+        keep their chance until the limit.
+
+        Args:
+            seconds: Seconds, added to the other units.
+            minutes: Minutes.
+            hours: Hours.
+            on_deadline: `fail`, or `realtime`.
+            realtime_usd: Upper bound in USD of what realtime requests may cost, within the cost
+                limit; required for `realtime`.
+            margin_seconds: Seconds before the limit at which jobs go over; a tenth of the limit by
+                default, at least 60 and at most half of it.
+
         Raises:
-            ValueError: No unit is given, or the sum is not between 10 seconds and 24 hours.
+            ValueError: No unit is given, the sum is not between 10 seconds and 24 hours, or
+                `realtime` has no cost limit of its own or a margin outside of the time limit.
         """
         if seconds is None and minutes is None and hours is None:
             raise ValueError("give at least one of seconds, minutes or hours")
@@ -216,6 +256,17 @@ class Batch:
                 f"the time limit must be between 10 seconds and 24 hours, not {total:g} seconds"
             )
         self._time_limit_seconds = float(total)
+        self._on_deadline = on_deadline
+        if on_deadline == "realtime":
+            if realtime_usd is None:
+                raise ValueError("on_deadline='realtime' needs a cost limit: realtime_usd=...")
+            self._realtime_limit_usd = _usd(realtime_usd)
+            margin = min(max(60.0, total / 10), total / 2)
+            self._margin_seconds = margin if margin_seconds is None else float(margin_seconds)
+            if not 0 < self._margin_seconds < total:
+                raise ValueError(
+                    f"the margin must lie inside the time limit, and {margin_seconds!r} s does not"
+                )
         return self
 
     def raw_files(self, enabled: bool = True) -> Self:
@@ -314,17 +365,128 @@ class Batch:
                 self._add({key: value for key, value in values.items() if value is not None})
             except (ValidationError, ProviderError) as error:
                 faults.append(f"job {values.get('id') or number!r}: {error}")
-        if faults:
-            shown = "\n".join(f"- {fault}" for fault in faults[:_FAULTS_SHOWN])
-            more = len(faults) - _FAULTS_SHOWN
-            raise ValidationError(
-                f"{len(faults)} jobs would be refused, nothing was sent:\n{shown}"
-                + (f"\n- and {more} more" if more > 0 else ""),
-                faults,
-            )
+        _raise_together(faults)
+        return self
+
+    def add_rows(
+        self,
+        source: str | Path | Iterable[Mapping[str, Any]] | Any,
+        prompt: str | None = None,
+        *,
+        id_column: str | None = None,
+        file_column: str | None = None,
+        metadata_columns: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Add one job for each row of a table; read in pieces, never held as a whole.
+
+        Args:
+            source: Path or URL of a `.jsonl`, `.csv`, `.tsv` or `.parquet` file (packed ones too),
+                a pandas or polars frame, an Arrow table or reader, a Hugging Face data set, a
+                duckdb relation, or any iterable of mappings.
+            prompt: Prompt template over the columns, such as `Summarize: {text}`. Without one,
+                each row is a job itself: its columns are arguments of `add_job`.
+            id_column: Column with the job's id; the column `id` by default, where there is one.
+            file_column: Column with a path or URL, from the folder of the source where it is
+                relative, or with the bytes of the document.
+            metadata_columns: Columns that are given back with the result; by default all that the
+                template, the id and the file do not use, `[]` for none.
+            **kwargs: Further arguments of `add_job` for every row.
+
+        Raises:
+            ValidationError: The source cannot be read, or some rows make no job: all of them are
+                named together. The batch then holds only the good ones; make a new one.
+        """
+        faults: list[str] = []
+        form: RowForm | None = None
+        rows = rows_of(source)
+        try:
+            for number, row in enumerate(rows, start=1):
+                if form is None:
+                    own = "id" if prompt is not None and "id" in row else None
+                    form = RowForm(
+                        prompt, id_column or own, file_column, metadata_columns, kwargs, others=True
+                    )
+                if len(faults) == _FAULTS_KEPT:
+                    faults.append("no more of the rows were read")
+                    break
+                try:
+                    values = form.job(row, number)
+                except ValidationError as error:
+                    faults.append(str(error))
+                    continue
+                try:
+                    self._add({key: value for key, value in values.items() if value is not None})
+                except (ValidationError, ProviderError) as error:
+                    faults.append(f"{place_of(row, number)}: {error}")
+        except ValidationError as error:
+            # The source itself broke off, and what stands behind this is not known.
+            faults.append(str(error))
+        _raise_together(faults)
         return self
 
     def _add(self, given: dict[str, Any]) -> None:
+        alike = self._alike(given)
+        form = None if alike is None else self._forms.get(alike)
+        if form is not None and self._add_filled(given, *form):
+            return
+        job, provider, schema = self._add_rendered(given)
+        if alike is None or alike in self._forms:
+            return
+        # A form costs two more renderings, which the second of its jobs shows to be worth it.
+        if alike in self._rendered:
+            most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
+            made = prompt_form(provider.render, job, most)
+            self._forms[alike] = None if made is None else (made, schema)
+        elif len(self._rendered) < _FORMS_HELD:
+            self._rendered.add(alike)
+
+    def _alike(self, given: Mapping[str, Any]) -> Hashable | None:
+        """What jobs of the same form have in common; None for a job that has no form."""
+        if type(given.get("prompt")) is not str:
+            return None
+        shared: list[Hashable] = [self._defaults_set]
+        for name, value in given.items():
+            if name in _OWN:
+                continue
+            if type(value) is float:
+                shared.append((name, repr(value)))
+            elif isinstance(value, type):
+                shared.append((name, cast("Hashable", value)))
+            elif type(value) in _SIMPLE:
+                shared.append((name, type(value).__name__, value))
+            else:
+                return None
+        return tuple(shared)
+
+    def _add_filled(self, given: Mapping[str, Any], form: PromptForm, schema: str | None) -> bool:
+        """Add a job as `_add_rendered` does, in a third of the time; False where it has to."""
+        label: Any = given.get("id")
+        metadata = given.get("metadata", self._defaults.get("metadata"))
+        tags: Any = given.get("tags", self._defaults.get("tags"))
+        if label is not None and (type(label) is not str or not label.strip()):
+            return False
+        request = form.fill(given["prompt"])
+        if request is None:
+            return False
+        context: dict[str, Any] = {"id": label or _made_id(request)}
+        if metadata:
+            context["metadata"] = metadata
+        if tags:
+            if type(tags) not in (list, tuple) or not all(
+                type(tag) is str and tag.strip() for tag in tags
+            ):
+                return False
+            context["tags"] = list(dict.fromkeys(tags))
+        if schema:
+            context["schema"] = schema
+        try:
+            self._open_spool().put(context, request, named=label is not None)
+        except TypeError:
+            return False
+        return True
+
+    def _add_rendered(self, given: dict[str, Any]) -> tuple[Job, Provider, str | None]:
         values = {**self._defaults, **given}
         if given.get("enable_citations") is False and "citations" not in given:
             # A job that wants no citations wants no quotes by default either.
@@ -350,7 +512,7 @@ class Batch:
         job = Job(**fields, params=params, defaulted=defaulted)
         provider = provider_for(job.model, job.provider, job_id=label)
         request = provider.render(job)
-        line = len(request.body) + 256
+        line = len(request.body) + _LINE_BYTES
         if line > provider.limits.max_bytes:
             raise ValidationError(
                 f"job {label!r}: its request is {len(request.body):,} bytes, more than a whole "
@@ -364,9 +526,9 @@ class Batch:
             self._schemas[answer.digest] = answer
             schema = answer.digest
         if not named:
-            digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
-            object.__setattr__(job, "id", f"job-{digest.hexdigest()[:12]}")
+            object.__setattr__(job, "id", _made_id(request))
         self._open_spool().add(job, request, named=named, answer_schema=schema)
+        return job, provider, schema
 
     def _warn_left_out(self, model: str, parameter: str) -> None:
         if (model, parameter) not in self._left_out:
@@ -498,6 +660,9 @@ class Batch:
             cost_limit_usd=self._cost_limit_usd,
             budget=self._budget,
             time_limit_seconds=self._time_limit_seconds,
+            on_deadline=self._on_deadline,
+            realtime_limit_usd=self._realtime_limit_usd,
+            margin_seconds=self._margin_seconds,
             max_attempts=self._max_attempts,
             raw_files=self._raw_files,
             result_format=self._result_format,
@@ -516,20 +681,33 @@ class Batch:
         return run
 
     def _refuse_unknown_prices(self, spool: Spool) -> None:
-        if self._cost_limit_usd is None:
-            return
-        unknown = [
-            f"{family.model!r} ({spool.size(family):,} jobs, such as {spool.example(family)!r})"
-            for family in spool.families()
-            if not self._prices.knows(family.provider, family.model)
-        ]
-        if unknown:
-            raise ValidationError(
-                f"a cost limit is set, but the price of {', '.join(unknown)} is unknown; nothing "
-                "was sent. Give it with Batch(prices={model: {'input': USD, 'output': USD}}), in "
-                "USD per million tokens as charged in a batch, or run without a cost limit",
-                unknown,
-            )
+        """Refuse to run under a limit that cannot be kept.
+
+        Raises:
+            ValidationError: The price of a model is unknown; all such models are named.
+        """
+        for realtime, limit in (
+            (False, self._cost_limit_usd),
+            (True, self._realtime_limit_usd if self._on_deadline == "realtime" else None),
+        ):
+            unknown = [
+                f"{family.model!r} ({spool.size(family):,} jobs, such as {spool.example(family)!r})"
+                for family in spool.families()
+                if limit is not None
+                and not self._prices.knows(family.provider, family.model, realtime=realtime)
+            ]
+            if unknown:
+                table = "{'input': USD, 'output': USD}"
+                table = "{..., 'realtime': " + table + "}" if realtime else table
+                raise ValidationError(
+                    f"a cost limit is set, but the {'realtime ' if realtime else ''}price of "
+                    f"{', '.join(unknown)} is unknown; nothing was sent. Give it with "
+                    f"Batch(prices={{model: {table}}}), in USD per million tokens"
+                    + (", or" if realtime else " as charged in a batch, or")
+                    + " run without "
+                    + ("on_deadline='realtime'" if realtime else "a cost limit"),
+                    unknown,
+                )
 
     def __len__(self) -> int:
         """Number of jobs."""
@@ -538,6 +716,33 @@ class Batch:
     def __repr__(self) -> str:
         limit = f", cost_limit_usd={self._cost_limit_usd}" if self._cost_limit_usd else ""
         return f"Batch(results_dir={str(self._results_dir)!r}, jobs={len(self)}{limit})"
+
+
+def _usd(usd: float | Decimal | str) -> Decimal:
+    try:
+        limit = Decimal(str(usd))
+    except InvalidOperation:
+        raise ValueError(f"the cost limit must be a number of USD, not {usd!r}") from None
+    if not limit.is_finite() or limit <= 0:
+        raise ValueError(f"the cost limit must be positive, not {usd!r}")
+    return limit
+
+
+def _raise_together(faults: list[str]) -> None:
+    if not faults:
+        return
+    shown = "\n".join(f"- {fault}" for fault in faults[:_FAULTS_SHOWN])
+    more = len(faults) - _FAULTS_SHOWN
+    raise ValidationError(
+        f"{len(faults)} jobs would be refused, nothing was sent:\n{shown}"
+        + (f"\n- and {more} more" if more > 0 else ""),
+        faults,
+    )
+
+
+def _made_id(request: Request) -> str:
+    digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
+    return f"job-{digest.hexdigest()[:12]}"
 
 
 def _job_values(job: Job) -> dict[str, Any]:

@@ -46,6 +46,12 @@ def room(ledger: list[Entry], limit: Decimal | None) -> Decimal | None:
     return Decimal(0) if total is None else limit - total
 
 
+def realtime_room(ledger: Iterable[Entry], limit: Decimal) -> Decimal:
+    """USD that realtime requests may still reserve inside their own limit."""
+    total = taken(entry for entry in ledger if entry.chunk.realtime)
+    return Decimal(0) if total is None else limit - total
+
+
 def taken(ledger: Iterable[Entry]) -> Decimal | None:
     """USD that are spent or reserved; None where a chunk has neither a cost nor a bound."""
     entries = list(ledger)

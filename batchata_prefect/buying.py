@@ -15,9 +15,12 @@ from prefect import get_run_logger
 
 from batchata_prefect import plan, quota
 from batchata_prefect.errors import ProviderError, StateError
+from batchata_prefect.journal import Journal
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.models import Chunk
 from batchata_prefect.observed import correction
+from batchata_prefect.realtime import AT_MOST
+from batchata_prefect.realtime import room_usd as realtime_room
 from batchata_prefect.replies import write_request_file
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.sharing import (
@@ -31,6 +34,8 @@ from batchata_prefect.sharing import (
 from batchata_prefect.spool import Family
 from batchata_prefect.tasks import provider_batch
 from batchata_prefect.uploads import ensure_uploads
+
+_REALTIME_CHUNKS = 4
 
 
 async def buy_all(run: Session, session_name: str) -> None:
@@ -46,7 +51,7 @@ async def buy_all(run: Session, session_name: str) -> None:
         take_up(flight)
     try:
         while True:
-            while len(running) < run.settings.max_parallel_batches:
+            while _has_slot(run, len(running)):
                 flight = await _next_flight(run)
                 if flight is None:
                     break
@@ -59,6 +64,8 @@ async def buy_all(run: Session, session_name: str) -> None:
                 await run.pause(wait)
                 run.waiting_for = None
                 continue
+            if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
+                wait = seconds if wait is None else min(wait, seconds)
             if run.quota_shares:
                 wait = min(KEEP_SECONDS, KEEP_SECONDS if wait is None else wait)
             done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
@@ -75,6 +82,14 @@ async def buy_all(run: Session, session_name: str) -> None:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         raise
+
+
+def _has_slot(run: Session, running: int) -> bool:
+    """Whether one more chunk may be taken up; realtime ones do not wait for canceled batches."""
+    if running < run.settings.max_parallel_batches:
+        return True
+    realtime = sum(1 for flight in run.flights.values() if flight.entry.chunk.realtime)
+    return run.is_realtime and realtime < _REALTIME_CHUNKS
 
 
 def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
@@ -95,6 +110,8 @@ async def _next_flight(run: Session) -> Flight | None:
     """Cut, reserve and record the next chunk; None where nothing can be sent now."""
     if run.is_ending:
         return None
+    if run.is_realtime:
+        return await _next_realtime(run)
     for family, attempts in _eligible(run):
         if run.seconds_until_let_in(family.provider, family.model):
             continue
@@ -127,6 +144,27 @@ async def _next_flight(run: Session) -> Flight | None:
                     run.turn_away(family.provider, family.model)
                 continue
         return await _reserve(run, family, attempts, cut, factor)
+    return None
+
+
+async def _next_realtime(run: Session) -> Flight | None:
+    """The next chunk of requests for the realtime API; None where the limits allow none."""
+    own, total = realtime_room(run), await room_usd(run)
+    for family in run.spool.families():
+        if family.provider in run.closed:
+            continue
+        factor = correction(run.ledger, family.provider, family.model)
+        for attempts in range(run.settings.max_attempts):
+            if not run.spool.is_waiting(family, attempts):
+                continue
+            cut = plan.cut(
+                run.spool.waiting(family, attempts),
+                **plan.limits(run.providers[family.provider], family.endpoint, AT_MOST, None),
+                bound=_bounded(run, family, factor, realtime=True),
+                room=own if total is None else min(own, total),
+            )
+            if cut.ordinals:
+                return await _reserve(run, family, attempts, cut, factor, realtime=True)
     return None
 
 
@@ -174,22 +212,28 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
     return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
 
 
-def _bounded(run: Session, family: Family, factor: float) -> Callable[[int, int], Decimal | None]:
+def _bounded(
+    run: Session, family: Family, factor: float, *, realtime: bool = False
+) -> Callable[[int, int], Decimal | None]:
     """Upper bound in USD of (input tokens, output tokens), corrected by what was seen."""
     prices, provider, model = run.prices, family.provider, family.model
-    if factor == 1:
-        return lambda i, o: prices.bound(provider, model, i, o)
     times = Decimal(factor)
 
     def corrected(input_tokens: int, output_tokens: int) -> Decimal | None:
-        bound = prices.bound(provider, model, input_tokens, output_tokens)
-        return None if bound is None else bound * times
+        bound = prices.bound(provider, model, input_tokens, output_tokens, realtime=realtime)
+        return bound if bound is None or factor == 1 else bound * times
 
     return corrected
 
 
 async def _reserve(
-    run: Session, family: Family, attempts: int, cut: plan.Cut, factor: float
+    run: Session,
+    family: Family,
+    attempts: int,
+    cut: plan.Cut,
+    factor: float,
+    *,
+    realtime: bool = False,
 ) -> Flight | None:
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
@@ -212,15 +256,9 @@ async def _reserve(
         output_tokens=cut.output_tokens,
         reserved_usd=cut.bound_usd,
         correction=factor,
+        realtime=realtime,
     )
-    uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
-    try:
-        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals, uploads)
-    except OSError as error:
-        raise StateError(
-            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
-            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
-        ) from error
+    await _prepare_files(run, family, chunk, cut)
     if run.lease is not None:
         await run.lease.hold()
     claimed = await claim(run, chunk)
@@ -241,6 +279,25 @@ async def _reserve(
     flight = Flight(entry, cut.ordinals, fresh=True)
     run.flights[sequence] = flight
     return flight
+
+
+async def _prepare_files(run: Session, family: Family, chunk: Chunk, cut: plan.Cut) -> None:
+    """Write what the chunk needs on disk before its intent.
+
+    Raises:
+        StateError: The disk is full or not writable.
+    """
+    try:
+        if chunk.realtime:
+            await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
+            return
+        uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
+        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals, uploads)
+    except OSError as error:
+        raise StateError(
+            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
+            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+        ) from error
 
 
 def _side_by_side(run: Session, cut: plan.Cut) -> plan.Cut:

@@ -75,7 +75,7 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
                 unknown_since = None
             if run.out_of_patience:
                 raise GaveUpError(one_line(error)) from error
-            wait = _retry_after(error) or backoff(run, failures)
+            wait = retry_after(error) or backoff(run, failures)
             loud = failures in {3, 10} or failures % 50 == 0
             get_run_logger().log(
                 logging.WARNING if loud else logging.INFO,
@@ -100,11 +100,11 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
     """
     status = _status(error)
     name = flight.entry.chunk.name
-    retry_after = _retry_after(error)
+    seconds = retry_after(error)
     quota = getattr(error, "code", None) == "insufficient_quota"
     # A 429 without retry-after is a monthly spend cap: waiting hours does not lift it
     # [Anthropic api/errors, rate-limits; OpenAI error codes].
-    if status in _STOP_STATUSES or quota or (status == 429 and retry_after is None):
+    if status in _STOP_STATUSES or quota or (status == 429 and seconds is None):
         raise BatchSubmissionError(
             f"{name}: the provider refused it ({one_line(error)}). Nothing was created or paid for "
             "this batch. Check the API key and the account's limits, then run again: what was "
@@ -112,7 +112,7 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
         ) from error
     if status is None or status == 429 or status >= 500:
         get_run_logger().warning("not taken yet (%s), trying again", one_line(error))
-        return retry_after or backoff(run, refusals)
+        return seconds or backoff(run, refusals)
     flight.refused = one_line(error)
     for line in str(error).splitlines():
         for place in _PLACE.findall(line):
@@ -131,7 +131,8 @@ def _status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _retry_after(error: BaseException) -> float | None:
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that a provider asks to wait; None where it does not say."""
     headers: Any = getattr(getattr(error, "response", None), "headers", None)
     if headers is None:
         return None

@@ -123,24 +123,25 @@ def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]
 
 def show(planned: dict[str, Any]) -> None:
     """Print a plan as a table."""
-    table = Table(title="Dry run: nothing was sent")
-    for column in ("provider", "model", "batches", "jobs", "bytes", "input tokens", "cost, USD"):
-        table.add_column(column, justify="left" if column in {"provider", "model"} else "right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("model", "batches", "jobs", "MB", "input tokens", "cost, USD"):
+        table.add_column(column, justify="left" if column == "model" else "right")
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for batch in planned["batches"]:
         groups.setdefault((batch["provider"], batch["model"]), []).append(batch)
     for (provider, model), batches in groups.items():
         table.add_row(
-            provider,
-            model,
+            f"{provider} {model}",
             f"{len(batches):,}",
             f"{sum(batch['jobs'] for batch in batches):,}",
-            f"{sum(batch['bytes'] for batch in batches):,}",
+            f"{sum(batch['bytes'] for batch in batches) / 10**6:,.1f}",
             f"{sum(batch['input_tokens'] for batch in batches):,}",
             _range(batches),
         )
     console = Console(stderr=True)
+    console.print("Dry run: nothing was sent\n")
     console.print(table)
+    console.print()
     console.print(
         f"{planned['jobs']:,} jobs: {planned['answered']:,} answered already, "
         f"{planned['in_flight']:,} in flight, {planned['to_send']:,} to send"

@@ -11,6 +11,7 @@ from batchata_prefect.ledger import (
     FAILED,
     NEVER_SENT,
     NOT_AS_ASKED,
+    REALTIME,
     Ending,
     Entry,
 )
@@ -57,7 +58,8 @@ def moves(
 ) -> Iterator[tuple[int, int, int]]:
     """What an ending does to its jobs: (new state, attempts to add, ordinal).
 
-    A run does not send again what was canceled in it; the next run does (`resumed`). `changed`
+    A run does not send again what was canceled in it, but for the realtime API; the next run does
+    (`resumed`). `changed`
     are the jobs that have a changed request for their next attempt.
     """
     counted = ending.status not in NEVER_SENT
@@ -69,7 +71,8 @@ def moves(
         elif letter == FAILED:
             yield JOB_FAILED, 0, ordinal
         elif letter == CANCELED:
-            yield (WAITING if resumed else JOB_CANCELED), 0, ordinal
+            later = resumed or ending.reason == REALTIME
+            yield (WAITING if later else JOB_CANCELED), 0, ordinal
         elif letter == NOT_AS_ASKED:
             yield (WAITING if ordinal in changed else JOB_FAILED), 1, ordinal
         elif not counted:

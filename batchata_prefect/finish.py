@@ -14,7 +14,7 @@ import orjson
 from batchata_prefect import budget
 from batchata_prefect.advice import what_to_do
 from batchata_prefect.answers import blank_row
-from batchata_prefect.ledger import FAILED, NEVER_SENT, TIME_LIMIT, Entry
+from batchata_prefect.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.replies import read_chunk
 from batchata_prefect.results import Part, Tally, assemble, write_json
 from batchata_prefect.session import Session
@@ -51,6 +51,7 @@ def finish(run: Session) -> dict[str, Any]:
             jobs,
             run.spool.count,
             unsent=lambda job, family: _unsent(run, job, family),
+            unanswered=_unanswered(run),
             each_to=run.results_dir if run.settings.result_format == "json" else None,
         )
     finally:
@@ -137,6 +138,19 @@ def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
         replies = run.reply_file(entry.chunk.token)
         read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, ending.reason)
     return Part(answers, ordinals)
+
+
+def _unanswered(run: Session) -> frozenset[int]:
+    """Jobs whose batch was canceled for the realtime API, and which did not get there."""
+    if not run.spool.states[WAITING]:
+        return frozenset()
+    return frozenset(
+        ordinal
+        for entry, ordinals in zip(run.ledger, run.members, strict=True)
+        if entry.ending is not None and entry.ending.reason == REALTIME
+        for ordinal in ordinals
+        if ordinal >= 0 and run.spool.state(ordinal) == WAITING
+    )
 
 
 def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
@@ -263,6 +277,7 @@ def _batch(entry: Entry) -> dict[str, Any]:
         "token": chunk.token,
         "round": chunk.round,
         "jobs": chunk.count,
+        "realtime": chunk.realtime,
         "status": ending.status if ending else "in_flight",
         "reason": ending.reason if ending else None,
         "estimated_usd": _number(chunk.reserved_usd),

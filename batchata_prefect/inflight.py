@@ -48,8 +48,8 @@ class Known:
 
     @property
     def open(self) -> list[Entry]:
-        """Chunks whose ending is not recorded."""
-        return [entry for entry in self.entries if entry.ending is None]
+        """Chunks whose ending is not recorded; realtime ones have nothing at the provider."""
+        return [e for e in self.entries if e.ending is None and not e.chunk.realtime]
 
 
 async def open_run(

@@ -17,6 +17,9 @@ from batchata_prefect.models import Chunk, Usage
 TIME_LIMIT = "Time limit exceeded"
 """Reason of an ending that the run's deadline brought about."""
 
+REALTIME = "Going over to the realtime API"
+"""Reason of an ending that the time limit brought about ahead of it, for the realtime API."""
+
 LOST = "the provider keeps its results no more"
 """Reason of an ending whose results were there, and are gone."""
 

@@ -237,6 +237,7 @@ class Chunk:
         output_tokens: Upper bound of output tokens.
         reserved_usd: Upper bound of what it can cost; None where the price is unknown.
         correction: How many times the reckoned bound that is, after what was seen of the model.
+        realtime: Whether its requests go one by one through the realtime API, at its price.
     """
 
     sequence: int
@@ -251,12 +252,14 @@ class Chunk:
     output_tokens: int
     reserved_usd: Decimal | None
     correction: float = 1.0
+    realtime: bool = False
 
     @property
     def name(self) -> str:
         """What a person calls it, such as `anthropic claude-sonnet-5-5 #3, 1,000 jobs`."""
         jobs = "1 job" if self.count == 1 else f"{self.count:,} jobs"
-        return f"{self.provider} {self.model} #{self.sequence + 1}, {jobs}"
+        how = ", realtime" if self.realtime else ""
+        return f"{self.provider} {self.model} #{self.sequence + 1}, {jobs}{how}"
 
     @property
     def head(self) -> str:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -28,6 +29,10 @@ LINE_SECONDS = 3.0
 
 QUIET_SECONDS = 300.0
 """Time after which a plain line is written although nothing has changed."""
+
+_CODES_SHOWN = 4
+_MOST_COLUMNS = 110
+"""On a wider terminal the numbers would stand too far from the names that they belong to."""
 
 _ORDER = ("running", "failed", "cancelled", "pending", "complete")
 _COLORS = {
@@ -181,12 +186,14 @@ class View:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The bar of jobs, the batches that matter now, cost and time."""
-        width = options.max_width
+        width = min(options.max_width, _MOST_COLUMNS)
         now = self.now or datetime.now(UTC)
         ordered = _by_interest(self.batches.values())
         shown = ordered[: max(3, min(12, console.height - 10))]
         parts: list[RenderableType] = [_bar(self.stats, width)]
         parts.append(Text(_jobs_text(self.stats), style="dim"))
+        if codes := _codes_text(self.stats):
+            parts.append(Text(f"without an answer: {codes}", style="red"))
         if shown:
             parts.extend([Text(), _table(shown, now, width)])
             parts.extend(_faults(ordered))
@@ -194,7 +201,7 @@ class View:
         details = [("batches", _batches_text(self.batches, len(ordered) - len(shown)))]
         details.append(("cost", _cost_text(self.stats)))
         details.append(("time", _time_text(self.stats, self.elapsed_seconds)))
-        details.append(("waiting", str(self.stats.get("waiting_for") or "")))
+        details.append(("waiting for", _waiting_text(self.stats)))
         details.append(("results", self.results_dir or ""))
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
@@ -203,16 +210,18 @@ class View:
             if text:
                 grid.add_row(label, Text(text))
         parts.append(grid)
-        yield Group(*parts)
+        yield Constrain(Group(*parts), width)
 
 
 def plain_line(stats: Stats, batches: BatchData) -> str:
     """The state of a run in one line, the same as long as nothing has changed."""
-    waiting = stats.get("waiting_for")
+    waiting = _waiting_text(stats)
+    codes = _codes_text(stats)
     faults = [_fault(batch) for batch in batches.values() if _state(batch) == "failed"]
     parts = [
         f"{_done(stats):,} of {_number(stats, 'total'):,} jobs done",
         _jobs_text(stats),
+        f"without an answer: {codes}" if codes else "",
         f"batches: {_batches_text(batches)}" if batches else "",
         f"cost: {_cost_text(stats)}",
         f"waiting for {waiting}" if waiting else "",
@@ -304,6 +313,43 @@ def _jobs_text(stats: Stats) -> str:
     if resumed := _number(stats, "resumed"):
         counts.append(f"{resumed:,} of these answered by an earlier run")
     return ", ".join(counts) or "no jobs yet"
+
+
+def _codes_text(stats: Stats) -> str:
+    """The most frequent error codes; a code alone often says what to do."""
+    codes: Mapping[str, int] = stats.get("failures") or {}
+    shown = [f"{count:,} {code}" for code, count in list(codes.items())[:_CODES_SHOWN]]
+    more = sum(list(codes.values())[_CODES_SHOWN:])
+    return ", ".join([*shown, f"{more:,} others"] if more else shown)
+
+
+def _waiting_text(stats: Stats) -> str:
+    """What is waited for, how much of it, and until when at the latest."""
+    text = str(stats.get("waiting_for") or "")
+    if text.startswith("answers of"):
+        if tokens := _number(stats, "enqueued_tokens"):
+            text += f", {short_count(tokens)} input tokens"
+        if until := stats.get("waiting_until"):
+            text += f", until {clock_time(until)} at the latest"
+    return text
+
+
+def short_count(count: int) -> str:
+    """A large number in few letters: `950`, `12k`, `3.4M`."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            short = count / size
+            return (
+                f"{short:.1f}".removesuffix(".0") + letter if short < 10 else f"{short:.0f}{letter}"
+            )
+    return str(count)
+
+
+def clock_time(at: datetime) -> str:
+    """A moment as the person's own clock shows it, with the day where it is not today."""
+    local = at.astimezone()
+    is_today = local.date() == datetime.now(local.tzinfo).date()
+    return f"{local:%H:%M}" if is_today else f"{local:%a %H:%M}"
 
 
 def _table(batches: Sequence[Mapping[str, Any]], now: datetime, width: int) -> Table:

@@ -66,5 +66,7 @@ def waiting(ledger: list[Entry], provider: str, model: str) -> int:
     return sum(
         ceil(entry.chunk.input_tokens * part)
         for entry in ledger
-        if entry.ending is None and (entry.chunk.provider, entry.chunk.model) == (provider, model)
+        if entry.ending is None
+        and (entry.chunk.provider, entry.chunk.model) == (provider, model)
+        and not entry.chunk.realtime
     )

@@ -10,9 +10,19 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from batchata_prefect import plan
-from batchata_prefect.answers import Reading
+from batchata_prefect.answers import Reading, canceled
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
-from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED, LOST, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.ledger import (
+    AGAIN,
+    ANSWERED,
+    CANCELED,
+    FAILED,
+    LOST,
+    NOT_AS_ASKED,
+    TIME_LIMIT,
+    Ending,
+    Entry,
+)
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.providers.attachments import with_uploads
 from batchata_prefect.results import Collected, collect, count_rows, whole_file
@@ -34,6 +44,7 @@ def read_chunk(
     short: bool = False,
     lost: bool = False,
     refused_places: Mapping[int, str] | None = None,
+    no_reply: Callable[[int], tuple[str, str, str]] | None = None,
 ) -> Collected:
     """Read a chunk's replies into its answer file; runs in a thread of its own.
 
@@ -48,6 +59,8 @@ def read_chunk(
         lost: Whether the provider keeps its results no more.
         refused_places: Place in the chunk -> what the provider has against that request, where it
             refused the chunk for some of its requests only.
+        no_reply: Place -> (mark, error code, error) of a request that got no row, where that is
+            known already.
 
     Raises:
         OSError: The answers cannot be written.
@@ -69,7 +82,8 @@ def read_chunk(
             ordinals,
             jobs,
             run.providers[chunk.provider].read,
-            no_reply=_no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
+            no_reply=no_reply
+            or _no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
         )
     finally:
         jobs.close()
@@ -85,13 +99,18 @@ def _no_reply(
     lost: bool,
 ) -> Callable[[int], tuple[str, str, str]]:
     """Place -> (mark, error code, error) of a request that got no row."""
-    if entry.ending is not None:
-        return _restored(entry.ending)
+    if (ending := entry.ending) is not None:
+        if entry.chunk.realtime:
+            return lambda place: unanswered(ending.marks[place], ending.reason)
+        return _restored(ending)
     if batch is None:
         return lambda place: _refused(reason, refused_places, place)
     if lost:
         gone = f"{batch.batch_id} was paid for, and {LOST}"
         return lambda _: (FAILED, "answer_lost", gone)
+    if batch.ending == "canceled" and reason is not None and not short:
+        # OpenAI has no rows of a batch that was canceled while it was validated.
+        return lambda _: (CANCELED, *canceled(reason))
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
         if short:
@@ -121,6 +140,24 @@ def _refused(
     if place in refused_places:
         return FAILED, "invalid_request", f"the provider refused it: {refused_places[place]}"
     return AGAIN, "batch_failed", "its batch was refused for other jobs in it; nothing was billed"
+
+
+def unanswered(mark: str, reason: str | None) -> tuple[str, str, str]:
+    """Mark, error code and error of a realtime request without an answer.
+
+    Args:
+        mark: `ANSWERED` where its reply file is gone, `FAILED` where its reply was lost,
+            `CANCELED` where it was not sent.
+        reason: Why no more was sent.
+    """
+    if mark == ANSWERED:
+        return mark, "answer_lost", "its answer was paid for, but the reply file is gone"
+    if mark == FAILED:
+        lost = "it was sent through the realtime API and its reply was lost: it may be paid, so it"
+        return mark, "answer_lost", f"{lost} is not sent again"
+    if reason in {TIME_LIMIT, None}:
+        return mark, "time_limit_exceeded", f"{TIME_LIMIT}: the job was not answered before it"
+    return mark, "canceled", f"{reason}; it was not sent. Run again to send it"
 
 
 def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from operator import add
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -17,8 +16,9 @@ import orjson
 
 from batchata_prefect.answers import Reading, from_row, merge_attempts
 from batchata_prefect.errors import ParseError
-from batchata_prefect.ledger import AGAIN, FAILED
+from batchata_prefect.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.models import JobResult, Reply, Usage
+from batchata_prefect.plain_rows import Bills, PlainRows
 from batchata_prefect.plan import mark
 from batchata_prefect.providers.rows import UnreadableRowError
 from batchata_prefect.schema import AnswerSchema
@@ -99,10 +99,9 @@ def collect(
     """
     chunk = reading.chunk
     marks = bytearray(chunk.count)
-    cost: Decimal | None = Decimal(0)
-    saved: Decimal | None = Decimal(0)
-    usage = [0] * len(Usage())
+    bills, plain_rows = Bills(reading), PlainRows(reading)
     strangers = unreadable = 0
+    answered = ord(ANSWERED)
     jobs.hold(ordinals)
     with whole_file(answers) as file:
         for line in _lines(replies) if replies is not None else ():
@@ -118,22 +117,24 @@ def collect(
             if place is None or marks[place]:
                 strangers += 1
                 continue
-            marks[place] = ord(mark(reply, reply.error_code))
-            billed = reading.cost(reply)
-            cost = None if cost is None or billed is None else cost + billed
-            kept = reading.cache_saved(reply, billed)
-            saved = None if saved is None or kept is None else saved + kept
-            if reply.usage is not None and reply.outcome == "succeeded":
-                usage = list(map(add, usage, reply.usage))
-            if ordinals[place] >= 0:
-                job = jobs.context(ordinals[place])
-                body = None
+            bill = bills.add(reply)
+            ordinal = ordinals[place]
+            if ordinal < 0:
+                marks[place] = ord(mark(reply, reply.error_code))
+                continue
+            row = plain_rows.row(reply, *jobs.line(ordinal), bill)
+            if row is not None:
+                marks[place] = answered
+            else:
+                job, body = jobs.context(ordinal), None
                 if job.citations is not None and reply.outcome == "succeeded":
-                    (body,) = jobs.bodies([ordinals[place]])
-                row = reading.row(reply, job, billed, body)
-                marks[place] = ord(mark(reply, row["error_code"]))
-                _write_answer(file, place, row)
-        for place in range(chunk.count):
+                    (body,) = jobs.bodies([ordinal])
+                cost = reading.cost(reply) if bill is None else bill.cost
+                values = reading.row(reply, job, cost, body)
+                marks[place] = ord(mark(reply, values["error_code"]))
+                row = orjson.dumps(values)
+            file.write(b"%d\t%b\n" % (place, row))
+        for place in range(chunk.count) if 0 in marks else ():
             if not marks[place]:
                 letter, code, text = no_reply(place)
                 if unreadable and letter == AGAIN:
@@ -142,15 +143,12 @@ def collect(
                 marks[place] = ord(letter)
                 if ordinals[place] >= 0:
                     job = jobs.context(ordinals[place])
-                    _write_answer(file, place, reading.missing(job, code, text))
-    if unreadable:
-        # What a row that cannot be read was billed is not known.
-        cost = None
-    return Collected(marks.decode(), cost, Usage(*usage), strangers, unreadable, saved)
-
-
-def _write_answer(file: BinaryIO, place: int, row: dict[str, Any]) -> None:
-    file.write(b"%d\t%b\n" % (place, orjson.dumps(row)))
+                    row = orjson.dumps(reading.missing(job, code, text))
+                    file.write(b"%d\t%b\n" % (place, row))
+    bills.close()
+    # What a row that cannot be read was billed is not known.
+    cost = None if unreadable else bills.cost
+    return Collected(marks.decode(), cost, bills.usage, strangers, unreadable, bills.cache_saved)
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -230,6 +228,7 @@ def assemble(
     count: int,
     *,
     unsent: Callable[[Context, Family], dict[str, Any]],
+    unanswered: Container[int] = (),
     each_to: Path | None,
 ) -> Tally:
     """Write the results of all jobs in the order of the job set, each job exactly once.
@@ -240,6 +239,8 @@ def assemble(
         jobs: Looks up jobs.
         count: Number of jobs.
         unsent: The row of a job without any answer.
+        unanswered: Jobs that were canceled to be sent again, and were not: that says less of them
+            than the row of a job without any answer.
         each_to: Folder for one file a job; None for none.
 
     Raises:
@@ -264,6 +265,10 @@ def assemble(
     paths = [part.answers for part in parts]
     with closing(_Rows(paths, wanted)) as rows, whole_file(target) as file:
         for ordinal in range(count):
+            if ordinal in unanswered and where[ordinal] >= 0:
+                before = (owner[ordinal], where[ordinal], size[ordinal])
+                earlier.setdefault(ordinal, []).append(before)
+                where[ordinal] = -1
             if where[ordinal] < 0:
                 context = jobs.context(ordinal)
                 line = orjson.dumps(unsent(context, jobs.family(ordinal)))

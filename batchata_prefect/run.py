@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from batchata_prefect import budget
 from batchata_prefect.diff import RunDiff
 from batchata_prefect.errors import StateError
+from batchata_prefect.ledger import NEVER_SENT
 from batchata_prefect.models import JobResult
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.results import read_results
@@ -33,6 +34,7 @@ from batchata_prefect.session import (
     leave,
 )
 from batchata_prefect.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
+from batchata_prefect.standing import FailureCodes, waits
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -71,6 +73,7 @@ class BatchRun:
         self._session = Session(settings, spool, prices, schemas, pace)
         self._callback: ProgressCallback | None = None
         self._interval = 1.0
+        self._failures = FailureCodes()
         self._began: float | None = None
         self._elapsed: float | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,9 +131,7 @@ class BatchRun:
         self._began = time.monotonic()
         run = self._session
         run.spool.reset()
-        settings = asdict(run.settings)
-        if run.settings.cost_limit_usd is not None:
-            settings["cost_limit_usd"] = float(run.settings.cost_limit_usd)
+        settings = _shown(run.settings)
         label = f"{self.results_dir.name}, {run.spool.count:,} jobs"
         name = enter(run)
         with ExitStack() as stack:
@@ -338,8 +339,9 @@ class BatchRun:
             The original library's keys: total, pending, active, completed, failed, cancelled,
             cost_usd, cost_limit_usd, is_complete, batches_total, batches_completed,
             batches_pending, current_batch_index, current_batch_size, items_per_batch; and
-            reserved_usd, time_left_seconds, waiting_for, resumed. Costs in USD, None where a
-            price is unknown.
+            reserved_usd, time_left_seconds, resumed, waiting_for, waiting_until (when the first
+            batch in flight expires), enqueued_tokens, failures (error code -> jobs). Costs in
+            USD, None where a price is unknown.
         """
         run = self._session
         spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
@@ -360,14 +362,19 @@ class BatchRun:
             "items_per_batch": run.settings.items_per_batch,
             "reserved_usd": _number(held),
             "time_left_seconds": run.seconds_left,
-            "waiting_for": run.waiting_for
-            or next((f.waiting_for for f in run.flights.values() if f.waiting_for), None),
             "resumed": run.resumed,
+            **waits(run),
+            "failures": self._failed_by_code(),
         }
         if print_status:
             for name, value in stats.items():
                 logger.info("%s: %s", name, value)
         return stats
+
+    def _failed_by_code(self) -> dict[str, int]:
+        if self.manifest is not None:
+            return {code: group["count"] for code, group in self.manifest["failures"].items()}
+        return self._failures.look(self._session)
 
     def _counts(self) -> dict[str, int]:
         manifest, states = self.manifest, self._session.spool.states
@@ -399,7 +406,8 @@ class BatchRun:
         if ending is not None:
             answered = ending.marks.count("a")
             failed = chunk.count - answered
-            canceled = ending.status == "canceled"
+            unsent = ending.status in NEVER_SENT and self._session.stopped is not None
+            canceled = ending.status == "canceled" or unsent
             status = "cancelled" if canceled else "failed" if failed else "complete"
         return {
             "start_time": receipt.created_at if receipt else None,
@@ -457,8 +465,7 @@ class BatchRun:
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON-ready values: settings, status and manifest."""
-        settings = asdict(self._session.settings)
-        settings["cost_limit_usd"] = _number(self._session.settings.cost_limit_usd)
+        settings = _shown(self._session.settings)
         return {
             "created_at": datetime.now(UTC).isoformat(),
             "flow_run_id": self.flow_run_id,
@@ -478,6 +485,14 @@ class BatchRun:
         self.planned = dry_run(self._session)
         show(self.planned)
         return self
+
+
+def _shown(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values, for the flow run's parameters."""
+    values = asdict(settings)
+    for name in ("cost_limit_usd", "realtime_limit_usd"):
+        values[name] = _number(values[name])
+    return values
 
 
 def _number(amount: Any) -> float | None:

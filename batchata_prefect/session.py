@@ -21,6 +21,7 @@ from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers import Provider
 from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Spool
+from batchata_prefect.throttle import Throttle
 
 if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
@@ -35,6 +36,13 @@ OnCancel: TypeAlias = Literal["collect", "detach"]
 leaves them running for the next run."""
 
 IfRunning: TypeAlias = Literal["wait", "fail"]
+
+OnDeadline: TypeAlias = Literal["fail", "realtime"]
+"""`fail` leaves what is not answered at the deadline unanswered; `realtime` sends it through the
+realtime API before."""
+
+REALTIME_AT_ONCE = 32
+"""Realtime requests in flight at once."""
 
 TERMINATED = "the process was told to terminate"
 """Reason of a stop by SIGTERM."""
@@ -104,6 +112,9 @@ class Settings:
         cost_limit_usd: Upper bound of what the run may cost over all its restarts.
         budget: Name of a budget that other runs share; the cost limit is then that of all together.
         time_limit_seconds: Seconds from the first start to the deadline.
+        on_deadline: What becomes of the jobs that their batches would not answer in time.
+        realtime_limit_usd: Upper bound of what realtime requests may cost, inside the cost limit.
+        margin_seconds: Seconds before the deadline at which jobs go over to the realtime API.
         max_attempts: Times that one job is sent at most.
         raw_files: Whether the request files are kept.
         result_format: `jsonl`, or `json` for one more file a job.
@@ -128,6 +139,9 @@ class Settings:
     cost_limit_usd: Decimal | None = None
     budget: str | None = None
     time_limit_seconds: float | None = None
+    on_deadline: OnDeadline = "fail"
+    realtime_limit_usd: Decimal | None = None
+    margin_seconds: float = 0.0
     max_attempts: int = 3
     upload_files: bool | None = None
     quota: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -253,6 +267,8 @@ class Session:
         share: Its part in a budget that other runs share.
         quota_shares: Provider and model -> its part in a quota that other runs share.
         quotas_told: Monotonic time at which the others were told what it holds of the quotas.
+        slots: Held by each realtime request in flight.
+        throttles: Provider -> when its next realtime request may begin.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
         stopped: That the run shall end now; None while it shall go on.
@@ -286,6 +302,8 @@ class Session:
         default_factory=dict[tuple[str, str], "Share"]
     )
     quotas_told: float = 0.0
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
+    throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])
     lease: Lease | None = None
     error: BatchataError | None = None
     stopped: Stop | None = None
@@ -301,6 +319,7 @@ class Session:
         """Live in the running event loop; `stop` may be called from other threads from here on."""
         self._loop = asyncio.get_running_loop()
         self.reading, self._wake = asyncio.Lock(), asyncio.Event()
+        self.slots, self.throttles = asyncio.Semaphore(REALTIME_AT_ONCE), {}
         if self.stopped is not None:
             self.end_now()
 
@@ -325,6 +344,20 @@ class Session:
         return self.stopped is not None or (left is not None and left <= 0)
 
     @property
+    def seconds_until_realtime(self) -> float | None:
+        """Seconds until jobs go over to the realtime API, below 0 after; None where none does."""
+        left = self.seconds_left
+        if left is None or self.settings.on_deadline != "realtime":
+            return None
+        return left - self.settings.margin_seconds
+
+    @property
+    def is_realtime(self) -> bool:
+        """Whether what is not answered goes through the realtime API now."""
+        seconds = self.seconds_until_realtime
+        return seconds is not None and seconds <= 0 and not self.is_ending
+
+    @property
     def out_of_patience(self) -> bool:
         """Whether the run is ending and has waited long enough for what hangs."""
         since = self.ending_since
@@ -336,9 +369,9 @@ class Session:
         if self._wake.is_set():
             await asyncio.sleep(seconds)
             return
-        left = self.seconds_left
-        if left is not None:
-            seconds = min(seconds, max(left, 0.02))
+        for left in (self.seconds_left, self.seconds_until_realtime):
+            if left is not None and left > 0:
+                seconds = min(seconds, max(left, 0.02))
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         if self.is_ending:
@@ -368,6 +401,10 @@ class Session:
     def own_dir(self) -> Path:
         """Our own folder inside `results_dir`: lock, spool, parsed answers."""
         return self.results_dir / ".batchata"
+
+    def journal_file(self, token: str) -> Path:
+        """What was sent and answered of a chunk that goes through the realtime API."""
+        return self.results_dir / "raw_files" / "responses" / f"{token}.journal"
 
     def request_file(self, token: str) -> Path:
         """The chunk file of a token."""

@@ -128,7 +128,7 @@ async def claim(run: Session, chunk: Chunk) -> Claim | None:
     """
     parts: list[tuple[Share, Decimal]] = []
     quota_share = run.quota_shares.get((chunk.provider, chunk.model))
-    if quota_share is not None:
+    if quota_share is not None and not chunk.realtime:
         part = input_share(run.ledger, chunk.provider, chunk.model)
         tokens = Decimal(ceil(chunk.input_tokens * part))
         try:

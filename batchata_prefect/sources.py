@@ -6,6 +6,8 @@ import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -16,6 +18,7 @@ import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Job
+from batchata_prefect.tables import as_json, table_rows
 
 Piece = tuple[str, str | None]
 
@@ -65,6 +68,17 @@ def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     )
 
 
+def rows_of(source: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a path or URL as `read_rows`, or of a table as `tables.table_rows`.
+
+    Raises:
+        ValidationError: As these.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_rows(cast("str | os.PathLike[str]", source))
+    return table_rows(source)
+
+
 def fill(template: str, row: Mapping[str, Any], line: int) -> str:
     """The template with each `{column}` replaced by the row's value; `{{` and `}}` are braces.
 
@@ -84,7 +98,7 @@ def fill(template: str, row: Mapping[str, Any], line: int) -> str:
         if column is not None:
             if column not in row:
                 raise ValidationError(
-                    f"{_where(row, line)}: the template asks for {{{column}}}, but the row has "
+                    f"{place_of(row, line)}: the template asks for {{{column}}}, but the row has "
                     f"only the columns {sorted(row)}; write {{{{ and }}}} for braces that are text"
                 )
             parts.append(_text(row[column]))
@@ -117,25 +131,85 @@ def jobs_from_rows(
     Raises:
         ValidationError: A column is missing or empty, or the row is no job; names file and line.
     """
+    told = RowForm(prompt, id_column, file_column, metadata_columns, defaults)
     for number, row in enumerate(rows, 1):
-        where = _where(row, number)
-        if prompt is not None:
-            job: dict[str, Any] = {**defaults, "prompt": fill(prompt, row, number)}
+        yield told.job(row, number)
+
+
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """What a row is to become; the attributes are the arguments of `jobs_from_rows`.
+
+    Attributes:
+        prompt: Prompt template.
+        id_column: Column with the job's id.
+        file_column: Column with the document.
+        metadata_columns: Columns that go into the metadata.
+        defaults: Arguments of every job.
+        others: With a template, whether all columns that it, the id and the file do not use go
+            into the metadata where none are named; what has no JSON form is left out.
+    """
+
+    prompt: str | None
+    id_column: str | None
+    file_column: str | None
+    metadata_columns: Sequence[str] | None
+    defaults: Mapping[str, Any]
+    others: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a template that no row can fill.
+
+        Raises:
+            ValidationError: It has a single brace.
+        """
+        if self.prompt is not None:
+            _pieces(self.prompt)
+
+    def job(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Keyword arguments of `Batch.add_job` for a row.
+
+        Raises:
+            ValidationError: A column is missing or empty, or the row is no job.
+        """
+        if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValidationError(f"row {number}: it is {type(row).__name__}, not a mapping")
+        where = place_of(row, number)
+        if self.prompt is not None:
+            job: dict[str, Any] = {**self.defaults, "prompt": fill(self.prompt, row, number)}
         else:
-            job = {**defaults, **_job_fields(row, where)}
-        if id_column is not None:
-            job["id"] = _cell(row, id_column, where)
+            job = {**self.defaults, **_job_fields(row, where)}
+        if self.id_column is not None:
+            job["id"] = _cell(row, self.id_column, where)
         if "id" in job:
             job["id"] = _text(job["id"])
-        if file_column is not None:
-            job["file"] = _cell(row, file_column, where)
+        if self.file_column is not None:
+            job["file"] = _file(_cell(row, self.file_column, where))
         if job.get("file") is not None:
             job["file"] = _beside(job["file"], getattr(row, "source", None))
-        if metadata_columns:
-            given: Mapping[str, Any] = job.get("metadata") or {}
-            columns = {name: _cell(row, name, where, empty=True) for name in metadata_columns}
-            job["metadata"] = {**given, **columns}
-        yield job
+        if self.metadata_columns:
+            columns = {n: _kept(row, n, where) for n in self.metadata_columns}
+            job["metadata"] = {**(job.get("metadata") or {}), **columns}
+        elif self.others and self.metadata_columns is None and self.prompt is not None:
+            job["metadata"] = {**(job.get("metadata") or {}), **self._others(self.prompt, row)}
+        return job
+
+    def _others(self, prompt: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        used = {self.id_column, self.file_column, *(column for _, column in _pieces(prompt))}
+        kept: dict[str, Any] = {}
+        for name, value in row.items():
+            if name not in used:
+                with suppress(TypeError):
+                    kept[name] = as_json(value)
+        return kept
+
+
+def _file(cell: Any) -> Any:
+    """The path or bytes in a cell; a Hugging Face file column holds both."""
+    if isinstance(cell, Mapping):
+        values = cast("Mapping[str, Any]", cell)
+        return values.get("bytes") or values.get("path")
+    return cell
 
 
 def _kind(source: str) -> str:
@@ -276,7 +350,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _where(row: Mapping[str, Any], number: int) -> str:
+def place_of(row: Mapping[str, Any], number: int) -> str:
+    """Where a row stands, for an error: its file and line, or its number."""
     return f"{row.source!r} line {row.line}" if isinstance(row, Row) else f"row {number}"
 
 
@@ -287,6 +362,13 @@ def _cell(row: Mapping[str, Any], column: str, where: str, *, empty: bool = Fals
     if not empty and (value is None or value == ""):
         raise ValidationError(f"{where}: the column {column!r} is empty")
     return value
+
+
+def _kept(row: Mapping[str, Any], column: str, where: str) -> Any:
+    try:
+        return as_json(_cell(row, column, where, empty=True))
+    except TypeError as error:
+        raise ValidationError(f"{where}: the column {column!r} cannot be kept: {error}") from None
 
 
 def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -302,7 +384,8 @@ def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}: {unknown} are not fields of a job; "
             f"further request parameters go into an object called 'params'"
         )
-    fields = {key: value for key, value in row.items() if value is not None}
+    # An empty list says as much as nothing, and is how `Job.to_dict` writes no tags.
+    fields = {key: value for key, value in row.items() if value is not None and value != []}
     params: Any = fields.pop("params", {})
     if not isinstance(params, Mapping):
         raise ValidationError(f"{where}: params must be an object")

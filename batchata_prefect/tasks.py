@@ -18,8 +18,9 @@ from prefect.tasks import Task
 
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
-from batchata_prefect.ledger import TIME_LIMIT, Entry, Receipt
+from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Entry, Receipt
 from batchata_prefect.models import ProviderBatch
+from batchata_prefect.realtime import answer_now, goes_over
 from batchata_prefect.session import Flight, Session, session
 from batchata_prefect.settling import never_created, settle
 
@@ -68,6 +69,8 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
 
 
 async def _bring_to_its_end(run: Session, flight: Flight) -> str:
+    if flight.entry.chunk.realtime:
+        return await answer_now(run, flight)
     try:
         if flight.entry.receipt is None and not await _buy(run, flight):
             return await never_created(run, flight)
@@ -98,8 +101,8 @@ async def _buy(run: Session, flight: Flight) -> bool:
         if chunk.provider in run.closed:
             flight.held_back = f"{chunk.provider} takes no batch"
             return False
-        if run.is_ending:
-            flight.held_back = run.stopped.reason if run.stopped else TIME_LIMIT
+        if run.is_ending or run.is_realtime:
+            flight.held_back = _why_end(run, flight) or REALTIME
             return False
         flight.fresh = False
         try:
@@ -129,6 +132,15 @@ async def _buy(run: Session, flight: Flight) -> bool:
             await _receive(run, flight, batch, adopted=False)
             return True
     return await _look_up(run, flight)
+
+
+def _why_end(run: Session, flight: Flight) -> str | None:
+    """Why a batch is to be canceled now; None where it is not."""
+    if run.stopped is not None:
+        return run.stopped.reason
+    if run.is_ending:
+        return TIME_LIMIT
+    return REALTIME if goes_over(run, flight) else None
 
 
 async def _look_up(run: Session, flight: Flight) -> bool:
@@ -224,10 +236,10 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
         flight.succeeded, flight.failed = batch.succeeded, batch.failed
         if batch.state == "ended":
             return batch
-        if run.is_ending and flight.canceled is None:
+        if flight.canceled is None and (reason := _why_end(run, flight)) is not None:
             if run.stopped is not None and run.stopped.on_cancel == "detach":
                 return None
-            flight.canceled = run.stopped.reason if run.stopped else TIME_LIMIT
+            flight.canceled = reason
             get_run_logger().warning("%s: canceling it", flight.canceled)
             batch = await persist(run, flight, "cancel", lambda: provider.cancel(client, batch_id))
             canceled_at = clock()

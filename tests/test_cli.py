@@ -105,7 +105,7 @@ def test_adopt_after_a_kill_in_the_create(
     sandbox.clear_faults()
     (uncertain,) = asked("status", job["results_dir"])["in_flight"]
     assert uncertain["batch_id"] is None
-    assert "may or may not exist" in batchata("status", job["results_dir"]).stdout
+    assert "may or may not exist" in batchata("status", job["results_dir"]).stderr
     sandbox.settle()
     (found,) = asked("adopt", job["results_dir"])["adopted"]
     made = list(sandbox.ledger.batches())[known:]
@@ -143,7 +143,7 @@ def test_cancel_of_a_run_that_lives(forker: Forker, sandbox, tmp_path: Path) -> 
         done = batchata("cancel", job["results_dir"])
     finally:
         sandbox.limits(seconds=0.1)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert f"process {pid} on" in done.stderr
     assert "Traceback" not in done.stderr
     assert forker.wait() == 0
@@ -152,6 +152,6 @@ def test_cancel_of_a_run_that_lives(forker: Forker, sandbox, tmp_path: Path) -> 
 def test_no_records(tmp_path: Path) -> None:
     """A directory without a run is an error that says what to give."""
     done = batchata("status", str(tmp_path))
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "there are no records of" in done.stderr
     assert done.stdout == ""

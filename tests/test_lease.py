@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.filesystems import LocalFileSystem
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, StateError
 from batchata_prefect.lease import Lease
-from batchata_prefect.records import Records
+from batchata_prefect.records import DurableFileSystem, Records
 from tests.chaos.killing import Forker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -113,7 +112,7 @@ def test_an_owner_on_another_machine_is_replaced_when_its_lease_ends(
 ) -> None:
     """It cannot be asked, so its lease has to stay without renewal first; no clock is compared."""
     monkeypatch.setenv("BATCHATA_LEASE_SECONDS", "3")
-    records = Records(LocalFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
+    records = Records(DurableFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
     stranger = {
         "token": "t",
         "beat": 1,
@@ -147,7 +146,7 @@ def test_an_owner_on_another_machine_is_replaced_when_its_lease_ends(
 
 def test_an_owner_that_was_replaced_sends_nothing_more(tmp_path: Path, sandbox) -> None:
     """A process that slept through its lease finds another owner, and stops before it buys."""
-    records = Records(LocalFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
+    records = Records(DurableFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
     (tmp_path / "state").mkdir()
 
     async def lose() -> None:

@@ -152,7 +152,7 @@ def test_failed_batch_tells_why() -> None:
     [
         ({"cost_usd": None, "reserved_usd": None, "cost_limit_usd": None}, "cost unknown"),
         ({"cost_usd": 0.0, "reserved_usd": None, "cost_limit_usd": None}, "cost $0.00"),
-        ({"waiting_for": "openai tokens"}, "waiting openai tokens"),
+        ({"waiting_for": "openai tokens"}, "waiting for openai tokens"),
         ({"resumed": 900}, "900 of these answered by an earlier run"),
         ({"total": 0, "completed": 0, "failed": 0, "active": 0, "pending": 0}, "no jobs yet"),
     ],

@@ -34,7 +34,7 @@ class PriceBook:
             `{"gpt-x": {"input": 1.0, "output": 5.0, "cache_read": 0.1}}`, or the path of a JSON
             or TOML file of the same keys. `input` and `output` are required; `cache_read` and
             `cache_write` cost as input where they are left out, `cache_write_1h` as
-            `cache_write`.
+            `cache_write`. A table of the same keys under `realtime` gives the standard rates.
         at: The moment whose prices hold; now by default.
 
     Raises:
@@ -67,10 +67,7 @@ class PriceBook:
         return None if tariff is None else tariffs.cost(tariff, usage)
 
     def realtime_cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
-        """What the same answer costs at the standard rate; None where that is unknown.
-
-        The user's own prices are those of a batch and say nothing of the standard rate.
-        """
+        """What the same answer costs at the standard rate; None where that is unknown."""
         tariff = self._tariff(provider, model, realtime=True)
         return None if tariff is None else tariffs.cost(tariff, usage)
 
@@ -105,8 +102,8 @@ class PriceBook:
         return tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
 
     def _tariff(self, provider: str, model: str, *, realtime: bool = False) -> Tariff | None:
-        if not realtime and model in self._own:
-            return self._own[model]
+        if (model, realtime) in self._own:
+            return self._own[model, realtime]
         key = (provider, model, realtime)
         if key not in self._listed:
             self._listed[key] = listed_tariff(provider, model, self._at, batch=not realtime)

@@ -20,6 +20,7 @@ from typing import Any, cast
 import orjson
 
 from batchata_prefect.errors import ProviderError, ValidationError
+from batchata_prefect.throttle import Throttle
 
 _CHAT, _RESPONSES = "/v1/chat/completions", "/v1/responses"
 
@@ -107,7 +108,7 @@ async def exact_input_tokens(
             f"{provider!r} does not count the tokens of requests to {endpoint}; nothing was sent. "
             "Leave estimate='exact' out: the estimate is then an upper bound made here"
         )
-    pace = _Pace(1.0 / per_second)
+    pace = Throttle(1.0 / per_second)
     running: deque[asyncio.Task[int]] = deque()
     numbered = enumerate(bodies, start=1)
     try:
@@ -124,28 +125,6 @@ async def exact_input_tokens(
         await asyncio.gather(*running, return_exceptions=True)
 
 
-@dataclass(slots=True)
-class _Pace:
-    """When the next call may begin, for all calls of one count."""
-
-    interval: float
-    next_at: float = 0.0
-    slowed: float = 1.0
-
-    async def turn(self) -> None:
-        now = asyncio.get_running_loop().time()
-        at = max(now, self.next_at)
-        self.next_at = at + self.interval * self.slowed
-        await asyncio.sleep(at - now)
-
-    def slow_down(self, seconds: float) -> None:
-        """Begin nothing for so long, and then half as fast."""
-        resume = asyncio.get_running_loop().time() + seconds
-        if resume > self.next_at + seconds / 2:
-            self.slowed = min(self.slowed * 2, 64.0)
-        self.next_at = max(self.next_at, resume)
-
-
 @dataclass(frozen=True, slots=True)
 class _Counter:
     """How one provider counts: the path, and the body made of a request's."""
@@ -154,7 +133,7 @@ class _Counter:
     body: Callable[[dict[str, Any]], dict[str, Any]]
 
 
-async def _count(client: Any, counter: _Counter, place: int, body: bytes, pace: _Pace) -> int:
+async def _count(client: Any, counter: _Counter, place: int, body: bytes, pace: Throttle) -> int:
     asked = counter.body(cast("dict[str, Any]", orjson.loads(body)))
     for attempt in range(_TRIES):
         await pace.turn()

@@ -16,11 +16,12 @@ from batchata_prefect.pricing.tariffs import Rates, Tariff, flat
 Prices: TypeAlias = "Mapping[str, Mapping[str, Any]] | str | os.PathLike[str]"
 """Prices by model id, or the path of a JSON or TOML file that holds them."""
 
+_REALTIME = "realtime"
 _KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 
 
-def own_tariffs(prices: Prices | None) -> dict[str, Tariff]:
-    """Tariffs by model id.
+def own_tariffs(prices: Prices | None) -> dict[tuple[str, bool], Tariff]:
+    """Tariffs by model id, and whether they are those of the realtime API.
 
     Raises:
         ValidationError: A table or a price is wrong, or the file cannot be read; the text names
@@ -37,7 +38,15 @@ def own_tariffs(prices: Prices | None) -> dict[str, Tariff]:
         raise ValidationError(
             f"prices must be a table by model id or the path of a price file, not {prices!r}"
         )
-    return {model: _tariff(where, model, table) for model, table in tables.items()}
+    found: dict[tuple[str, bool], Tariff] = {}
+    for model, table in tables.items():
+        given: Any = table
+        if isinstance(given, Mapping) and _REALTIME in given:
+            given = dict(cast("Mapping[str, Any]", given))
+            realtime = given.pop(_REALTIME)
+            found[model, True] = _tariff(f"{where}realtime ", model, realtime)
+        found[model, False] = _tariff(where, model, given)
+    return found
 
 
 def read_prices(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:

@@ -112,6 +112,18 @@ class Provider(Protocol):
         """Whether the error of a create proves that no batch was made."""
         ...
 
+    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """Send one request through the realtime API, at its price: the reply as a result row.
+
+        Sent once, never repeated inside. A refusal of the request itself is a row too; any other
+        error than those of `billed_nothing` leaves it open whether it was billed.
+        """
+        ...
+
+    def billed_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a realtime request proves that it was not billed."""
+        ...
+
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
+
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import (
     BatchState,
@@ -45,6 +47,7 @@ _CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
 """What `Chunk.custom_id` looks like."""
 _PIECE_BYTES = 256 * 1024
 _STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
+_NO_DETAILS = {"thinking_tokens": 0}
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 _WHY = {
     "canceled": "the request was canceled before it ran; it was not billed",
@@ -134,6 +137,19 @@ class Anthropic:
     def created_nothing(self, error: BaseException) -> bool:
         """Whether the error of a create proves that no batch was made."""
         return wire.created_nothing(error)
+
+    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One request through Messages [anthropic/resources/messages/messages.py], as a row."""
+        message, _, error = await wire.ask(client, endpoint, "content", body)
+        if message is not None:
+            result: dict[str, Any] = {"type": "succeeded", "message": message}
+        else:
+            result = {"type": "errored", "error": error}
+        return orjson.dumps({"custom_id": custom_id, "result": result})
+
+    def billed_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a realtime request proves that it was not billed."""
+        return wire.billed_nothing(error)
 
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
@@ -233,6 +249,8 @@ class Anthropic:
             ParseError: The row is not JSON or carries no custom_id.
         """
         custom_id, data = parse(row)
+        if (reply := _plain(custom_id, data)) is not None:
+            return reply
         result = object_at(data, "result")
         kind = text_at(result, "type")
         if kind == "succeeded":
@@ -331,6 +349,47 @@ def _batch(data: Mapping[str, Any]) -> ProviderBatch:
         created_at=wire.moment(data.get("created_at")),
         expires_at=wire.moment(data.get("expires_at")),
         ended_at=wire.moment(data.get("ended_at")),
+    )
+
+
+def _plain(custom_id: str, row: Mapping[str, Any]) -> Reply | None:
+    """What `_answer` makes of a message of one text, after its thinking; None for any other row.
+
+    Most rows are such ones, and are read in a third of the time.
+    """
+    try:
+        result = row["result"]
+        message = result["message"]
+        *before, block = message["content"]
+        text, cited = block["text"], block.get("citations")
+        usage = message["usage"]
+        stop = message["stop_reason"]
+        hour: Any = usage["cache_creation"]["ephemeral_1h_input_tokens"]
+        counts: tuple[Any, ...] = (
+            usage["input_tokens"],
+            usage["output_tokens"],
+            usage["cache_read_input_tokens"],
+            usage["cache_creation_input_tokens"],
+        )
+        thought: Any = (usage.get("output_tokens_details") or _NO_DETAILS)["thinking_tokens"]
+        kinds = [each["type"] for each in before]
+        plain = result["type"] == "succeeded" and block["type"] == "text"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    if not plain or cited or type(text) is not str or (kinds and kinds != ["thinking"]):
+        return None
+    new, given, read, written = counts
+    if not type(new) is type(given) is type(read) is type(written) is type(hour) is int:
+        return None
+    if type(thought) is not int or stop == "refusal" or type(stop) is not str:
+        return None
+    return Reply(
+        custom_id,
+        "succeeded",
+        (TextBlock(text),),
+        Usage(new + read + written, given, read, written, hour, thought),
+        stop,
+        has_thinking=bool(kinds or thought),
     )
 
 

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
+
 from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError
 from batchata_prefect.models import (
     BatchFault,
@@ -27,7 +29,7 @@ from batchata_prefect.models import (
 from batchata_prefect.providers import Found, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
-from batchata_prefect.providers.openai_replies import answer
+from batchata_prefect.providers.openai_replies import answer, plain
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
@@ -144,6 +146,20 @@ class OpenAI:
         """Whether the error of a create proves that no batch was made."""
         return isinstance(error, UploadError) or wire.created_nothing(error)
 
+    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One request through its endpoint [openai/resources], as a row of an output file."""
+        # The client's base URL ends in /v1.
+        answered, status, error = await wire.ask(
+            client, endpoint.removeprefix("/v1"), "object", body
+        )
+        told = answered if answered is not None else {"error": error}
+        response = {"status_code": status, "body": told}
+        return orjson.dumps({"custom_id": custom_id, "response": response, "error": None})
+
+    def billed_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a realtime request proves that it was not billed."""
+        return wire.billed_nothing(error)
+
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
@@ -201,6 +217,8 @@ class OpenAI:
             ParseError: The row is not JSON or carries no custom_id.
         """
         custom_id, data = parse(row)
+        if (reply := plain(custom_id, data)) is not None:
+            return reply
         response = object_at(data, "response")
         body = object_at(response, "body")
         error = object_at(data, "error") or object_at(body, "error")

@@ -23,8 +23,52 @@ _FINISHED = {
     "content_filter": "refusal",
 }
 _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
+_PLAIN_ENDS = {"stop": "end_turn", "length": "max_tokens"}
 _REFUSED = "the model refused to answer"
 _FILTERED = "the answer was cut off by the content filter"
+
+
+def plain(custom_id: str, row: Mapping[str, Any]) -> Reply | None:
+    """The reply of a row with one chat completion of one text; None for any other.
+
+    It is what `answer` makes of the row. Most rows are such ones, and their fields are taken here
+    as they are expected, which costs a quarter of looking at each with care.
+    """
+    try:
+        response = row["response"]
+        body = response["body"]
+        (choice,) = body["choices"]
+        message = choice["message"]
+        text = message["content"]
+        usage = body["usage"]
+        taken = usage["prompt_tokens_details"]
+        thought: Any = usage["completion_tokens_details"]["reasoning_tokens"]
+        status: Any = response["status_code"]
+        counts: tuple[Any, ...] = (
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            taken["cached_tokens"],
+            taken.get("cache_write_tokens", 0),
+        )
+        stop = _PLAIN_ENDS[choice["finish_reason"]]
+        odd: Any = (
+            row["error"] or body.get("error") or message.get("refusal") or message.get("tool_calls")
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    if odd or type(text) is not str or not text or type(status) is not int or status != 200:
+        return None
+    read, given, cached, written = counts
+    if not type(read) is type(given) is type(cached) is type(written) is type(thought) is int:
+        return None
+    return Reply(
+        custom_id,
+        "succeeded",
+        (TextBlock(text),),
+        Usage(read, given, cached, written, 0, thought),
+        stop,
+        has_thinking=bool(thought),
+    )
 
 
 def answer(custom_id: str, body: Mapping[str, Any]) -> Reply:

@@ -41,6 +41,9 @@ UPLOAD_SECONDS = 7 * 24 * 3600
 PAGE = 100
 """Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
 
+_REFUSED = frozenset({400, 404, 413, 422})
+"""Statuses that refuse a request for what it says."""
+
 _SECRET = re.compile(r"\b(?:sk|sess|rk)-[\w*.\-]{3,}|(?<=key provided: )\S+")
 
 
@@ -131,6 +134,45 @@ async def send(
     with without_secrets():
         response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
     return read_object(response, key)
+
+
+async def ask(
+    client: Any, path: str, key: str, body: bytes
+) -> tuple[dict[str, Any] | None, int, Any]:
+    """Send one realtime request, once.
+
+    Returns:
+        The JSON object of the answer, and 200 and None; or None, and the status and error body of
+        a refusal of the request itself.
+    """
+    try:
+        answer = await send(
+            client,
+            path,
+            key,
+            headers={"Content-Type": "application/json"},
+            retries=0,
+            content=body,
+        )
+    except Exception as error:
+        status = status_of(error)
+        if status not in _REFUSED or not created_nothing(error):
+            raise
+        return None, status, getattr(error, "body", None)
+    return answer, 200, None
+
+
+def billed_nothing(error: BaseException) -> bool:
+    """Whether the error of a realtime request, sent once, proves that it was not billed.
+
+    A provider that answers with its own error body has not answered the request; what a gateway
+    says on the way (502, 504), or silence, tells nothing.
+    """
+    status = status_of(error)
+    if status in {500, 503, 529}:
+        body: Any = getattr(error, "body", None)
+        return isinstance(body, Mapping) and ("error" in body or "message" in body)
+    return created_nothing(error)
 
 
 def read_object(response: Any, key: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -.01em
 h2 { font-size: 17px; margin: 40px 0 10px; }
 h3 { font-size: 15px; margin: 0 0 6px; }
 p { margin: 0 0 10px; } .quiet { color: var(--quiet); fill: var(--quiet); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(136px, 1fr)); gap: 12px;
   margin: 24px 0 0; }
 .tile, .card { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
   padding: 14px 16px; }
@@ -52,7 +52,7 @@ blockquote { margin: 6px 0; padding: 6px 12px; background: var(--page); border-r
 svg { display: block; width: 100%; height: auto; margin: 6px 0 10px; overflow: visible; }
 svg text { font-size: 13px; fill: var(--text); } svg text.quiet { fill: var(--quiet); }
 .ink { fill: var(--ink); } .pale { fill: var(--pale); } rect.bad { fill: var(--bad); }
-.grid { stroke: var(--line); } .mark { stroke: var(--bad); stroke-dasharray: 3 3; }
+.grid { stroke: var(--line); } .mark { stroke: var(--text); stroke-dasharray: 3 3; }
 summary { cursor: pointer; color: var(--quiet); } footer { margin-top: 48px; font-size: 13px; }
 """
 
@@ -120,8 +120,8 @@ def _tiles(manifest: Mapping[str, Any], drawn: Figures) -> str:
     missing = counts["failed"] + counts["cancelled"]
     tiles = [_tile("", f"{counts['completed']:,}", f"of {counts['total']:,} jobs answered")]
     if missing:
-        words = [f"{counts[k]:,} {k}" for k in ("failed", "cancelled") if counts[k]]
-        tiles.append(_tile("bad", f"{missing:,}", " and ".join(words)))
+        words = [k for k in ("failed", "cancelled") if counts[k]]
+        tiles.append(_tile("bad", f"{missing:,}", " or ".join(words)))
     limit = manifest["cost_limit_usd"]
     tiles.append(
         _tile("", dollars(manifest["cost_usd"]), f"limit {dollars(limit)}" if limit else "cost")
@@ -188,7 +188,9 @@ def _models(manifest: Mapping[str, Any], drawn: Figures) -> str:
     if dropped := manifest.get("citations_dropped", 0):
         notes.append(f"{dropped:,} quotes stood in no document and were dropped.")
     said = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes)
-    return f"<h2>Cost by model</h2>{plots.cost_by_model(drawn.models)}{_table(head, rows)}{said}"
+    plot = plots.cost_by_model(drawn.models)
+    legend = '<p class="quiet">Dark is what it cost, pale the realtime price.</p>' if plot else ""
+    return f"<h2>Cost by model</h2>{legend}{plot}{_table(head, rows)}{said}"
 
 
 def _tags(manifest: Mapping[str, Any]) -> str:
@@ -207,7 +209,8 @@ def _tags(manifest: Mapping[str, Any]) -> str:
         for tag, sums in sorted(tags.items(), key=lambda item: -(item[1]["cost_usd"] or 0))
     ]
     head = ["tag", "jobs", "answered", "input tokens", "output tokens", "cost"]
-    note = '<p class="quiet">A job with two tags counts under both.</p>'
+    is_twice = sum(sums["jobs"] for sums in tags.values()) > manifest["counts"]["total"]
+    note = '<p class="quiet">A job with two tags counts under both.</p>' if is_twice else ""
     return f"<h2>Cost by tag</h2>{_table(head, rows)}{note}"
 
 
@@ -260,9 +263,14 @@ def _tokens(drawn: Figures) -> str:
 def _places(manifest: Mapping[str, Any], results_dir: Path) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(place)}</code></td><td>{escape(what)}</td></tr>"
-        for place, what in where_things_lie(manifest, results_dir)
+        for place, what in where_things_lie(results_dir)
     )
-    return f'<h2>Where things lie</h2><div class="scroll"><table>{rows}</table></div>'
+    state = f"<td><code>{escape(str(manifest['state']))}</code></td>"
+    rows += f"<tr>{state}<td>the records under which the run resumes</td></tr>"
+    return (
+        f"<h2>Where things lie</h2><p>In <code>{escape(str(results_dir))}</code></p>"
+        f'<div class="scroll"><table>{rows}</table></div>'
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers: int = 1) -> str:

@@ -23,7 +23,7 @@ def summary(manifest: Mapping[str, Any]) -> str:
 def headline(manifest: Mapping[str, Any]) -> str:
     """The same for a person: without digits that do not count."""
     cost = manifest["cost_usd"]
-    return f"{_answered(manifest)}{'' if cost is None else f' for {dollars(cost)}'}"
+    return f"{_answered(manifest)}{'' if cost is None else f', for {dollars(cost)}'}"
 
 
 def _answered(manifest: Mapping[str, Any]) -> str:
@@ -33,8 +33,8 @@ def _answered(manifest: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def where_things_lie(manifest: Mapping[str, Any], results_dir: Path) -> list[tuple[str, str]]:
-    """Pairs of a path and what is in it."""
+def where_things_lie(results_dir: Path) -> list[tuple[str, str]]:
+    """Pairs of a place in the results directory and what is there."""
     places = [
         ("results.jsonl", "one line a job, in the order of the jobs"),
         ("results.parquet", "the same as columns"),
@@ -44,21 +44,23 @@ def where_things_lie(manifest: Mapping[str, Any], results_dir: Path) -> list[tup
         ("raw_files/requests", "what was sent"),
     ]
     # The page itself is about to be written when it asks.
-    there = [
-        (str(results_dir / name), what)
+    return [
+        (name, what)
         for name, what in places
         if name == "report.html" or (results_dir / name).exists()
     ]
-    return [*there, (str(manifest["state"]), "the records under which the run resumes")]
 
 
-def text(manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path) -> str:
-    """The report as plain text of at most 96 columns.
+def text(
+    manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path, width: int = _WIDTH
+) -> str:
+    """The report as plain text.
 
     Args:
         manifest: What the run came to.
         drawn: Its figures; without them nothing is said of the realtime price.
         results_dir: Where its files lie, as the reader is told.
+        width: Columns that sentences may take.
     """
     lines = [headline(manifest)]
     saved = drawn.saved_usd if drawn is not None else None
@@ -66,8 +68,8 @@ def text(manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path) 
         about = "about " if drawn.is_sample else ""
         share = 100 * saved / drawn.realtime_usd
         lines.append(
-            f"saved {about}{dollars(saved)}: through the realtime APIs it would have cost "
-            f"{dollars(drawn.realtime_usd)} ({share:.0f}% less)"
+            f"saved {about}{dollars(saved)} ({share:.0f}%) against the realtime price of "
+            f"{dollars(drawn.realtime_usd)}"
         )
     if manifest["stopped_by"]:
         lines.append(f"Stopped: {manifest['stopped_by']}")
@@ -83,13 +85,13 @@ def text(manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path) 
         lines += [
             "",
             f"{group['count']:,} x {code}",
-            *_wrapped(f"{group['example_job_id']}: {said[:400]}"),
-            *_wrapped(f"-> {group.get('what_to_do', '')}"),
+            *_wrapped(f"{group['example_job_id']}: {said[:400]}", width),
+            *_wrapped(f"-> {group.get('what_to_do', '')}", width),
         ]
-    lines.append("")
-    places = where_things_lie(manifest, results_dir)
-    width = max(len(place) for place, _ in places)
-    lines += [f"{place.ljust(width)}  {what}" for place, what in places]
+    lines += ["", f"in {results_dir}:"]
+    places = where_things_lie(results_dir)
+    longest = max(len(place) for place, _ in places)
+    lines += [f"  {place.ljust(longest)}  {what}" for place, what in places]
     return "\n".join(lines)
 
 
@@ -112,9 +114,9 @@ def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _wrapped(line: str) -> list[str]:
+def _wrapped(line: str, width: int) -> list[str]:
     indent = "  "
-    return textwrap.wrap(line, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return textwrap.wrap(line, min(width, _WIDTH), initial_indent=indent, subsequent_indent=indent)
 
 
 def markdown(manifest: Mapping[str, Any]) -> str:

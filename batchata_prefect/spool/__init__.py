@@ -149,13 +149,6 @@ class Spool:
         Raises:
             OSError: The disk is full.
         """
-        if self._index is None:
-            # More jobs after a run: the ids are checked again when it is sealed again.
-            self._ids.execute("DROP INDEX job_ids")
-            self._ids.execute("DELETE FROM prints")
-            self._open_for_jobs()
-        assert self._index and self._bodies and self._contexts
-        family = self._family(request, job.id)
         context: dict[str, Any] = {"id": job.id}
         if job.metadata:
             context["metadata"] = job.metadata
@@ -175,11 +168,34 @@ class Spool:
         if request.prefix:
             context["prefix"] = request.prefix
             self.has_prefixes = True
-        print_ = fingerprint(job.id, request.provider, request.endpoint, request.body)
+        self.put(context, request, named=named)
+
+    def put(self, context: dict[str, Any], request: Request, *, named: bool) -> None:
+        """Add a job of which no more is kept than `context`, in the order of `add`'s fields.
+
+        Args:
+            context: Its id, and where it has them its metadata, its tags without repeats, and the
+                digest of its answer schema.
+            request: Its request.
+            named: Whether the user gave the id.
+
+        Raises:
+            TypeError: The context is not JSON; nothing was added.
+            OSError: The disk is full.
+        """
+        packed = orjson.dumps(context)
+        if self._index is None:
+            # More jobs after a run: the ids are checked again when it is sealed again.
+            self._ids.execute("DROP INDEX job_ids")
+            self._ids.execute("DELETE FROM prints")
+            self._open_for_jobs()
+        assert self._index and self._bodies and self._contexts
+        job_id: str = context["id"]
+        family = self._family(request, job_id)
+        print_ = fingerprint(job_id, request.provider, request.endpoint, request.body)
         self._digest.update(print_)
         estimate = request.estimate
         size = self._bodies.write(request.body)
-        packed = orjson.dumps(context)
         # Other metadata or tags change no request, but they do change the results.
         self._digest.update(packed)
         context_size = self._contexts.write(packed)
@@ -198,7 +214,7 @@ class Spool:
             )
         )
         self._ends = (start + size, context_start + context_size)
-        self._new_ids.append((len(self._codes), job.id, None if named else job.id))
+        self._new_ids.append((len(self._codes), job_id, None if named else job_id))
         code = family.id << FAMILY_SHIFT
         self._codes.append(code)
         self._waiting[code] += 1

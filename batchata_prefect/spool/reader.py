@@ -82,8 +82,8 @@ class SpoolReader:
                 raise OSError(f"the spool {bodies.name!r} is cut short")
             yield data
 
-    def context(self, ordinal: int) -> Context:
-        """The job at an ordinal."""
+    def line(self, ordinal: int) -> tuple[dict[str, Any], int]:
+        """The job at an ordinal as it was stored, and which of those with its id it is."""
         first, records, held_from, held = self._held
         at = (ordinal - first) * RECORD.size
         if 0 <= at < len(records):
@@ -93,7 +93,11 @@ class SpoolReader:
             record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
             _, _, start, size, _, _, _, nth, _ = RECORD.unpack(record)
             text = os.pread(self._contexts.fileno(), size, start)
-        values: dict[str, Any] = orjson.loads(text)
+        return orjson.loads(text), nth
+
+    def context(self, ordinal: int) -> Context:
+        """The job at an ordinal."""
+        values, nth = self.line(ordinal)
         code = self._codes[ordinal]
         return Context(
             ordinal,

@@ -31,11 +31,12 @@ def run_jobs(told: dict[str, Any]) -> None:
         max_parallel_batches=told.get("max_parallel_batches", 10),
         run_key=told.get("run_key"),
         upload_files=told.get("upload_files"),
+        **told.get("options", {}),
     ).set_state(file=told["state"])
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
     if told.get("time_limit_seconds"):
-        batch.add_time_limit(seconds=told["time_limit_seconds"])
+        batch.add_time_limit(seconds=told["time_limit_seconds"], **told.get("deadline", {}))
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
     for n in range(told["jobs"]):
         batch.add_job(
@@ -48,7 +49,7 @@ def run_jobs(told: dict[str, Any]) -> None:
             id=f"job-{n}",
             metadata={"n": n},
         )
-    batch.run(cancel=told.get("cancel", "collect"))
+    batch.run(cancel=told.get("cancel", "collect"), **told.get("run", {}))
 
 
 def main() -> None:

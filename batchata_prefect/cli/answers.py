@@ -1,0 +1,252 @@
+"""`batchata results` and `batchata report`: what a run answered."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, cast
+
+import orjson
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from batchata_prefect.cli.options import Json, ResultsDir
+from batchata_prefect.cli.output import print_json, show, tell, width
+from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.finish import read_manifest
+from batchata_prefect.progress import dollars
+
+_SHOWN = 50
+
+
+def results(
+    results_dir: ResultsDir,
+    *,
+    status: Literal["completed", "failed", "cancelled"] | None = None,
+    code: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    failed: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    limit: int | None = None,
+    export: Annotated[Path | None, Parameter(name=["--export", "-e"])] = None,
+    as_json: Json = False,
+) -> int:
+    """Show, filter or export the answers of a run.
+
+    On a terminal it prints a table of the first 50, in a pipe one JSON object a line, which is
+    the row as it stands in results.jsonl.
+
+    For example:
+
+    - `batchata results results/`
+    - `batchata results results/ --failed`
+    - `batchata results results/ --code truncated | jq .job_id`
+    - `batchata results results/ --status completed --export answers.csv`
+
+    Exit code: 0 also where jobs failed.
+
+    Args:
+        status: Only jobs of this status.
+        code: Only jobs with this error code; may be given several times.
+        failed: List what was not answered by error code, with the next step, and then the jobs.
+        limit: Jobs at most.
+        export: File to write to: .jsonl, .csv or .tsv. In a table, what an answer holds has a
+            column for each of its fields.
+        as_json: Print one object with all rows; for very many use a pipe or --export.
+    """
+    rows = _rows(results_dir, status, code, failed=failed, limit=limit)
+    if export is not None:
+        number = _export(rows, export, lambda: _rows(results_dir, status, code, failed, limit))
+        tell(f"{number:,} rows written to {export}")
+    elif as_json:
+        print_json("results", {"rows": list(rows)})
+    elif failed and sys.stdout.isatty():
+        _show_failed(results_dir, rows)
+    elif sys.stdout.isatty():
+        _show(results_dir, rows, limit)
+    else:
+        for row in rows:
+            sys.stdout.buffer.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    return 0
+
+
+def report(
+    results_dir: ResultsDir,
+    *,
+    html: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    as_json: Json = False,
+) -> int:
+    """Print what a run came to: cost, saving, failures and what to do, where things lie.
+
+    For example:
+
+    - `batchata report results/`
+
+    Exit code: 0 where all jobs were answered, 1 where some were not.
+
+    Args:
+        html: Write report.html anew and print its path.
+        as_json: Print the manifest.
+    """
+    manifest = read_manifest(results_dir)
+    if manifest is None:
+        raise StateError(f"{str(results_dir)!r} has no manifest.json of a run that is over")
+    if html:
+        from batchata_prefect.report.page import write_page
+
+        sys.stdout.write(f"{write_page(results_dir, manifest)}\n")
+    elif as_json:
+        print_json("report", manifest)
+    else:
+        from batchata_prefect.report import text
+        from batchata_prefect.report.figures import figures
+
+        drawn = figures(manifest, results_dir / "results.jsonl")
+        show(text(manifest, drawn, results_dir, width()))
+    counts = manifest["counts"]
+    return 0 if counts["completed"] == counts["total"] else 1
+
+
+def _rows(
+    results_dir: Path,
+    status: str | None,
+    codes: tuple[str, ...],
+    failed: bool,
+    limit: int | None,
+) -> Iterator[dict[str, Any]]:
+    path = results_dir / "results.jsonl"
+    if not path.exists():
+        raise StateError(
+            f"{str(results_dir)!r} has no results.jsonl: the run is not over, or this is not its "
+            "results directory. `batchata status` shows what is in flight"
+        )
+    given = 0
+    with path.open("rb", buffering=1 << 20) as file:
+        for line in file:
+            if limit is not None and given >= limit:
+                return
+            row: dict[str, Any] = orjson.loads(line)
+            if (
+                (status is None or row["status"] == status)
+                and (not codes or row["error_code"] in codes)
+                and not (failed and row["status"] == "completed")
+            ):
+                given += 1
+                yield row
+
+
+def _answer(row: dict[str, Any]) -> str:
+    text = row["parsed_response_json"] or row["raw_response"] or row["error"]
+    if text is None and row["embedding"] is not None:
+        text = f"a vector of {len(row['embedding']):,} numbers"
+    return " ".join((text or "").split())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    for name in columns:
+        is_answer = name in {"answer", "what it said"}
+        table.add_column(
+            name,
+            no_wrap=True,
+            overflow="ellipsis",
+            ratio=1 if is_answer else None,
+            max_width=None if is_answer else 34,
+            justify="right" if name in {"cost", "jobs"} else "left",
+        )
+    return table
+
+
+def _show(results_dir: Path, rows: Iterator[dict[str, Any]], limit: int | None) -> None:
+    table = _table("job", "status", "answer", "cost")
+    for number, row in enumerate(rows):
+        if number == _SHOWN and limit is None:
+            tell(f"The first {_SHOWN}; all of them: batchata results {results_dir} | less")
+            break
+        style = "red" if row["status"] == "failed" else "yellow"
+        state = row["error_code"] or row["status"]
+        table.add_row(
+            Text(row["job_id"]),
+            Text(state, style="" if row["status"] == "completed" else style),
+            Text(_answer(row)),
+            dollars(row["cost_usd"]),
+        )
+    show(table)
+
+
+def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
+    manifest = read_manifest(results_dir)
+    groups: dict[str, Any] = manifest["failures"] if manifest else {}
+    table = _table("job", "code", "what it said")
+    shown = 0
+    for row in rows:
+        shown += 1
+        if shown <= _SHOWN:
+            table.add_row(Text(row["job_id"]), row["error_code"] or row["status"], _answer(row))
+    if not shown:
+        show("Every job was answered.")
+        return
+    for name, group in groups.items():
+        show(f"{group['count']:,} x {name}\n  -> {group['what_to_do']}")
+    show("")
+    show(table)
+    if shown > _SHOWN:
+        tell(
+            f"The first {_SHOWN} of {shown:,}. All: batchata results {results_dir} --failed | less"
+        )
+    show("")
+    show(f"Try them again: batchata retry {results_dir} --help")
+
+
+def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any) -> int:
+    kind = path.suffix.lower()
+    if kind not in {".jsonl", ".csv", ".tsv"}:
+        raise ValidationError(f"{str(path)!r}: write to a name that ends in .jsonl, .csv or .tsv")
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
+        except OSError as error:
+            raise ValidationError(f"{str(path)!r} cannot be written: {error.strerror}") from error
+        if kind == ".jsonl":
+            return sum(1 for row in rows if file.write(orjson.dumps(row).decode() + "\n"))
+        return _export_table(rows, file, again, "\t" if kind == ".tsv" else ",")
+
+
+def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, comma: str) -> int:
+    """Rows with a column for each top field of the parsed answers and of the metadata."""
+    plain: dict[str, None] = {}
+    answer: dict[str, None] = {}
+    metadata: dict[str, None] = {}
+    for row in again():
+        plain |= dict.fromkeys(name for name in row if not name.endswith("_json"))
+        answer |= dict.fromkeys(_fields(row, "parsed_response_json"))
+        metadata |= dict.fromkeys(_fields(row, "metadata_json"))
+    head = [
+        *plain,
+        *(f"answer.{name}" for name in answer),
+        *(f"metadata.{name}" for name in metadata),
+    ]
+    table = csv.writer(file, delimiter=comma)
+    table.writerow(head)
+    number = 0
+    for row in rows:
+        number += 1
+        parsed, own = _fields(row, "parsed_response_json"), _fields(row, "metadata_json")
+        values = [
+            *(row.get(name) for name in plain),
+            *(parsed.get(name) for name in answer),
+            *(own.get(name) for name in metadata),
+        ]
+        table.writerow([_cell(value) for value in values])
+    return number
+
+
+def _fields(row: dict[str, Any], column: str) -> dict[str, Any]:
+    value: Any = orjson.loads(row[column]) if row[column] else {}
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
+
+
+def _cell(value: Any) -> Any:
+    return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else value

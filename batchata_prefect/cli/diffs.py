@@ -1,0 +1,130 @@
+"""`batchata diff`: what another prompt or another model changed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from batchata_prefect.cli.options import Json
+from batchata_prefect.cli.output import print_json, show, tell
+from batchata_prefect.diff import DiffSums, JobDiff, RunDiff
+from batchata_prefect.progress import dollars
+
+_FIELDS_SHOWN = 15
+
+
+def diff(
+    before: Annotated[Path, Parameter(help="Results directory of the first run.")],
+    after: Annotated[Path, Parameter(help="Results directory of the second run.")],
+    *,
+    limit: int = 20,
+    as_json: Json = False,
+) -> int:
+    """Compare two runs over the same jobs: changed answers, cost and tokens.
+
+    Jobs are known by their ids, so give them ids of their own (--id-column).
+
+    In a pipe it prints each changed job as one JSON object a line.
+
+    For example:
+
+    - `batchata diff results-old-prompt/ results-new-prompt/`
+
+    Exit code: 0 also where answers differ.
+
+    Args:
+        limit: Changed jobs that are shown on a terminal.
+        as_json: Print one object with the sums and all changed jobs.
+    """
+    found = RunDiff(before, after)
+    if as_json:
+        changed = [job.to_dict() for job in found]
+        print_json("diff", {**found.sums.to_dict(), "changed_jobs": changed})
+        return 0
+    if not sys.stdout.isatty():
+        for job in found:
+            sys.stdout.write(orjson.dumps(job.to_dict()).decode() + "\n")
+        return 0
+    shown: list[JobDiff] = []
+    for job in found:
+        if len(shown) < limit:
+            shown.append(job)
+    _show(found.sums, shown)
+    return 0
+
+
+def _show(sums: DiffSums, shown: list[JobDiff]) -> None:
+    if not sums.jobs:
+        show("The two runs have no job in common.")
+        tell("Jobs are known by their ids; one made from a job's content changes with it. Give ids")
+        tell("of their own with --id-column, or id= in Batch.add_job.")
+        return
+    show(
+        f"{sums.jobs:,} jobs in both, {sums.changed:,} changed: "
+        f"{sums.mended:,} only the second answered, {sums.broken:,} only the first"
+    )
+    for count, which in ((sums.only_before, "first"), (sums.only_after, "second")):
+        if count:
+            show(f"{count:,} jobs only in the {which}, left out below")
+    show("")
+    show(_sums(sums))
+    if sums.fields:
+        show("")
+        table = _table("field", "changed in", "of the jobs")
+        for path, count in sorted(sums.fields.items(), key=lambda item: -item[1])[:_FIELDS_SHOWN]:
+            share = f"{100 * count / sums.jobs:.1f}%"
+            table.add_row(Text(path or "(the answer)"), f"{count:,}", share)
+        show(table)
+    if shown:
+        show("")
+        table = _table("job", "field", "before", "after")
+        for job in shown:
+            if job.before != job.after:
+                table.add_row(Text(job.job_id), "(status)", job.before, job.after)
+            for path, (old, new) in list(job.fields.items())[:5]:
+                if (old is not None and new is not None) or job.before == job.after:
+                    cells = [path or "(the answer)", _short(old), _short(new)]
+                    table.add_row(Text(job.job_id), *(Text(cell) for cell in cells))
+        show(table)
+
+
+def _sums(sums: DiffSums) -> Table:
+    table = _table("", "before", "after", "change")
+    costs = [dollars(cost) for cost in sums.cost_usd]
+    old, new = sums.cost_usd
+    delta = "unknown" if old is None or new is None else _percent(old, new)
+    table.add_row("answered", *(f"{n:,}" for n in sums.completed), _percent(*sums.completed))
+    table.add_row("cost", *costs, delta)
+    for name, pair in (("input", sums.input_tokens), ("output", sums.output_tokens)):
+        table.add_row(f"{name} tokens", *(f"{n:,}" for n in pair), _percent(*pair))
+    return table
+
+
+def _percent(old: float, new: float) -> str:
+    if old == new:
+        return "same"
+    return f"{100 * (new - old) / old:+.1f}%" if old else "new"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for place, name in enumerate(columns):
+        is_text = columns[0] == "job"
+        table.add_column(
+            name,
+            justify="left" if is_text or not place else "right",
+            overflow="fold" if is_text else "ellipsis",
+        )
+    return table
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 120 else f"{flat[:117]}..."

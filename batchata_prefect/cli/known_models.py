@@ -1,0 +1,190 @@
+"""`batchata models`: the models that have a known batch price, and what they take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, cast
+
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from batchata_prefect.cli.options import Json
+from batchata_prefect.cli.output import print_json, show, tell
+from batchata_prefect.models import Usage
+from batchata_prefect.pricing import PriceBook
+from batchata_prefect.providers import providers
+
+_PROVIDERS = {"anthropic", "openai"}
+_NOT_LISTED = ("ft:", ".ft-", "audio", "realtime", "tts", "whisper", "transcribe", "image", "dall-")
+"""In ids of models that do not write, and of fine-tuned ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a model.
+
+    Attributes:
+        model: Its id.
+        provider: Name of its provider.
+        input_usd: USD of a million input tokens in a batch.
+        output_usd: USD of a million output tokens in a batch; None for models without any.
+        realtime_input_usd: The same of input through the realtime API.
+        realtime_output_usd: The same of output.
+        context_tokens: Tokens that a request and its answer may have; None where unknown.
+        most_output_tokens: Output tokens at most; None where unknown.
+        takes_temperature: Whether a temperature may be given; None where unknown.
+        cites: Whether the provider's own citations work on it.
+        note: What should be known of its price.
+    """
+
+    model: str
+    provider: str
+    input_usd: float
+    output_usd: float | None
+    realtime_input_usd: float | None
+    realtime_output_usd: float | None
+    context_tokens: int | None
+    most_output_tokens: int | None
+    takes_temperature: bool | None
+    cites: bool
+    note: str | None
+
+
+def models(
+    pattern: Annotated[str, Parameter(help="Only ids that hold this text.")] = "",
+    /,
+    *,
+    provider: str | None = None,
+    every: Annotated[
+        bool, Parameter(name=["--all", "-a"], negative="", show_default=False)
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Show known models with their batch prices, limits and what they take.
+
+    Any other model id works as well: give its price with --prices where there is a budget.
+
+    For example:
+
+    - `batchata models`
+    - `batchata models gpt-6 --json`
+
+    Args:
+        provider: Only this provider's: anthropic or openai.
+        every: Also those without a batch price and those that the provider retires.
+    """
+    found = [
+        each
+        for each in known_models(every)
+        if pattern.lower() in each.model and provider in (None, each.provider)
+    ]
+    limits = {
+        name: {
+            "requests": each.limits.max_requests,
+            "bytes": each.limits.max_bytes,
+        }
+        for name, each in providers().items()
+    }
+    if as_json:
+        print_json("models", {"models": [asdict(e) for e in found], "batch_limits": limits})
+        return 0
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("model", "input", "output", "context", "most output", "temperature"):
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    for each in found:
+        table.add_row(
+            Text(each.model),
+            _usd(each.input_usd),
+            _usd(each.output_usd),
+            _count(each.context_tokens),
+            _count(each.most_output_tokens),
+            {True: "yes", False: "no", None: ""}[each.takes_temperature],
+        )
+    show(table)
+    tell("")
+    tell("USD per million tokens in a batch, from genai-prices; the provider's list has the last")
+    tell("word. Realtime prices and notes are in --json. Claude has citations of its own, every")
+    tell("model that writes has quoted ones.")
+    for name, most in limits.items():
+        tell(
+            f"{name}: {most['requests']:,} requests or {most['bytes'] // 10**6:,} MB in one "
+            "provider batch; larger job sets are cut."
+        )
+    return 0
+
+
+def known_models(everything: bool = False) -> list[Known]:
+    """The models of genai-prices that answer with text or vectors, by provider and id."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    prices = PriceBook()
+    found: list[Known] = []
+    for source in get_snapshot().providers:
+        if source.id not in _PROVIDERS:
+            continue
+        for entry in source.models:
+            known = _known(prices, source.id, entry)
+            if known is None or any(word in known.model for word in _NOT_LISTED):
+                continue
+            is_current = not entry.deprecated and not _has_no_batch_price(known)
+            if everything or is_current:
+                found.append(known)
+    return sorted(found, key=lambda each: (each.provider, each.model))
+
+
+def _has_no_batch_price(known: Known) -> bool:
+    return known.note is not None and "standard rate" in known.note
+
+
+def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
+    model = cast("str", entry.id)
+    one, out = Usage(input_tokens=1000), Usage(output_tokens=1_000_000)
+    batch = prices.cost(provider, model, one)
+    if batch is None or not batch:
+        return None
+    realtime = prices.realtime_cost(provider, model, one)
+    output, realtime_output = prices.cost(provider, model, out), None
+    if output is not None:
+        realtime_output = prices.realtime_cost(provider, model, out)
+    context = entry.context_window
+    return Known(
+        model=model,
+        provider=provider,
+        input_usd=float(batch * 1000),
+        output_usd=None if output is None else float(output),
+        realtime_input_usd=None if realtime is None else float(realtime * 1000),
+        realtime_output_usd=None if realtime_output is None else float(realtime_output),
+        context_tokens=context,
+        most_output_tokens=_most_output(provider, model),
+        takes_temperature=_takes_temperature(provider, model),
+        cites=provider == "anthropic",
+        note=prices.note(provider, model),
+    )
+
+
+def _most_output(provider: str, model: str) -> int | None:
+    if provider == "anthropic":
+        from batchata_prefect.providers.claude_models import most_tokens
+    else:
+        from batchata_prefect.providers.openai_body import most_tokens
+    return most_tokens(model)
+
+
+def _takes_temperature(provider: str, model: str) -> bool | None:
+    """Not on Claude at all [api/migration-2026-10-21], nor on OpenAI's reasoning models."""
+    if provider == "anthropic":
+        return False
+    from batchata_prefect.providers.openai_body import reasons
+
+    return None if "embedding" in model else not reasons(model)
+
+
+def _usd(price: float | None) -> str:
+    return "" if price is None else f"{price:.4f}".rstrip("0").rstrip(".")
+
+
+def _count(tokens: int | None) -> str:
+    if tokens is None:
+        return ""
+    return f"{tokens / 1e6:g}M" if tokens >= 1_000_000 else f"{tokens // 1000:,}k"

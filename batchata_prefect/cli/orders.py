@@ -1,0 +1,240 @@
+"""From the options of a command to a batch that can be run, and the note by which to repeat it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from batchata_prefect.batch import Batch
+from batchata_prefect.cli.options import Ask, Ways, seconds
+from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.results import write_json
+from batchata_prefect.sources import jobs_from_rows, read_rows
+
+_NOTE = Path(".batchata", "order.json")
+SANDBOX = Path(".batchata", "sandbox")
+"""What the sandbox of a run leaves in its results directory; without it the run starts over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What `batchata retry` changed for some jobs.
+
+    Attributes:
+        rows: Row of the jobs file, from 0 -> id of its job, which stays.
+        ask: What is asked for them in place of what the order asks.
+    """
+
+    rows: Mapping[int, str]
+    ask: Ask
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What `batchata run` was told.
+
+    Attributes:
+        jobs: Path or URL of the jobs.
+        out: Results directory.
+        ask: What is asked.
+        ways: How it is sent.
+        amendments: What was changed for some jobs later; the last one counts.
+    """
+
+    jobs: str
+    out: Path
+    ask: Ask
+    ways: Ways
+    amendments: tuple[Amendment, ...] = ()
+
+    def batch(self) -> Batch:
+        """The batch with all its jobs.
+
+        Raises:
+            BatchataError: The options or the jobs are wrong; nothing was sent.
+        """
+        ask, ways = self.ask, self.ways
+        batch = Batch(
+            results_dir=self.out,
+            max_parallel_batches=ways.max_parallel_batches,
+            items_per_batch=ways.items_per_batch,
+            run_key=ways.run_key,
+            max_attempts=ways.max_attempts,
+            max_reasks=ways.max_reasks,
+            prices=ways.prices,
+            budget=ways.shared_budget,
+        ).set_state(ways.state or (self.out / SANDBOX / "state" if ways.sandbox else None))
+        try:
+            if ways.budget is not None:
+                batch.add_cost_limit(usd=str(ways.budget))
+            if ways.time_limit is not None:
+                batch.add_time_limit(seconds=seconds(ways.time_limit))
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+        batch.set_default_params(**_defaults(ask))
+        rows = read_rows(self.jobs)
+        jobs = _amended(rows, ask, self.amendments) if self.amendments else _jobs(rows, ask)
+        return batch.add_jobs(jobs)
+
+    def how(self) -> dict[str, Any]:
+        """Arguments of `Batch.run`."""
+        ways = self.ways
+        return {
+            "cancel": "detach" if ways.detach else "collect",
+            "canary": ways.canary,
+            "min_valid": ways.min_valid,
+        }
+
+    def with_earlier_amendments(self) -> Order:
+        """The same with what `batchata retry` changed since this very order was given before."""
+        try:
+            earlier = Order.noted(self.out)
+        except StateError:
+            return self
+        is_same = earlier.ask == self.ask and earlier.jobs == _whole(self.jobs)
+        return replace(self, amendments=earlier.amendments) if is_same else self
+
+    def note(self) -> None:
+        """Write it into the results directory, for `batchata retry`."""
+        values = {
+            "jobs": _whole(self.jobs),
+            "ask": asdict(self.ask),
+            "ways": {**asdict(self.ways), "prices": self.ways.prices and str(self.ways.prices)},
+            "amendments": [
+                {"rows": {str(row): job for row, job in each.rows.items()}, "ask": asdict(each.ask)}
+                for each in self.amendments
+            ],
+        }
+        write_json(self.out / _NOTE, values)
+
+    @classmethod
+    def noted(cls, results_dir: Path) -> Self:
+        """The order that a results directory was made by.
+
+        Raises:
+            StateError: It was made by a program, or by another version.
+        """
+        try:
+            values = orjson.loads((results_dir / _NOTE).read_bytes())
+            ways = values["ways"]
+            prices = ways.pop("prices")
+            return cls(
+                jobs=values["jobs"],
+                out=results_dir,
+                ask=_ask(values["ask"]),
+                ways=replace(Ways(), **ways, prices=Path(prices) if prices else None),
+                amendments=tuple(
+                    Amendment({int(row): job for row, job in e["rows"].items()}, _ask(e["ask"]))
+                    for e in values["amendments"]
+                ),
+            )
+        except (OSError, orjson.JSONDecodeError, TypeError, KeyError) as error:
+            raise StateError(
+                f"{str(results_dir)!r} was not made by `batchata run`, so its jobs are not known "
+                "here. Run its program again: it sends what was not answered for no fault of the "
+                "job's own; change the jobs that failed, and only those are new"
+            ) from error
+
+
+def _jobs(rows: Iterable[Mapping[str, Any]], ask: Ask) -> Iterator[dict[str, Any]]:
+    return jobs_from_rows(
+        rows,
+        prompt=prompt_text(ask.prompt),
+        id_column=ask.id_column,
+        file_column=ask.file_column,
+        metadata_columns=ask.metadata_columns or None,
+    )
+
+
+def _amended(
+    rows: Iterable[Mapping[str, Any]], ask: Ask, amendments: Sequence[Amendment]
+) -> Iterator[dict[str, Any]]:
+    last = {row: each for each in amendments for row in each.rows}
+    for number, row in enumerate(rows):
+        amendment = last.get(number)
+        (job,) = _jobs([row], ask if amendment is None else amendment.ask)
+        if amendment is not None:
+            job = {**_defaults(amendment.ask), **job, "id": amendment.rows[number]}
+        yield job
+
+
+def _defaults(ask: Ask) -> dict[str, Any]:
+    found = {
+        "model": ask.model,
+        "provider": ask.provider,
+        "endpoint": ask.endpoint,
+        "system": prompt_text(ask.system),
+        "max_tokens": ask.max_tokens,
+        "response_model": schema_or_path(ask.response_model),
+        "enable_citations": ask.citations == "provider",
+        "citations": "quoted" if ask.citations == "quoted" else None,
+        "cache_prefix": ask.cache_prefix,
+        "tags": list(ask.tags),
+        **_params(ask.params),
+    }
+    return {name: value for name, value in found.items() if value not in (None, False, [])}
+
+
+def _ask(values: Mapping[str, Any]) -> Ask:
+    # JSON has lists where the options have tuples.
+    told: dict[str, Any] = dict(values)
+    told |= {name: tuple(told[name]) for name in ("metadata_columns", "tags", "params")}
+    return Ask(**told)
+
+
+def _whole(jobs: str) -> str:
+    return jobs if "://" in jobs else str(Path(jobs).expanduser().resolve())
+
+
+def prompt_text(text: str | None) -> str | None:
+    """The text itself, or the content of the file that `@` names."""
+    if text is None or not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValidationError(f"{text[1:]!r} cannot be read: {error.strerror}") from error
+
+
+def schema_or_path(named: str | None) -> Any:
+    """A JSON schema out of its file, or an import path, which also sees the current folder."""
+    if named is None:
+        return None
+    if named.endswith(".json"):
+        try:
+            return orjson.loads(Path(named).read_bytes())
+        except OSError as error:
+            raise ValidationError(f"{named!r} cannot be read: {error.strerror}") from error
+        except orjson.JSONDecodeError as error:
+            raise ValidationError(f"{named!r} is no JSON schema: {error}") from error
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return named
+
+
+def _params(given: Iterable[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ValidationError(f"--param {item!r} must be name=value")
+        try:
+            found[name] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def provided(order: Order, stack: ExitStack) -> None:
+    """Put the sandbox in the place of the providers, where the order asks for it."""
+    if order.ways.sandbox:
+        from batchata_prefect.cli.serving import beside
+
+        os.environ.update(stack.enter_context(beside(order.out)))

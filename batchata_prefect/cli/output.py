@@ -1,0 +1,50 @@
+"""What the command says: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import orjson
+from rich.console import Console, RenderableType
+
+from batchata_prefect.errors import (
+    BatchataError,
+    ProviderNotFoundError,
+    ValidationError,
+)
+
+VERSION = 1
+"""Version of what `--json` prints: it grows by one when a field is taken away or changes."""
+
+
+def show(what: RenderableType) -> None:
+    """Print an answer for a person."""
+    Console().print(what, markup=False, highlight=False)
+
+
+def tell(what: RenderableType = "") -> None:
+    """Say something beside the answer; in a log file a sentence stays in one line."""
+    console = Console(stderr=True)
+    console.print(what, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def width() -> int:
+    """Columns of the terminal."""
+    return Console(stderr=True).width
+
+
+def fail(text: str) -> None:
+    """Say what is wrong."""
+    tell(f"batchata: {text}")
+
+
+def print_json(name: str, values: dict[str, Any]) -> None:
+    """Print an answer for machines; its first field names and numbers its form."""
+    document = {"schema": f"batchata/{name}/{VERSION}", **values}
+    sys.stdout.write(orjson.dumps(document).decode() + "\n")
+
+
+def exit_code(error: BatchataError) -> int:
+    """2 where the command or the jobs are wrong, 3 where somebody else said no."""
+    return 2 if isinstance(error, (ValidationError, ProviderNotFoundError)) else 3

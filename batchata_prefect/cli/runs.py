@@ -1,0 +1,158 @@
+"""`batchata run` and `batchata plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Ways
+from batchata_prefect.cli.orders import Order, provided
+from batchata_prefect.cli.output import print_json, tell, width
+from batchata_prefect.errors import StateError
+
+Out = Annotated[Path, Parameter(name=["--out", "-o"], group=PLACES)]
+
+
+def run(
+    jobs: JobsFile,
+    *,
+    ask: Ask | None = None,
+    ways: Ways | None = None,
+    out: Out = Path("results"),
+    dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    quiet: Annotated[bool, QUIET] = False,
+    as_json: Json = False,
+) -> int:
+    """Send every job of a file through its provider's batch API and write the answers.
+
+    The same command again goes on where a run was stopped; nothing is paid twice.
+
+    For example:
+
+    - `batchata run questions.csv --prompt "Answer in one word: {question}" --model
+      gpt-6-luna`
+    - `batchata run invoices.csv --file-column path --prompt "Read this invoice" --model
+      claude-sonnet-5-5 --response-model models:Invoice --budget 5 --time-limit 2h --out
+      invoices/`
+    - `batchata run jobs.jsonl --dry-run`
+
+    Args:
+        out: Directory for the answers; also the identity under which the run resumes.
+        dry_run: Only say what would be sent and what it would cost, as `batchata plan`.
+        quiet: Show no progress and no report.
+    """
+    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments()
+    if dry_run:
+        return show_plan(order, as_json)
+    return carry_out(order, as_json=as_json, quiet=quiet)
+
+
+def plan(
+    jobs: JobsFile,
+    *,
+    ask: Ask | None = None,
+    ways: Ways | None = None,
+    out: Out = Path("results"),
+    as_json: Json = False,
+) -> int:
+    """Say what a run would send and cost; nothing is sent and no result is touched.
+
+    For example:
+
+    - `batchata plan questions.csv --prompt "{question}" --model gpt-6-luna --budget 5`
+
+    Args:
+        out: Directory of the answers; what is answered there already is not sent again.
+    """
+    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments()
+    return show_plan(order, as_json)
+
+
+def show_plan(order: Order, as_json: bool) -> int:
+    """Print the plan of an order: exit code."""
+    planned = order.batch().run(dry_run=True).planned
+    assert planned is not None
+    if as_json:
+        print_json("plan", planned)
+    return 0
+
+
+def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
+    """Run an order and say what came of it: exit code.
+
+    Raises:
+        BatchataError: It cannot be begun or not be brought to its end.
+    """
+    with ExitStack() as stack:
+        provided(order, stack)
+        batch = order.batch()
+        order.note()
+        try:
+            done = batch.run(print_status=not quiet, progress_interval=0.5, **order.how())
+        except RuntimeError as error:
+            raise StateError(f"the run could not be brought to its end: {error}") from error
+    manifest = done.manifest
+    if manifest is None:
+        tell("The run was cancelled before anything was sent.")
+        return 1
+    if as_json:
+        print_json("run", _told(manifest, order.out))
+    elif not quiet:
+        _say(manifest, order)
+    counts = manifest["counts"]
+    return 0 if counts["completed"] == counts["total"] else 1
+
+
+def _told(manifest: dict[str, Any], results_dir: Path) -> dict[str, Any]:
+    names = (
+        "run_key",
+        "flow_run_id",
+        "status",
+        "stopped_by",
+        "counts",
+        "cost_usd",
+        "reserved_usd",
+        "cost_limit_usd",
+        "by_model",
+        "by_tag",
+        "failures",
+    )
+    return {
+        "results": str(results_dir / "results.jsonl"),
+        "report": str(results_dir / "report.html"),
+        **{name: manifest[name] for name in names},
+    }
+
+
+def _say(manifest: dict[str, Any], order: Order) -> None:
+    from batchata_prefect.report import text
+    from batchata_prefect.report.figures import figures
+
+    tell()
+    drawn = figures(manifest, order.out / "results.jsonl")
+    tell(text(manifest, drawn, order.out, width()))
+    if order.ways.sandbox:
+        tell("\nThe sandbox made these answers up; nothing was paid.")
+    if manifest["failures"]:
+        tell(f"\nWhat failed:      batchata results {order.out} --failed")
+        tell(f"Try those again:  batchata retry {order.out}{_change_for(manifest['failures'])}")
+
+
+def _change_for(failures: Mapping[str, Any]) -> str:
+    """The change that most often helps against the most frequent failure."""
+    code = next(iter(failures))
+    if code == "cost_limit_exceeded":
+        return " --budget USD"
+    if code == "refusal" or code.endswith("not_found") or code.startswith("not_found"):
+        return f" --code {code} --model MODEL"
+    if code in {"truncated", "empty_answer"}:
+        return f" --code {code} --max-tokens 8000"
+    if code in {"invalid_output", "invalid_json"}:
+        return " --max-reasks 1"
+    if code in {"invalid_request", "invalid_request_error"}:
+        return f" --code {code} --prompt TEMPLATE"
+    return ""

@@ -1,0 +1,216 @@
+"""`batchata sandbox` and `batchata deploy`: what stays up and serves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from batchata_prefect.cli.options import Ask, JobsFile, Ways, seconds
+from batchata_prefect.cli.output import tell
+from batchata_prefect.errors import StateError, ValidationError
+
+_BESIDE_SECONDS = 2.0
+
+
+def sandbox(
+    *,
+    port: int = 8765,
+    data_dir: Path = Path("sandbox"),
+    batch_seconds: float = 2.0,
+) -> int:
+    """Run a local server in place of Anthropic's and OpenAI's batch APIs, until Ctrl-C.
+
+    It refuses what they refuse, makes answers up that fit what was asked for, and costs nothing.
+    It prints the variables that point programs at it.
+
+    For example:
+
+    - `batchata sandbox --port 8765`
+
+    Args:
+        port: Port on this machine; 0 for any free one.
+        data_dir: Where it keeps batches and files, over restarts.
+        batch_seconds: How long a batch takes.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "batchata_prefect.sandbox", f"--port={port}"]
+    command += [f"--data-dir={data_dir}", f"--seconds={batch_seconds}"]
+    # A process of its own: the server has settings of the interpreter that are not ours.
+    process = subprocess.Popen(command)  # noqa: S603 - our own module
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        return 130
+
+
+@contextmanager
+def beside(results_dir: Path) -> Generator[dict[str, str]]:
+    """A sandbox for one run: the variables that point at it.
+
+    Its state and address stay in the results directory, so that the next run finds its batches.
+
+    Raises:
+        StateError: It does not start.
+    """
+    from batchata_prefect.cli.orders import SANDBOX
+    from batchata_prefect.sandbox import Sandbox, SandboxError
+
+    folder = results_dir / SANDBOX
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "port"
+    port = int(kept.read_text()) if kept.exists() else 0
+    server = Sandbox(folder, seconds=_BESIDE_SECONDS, port=port)
+    try:
+        server.start()
+    except SandboxError as error:
+        raise StateError(f"the sandbox does not start: {error}") from error
+    try:
+        kept.write_text(str(server.port))
+        # A proxy of the machine must not be asked for an address of the machine itself.
+        own = {
+            name: ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+            for name in ("NO_PROXY", "no_proxy")
+        }
+        yield {**server.environment(), **own}
+    finally:
+        server.stop()
+
+
+def deploy(
+    jobs: JobsFile,
+    *,
+    ask: Ask | None = None,
+    ways: Ways | None = None,
+    out: Annotated[str, Parameter(name=["--out", "-o"])] = "results/{run_key}",
+    name: Annotated[str, Parameter(name=["--name", "-n"])] = "jobs-from-file",
+    cron: str | None = None,
+    timezone: str | None = None,
+    pool: str | None = None,
+) -> int:
+    """Have Prefect run a file of jobs: on a schedule, or when somebody asks for it in its UI.
+
+    Without --pool this process serves the deployment until Ctrl-C. With it, the deployment is
+    written to the Prefect server, and the workers of that work pool run it; they need this package
+    and the providers' keys.
+
+    Start a Prefect server first (prefect server start) and set PREFECT_API_URL to its address.
+
+    For example:
+
+    - `batchata deploy tickets.csv --prompt "Which team? {text}" --model gpt-6-luna --budget
+      5 --name nightly --cron "0 2 * * *"`
+    - `batchata deploy tickets.csv --prompt "{text}" --model gpt-6-luna --pool batchata`
+
+    Args:
+        out: Directory for the answers; {run_key} stands for the run, so that each has its own.
+        name: Name of the deployment.
+        cron: When it runs by itself, as a cron line.
+        timezone: Time zone of the cron line, such as Europe/Berlin.
+        pool: Work pool whose workers run it.
+    """
+    from prefect.flows import load_flow_from_entrypoint
+    from prefect.schedules import Cron
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise StateError(
+            "there is no Prefect server to deploy to. Start one with `prefect server start` and "
+            "set PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    parameters = _parameters(jobs, ask or Ask(), ways or Ways(), out)
+    schedule = None
+    if cron is not None:
+        try:
+            schedule = Cron(cron, timezone=timezone)
+        except ValueError as error:
+            raise ValidationError(f"--cron {cron!r}: {error}") from error
+    path = _flow_file()
+    flow: Any = load_flow_from_entrypoint(f"{path}:jobs_from_file")
+    told = {"parameters": parameters, "schedule": schedule, "tags": ["batchata"]}
+    if pool is None:
+        tell(f"Serving {flow.name}/{name}; Ctrl-C ends it.")
+        tell(f"Run it now from another terminal: prefect deployment run {flow.name}/{name}")
+        flow.serve(name=name, **told)
+        return 0
+    flow = flow.from_source(source=str(path.parent), entrypoint=f"{path.name}:jobs_from_file")
+    flow.deploy(name=name, work_pool_name=pool, build=False, print_next_steps=False, **told)
+    tell(f"Deployed {flow.name}/{name} to the work pool {pool!r}.")
+    tell(f"Start a worker where there is none: prefect worker start --pool {pool}")
+    tell(f"Run it now: prefect deployment run {flow.name}/{name}")
+    return 0
+
+
+def _flow_file() -> Path:
+    """The deployable flow: in the installed package, or in the checkout that it is run from."""
+    package = Path(__file__).parents[1]
+    for folder in (package, package.parent):
+        path = folder / "flows" / "jobs_from_file.py"
+        if path.exists():
+            return path
+    raise StateError("flows/jobs_from_file.py is missing from this installation; install it again")
+
+
+_SAME = (
+    "model",
+    "system",
+    "max_tokens",
+    "id_column",
+    "file_column",
+    "cache_prefix",
+    "provider",
+    "items_per_batch",
+    "max_parallel_batches",
+    "max_reasks",
+    "run_key",
+    "state",
+)
+
+
+def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
+    """The options as parameters of the flow.
+
+    Raises:
+        ValidationError: The flow has no such parameter.
+    """
+    from batchata_prefect.cli.orders import prompt_text, schema_or_path
+
+    values = asdict(ask) | asdict(ways)
+    missing = {
+        "--endpoint": ask.endpoint,
+        "--param": ask.params,
+        "--tag": ask.tags,
+        "--canary": ways.canary,
+        "--prices": ways.prices,
+        "--shared-budget": ways.shared_budget,
+        "--sandbox": ways.sandbox,
+        "--detach": ways.detach,
+    }
+    given = [name for name, value in missing.items() if value]
+    if given:
+        raise ValidationError(
+            f"{', '.join(given)}: the deployed flow has no such parameter; put it into the rows of "
+            "the jobs file, or deploy a flow of your own that uses Batch"
+        )
+    found = {name: values[name] for name in _SAME}
+    found |= {
+        "jobs": jobs if "://" in jobs else str(Path(jobs).expanduser().resolve()),
+        "prompt": prompt_text(ask.prompt),
+        "system": prompt_text(ask.system),
+        "results_dir": out if "://" in out else str(Path(out).expanduser().resolve()),
+        "cost_limit_usd": ways.budget,
+        "time_limit_hours": None if ways.time_limit is None else seconds(ways.time_limit) / 3600,
+        "response_model": schema_or_path(ask.response_model),
+        "enable_citations": ask.citations == "provider",
+        "citations": "quoted" if ask.citations == "quoted" else None,
+        "metadata_columns": list(ask.metadata_columns) or None,
+    }
+    return {name: value for name, value in found.items() if value not in (None, False)}

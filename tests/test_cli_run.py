@@ -1,0 +1,212 @@
+"""`batchata run` and what reads its answers, each as a person runs it: a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "batchata_prefect.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "COLUMNS": "100"}
+
+
+def batchata(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=100,
+        check=False,
+    )
+
+
+def asked(*arguments: str | Path, cwd: Path, code: int = 0) -> dict[str, Any]:
+    """What the command prints for machines, which must be all that it prints."""
+    done = batchata(*arguments, "--json", cwd=cwd)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def cities(tmp_path: Path, sandbox) -> Path:
+    """Six questions, of which one is refused by OpenAI's models, in a folder of their own."""
+    with (tmp_path / "cities.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["key", "city", "land"])
+        for number in range(6):
+            refuse = "[[sandbox:refusal]] " if number == 4 else ""
+            table.writerow([f"c{number}", f"{refuse}{tmp_path} {number}", "abc"[number % 3]])
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    return tmp_path
+
+
+RUN = ("run", "cities.csv", "-p", "Where is {city}?", "-m", "gpt-6-luna", "--id-column", "key")
+RUN += ("--metadata", "land", "--budget", "1", "-o", "out", "--state", "state")
+
+
+def test_run_fails_in_part_is_understood_retried_and_exported(cities: Path, sandbox) -> None:
+    """One failed job of a file is listed with its reason, asked anew, and nothing is paid twice."""
+    known = len(list(sandbox.ledger.billed()))
+    first = asked(*RUN, "--response-model", "schema.json", "--tag", "geo", cwd=cities, code=1)
+    assert first["schema"] == "batchata/run/1"
+    assert first["counts"] == {"total": 6, "completed": 5, "failed": 1, "cancelled": 0}
+    assert first["by_tag"]["geo"]["jobs"] == 6
+
+    failed = asked("results", "out", "--failed", cwd=cities)
+    assert [row["job_id"] for row in failed["rows"]] == ["c4"]
+    assert failed["rows"][0]["error_code"] == "refusal"
+    words = batchata("report", "out", cwd=cities)
+    assert words.returncode == 1
+    assert "1 x refusal" in words.stdout
+    assert "Change the prompt or the model" in words.stdout
+
+    retried = batchata("retry", "out", "--code", "refusal", "--prompt", "Name {land}", cwd=cities)
+    assert retried.returncode == 0, retried.stderr
+    assert retried.stdout == ""
+    assert "1 jobs go out again, changed: prompt" in retried.stderr
+    assert "6 of 6 jobs answered" in retried.stderr
+    # The refused answer was billed as well, and stays paid.
+    assert len(list(sandbox.ledger.billed())) == known + 7
+
+    again = asked(*RUN, "--response-model", "schema.json", "--tag", "geo", cwd=cities)
+    assert again["counts"]["completed"] == 6
+    assert len(list(sandbox.ledger.billed())) == known + 7
+
+    assert batchata("results", "out", "-e", "out.csv", cwd=cities).returncode == 0
+    with (cities / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["metadata.land"] for row in rows] == list("abcabc")
+    assert all(row["answer.city"] for row in rows)
+    piped = batchata("results", "out", "--limit", "2", cwd=cities).stdout.splitlines()
+    assert [json.loads(line)["job_id"] for line in piped] == ["c0", "c1"]
+
+
+def test_plan_sends_nothing(cities: Path, sandbox) -> None:
+    """A plan names batches and cost and makes no batch; `run --dry-run` gives the same."""
+    known = len(list(sandbox.ledger.batches()))
+    planned = asked("plan", *RUN[1:], cwd=cities)
+    assert planned["schema"] == "batchata/plan/1"
+    assert (planned["to_send"], len(planned["batches"])) == (6, 1)
+    assert 0 < planned["cost_low_usd"] < planned["cost_upper_usd"]
+    assert asked(*RUN, "--dry-run", cwd=cities) == planned
+    assert len(list(sandbox.ledger.batches())) == known
+
+
+def test_run_without_a_key_against_its_own_sandbox(cities: Path) -> None:
+    """`--sandbox` needs no key, keeps its batches over restarts, and starts over when removed."""
+    told = [*RUN[:-2], "--sandbox"]
+    for _ in range(2):
+        done = asked(*told, cwd=cities, code=1)
+        assert done["counts"]["completed"] == 5
+    assert (cities / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "nothing.csv", "-m", "gpt-6-luna", "-p", "x"], 2, "there is no such file"),
+        (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "{town}"], 2, "cities.csv' line 2"),
+        (["run", "cities.csv", "-m", "foo", "-p", "x"], 2, "no provider is known"),
+        (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "x", "--time-limit", "2d"], 2, "2d"),
+        (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "x", "--time-limit", "1s"], 2, "10 sec"),
+        (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "x", "--param", "seed"], 2, "name=value"),
+        (["run", "cities.csv", "--colour", "red"], 2, "Unknown option"),
+        (["results", "nowhere"], 3, "no results.jsonl"),
+        (["retry", "nowhere"], 3, "was not made by `batchata run`"),
+        (["diff", "nowhere", "there"], 3, "no results.jsonl"),
+        (["results", ".", "--export", "a.xlsx"], 3, "no results.jsonl"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_exit_code(
+    cities: Path, arguments: list[str], code: int, says: str
+) -> None:
+    """A wrong command is 2, a missing record 3; both in one sentence, nothing on standard output."""
+    done = batchata(*arguments, cwd=cities)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_key_is_3(cities: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is not set is told before anything is sent."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+    done = batchata(*RUN, cwd=cities)
+    assert done.returncode == 3
+    assert "OPENAI_API_KEY" in done.stderr
+
+
+def test_interrupt_is_130_and_the_same_command_goes_on(cities: Path, sandbox) -> None:
+    """Ctrl-C ends the run in order, says where its results are, and the next one has them all."""
+    before = len(list(sandbox.ledger.billed()))
+    sandbox.limits(seconds=10)
+    known = len(list(sandbox.ledger.batches()))
+    try:
+        process = subprocess.Popen(
+            command(*RUN), cwd=cities, env=environment(), stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 60
+        while len(list(sandbox.ledger.batches())) == known:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        sandbox.limits(seconds=0.1)
+    assert process.returncode == 130, said
+    assert "its results so far are in" in said
+    assert "waiting for 1 batches to be cancelled and collected (interrupted)" in said
+    assert asked(*RUN, cwd=cities, code=1)["counts"]["completed"] == 5
+    assert len(list(sandbox.ledger.billed())) - before <= 7
+
+
+def test_models_have_batch_prices(tmp_path: Path) -> None:
+    """Known models come with their batch price, which is below the realtime one."""
+    found = asked("models", cwd=tmp_path)
+    by_id = {each["model"]: each for each in found["models"]}
+    claude = by_id["claude-sonnet-5-5"]
+    assert 0 < claude["input_usd"] < claude["realtime_input_usd"]
+    assert claude["cites"]
+    assert not claude["takes_temperature"]
+    assert found["batch_limits"]["anthropic"]["requests"] == 100_000
+    assert {each["provider"] for each in found["models"]} == {"anthropic", "openai"}
+
+
+def test_help_needs_no_prefect(tmp_path: Path) -> None:
+    """The list of commands comes without importing Prefect, which takes a second."""
+    code = (
+        "import sys; sys.argv = ['batchata', '--help']\n"
+        "from batchata_prefect.cli import app\n"
+        "app(exit_on_error=False, result_action='return_value')\n"
+        "assert 'prefect' not in sys.modules, 'prefect was imported'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Exit codes" in done.stdout
