@@ -8,7 +8,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from prefect import get_run_logger
@@ -36,6 +36,7 @@ from batchata_prefect.tasks import provider_batch
 from batchata_prefect.uploads import ensure_uploads
 
 _REALTIME_CHUNKS = 4
+_LOOK_SECONDS = 1.0
 
 
 async def buy_all(run: Session, session_name: str) -> None:
@@ -58,7 +59,18 @@ async def buy_all(run: Session, session_name: str) -> None:
                 take_up(flight)
             wait = None if run.is_ending else _next_try(run)
             if not running:
+                if run.suspending:
+                    if not run.is_ending and _open(run):
+                        return
+                    run.carry_on()
+                    for flight in _taken_up_again(run):
+                        take_up(flight)
+                    continue
                 if wait is None:
+                    return
+                if run.settings.wait == "suspend":
+                    run.next_try = datetime.now(UTC) + timedelta(seconds=wait)
+                    run.suspend()
                     return
                 run.waiting_for = "room for more tokens at the provider"
                 await run.pause(wait)
@@ -66,6 +78,8 @@ async def buy_all(run: Session, session_name: str) -> None:
                 continue
             if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
                 wait = seconds if wait is None else min(wait, seconds)
+            if run.settings.wait == "suspend":
+                wait = _LOOK_SECONDS if wait is None else min(wait, _LOOK_SECONDS)
             if run.quota_shares:
                 wait = min(KEEP_SECONDS, KEEP_SECONDS if wait is None else wait)
             done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
@@ -76,12 +90,39 @@ async def buy_all(run: Session, session_name: str) -> None:
                 await settle_shares(run)
             elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
                 await settle_quotas(run)
+            if not done and not run.suspending and _may_suspend(run):
+                run.suspend()
     except BaseException:
         # What is in flight goes on at the provider and stands in the records.
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         raise
+
+
+def _may_suspend(run: Session) -> bool:
+    """Whether there is nothing to do but to wait for the providers, and that for a while."""
+    if run.settings.wait != "suspend" or run.is_ending or run.is_realtime:
+        return False
+    began = max((flight.started for flight in run.flights.values()), default=0.0)
+    return time.monotonic() - began >= run.pace.suspend and all(
+        flight.parked
+        # Nobody has answered for it since this process began: that may take hours.
+        or (flight.batch is None and flight.waiting_for and flight.entry.receipt is not None)
+        for flight in run.flights.values()
+    )
+
+
+def _open(run: Session) -> list[int]:
+    """Sequences of the chunks that have not ended."""
+    return [entry.chunk.sequence for entry in run.ledger if entry.ending is None]
+
+
+def _taken_up_again(run: Session) -> list[Flight]:
+    """New flights for what has not ended."""
+    for sequence in _open(run):
+        run.flights[sequence] = Flight(run.ledger[sequence], run.members[sequence])
+    return [run.flights[sequence] for sequence in _open(run)]
 
 
 def _has_slot(run: Session, running: int) -> bool:
@@ -108,7 +149,7 @@ def _take_error(run: Session, flight: Flight, error: BaseException | None) -> No
 
 async def _next_flight(run: Session) -> Flight | None:
     """Cut, reserve and record the next chunk; None where nothing can be sent now."""
-    if run.is_ending:
+    if run.is_ending or run.suspending:
         return None
     if run.is_realtime:
         return await _next_realtime(run)

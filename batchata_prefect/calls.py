@@ -104,11 +104,17 @@ def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> fl
     quota = getattr(error, "code", None) == "insufficient_quota"
     # A 429 without retry-after is a monthly spend cap: waiting hours does not lift it
     # [Anthropic api/errors, rate-limits; OpenAI error codes].
-    if status in _STOP_STATUSES or quota or (status == 429 and seconds is None):
+    capped = status == 402 or quota or (status == 429 and seconds is None)
+    if status in _STOP_STATUSES or capped:
+        why = (
+            "The account's credit or monthly spend limit is used up, and waiting does not lift it: "
+            "raise it in the provider's console"
+            if capped
+            else "Check the API key and what it may do"
+        )
         raise BatchSubmissionError(
             f"{name}: the provider refused it ({one_line(error)}). Nothing was created or paid for "
-            "this batch. Check the API key and the account's limits, then run again: what was "
-            "answered is kept"
+            f"this batch. {why}, then run again: what was answered is kept"
         ) from error
     if status is None or status == 429 or status >= 500:
         get_run_logger().warning("not taken yet (%s), trying again", one_line(error))

@@ -65,7 +65,7 @@ async def canary_holds(run: Session, session_name: str) -> bool:
         "canary: %s jobs first, of %s", f"{len(sample.ordinals):,}", f"{run.spool.count:,}"
     )
     await buy_all(run, session_name)
-    if run.is_ending:
+    if run.is_ending or run.suspending:
         return False
     run.canary = verdict(run, sample)
     get_run_logger().info("%s", run.canary["told"])

@@ -14,9 +14,10 @@ import orjson
 from batchata_prefect import budget
 from batchata_prefect.advice import what_to_do
 from batchata_prefect.answers import blank_row
+from batchata_prefect.frames import write_parquet
 from batchata_prefect.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.replies import read_chunk
-from batchata_prefect.results import Part, Tally, assemble, write_json
+from batchata_prefect.results import Part, Tally, assemble, whole_file, write_json
 from batchata_prefect.session import Session
 from batchata_prefect.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 
@@ -56,6 +57,9 @@ def finish(run: Session) -> dict[str, Any]:
         )
     finally:
         jobs.close()
+    if run.settings.result_format == "parquet":
+        with whole_file(_parquet(run)) as file:
+            write_parquet(results, file)
     manifest = _manifest(run, tally, results.stat().st_size)
     write_json(manifest_path, manifest)
     for part in parts:
@@ -67,6 +71,8 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
     """The manifest on disk, where nothing has happened since it was written."""
     manifest = read_manifest(run.results_dir)
     if manifest is None or not results.exists():
+        return None
+    if run.settings.result_format == "parquet" and not _parquet(run).exists():
         return None
     same = (
         # A newer version may read more out of the same replies, and that costs nothing.
@@ -81,6 +87,10 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and not run.spool.states[HELD]
     )
     return manifest if same else None
+
+
+def _parquet(run: Session) -> Path:
+    return run.results_dir / "results.parquet"
 
 
 def _package() -> str:
@@ -104,7 +114,7 @@ def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
     )
     if ours:
         return
-    for path in (results, manifest_path):
+    for path in (results, manifest_path, _parquet(run)):
         if path.exists():
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
             path.rename(path.with_name(f"{path.stem}.{stamp}{path.suffix}"))

@@ -12,6 +12,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect.buying import buy_all
 from batchata_prefect.canary import canary_holds
+from batchata_prefect.counting import count_exactly
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.finish import finish
 from batchata_prefect.owning import owning
@@ -63,6 +64,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
         async with connected(run):
             await recover(run)
+            await count_exactly(run)
             if await canary_holds(run, session_name):
                 await buy_all(run, session_name)
             await leave_shares(run)

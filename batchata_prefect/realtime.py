@@ -57,9 +57,7 @@ def goes_over(run: Session, flight: Flight) -> bool:
     gone = [
         entry.chunk
         for entry in run.ledger
-        if entry.ending is not None
-        and entry.ending.reason == REALTIME
-        and not entry.chunk.realtime
+        if entry.ending is not None and entry.ending.reason == REALTIME and not entry.chunk.realtime
     ]
     gone += [each.entry.chunk for each in ours if each.canceled == REALTIME]
     left = run.settings.realtime_limit_usd or Decimal(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from array import array
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -27,6 +28,10 @@ from batchata_prefect.spool import Context, Family, SpoolReader
 _BUFFER_BYTES = 1 << 20
 _HELD_BYTES = 48 << 20
 _FILES_OPEN = 64
+_NO_ERROR = b',"error_code":null,"error":null,"stop_reason":'
+_COMPLETED, _NO_TAGS = b',"status":"completed",', b',"tags":[],'
+_NONE_DROPPED = b',"citations_dropped":0,'
+_TOKENS = re.compile(rb'(?:"[^"\\]*"|null),"input_tokens":(\d+),"output_tokens":(\d+),')
 
 
 @contextmanager
@@ -207,6 +212,23 @@ class Tally:
         for tag in row.get("tags", ()):
             self._add_to_tag(tag, row)
 
+    def add_line(self, line: bytes) -> bool:
+        """Count the row of a job that was answered, as it stands in a file; False for another one.
+
+        Nearly all rows are such, and to find three places in one costs a third of reading it. No
+        value can look like a column: quotes in a text are escaped.
+        """
+        at = line.find(_NO_ERROR)
+        if at < 0 or _COMPLETED not in line or _NO_TAGS not in line or _NONE_DROPPED not in line:
+            return False
+        counts = _TOKENS.match(line, at + len(_NO_ERROR))
+        if counts is None:
+            return False
+        self.counts["completed"] += 1
+        self.input_tokens += int(counts[1])
+        self.output_tokens += int(counts[2])
+        return True
+
     def _add_to_tag(self, tag: str, row: Mapping[str, Any]) -> None:
         sums = self.by_tag.setdefault(
             tag,
@@ -274,6 +296,10 @@ def assemble(
                 line = orjson.dumps(unsent(context, jobs.family(ordinal)))
             else:
                 line = rows.read(owner[ordinal], where[ordinal], size[ordinal])
+            if each_to is None and ordinal not in earlier and tally.add_line(line):
+                file.write(line)
+                file.write(b"\n")
+                continue
             row: dict[str, Any] = orjson.loads(line)
             if ordinal in earlier:
                 attempts: list[dict[str, Any]] = []

@@ -440,6 +440,51 @@ class BatchRun:
         if self.is_complete:
             yield from read_results(self.results_dir / "results.jsonl", self._session.schemas)
 
+    def to_arrow(self) -> Any:
+        """The results as a pyarrow table, one row a job, in the order of the jobs.
+
+        It has the columns of `results.jsonl`; and for each field of the metadata and of the parsed
+        answers a column `metadata.<field>` and `answer.<field>`: of booleans, whole numbers, floats
+        or text where all its values are such, else of JSON text. Where there are more than 200
+        fields, they stay in `metadata_json` and `parsed_response_json` alone.
+
+        Raises:
+            StateError: The run is not complete.
+            ValidationError: pyarrow is not installed.
+        """
+        from batchata_prefect.frames import arrow_table
+
+        if not self.is_complete:
+            raise StateError(f"the run has no results yet in {str(self.results_dir)!r}; run it")
+        return arrow_table(self.results_dir / "results.jsonl")
+
+    def to_pandas(self, **kwargs: Any) -> Any:
+        """The results as a pandas frame; see `to_arrow`.
+
+        Args:
+            **kwargs: Passed on to pyarrow's `Table.to_pandas`, such as
+                `types_mapper=pandas.ArrowDtype`, which keeps whole numbers beside missing ones.
+
+        Raises:
+            StateError: The run is not complete.
+            ValidationError: pandas or pyarrow is not installed.
+        """
+        from batchata_prefect.frames import require
+
+        require("pandas", "frames", "to_pandas()")
+        return self.to_arrow().to_pandas(**kwargs)
+
+    def to_polars(self) -> Any:
+        """The results as a polars frame; see `to_arrow`.
+
+        Raises:
+            StateError: The run is not complete.
+            ValidationError: polars or pyarrow is not installed.
+        """
+        from batchata_prefect.frames import require
+
+        return require("polars", "frames", "to_polars()").from_arrow(self.to_arrow())
+
     def get_failed_jobs(self) -> dict[str, str]:
         """Job id -> error of all failed jobs."""
         return {

@@ -29,13 +29,20 @@ if TYPE_CHECKING:
     from batchata_prefect.records import Records
     from batchata_prefect.shared import Share
 
-ResultFormat: TypeAlias = Literal["jsonl", "json"]
+ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
 
 OnCancel: TypeAlias = Literal["collect", "detach"]
 """`collect` cancels the provider batches in flight and collects what they finished; `detach`
 leaves them running for the next run."""
 
 IfRunning: TypeAlias = Literal["wait", "fail"]
+
+Wait: TypeAlias = Literal["poll", "suspend"]
+"""`poll` waits in the process; `suspend` ends the process of a deployed flow run, which the
+collector resumes when there is something to collect."""
+
+Counting: TypeAlias = Literal["bound", "exact"]
+"""`bound` reckons an upper bound here; `exact` has the provider count each request, for free."""
 
 OnDeadline: TypeAlias = Literal["fail", "realtime"]
 """`fail` leaves what is not answered at the deadline unanswered; `realtime` sends it through the
@@ -66,6 +73,9 @@ class Pace:
             [batch-processing], 30 at OpenAI [Batch API guide].
         prefect: For a Prefect server that is away when a run is to end.
         lease: For which one process owns a run; it renews its lease every third of it.
+        suspend: Before a deployed run that may suspend does so: what ends sooner is collected by
+            the process that sent it.
+        show: Between two updates of what Prefect shows of a run.
     """
 
     poll_shortest: float = 0.25
@@ -78,6 +88,8 @@ class Pace:
     retention: float = 29 * 24 * 3600.0
     prefect: float = 600.0
     lease: float = 60.0
+    suspend: float = 30.0
+    show: float = 5.0
 
     @classmethod
     def from_environment(cls) -> Pace:
@@ -116,8 +128,9 @@ class Settings:
         realtime_limit_usd: Upper bound of what realtime requests may cost, inside the cost limit.
         margin_seconds: Seconds before the deadline at which jobs go over to the realtime API.
         max_attempts: Times that one job is sent at most.
+        estimate: How input tokens are counted before anything is sent.
         raw_files: Whether the request files are kept.
-        result_format: `jsonl`, or `json` for one more file a job.
+        result_format: `jsonl`; `json` for one more file a job, `parquet` for `results.parquet`.
         upload_files: Whether documents of several jobs are uploaded once; None where that pays.
         quota: Model -> tokens that may wait at its provider at once.
         max_reasks: Times that one job is asked again because its answer was not as asked.
@@ -128,6 +141,7 @@ class Settings:
         reuse_state: Whether to resume.
         on_cancel: What becomes of the provider batches in flight when the run is told to stop.
         if_running: What to do while another process owns the run.
+        wait: What a deployed flow run does while the providers work.
     """
 
     results_dir: str
@@ -143,6 +157,7 @@ class Settings:
     realtime_limit_usd: Decimal | None = None
     margin_seconds: float = 0.0
     max_attempts: int = 3
+    estimate: Counting = "bound"
     upload_files: bool | None = None
     quota: Mapping[str, int] = field(default_factory=dict[str, int])
     max_reasks: int = 0
@@ -155,6 +170,7 @@ class Settings:
     reuse_state: bool = True
     on_cancel: OnCancel = "collect"
     if_running: IfRunning = "wait"
+    wait: Wait = "poll"
 
     def __post_init__(self) -> None:
         """Refuse what makes no run.
@@ -178,6 +194,7 @@ class Told(TypedDict, total=False):
 
     on_cancel: OnCancel
     if_running: IfRunning
+    wait: Wait
     canary: float | None
     min_valid: float
     approve: bool
@@ -205,6 +222,7 @@ class Flight:
         lost: Whether the provider keeps its results no more.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
+        parked: Whether there is nothing to do but to wait for the provider.
     """
 
     entry: Entry
@@ -223,6 +241,7 @@ class Flight:
     lost: bool = False
     succeeded: int = 0
     failed: int = 0
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +293,10 @@ class Session:
         stopped: That the run shall end now; None while it shall go on.
         closed: Provider -> why it takes no more batches of this run.
         ending_since: Monotonic time at which the run was told to stop, or its deadline came.
+        suspending: Whether its flow run goes to sleep, and its process ends.
+        undecided: Sequence -> ids of batches one of which may be this chunk's.
+        next_try: Time at which a family that was turned away is worth a try, for a run that goes
+            to sleep.
     """
 
     settings: Settings
@@ -309,6 +332,9 @@ class Session:
     stopped: Stop | None = None
     closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
     ending_since: float | None = None
+    suspending: bool = False
+    undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    next_try: datetime | None = None
     _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
         default_factory=dict[tuple[str, str], tuple[int, float]]
     )
@@ -337,6 +363,20 @@ class Session:
             self.ending_since = time.monotonic()
         self._wake.set()
 
+    def suspend(self) -> None:
+        """Wake whoever waits for a provider: the process is about to end. In the event loop only.
+
+        What is in flight goes on there and stands in the records.
+        """
+        self.suspending = True
+        self._wake.set()
+
+    def carry_on(self) -> None:
+        """Not go to sleep after all."""
+        self.suspending = False
+        if self.ending_since is None:
+            self._wake.clear()
+
     @property
     def is_ending(self) -> bool:
         """Whether the run was told to stop, or its deadline has come."""
@@ -359,7 +399,9 @@ class Session:
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the run is ending and has waited long enough for what hangs."""
+        """Whether the run goes to sleep, or is ending and has waited long enough for what hangs."""
+        if self.suspending:
+            return True
         since = self.ending_since
         return since is not None and time.monotonic() - since > self.pace.settle
 

@@ -86,6 +86,8 @@ async def _bring_to_its_end(run: Session, flight: Flight) -> str:
 def _still_running(run: Session, flight: Flight) -> str:
     """Leave a chunk to the next run: its records say all that is needed to take it up."""
     receipt = flight.entry.receipt
+    if run.suspending and receipt is not None:
+        return f"{receipt.batch_id} goes on at the provider"
     name = receipt.batch_id if receipt else "whether it was created is not known"
     summary = f"left to the next run ({name}); what it may cost stays reserved"
     get_run_logger().warning("%s", summary)
@@ -159,12 +161,16 @@ async def _look_up(run: Session, flight: Flight) -> bool:
         found = await persist(
             run, flight, "list", lambda: provider.find(client, chunk, entry.since, _known(run))
         )
+        run.undecided.pop(chunk.sequence, None)
+        flight.parked = False
         if found.batch is not None:
             get_run_logger().info("found at the provider and taken over")
             await _receive(run, flight, found.batch, adopted=True)
             return True
         if found.undecided:
-            if run.is_ending:
+            run.undecided[chunk.sequence] = found.undecided
+            flight.parked = True
+            if run.is_ending or run.suspending:
                 raise GaveUpError(f"{found.undecided[0]} may be this batch, and has not ended")
             flight.waiting_for = f"{found.undecided[0]} to end, which may be this batch"
             await run.pause(run.pace.poll(asked - began, len(run.flights)))
@@ -229,13 +235,17 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
     began = clock()
     inherited = flight.batch is None
     while True:
+        flight.parked = flight.batch is not None and canceled_at is None
         batch = await persist(run, flight, "poll", lambda: provider.poll(client, batch_id))
         if inherited and flight.batch is None:
             flight.canceled_before = batch.state == "canceling" or batch.ending == "canceled"
         flight.batch = batch
         flight.succeeded, flight.failed = batch.succeeded, batch.failed
         if batch.state == "ended":
+            flight.parked = False
             return batch
+        if run.suspending and not run.is_ending:
+            return None
         if flight.canceled is None and (reason := _why_end(run, flight)) is not None:
             if run.stopped is not None and run.stopped.on_cancel == "detach":
                 return None

@@ -79,7 +79,7 @@ def main() -> None:
 
     load_dotenv(Path.cwd() / ".env")
     try:
-        sys.exit(app())
+        sys.exit(app(sys.argv[1:]))
     except BatchataError as error:
         fail(str(error))
         sys.exit(exit_code(error))

@@ -83,6 +83,7 @@ async def exact_input_tokens(
     *,
     at_once: int = 16,
     per_second: float = _PER_SECOND,
+    name: Callable[[int], str] = "request {}".format,
 ) -> AsyncGenerator[int]:
     """Input tokens of rendered requests as the provider counts them, in the order of the bodies.
 
@@ -96,6 +97,7 @@ async def exact_input_tokens(
         endpoint: Endpoint path that they are for.
         at_once: Calls in flight at once, at most.
         per_second: Calls begun in a second, at most.
+        name: Place of a body, from 1 -> what to call it in an error.
 
     Raises:
         ValidationError: The provider does not count such requests, or it refuses one of them,
@@ -114,7 +116,7 @@ async def exact_input_tokens(
     try:
         while True:
             while len(running) < at_once and (item := next(numbered, None)) is not None:
-                running.append(asyncio.create_task(_count(client, counter, *item, pace)))
+                running.append(asyncio.create_task(_count(client, counter, *item, pace, name)))
             if not running:
                 return
             yield await running[0]
@@ -133,7 +135,14 @@ class _Counter:
     body: Callable[[dict[str, Any]], dict[str, Any]]
 
 
-async def _count(client: Any, counter: _Counter, place: int, body: bytes, pace: Throttle) -> int:
+async def _count(
+    client: Any,
+    counter: _Counter,
+    place: int,
+    body: bytes,
+    pace: Throttle,
+    name: Callable[[int], str],
+) -> int:
     asked = counter.body(cast("dict[str, Any]", orjson.loads(body)))
     for attempt in range(_TRIES):
         await pace.turn()
@@ -141,7 +150,7 @@ async def _count(client: Any, counter: _Counter, place: int, body: bytes, pace: 
             reply = await _post(client, counter.path, asked)
         except Exception as error:
             last = attempt == _TRIES - 1
-            wait = _wait_after(error, place, attempt, last=last)
+            wait = _wait_after(error, name(place), attempt, last=last)
             if getattr(error, "status_code", None) == 429:
                 pace.slow_down(wait)
             else:
@@ -150,7 +159,7 @@ async def _count(client: Any, counter: _Counter, place: int, body: bytes, pace: 
         tokens = reply.get("input_tokens")
         if not isinstance(tokens, int):
             raise ProviderError(
-                f"counting the tokens of request {place} brought no number but {reply!r:.200}; "
+                f"counting the tokens of {name(place)} brought no number but {reply!r:.200}; "
                 "nothing was sent or paid. Leave estimate='exact' out"
             )
         return tokens
@@ -169,7 +178,7 @@ async def _post(client: Any, path: str, body: Mapping[str, Any]) -> dict[str, An
     return cast("dict[str, Any]", reply) if isinstance(reply, dict) else {}
 
 
-def _wait_after(error: Exception, place: int, attempt: int, *, last: bool) -> float:
+def _wait_after(error: Exception, which: str, attempt: int, *, last: bool) -> float:
     """Seconds to wait before the next try.
 
     Raises:
@@ -191,12 +200,12 @@ def _wait_after(error: Exception, place: int, attempt: int, *, last: bool) -> fl
         ) from None
     if status is not None and status < 500 and status not in {408, 409, 425, 429}:
         raise ValidationError(
-            f"request {place}: the provider would not count it, and is likely to refuse it in a "
+            f"{which}: the provider would not count it, and is likely to refuse it in a "
             f"batch as well ({text}); nothing was sent or paid"
         ) from error
     if last:
         raise ProviderError(
-            f"counting the tokens of request {place} failed {_TRIES} times ({text}); nothing was "
+            f"counting the tokens of {which} failed {_TRIES} times ({text}); nothing was "
             "sent or paid. Run again, or leave estimate='exact' out"
         ) from error
     wait = _SHORTEST_WAIT * 2.0**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - jitter

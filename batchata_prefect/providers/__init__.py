@@ -28,11 +28,13 @@ class Limits:
         max_requests: Requests.
         max_bytes: Bytes on the wire.
         max_request_bytes: Bytes of a single request body.
+        calls: API calls for one batch, besides its polls.
     """
 
     max_requests: int
     max_bytes: int
     max_request_bytes: int
+    calls: int = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ from batchata_prefect.schema import answer_schema, for_openai
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 
-LIMITS = Limits(max_requests=50_000, max_bytes=200_000_000, max_request_bytes=200_000_000)
+LIMITS = Limits(max_requests=50_000, max_bytes=200_000_000, max_request_bytes=200_000_000, calls=5)
 """Of one batch file [docs: guides/batch; openai/resources/files.py]. No limit of a single body is
 documented. The server's own text says 209,715,200 bytes; this is the smaller reading of 200 MB."""
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import shutil
 import sqlite3
+import struct
 import tempfile
 from array import array
 from collections import Counter
@@ -39,13 +40,14 @@ from batchata_prefect.spool.layout import (
     RECORD,
     STATE_BITS,
     STATE_MASK,
+    TOKENS_AT,
     WAITING,
     Amendment,
     Context,
     Family,
     Row,
 )
-from batchata_prefect.spool.reader import SpoolReader
+from batchata_prefect.spool.reader import Records, SpoolReader
 
 __all__ = [
     "ANSWERED",
@@ -66,6 +68,7 @@ __all__ = [
 
 _ROWS_AT_ONCE = 2_000
 _LOOK_AHEAD = 4
+_PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
 
 _IDS = """
 CREATE TABLE ids (ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT);
@@ -313,14 +316,12 @@ class Spool:
         code = family.id << FAMILY_SHIFT | attempts << STATE_BITS
         at = self._first.get(code, 0)
         with self._open_index() as index:
+            records = Records(index)
             for nth in range(self._waiting[code]):
                 at = self._codes.index(code, at)
                 if nth == 0:
                     self._first[code] = at
-                index.seek(at * RECORD.size)
-                _, size, _, _, likely, input_bound, output_bound, _, print_ = RECORD.unpack(
-                    index.read(RECORD.size)
-                )
+                _, size, _, _, likely, input_bound, output_bound, _, print_ = records.at(at)
                 if (changed := self._amended.get(at)) is not None:
                     _, size, likely, input_bound, output_bound, _ = changed
                 yield Row(at, print_, size, likely, input_bound, output_bound)
@@ -339,19 +340,32 @@ class Spool:
         ordinals = array("q")
         guess = 0
         with self._open_index() as index:
-            for at in range(0, len(members), FINGERPRINT_BYTES):
-                wanted = members[at : at + FINGERPRINT_BYTES]
-                # The same jobs in the same order need no search: the next one is close by.
-                for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
-                    index.seek(near * RECORD.size + PRINT_AT)
-                    if index.read(FINGERPRINT_BYTES) == wanted:
-                        ordinal = near
-                        break
+            for at in range(0, len(members), _PRINTS_AT_ONCE):
+                piece = members[at : at + _PRINTS_AT_ONCE]
+                count = len(piece) // FINGERPRINT_BYTES
+                # The same jobs in the same order, as nearly always, need no search at all.
+                if _prints_from(index, guess, count) == piece:
+                    ordinals.extend(range(guess, guess + count))
+                    guess += count
                 else:
-                    ordinal = self._search(wanted)
-                ordinals.append(ordinal)
-                guess = ordinal + 1 if ordinal >= 0 else guess
+                    guess = self._locate_each(index, piece, guess, ordinals)
         return ordinals
+
+    def _locate_each(
+        self, index: BinaryIO, members: bytes, guess: int, ordinals: array[int]
+    ) -> int:
+        for at in range(0, len(members), FINGERPRINT_BYTES):
+            wanted = members[at : at + FINGERPRINT_BYTES]
+            # A job that was taken out or put in between leaves the next ones close by.
+            for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
+                if _prints_from(index, near, 1) == wanted:
+                    ordinal = near
+                    break
+            else:
+                ordinal = self._search(wanted)
+            ordinals.append(ordinal)
+            guess = ordinal + 1 if ordinal >= 0 else guess
+        return guess
 
     def _search(self, print_: bytes) -> int:
         if self._ids.execute("SELECT 1 FROM prints LIMIT 1").fetchone() is None:
@@ -370,27 +384,27 @@ class Spool:
 
     def assign(self, ordinals: Iterable[int]) -> None:
         """Mark jobs as in flight; an ordinal of -1 is of a job that is gone."""
-        for ordinal in ordinals:
-            if ordinal >= 0:
-                self._move(ordinal, IN_FLIGHT, 0)
+        self.mark((IN_FLIGHT, 0, ordinal) for ordinal in ordinals if ordinal >= 0)
 
     def mark(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Give jobs their new state: (state, attempts to add, ordinal)."""
+        codes, first = self._codes, self._first
+        moved: Counter[tuple[int, int]] = Counter()
         for state, more, ordinal in changes:
-            self._move(ordinal, state, more)
-
-    def _move(self, ordinal: int, state: int, more: int) -> None:
-        code = self._codes[ordinal]
-        before = code & STATE_MASK
-        self.states[before] -= 1
-        self.states[state] += 1
-        if before == WAITING:
-            self._waiting[code] -= 1
-        code = code - before + state + more * ONE_ATTEMPT
-        self._codes[ordinal] = code
-        if state == WAITING:
-            self._waiting[code] += 1
-            self._first[code] = min(self._first.get(code, ordinal), ordinal)
+            before = codes[ordinal]
+            after = (before & ~STATE_MASK) + state + more * ONE_ATTEMPT
+            codes[ordinal] = after
+            moved[before, after] += 1
+            if state == WAITING:
+                first[after] = min(first.get(after, ordinal), ordinal)
+        # Jobs move by the ten thousand, and counting each by itself would cost more than moving it.
+        for (before, after), count in moved.items():
+            self.states[before & STATE_MASK] -= count
+            self.states[after & STATE_MASK] += count
+            if before & STATE_MASK == WAITING:
+                self._waiting[before] -= count
+            if after & STATE_MASK == WAITING:
+                self._waiting[after] += count
 
     def sample(self, wanted: Callable[[int], int]) -> array[int]:
         """Jobs that stand for the others: spread evenly over the waiting jobs of each family.
@@ -420,15 +434,19 @@ class Spool:
     def hold_back(self, but: Iterable[int]) -> None:
         """Have all waiting jobs but these wait until `let_go`."""
         kept = set(but)
-        for ordinal, code in enumerate(self._codes):
-            if code & STATE_MASK == WAITING and ordinal not in kept:
-                self._move(ordinal, HELD, 0)
+        self.mark(
+            (HELD, 0, ordinal)
+            for ordinal, code in enumerate(self._codes)
+            if code & STATE_MASK == WAITING and ordinal not in kept
+        )
 
     def let_go(self) -> None:
         """Have the jobs that were held back wait to be sent."""
-        for ordinal, code in enumerate(self._codes):
-            if code & STATE_MASK == HELD:
-                self._move(ordinal, WAITING, 0)
+        self.mark(
+            (WAITING, 0, ordinal)
+            for ordinal, code in enumerate(self._codes)
+            if code & STATE_MASK == HELD
+        )
 
     def state(self, ordinal: int) -> int:
         """What became of a job so far."""
@@ -473,6 +491,12 @@ class Spool:
         changed = self._amended.get(ordinal)
         return 0 if changed is None else changed.times
 
+    def recount(self, ordinal: int, input_tokens: int, input_bound: int) -> None:
+        """Put exact counts of input tokens in place of a job's estimates."""
+        with (self.directory / "index").open("r+b", buffering=0) as index:
+            index.seek(ordinal * RECORD.size + TOKENS_AT)
+            index.write(struct.pack("<II", input_tokens, input_bound))
+
     def tokens(self, ordinal: int) -> tuple[int, int, int]:
         """Likely and most input tokens, and most output tokens, of a job's request."""
         if (changed := self._amended.get(ordinal)) is not None:
@@ -516,6 +540,13 @@ def fingerprint(job_id: str, provider: str, endpoint: str, body: bytes) -> bytes
     )
     digest.update(body)
     return digest.digest()
+
+
+def _prints_from(index: BinaryIO, ordinal: int, count: int) -> bytes:
+    """The fingerprints of jobs one after the other, end to end; fewer where there are fewer."""
+    index.seek(ordinal * RECORD.size)
+    records = index.read(count * RECORD.size)
+    return b"".join(record[-1] for record in RECORD.iter_unpack(records))
 
 
 def _nth_fingerprint(first: bytes, nth: int) -> bytes:

@@ -28,6 +28,7 @@ RECORD = Struct(f"<QIQIIIII{FINGERPRINT_BYTES}s")
 tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
 the first; fingerprint."""
 PRINT_AT = RECORD.size - FINGERPRINT_BYTES
+TOKENS_AT = Struct("<QIQI").size
 
 
 @dataclass(frozen=True, slots=True)
