@@ -25,7 +25,7 @@ help:
 	@echo "make demo   a mixed job set against the local sandbox, no key needed"
 	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
 	@echo "make test   the test suite"
-	@echo "make chaos  N=100 random scenarios of faults, kills, interrupts and restarts"
+	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets"
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script"
@@ -39,8 +39,8 @@ test: $(VENV)/.tools
 	@$(PYTHON) -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 chaos: $(VENV)/.tools
-	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py --numprocesses 3 \
-	  --dist worksteal $(PYTEST)
+	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
+	  --numprocesses 3 --dist worksteal $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .
