@@ -18,7 +18,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test chaos lint types bench clean
+.PHONY: help demo test chaos lint types docs bench bench-full clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,7 +28,9 @@ help:
 	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets"
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
-	@echo "make bench  this package against a plain SDK script"
+	@echo "make bench  this package against a plain SDK script and a floor; minutes"
+	@echo "make bench-full  the same with a million jobs, about an hour; writes bench.md and bench.svg"
+	@echo "make docs   the documentation, in build/docs"
 	@echo "make clean  removes what these have made, except $(VENV)"
 
 demo: $(VENV)/.package
@@ -51,7 +53,15 @@ types: $(VENV)/.tools
 	@$(PYTHON) -m pyright
 
 bench: $(VENV)/.tools
-	@$(PYTHON) tests/bench.py $(BENCH)
+	@$(PYTHON) -m tests.bench $(BENCH)
+
+# Needs about an hour and 30 GB of room for a while.
+bench-full: $(VENV)/.tools
+	@$(PYTHON) -m tests.bench --full --out tests/bench $(BENCH)
+
+docs: $(VENV)/.docs
+	@# A broken link or a name that is not documented ends it.
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --config-file .docs/mkdocs.yml
 
 clean:
 	rm -rf $(RESULTS_DIR) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -81,4 +91,9 @@ $(VENV)/.package: $(VENV)/.python pyproject.toml $(CONSTRAINTS)
 $(VENV)/.tools: $(VENV)/.package
 	@echo "installing the development tools (once)"
 	@$(PIP) install $(PIN) --group dev
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	@echo "installing what builds the documentation (once)"
+	@$(PIP) install $(PIN) --group docs
 	@touch $@

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import weakref
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, cast
 
-import orjson
 from dotenv import load_dotenv
 
-from batchata_prefect.errors import ProviderError, ValidationError
+from batchata_prefect.errors import ProviderError, ProviderNotFoundError, ValidationError
 from batchata_prefect.frames import require
-from batchata_prefect.models import FileInput, Job, Message, Request, ResponseModel
+from batchata_prefect.intake import JOB_FIELDS, Intake
+from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.pricing import PriceBook, Prices
-from batchata_prefect.providers import Provider, provider_for
-from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
+from batchata_prefect.providers import provider_for, providers
 from batchata_prefect.run import BatchRun, ProgressCallback
-from batchata_prefect.schema import AnswerSchema, answer_schema
 from batchata_prefect.session import (
     Counting,
     IfRunning,
@@ -31,8 +26,8 @@ from batchata_prefect.session import (
     ResultFormat,
     Settings,
     Told,
+    Wait,
 )
-from batchata_prefect.sources import RowForm, place_of, rows_of
 from batchata_prefect.spool import MOST_ATTEMPTS, Spool
 
 logger = logging.getLogger("batchata_prefect")
@@ -43,14 +38,9 @@ _VERBOSITY = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
-_JOB_FIELDS = frozenset(Job.__dataclass_fields__) - {"params", "defaulted"}
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 10.0, 24 * 3600.0
 _FAULTS_SHOWN = 20
 _FAULTS_KEPT = 1_000
-_FORMS_HELD = 1_000
-_LINE_BYTES = 256
-_OWN = frozenset({"prompt", "id", "metadata", "tags"})
-_SIMPLE = frozenset({str, int, bool})
 
 
 class Batch:
@@ -95,6 +85,8 @@ class Batch:
             2 % over the count in place of the bound.
         budget: Name of a budget, such as `team-a-2026-11`, that runs of any process share through
             the Prefect server: the cost limit of each is then that of all together.
+        credentials: Provider -> Prefect block with its key, in place of the environment's:
+            `{"anthropic": "team-a"}`, see `batchata_prefect.blocks`.
 
     Raises:
         ValidationError: A number is not positive, or the results directory is a URL.
@@ -116,6 +108,7 @@ class Batch:
         quota: Mapping[str, int] | None = None,
         upload_files: bool | None = None,
         budget: str | None = None,
+        credentials: Mapping[str, str] | None = None,
         estimate: Counting = "bound",
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
@@ -158,13 +151,24 @@ class Batch:
         self._max_reasks = max_reasks
         self._upload_files = upload_files
         self._budget = budget
+        self._credentials = dict(credentials or {})
+        for provider, block in self._credentials.items():
+            if provider not in providers():
+                raise ProviderNotFoundError(
+                    f"credentials name the provider {provider!r}; there are {sorted(providers())}"
+                )
+            if not isinstance(cast("object", block), str) or not block:
+                raise ValidationError(
+                    f"the credentials for {provider!r} must be the name of a saved block, so that "
+                    "the run finds its key again; save the block and give its name"
+                )
         self._estimate: Counting = estimate
         self._quota = dict(quota or {})
         for model, tokens in self._quota.items():
             if tokens < 1:
                 raise ValidationError(f"the quota of {model!r} must be at least 1, not {tokens!r}")
         self._prices = PriceBook(prices)
-        self._defaults: dict[str, Any] = {}
+        self._intake = Intake(self._results_dir)
         self._state: str | None = None
         self._reuse_state = True
         self._cost_limit_usd: Decimal | None = None
@@ -172,12 +176,6 @@ class Batch:
         self._on_deadline: OnDeadline = "fail"
         self._realtime_limit_usd: Decimal | None = None
         self._margin_seconds = 0.0
-        self._spool: Spool | None = None
-        self._schemas: dict[str, AnswerSchema] = {}
-        self._left_out: set[tuple[str, str]] = set()
-        self._forms: dict[Hashable, tuple[PromptForm, str | None] | None] = {}
-        self._rendered: set[Hashable] = set()
-        self._defaults_set = 0
 
     def set_default_params(self, **kwargs: Any) -> Self:
         """Set parameters for the jobs added from here on; a job's own values go first.
@@ -193,12 +191,10 @@ class Batch:
             if name in kwargs:
                 raise ValidationError(f"{name!r} belongs to a job and cannot be a default")
         if "model" in kwargs:
-            provider_for(kwargs["model"], kwargs.get("provider", self._defaults.get("provider")))
-        # A list or dict that is changed later would change the jobs added after that unseen.
-        self._defaults.update(
-            {name: deepcopy(v) if type(v) in (dict, list) else v for name, v in kwargs.items()}
-        )
-        self._defaults_set += 1
+            provider_for(
+                kwargs["model"], kwargs.get("provider", self._intake.defaults.get("provider"))
+            )
+        self._intake.set_defaults(kwargs)
         return self
 
     def set_state(self, file: str | Path | None = None, reuse_state: bool = True) -> Self:
@@ -363,7 +359,7 @@ class Batch:
             "cache_prefix": cache_prefix,
             **kwargs,
         }
-        self._add({key: value for key, value in given.items() if value is not None})
+        self._intake.add({key: value for key, value in given.items() if value is not None})
         return self
 
     def add_jobs(self, jobs: Iterable[Mapping[str, Any] | Job]) -> Self:
@@ -377,7 +373,7 @@ class Batch:
         for number, item in enumerate(jobs, start=1):
             values = _job_values(item) if isinstance(item, Job) else item
             try:
-                self._add({key: value for key, value in values.items() if value is not None})
+                self._intake.add({key: value for key, value in values.items() if value is not None})
             except (ValidationError, ProviderError) as error:
                 faults.append(f"job {values.get('id') or number!r}: {error}")
         _raise_together(faults)
@@ -412,6 +408,9 @@ class Batch:
             ValidationError: The source cannot be read, or some rows make no job: all of them are
                 named together. The batch then holds only the good ones; make a new one.
         """
+        # fsspec takes a while to import, and jobs that are added one by one never need it.
+        from batchata_prefect.sources import RowForm, place_of, rows_of
+
         faults: list[str] = []
         form: RowForm | None = None
         rows = rows_of(source)
@@ -431,7 +430,9 @@ class Batch:
                     faults.append(str(error))
                     continue
                 try:
-                    self._add({key: value for key, value in values.items() if value is not None})
+                    self._intake.add(
+                        {key: value for key, value in values.items() if value is not None}
+                    )
                 except (ValidationError, ProviderError) as error:
                     faults.append(f"{place_of(row, number)}: {error}")
         except ValidationError as error:
@@ -439,130 +440,6 @@ class Batch:
             faults.append(str(error))
         _raise_together(faults)
         return self
-
-    def _add(self, given: dict[str, Any]) -> None:
-        alike = self._alike(given)
-        form = None if alike is None else self._forms.get(alike)
-        if form is not None and self._add_filled(given, *form):
-            return
-        job, provider, schema = self._add_rendered(given)
-        if alike is None or alike in self._forms:
-            return
-        # A form costs two more renderings, which the second of its jobs shows to be worth it.
-        if alike in self._rendered:
-            most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
-            made = prompt_form(provider.render, job, most)
-            self._forms[alike] = None if made is None else (made, schema)
-        elif len(self._rendered) < _FORMS_HELD:
-            self._rendered.add(alike)
-
-    def _alike(self, given: Mapping[str, Any]) -> Hashable | None:
-        """What jobs of the same form have in common; None for a job that has no form."""
-        if type(given.get("prompt")) is not str:
-            return None
-        shared: list[Hashable] = [self._defaults_set]
-        for name, value in given.items():
-            if name in _OWN:
-                continue
-            if type(value) is float:
-                shared.append((name, repr(value)))
-            elif isinstance(value, type):
-                shared.append((name, cast("Hashable", value)))
-            elif type(value) in _SIMPLE:
-                shared.append((name, type(value).__name__, value))
-            else:
-                return None
-        return tuple(shared)
-
-    def _add_filled(self, given: Mapping[str, Any], form: PromptForm, schema: str | None) -> bool:
-        """Add a job as `_add_rendered` does, in a third of the time; False where it has to."""
-        label: Any = given.get("id")
-        metadata = given.get("metadata", self._defaults.get("metadata"))
-        tags: Any = given.get("tags", self._defaults.get("tags"))
-        if label is not None and (type(label) is not str or not label.strip()):
-            return False
-        request = form.fill(given["prompt"])
-        if request is None:
-            return False
-        context: dict[str, Any] = {"id": label or _made_id(request)}
-        if metadata:
-            context["metadata"] = metadata
-        if tags:
-            if type(tags) not in (list, tuple) or not all(
-                type(tag) is str and tag.strip() for tag in tags
-            ):
-                return False
-            context["tags"] = list(dict.fromkeys(tags))
-        if schema:
-            context["schema"] = schema
-        try:
-            self._open_spool().put(context, request, named=label is not None)
-        except TypeError:
-            return False
-        return True
-
-    def _add_rendered(self, given: dict[str, Any]) -> tuple[Job, Provider, str | None]:
-        values = {**self._defaults, **given}
-        if given.get("enable_citations") is False and "citations" not in given:
-            # A job that wants no citations wants no quotes by default either.
-            values.pop("citations", None)
-        fields = {key: value for key, value in values.items() if key in _JOB_FIELDS}
-        params: dict[str, Any] = {**values.get("params", {})}
-        params |= {k: v for k, v in values.items() if k not in _JOB_FIELDS and k != "params"}
-        named = "id" in fields
-        label = fields.setdefault("id", "(no id)")
-        if not isinstance(label, str) or not label.strip():
-            raise ValidationError(f"a job's id must be a text that is not empty, not {label!r}")
-        if not isinstance(fields.get("model"), str):
-            raise ValidationError(
-                f"job {label!r}: no model; give model= or set_default_params(model=...)"
-            )
-        try:
-            orjson.dumps((label, fields.get("metadata")))
-        except TypeError as error:
-            raise ValidationError(
-                f"job {label!r}: its id or metadata is not JSON: {error}"
-            ) from error
-        defaulted = frozenset(set(self._defaults) - set(given))
-        job = Job(**fields, params=params, defaulted=defaulted)
-        provider = provider_for(job.model, job.provider, job_id=label)
-        request = provider.render(job)
-        line = len(request.body) + _LINE_BYTES
-        if line > provider.limits.max_bytes:
-            raise ValidationError(
-                f"job {label!r}: its request is {len(request.body):,} bytes, more than a whole "
-                f"{provider.name} batch may hold ({provider.limits.max_bytes:,} bytes)"
-            )
-        for parameter in request.left_out:
-            self._warn_left_out(job.model, parameter)
-        schema: str | None = None
-        if job.response_model is not None:
-            answer = answer_schema(job.response_model)
-            self._schemas[answer.digest] = answer
-            schema = answer.digest
-        if not named:
-            object.__setattr__(job, "id", _made_id(request))
-        self._open_spool().add(job, request, named=named, answer_schema=schema)
-        return job, provider, schema
-
-    def _warn_left_out(self, model: str, parameter: str) -> None:
-        if (model, parameter) not in self._left_out:
-            self._left_out.add((model, parameter))
-            logger.warning(
-                "%s does not take %r; the default is left out of its jobs", model, parameter
-            )
-
-    def _open_spool(self) -> Spool:
-        if self._spool is None:
-            try:
-                self._spool = Spool.create(self._results_dir / ".batchata")
-            except OSError as error:
-                raise ValidationError(
-                    f"results_dir {str(self._results_dir)!r} cannot be written: {error.strerror}; "
-                    "nothing was sent"
-                ) from error
-            weakref.finalize(self, self._spool.close)
-        return self._spool
 
     def run(
         self,
@@ -573,6 +450,7 @@ class Batch:
         *,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
+        wait: Wait = "poll",
         canary: float | None = None,
         min_valid: float = 0.95,
         approve: bool = False,
@@ -591,6 +469,10 @@ class Batch:
                 do with the provider batches in flight: `collect` cancels them and collects what
                 they finished, `detach` leaves them running for the next run.
             if_running: Whether to `wait` or to `fail` while another process runs the same job set.
+            wait: `poll` waits in this process. `suspend` is for the flow of a deployment: while the
+                providers work, the flow run suspends and its process ends, and the `collector`
+                deployment resumes it when there is something to collect. The flow then starts from
+                its top again: keep what stands before this call cheap and repeatable.
             canary: Part of the jobs (0.01), or number of jobs (50), that are answered first, spread
                 over all of them. The others follow only if its answers are good enough and the
                 whole is projected to stay inside the cost limit; else they end as failed with
@@ -614,6 +496,7 @@ class Batch:
             print_status,
             on_cancel=cancel,
             if_running=if_running,
+            wait=wait,
             canary=canary,
             min_valid=min_valid,
             approve=approve,
@@ -630,6 +513,7 @@ class Batch:
         *,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
+        wait: Wait = "poll",
         canary: float | None = None,
         min_valid: float = 0.95,
         approve: bool = False,
@@ -644,6 +528,7 @@ class Batch:
             print_status,
             on_cancel=cancel,
             if_running=if_running,
+            wait=wait,
             canary=canary,
             min_valid=min_valid,
             approve=approve,
@@ -657,14 +542,14 @@ class Batch:
         print_status: bool = False,
         **told: Unpack[Told],
     ) -> BatchRun:
-        if self._spool is None or not len(self):
+        if self._intake.spool is None or not len(self):
             raise ValidationError("the batch has no jobs; add some with add_job")
         if self._budget is not None and self._cost_limit_usd is None:
             raise ValidationError(
                 f"the budget {self._budget!r} has no limit; give it with add_cost_limit(usd=...)"
             )
-        self._spool.seal()
-        self._refuse_unknown_prices(self._spool)
+        self._intake.spool.seal()
+        self._refuse_unknown_prices(self._intake.spool)
         settings = Settings(
             results_dir=str(self._results_dir),
             run_key=self._run_key or str(self._results_dir),
@@ -674,6 +559,7 @@ class Batch:
             tokens_per_batch=self._tokens_per_batch,
             cost_limit_usd=self._cost_limit_usd,
             budget=self._budget,
+            credentials=self._credentials,
             estimate=self._estimate,
             time_limit_seconds=self._time_limit_seconds,
             on_deadline=self._on_deadline,
@@ -690,7 +576,11 @@ class Batch:
             **told,
         )
         run = BatchRun(
-            settings, self._spool, self._prices, dict(self._schemas), Pace.from_environment()
+            settings,
+            self._intake.spool,
+            self._prices,
+            dict(self._intake.schemas),
+            Pace.from_environment(),
         )
         run.set_on_progress(on_progress, progress_interval)
         run.print_status = print_status
@@ -727,7 +617,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Number of jobs."""
-        return self._spool.count if self._spool is not None else 0
+        return self._intake.spool.count if self._intake.spool is not None else 0
 
     def __repr__(self) -> str:
         limit = f", cost_limit_usd={self._cost_limit_usd}" if self._cost_limit_usd else ""
@@ -756,13 +646,8 @@ def _raise_together(faults: list[str]) -> None:
     )
 
 
-def _made_id(request: Request) -> str:
-    digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
-    return f"job-{digest.hexdigest()[:12]}"
-
-
 def _job_values(job: Job) -> dict[str, Any]:
-    values = {name: getattr(job, name) for name in _JOB_FIELDS}
+    values = {name: getattr(job, name) for name in JOB_FIELDS}
     values |= job.params
     if not job.enable_citations:
         del values["enable_citations"]

@@ -68,7 +68,7 @@ async def buy_all(run: Session, session_name: str) -> None:
                     continue
                 if wait is None:
                     return
-                if run.settings.wait == "suspend":
+                if run.settings.wait == "suspend" and wait > run.pace.suspend:
                     run.next_try = datetime.now(UTC) + timedelta(seconds=wait)
                     run.suspend()
                     return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+from batchata_prefect import events
 from batchata_prefect.ledger import (
     ANSWERED,
     CANCELED,
@@ -29,6 +30,7 @@ async def close(run: Session, flight: Flight, ending: Ending) -> None:
     entry = flight.entry
     await run.records.write_ending(entry.chunk.sequence, ending)
     entry.ending = ending
+    events.ended(run, entry, ending)
     await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
 
 
@@ -45,7 +47,10 @@ async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resume
     changed: frozenset[int] = frozenset()
     if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
         changed = await asyncio.to_thread(reask, run, entry, ordinals)
-    run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
+    if entry.ending.marks.count(ANSWERED) == len(ordinals):
+        run.spool.move(ordinals, JOB_ANSWERED)
+    else:
+        run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
 
 
 def moves(

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
+from batchata_prefect import events
 from batchata_prefect.buying import buy_all
 from batchata_prefect.canary import canary_holds
 from batchata_prefect.counting import count_exactly
@@ -22,6 +23,8 @@ from batchata_prefect.report import keep_page, publish, summary, tell_failures
 from batchata_prefect.server import wait_for_prefect
 from batchata_prefect.session import Session, session
 from batchata_prefect.sharing import leave_shares
+from batchata_prefect.showing import showing
+from batchata_prefect.suspending import sleepy
 from batchata_prefect.uploads import clean_uploads
 from batchata_prefect.watch import watching
 
@@ -43,7 +46,8 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         settings: The run's settings, for the reader of the flow run.
 
     Returns:
-        Completed or Cancelled, with a message that says what was answered and what it cost; or
+        Completed or Cancelled, with a message that says what was answered and what it cost; Paused
+        where it sleeps until the collector wakes the deployed flow run around it; or
         Failed, with the error on the session, where a provider refuses the key or the account,
         or records or results cannot be read, written or trusted.
     """
@@ -58,7 +62,7 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
 
 
 async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
-    async with watching(run), owning(run) as owned:
+    async with watching(run), showing(run), owning(run) as owned:
         if not owned:
             assert run.stopped is not None
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
@@ -68,6 +72,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             if await canary_holds(run, session_name):
                 await buy_all(run, session_name)
             await leave_shares(run)
+            if run.suspending:
+                return await sleepy(run)
             for entry, ordinals in zip(run.ledger, run.members, strict=True):
                 await restore(run, entry, ordinals)
             run.manifest = await asyncio.to_thread(finish, run)
@@ -75,7 +81,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await keep_page(run.manifest, run.results_dir)
             await clean_uploads(run)
             if await wait_for_prefect(run):
-                await publish(run.manifest)
+                await publish(run.manifest, run.around_id or run.flow_run_id)
+                events.finished(run, run.manifest)
     for error in run.closed.values():
         raise error
     state = Completed if run.manifest["status"] == "completed" else Cancelled

@@ -6,7 +6,7 @@ Needs no jobs and no Prefect flow: a results directory or a run key, and the API
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,11 +15,12 @@ from typing import Any
 
 import orjson
 
+from batchata_prefect.blocks import load_keys
 from batchata_prefect.errors import StateError
 from batchata_prefect.lease import Lease
 from batchata_prefect.ledger import Entry, Receipt, Start
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.providers import Ours, Provider, provider_for, providers
+from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
 from batchata_prefect.records import Records, storage_at
 
 _NOTE = "run.json"
@@ -125,7 +126,7 @@ async def status(known: Known) -> list[Line]:
     Raises:
         ProviderError: A key is missing or refused.
     """
-    async with _connections() as connect:
+    async with _connections(known) as connect:
         return [await _line(connect, entry) for entry in known.open]
 
 
@@ -153,7 +154,7 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
     """
     adopted: list[Line] = []
     unclaimed: list[Ours] = []
-    async with _connections() as connect, _owning(known, seconds):
+    async with _connections(known) as connect, _owning(known, seconds):
         for entry in known.open:
             found = await _find(connect, known, entry) if entry.receipt is None else None
             if found is not None:
@@ -176,7 +177,7 @@ async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
         StateError: A process is running the job set: that one is to be cancelled.
     """
     lines: list[Line] = []
-    async with _connections() as connect, _owning(known, seconds):
+    async with _connections(known) as connect, _owning(known, seconds):
         for entry in known.open:
             provider, client = connect(entry.chunk.provider, entry.chunk.model)
             batch = None
@@ -221,19 +222,21 @@ async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
 class _Connections:
     """Clients of providers, each connected when it is first needed."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack, keys: Mapping[str, Key]) -> None:
         self._stack = stack
+        self._keys = keys
         self._clients: dict[str, Any] = {}
 
     def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
         provider = providers()[name] if model is None else provider_for(model, name)
         if name not in self._clients:
-            self._clients[name] = provider.connect()
+            self._clients[name] = provider.connect(self._keys.get(name))
             self._stack.push_async_callback(self._clients[name].close)
         return provider, self._clients[name]
 
 
 @asynccontextmanager
-async def _connections() -> AsyncGenerator[_Connections]:
+async def _connections(known: Known) -> AsyncGenerator[_Connections]:
+    keys = await load_keys(known.start.credentials)
     async with AsyncExitStack() as stack:
-        yield _Connections(stack)
+        yield _Connections(stack, keys)

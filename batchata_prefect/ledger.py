@@ -45,12 +45,14 @@ class Start:
         started_at: Time of the first start; the time limit counts from here.
         results_dir: Where the answers go.
         accounts: Provider name -> base URL that its requests go to.
+        credentials: Provider name -> credentials block with its key, where it is in one.
     """
 
     run_key: str
     started_at: datetime
     results_dir: str
     accounts: Mapping[str, str] = field(default_factory=dict[str, str])
+    credentials: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,11 +115,13 @@ class Progress:
             return
         if self._ended:
             self._line, self._line_at = "", float("-inf")
+        # Who pressed Ctrl-C wants to know at once what happens now.
+        stops = bool(stats.get("is_stopping")) and not self._stats.get("is_stopping")
         self._stats, self._elapsed, self._batches = stats, elapsed_seconds, batch_data
         self._at = time.monotonic()
         self._ended = complete
         if not self._on_terminal:
-            self._write_line(now=complete)
+            self._write_line(now=complete or stops)
             return
         if self._live is None:
             self._start()

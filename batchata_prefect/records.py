@@ -2,13 +2,14 @@
 
 What was bought, what is in flight and what is spent is always computed from these records;
 nothing else remembers. Each is written once and never changed, as JSON of plain fields, so the
-fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the owner
-and the canary's sample are written again.
+fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the owner,
+the canary's sample and what a sleeping run waits for are written again.
 
 ```
 batchata/<digest of the run key>/owner                         who runs it now, see `lease`
                                 /g<generation>/start           one a generation
                                               /canary          its sample, and what it came to
+                                              /waiting         what it slept for last
                                               /000000.intent   before the paid create
                                               /000000.receipt  before the first poll
                                               /000000.ending   after the replies are on disk
@@ -111,6 +112,7 @@ class Records:
                 started_at=datetime.fromisoformat(data["started_at"]),
                 results_dir=data["results_dir"],
                 accounts=data["accounts"],
+                credentials=data.get("credentials", {}),
             )
             self.generation = generation
             generation += 1
@@ -142,6 +144,14 @@ class Records:
     async def write_sample(self, sample: Sample) -> None:
         """Make the canary's sample durable, or what it came to."""
         await self._write(f"g{self.generation}/canary", asdict(sample))
+
+    async def waiting(self) -> dict[str, Any] | None:
+        """What the run waits for while it sleeps, see `waiting`; None where it never slept."""
+        return await self._read(f"g{self.generation}/waiting")
+
+    async def write_waiting(self, values: dict[str, Any]) -> None:
+        """Say what the run waits for while it sleeps."""
+        await self._write(f"g{self.generation}/waiting", values)
 
     async def ledger(self) -> AsyncIterator[tuple[Entry, bytes]]:
         """All entries of this generation with their members, oldest first."""

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger
 
+from batchata_prefect.blocks import load_keys
 from batchata_prefect.endings import take_in
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.finish import job_ids, read_manifest
@@ -22,11 +23,13 @@ from batchata_prefect.spool import ANSWERED
 @asynccontextmanager
 async def connected(run: Session) -> AsyncGenerator[None]:
     """Connect to the providers that the jobs need, and hang up at the end."""
+    run.keys |= await load_keys(run.settings.credentials)
     for family in run.spool.families():
         if family.provider not in run.clients:
             provider = provider_for(family.model, family.provider)
             run.providers[family.provider] = provider
-            run.clients[family.provider] = await asyncio.to_thread(provider.connect)
+            key = run.keys.get(family.provider)
+            run.clients[family.provider] = await asyncio.to_thread(provider.connect, key)
     try:
         yield
     finally:
@@ -55,7 +58,13 @@ async def _read_records(run: Session) -> None:
         _refuse_moved(run)
     if start is None or not settings.reuse_state:
         run.started_at = datetime.now(UTC)
-        new = Start(settings.run_key, run.started_at, settings.results_dir, accounts)
+        new = Start(
+            settings.run_key,
+            run.started_at,
+            settings.results_dir,
+            accounts,
+            dict(settings.credentials),
+        )
         await run.records.begin(new, afresh=start is not None)
         return
     run.started_at = start.started_at
@@ -96,7 +105,8 @@ async def _connect_for(run: Session, entry: Entry) -> None:
     name = entry.chunk.provider
     if name not in run.clients:
         run.providers[name] = provider_for(entry.chunk.model, name)
-        run.clients[name] = await asyncio.to_thread(run.providers[name].connect)
+        key = run.keys.get(name)
+        run.clients[name] = await asyncio.to_thread(run.providers[name].connect, key)
 
 
 def _refuse_moved(run: Session) -> None:

@@ -271,7 +271,8 @@ def write_request_file(
     provider = run.providers[chunk.provider]
     jobs = run.spool.reader()
     try:
-        with whole_file(run.request_file(chunk.token)) as file:
+        # Not synced: after a loss of power it is made anew from the jobs, or not needed at all.
+        with whole_file(run.request_file(chunk.token), synced=False) as file:
             for place, body in enumerate(jobs.bodies(ordinals)):
                 sent = with_uploads(body, uploads) if uploads else body
                 file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -28,15 +27,15 @@ from batchata_prefect.spool import Context, Family, SpoolReader
 _BUFFER_BYTES = 1 << 20
 _HELD_BYTES = 48 << 20
 _FILES_OPEN = 64
-_NO_ERROR = b',"error_code":null,"error":null,"stop_reason":'
-_COMPLETED, _NO_TAGS = b',"status":"completed",', b',"tags":[],'
-_NONE_DROPPED = b',"citations_dropped":0,'
-_TOKENS = re.compile(rb'(?:"[^"\\]*"|null),"input_tokens":(\d+),"output_tokens":(\d+),')
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[BinaryIO]:
-    """A file that appears under its name only when it is complete and synced.
+def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
+    """A file that appears under its name only when it is complete.
+
+    Args:
+        path: Its name.
+        synced: Whether it is also safe from a loss of power; else only from the process's end.
 
     Raises:
         OSError: It cannot be written, on a full disk for one; nothing is left behind.
@@ -46,8 +45,9 @@ def whole_file(path: Path) -> Generator[BinaryIO]:
     try:
         with partial.open("wb", buffering=_BUFFER_BYTES) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if synced:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -212,23 +212,6 @@ class Tally:
         for tag in row.get("tags", ()):
             self._add_to_tag(tag, row)
 
-    def add_line(self, line: bytes) -> bool:
-        """Count the row of a job that was answered, as it stands in a file; False for another one.
-
-        Nearly all rows are such, and to find three places in one costs a third of reading it. No
-        value can look like a column: quotes in a text are escaped.
-        """
-        at = line.find(_NO_ERROR)
-        if at < 0 or _COMPLETED not in line or _NO_TAGS not in line or _NONE_DROPPED not in line:
-            return False
-        counts = _TOKENS.match(line, at + len(_NO_ERROR))
-        if counts is None:
-            return False
-        self.counts["completed"] += 1
-        self.input_tokens += int(counts[1])
-        self.output_tokens += int(counts[2])
-        return True
-
     def _add_to_tag(self, tag: str, row: Mapping[str, Any]) -> None:
         sums = self.by_tag.setdefault(
             tag,
@@ -296,10 +279,6 @@ def assemble(
                 line = orjson.dumps(unsent(context, jobs.family(ordinal)))
             else:
                 line = rows.read(owner[ordinal], where[ordinal], size[ordinal])
-            if each_to is None and ordinal not in earlier and tally.add_line(line):
-                file.write(line)
-                file.write(b"\n")
-                continue
             row: dict[str, Any] = orjson.loads(line)
             if ordinal in earlier:
                 attempts: list[dict[str, Any]] = []

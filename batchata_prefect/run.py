@@ -142,6 +142,8 @@ class BatchRun:
             # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
             from batchata_prefect.flow import run_batch
             from batchata_prefect.server import patient_with_prefect, start_own_server
+            from batchata_prefect.suspending import deployed_run, fall_asleep, may_suspend
+            from batchata_prefect.suspending import leave as leave_sleepers
 
             ticker = asyncio.create_task(self._tick(callbacks))
             # The collector would go through all of Prefect's objects again for every few
@@ -150,7 +152,18 @@ class BatchRun:
             try:
                 with patient_with_prefect():
                     await self._start_prefect(start_own_server)
+                    run.around_id = deployed_run()
+                    if run.settings.wait == "suspend":
+                        await may_suspend(run)
                     await self._in_order(run_batch(label, name, settings))
+                    while run.flow_run_id is None and run.stopped is None:
+                        # Of a resumed flow run, Prefect does not start a subflow again that was
+                        # over; what it came to stands in the records and on disk.
+                        await self._in_order(run_batch(label, name, settings))
+                    if run.suspending:
+                        await fall_asleep(run)
+                    elif run.settings.wait == "suspend":
+                        await leave_sleepers(run)
             finally:
                 gc.unfreeze()
                 run.waiting_for = None
@@ -197,9 +210,11 @@ class BatchRun:
         Raises:
             Exception: What else ended the flow.
         """
-        from prefect.exceptions import CancelledRun
+        from prefect.exceptions import CancelledRun, PausedRun
 
         if isinstance(error, CancelledRun):
+            return
+        if self._session.suspending and isinstance(error, PausedRun):
             return
         if self._session.error is not None:
             raise self._session.error from None
@@ -339,9 +354,9 @@ class BatchRun:
             The original library's keys: total, pending, active, completed, failed, cancelled,
             cost_usd, cost_limit_usd, is_complete, batches_total, batches_completed,
             batches_pending, current_batch_index, current_batch_size, items_per_batch; and
-            reserved_usd, time_left_seconds, resumed, waiting_for, waiting_until (when the first
-            batch in flight expires), enqueued_tokens, failures (error code -> jobs). Costs in
-            USD, None where a price is unknown.
+            reserved_usd, time_left_seconds, resumed, is_stopping, waiting_for, waiting_until
+            (when the first batch in flight expires), enqueued_tokens, failures (error code ->
+            jobs). Costs in USD, None where a price is unknown.
         """
         run = self._session
         spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)

@@ -18,7 +18,7 @@ from batchata_prefect.errors import BatchataError, ValidationError
 from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.pricing import PriceBook
-from batchata_prefect.providers import Provider
+from batchata_prefect.providers import Key, Provider
 from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Spool
 from batchata_prefect.throttle import Throttle
@@ -142,6 +142,7 @@ class Settings:
         on_cancel: What becomes of the provider batches in flight when the run is told to stop.
         if_running: What to do while another process owns the run.
         wait: What a deployed flow run does while the providers work.
+        credentials: Provider name -> name of the credentials block with its key.
     """
 
     results_dir: str
@@ -171,6 +172,7 @@ class Settings:
     on_cancel: OnCancel = "collect"
     if_running: IfRunning = "wait"
     wait: Wait = "poll"
+    credentials: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         """Refuse what makes no run.
@@ -273,6 +275,7 @@ class Session:
         flights: Sequence -> chunk that is being taken care of.
         providers: Name -> provider.
         clients: Name of the provider -> its SDK client.
+        keys: Name of the provider -> credentials in place of those in the environment.
         started_at: First start of the run.
         resumed: Jobs that an earlier run had answered.
         flow_run_id: Prefect's id of the flow run.
@@ -297,6 +300,9 @@ class Session:
         undecided: Sequence -> ids of batches one of which may be this chunk's.
         next_try: Time at which a family that was turned away is worth a try, for a run that goes
             to sleep.
+        around_id: The flow run of a deployment around the batch; None where there is none.
+        costs_seconds: What a process takes to come to where it can collect.
+        asleep_for: What the run sleeps for, for a person.
     """
 
     settings: Settings
@@ -310,6 +316,7 @@ class Session:
     flights: dict[int, Flight] = field(default_factory=dict[int, Flight])
     providers: dict[str, Provider] = field(default_factory=dict[str, Provider])
     clients: dict[str, Any] = field(default_factory=dict[str, Any])
+    keys: dict[str, Key] = field(default_factory=dict[str, Key], repr=False)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     resumed: int = 0
     flow_run_id: str | None = None
@@ -335,6 +342,9 @@ class Session:
     suspending: bool = False
     undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     next_try: datetime | None = None
+    around_id: str | None = None
+    costs_seconds: float = 0.0
+    asleep_for: str | None = None
     _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
         default_factory=dict[tuple[str, str], tuple[int, float]]
     )

@@ -64,6 +64,7 @@ def waits(run: Session) -> dict[str, Any]:
     flying = [flight for flight in run.flights.values() if flight.entry.receipt]
     expiries = [f.batch.expires_at for f in flying if f.batch and f.batch.expires_at]
     return {
+        "is_stopping": run.stopped is not None and run.manifest is None,
         "waiting_for": _waiting_for(run, len(flying)),
         "waiting_until": min(expiries) if expiries else None,
         "enqueued_tokens": sum(flight.entry.chunk.input_tokens for flight in flying),

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Failed
 from prefect.tasks import Task
 
+from batchata_prefect import events
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
 from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Entry, Receipt
@@ -194,6 +195,7 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     flight.batch = batch
     await _write_receipt(run, entry, receipt)
     entry.receipt = receipt
+    events.submitted(entry)
     if not adopted:
         get_run_logger().info("sent as %s", batch.batch_id)
 

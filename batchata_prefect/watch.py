@@ -13,6 +13,7 @@ from typing import Any
 from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 
+from batchata_prefect import events
 from batchata_prefect.calls import one_line
 from batchata_prefect.errors import StateError
 from batchata_prefect.session import TERMINATED, Session
@@ -36,12 +37,13 @@ async def watching(run: Session) -> AsyncGenerator[None]:
 
 async def _watch(run: Session, flow_run_ids: list[Any]) -> None:
     looked = time.monotonic()
-    renewed = looked
+    renewed, near = looked, False
     while True:
         await asyncio.sleep(min(_TICK_SECONDS, run.pace.watch, run.pace.lease / 3))
         if run.is_ending:
             # By the clock on the wall: a machine that slept wakes after its deadline.
             run.end_now()
+        near = near or events.near_deadline(run)
         now = time.monotonic()
         if run.lease is not None and now - renewed >= run.pace.lease / 3:
             renewed = now

@@ -43,6 +43,8 @@ async def jobs_from_file(
     metadata_columns: list[str] | None = None,
     run_key: str | None = None,
     state: str | None = None,
+    wait: Literal["poll", "suspend"] = "poll",
+    credentials: dict[str, str] | None = None,
 ) -> State[dict[str, Any]]:
     """Send every job of a file through the provider's batch API and write the answers.
 
@@ -80,6 +82,10 @@ async def jobs_from_file(
             so that Retry goes on where it stopped.
         state: Where the records of the run are kept: a directory, or a storage block as type/name
             that all workers reach. Without one, Prefect's own result storage.
+        wait: What the run does while the providers work. poll waits in the worker's process;
+            suspend ends the process until the collector deployment resumes the run.
+        credentials: Provider and the name of the credentials block with its key. Without it, the
+            keys in the worker's environment.
 
     Returns:
         Where the results are, counts, cost in USD and failures by code.
@@ -91,6 +97,7 @@ async def jobs_from_file(
         items_per_batch=items_per_batch,
         run_key=key,
         max_reasks=max_reasks,
+        credentials=credentials,
     ).set_state(state)
     if cost_limit_usd is not None:
         batch.add_cost_limit(usd=cost_limit_usd)
@@ -116,7 +123,7 @@ async def jobs_from_file(
     )
     # Reading and rendering a million jobs takes minutes, in which Prefect must go on.
     await asyncio.to_thread(batch.add_jobs, rows)
-    run = await batch.arun()
+    run = await batch.arun(wait=wait)
     return _final_state(run)
 
 

@@ -85,7 +85,7 @@ SOURCES: list[Callable[[Path], Any]] = [
 
 def jobs(batch: Batch) -> list[tuple[str, Any, str]]:
     """Id, metadata and prompt of each job in the spool."""
-    spool = batch._spool
+    spool = batch._intake.spool
     assert spool is not None
     spool.seal()
     reader = spool.reader()

@@ -206,9 +206,39 @@ def test_interrupt_is_130_and_the_same_command_goes_on(cities: Path, sandbox) ->
         sandbox.limits(seconds=0.1)
     assert process.returncode == 130, said
     assert "its results so far are in" in said
-    assert "waiting for 1 batches to be cancelled and collected (interrupted)" in said
     assert asked(*RUN, cwd=cities, code=1)["counts"]["completed"] == 5
     assert len(list(sandbox.ledger.billed())) - before <= 7
+
+
+def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, here: Here) -> None:
+    """The options become the flow's parameters, in the types of its form, and the cron its line."""
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="walk", type="process"))
+        told = ["deploy", "cities.csv", "-p", "Where is {city}?", "-m", "gpt-6-luna", "-b", "2"]
+        told += ["--response-model", "schema.json", "--time-limit", "90m", "--metadata", "land"]
+        done = here(cities, *told, "--name", "n", "--cron", "0 2 * * *", "--pool", "walk")
+        assert done.returncode == 0, done.stderr
+        assert "prefect deployment run jobs-from-file/n" in done.stderr
+        made = client.read_deployment_by_name("jobs-from-file/n")
+    assert made.work_pool_name == "walk"
+    assert [line.schedule.cron for line in made.schedules] == ["0 2 * * *"]
+    wanted = {
+        "jobs": str(cities / "cities.csv"),
+        "prompt": "Where is {city}?",
+        "model": "gpt-6-luna",
+        "cost_limit_usd": 2.0,
+        "time_limit_hours": 1.5,
+        "response_model": SCHEMA,
+        "metadata_columns": ["land"],
+        "results_dir": str(cities / "results" / "{run_key}"),
+    }
+    assert wanted.items() <= made.parameters.items()
+    refused = here(cities, *told, "--param", "seed=1")
+    assert refused.returncode == 2
+    assert "--param: the deployed flow has no such parameter" in refused.stderr
 
 
 def test_models_have_batch_prices(tmp_path: Path, here: Here) -> None:

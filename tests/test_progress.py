@@ -199,6 +199,29 @@ def test_interrupted_run_leaves_its_last_state_in_the_log() -> None:
     ]
 
 
+def test_what_happens_at_an_interrupt_is_said_at_once() -> None:
+    """A plain line tells it without the pause that other changes wait for, and only once."""
+    file = io.StringIO()
+    with Progress(file=file) as progress:
+        progress(stats(), 0.0, {})
+        for second in (0.2, 0.4, 0.6):
+            now = stats(is_stopping=True, waiting_for="2 batches to be cancelled", active=second)
+            progress(now, second, {})
+        assert file.getvalue().count("waiting for 2 batches to be cancelled") == 1
+
+
+def test_failures_by_code_and_the_end_of_the_wait_are_said() -> None:
+    """The most frequent codes stand below the counts, and what is waited for has its end."""
+    codes = {"refusal": 9, "truncated": 4, "a": 3, "b": 2, "c": 1, "d": 1}
+    until = datetime.now(UTC) + timedelta(days=3)
+    told = {"failures": codes, "waiting_until": until, "enqueued_tokens": 1_250_000}
+    told["waiting_for"] = "answers of openai (2 batches)"
+    for text in (squeezed(shown(**told)), plain_line(stats(**told), {})):
+        assert "without an answer: 9 refusal, 4 truncated, 3 a, 2 b, 2 others" in text
+        assert "answers of openai (2 batches), 1.2M input tokens, until" in text
+        assert f"{until.astimezone():%a %H:%M} at the latest" in text
+
+
 def test_plain_line_is_one_line() -> None:
     """A provider's error of several lines does not break the line."""
     line = plain_line(stats(waiting_for="a\nb"), {"a": batch(1, "failed", error="x\n  y")})

@@ -25,6 +25,7 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
         "output_tokens": 500,
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
+        "attempts_json": '[{"cost_usd": 0.0001}, {"cost_usd": 0.125}]',
         **changes,
     }
 
@@ -94,18 +95,19 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_saving_is_the_realtime_price_of_the_same_tokens_less_the_cost(results: Path) -> None:
-    """A batch costs half: the realtime price of all tokens is twice the batch price of them."""
+    """A batch costs half: the realtime price of the whole is twice what all attempts cost."""
     from batchata_prefect.models import Usage
     from batchata_prefect.pricing import PriceBook
 
     usage = Usage(input_tokens=1000, output_tokens=500)
     cost = PriceBook().cost("openai", "gpt-6-luna", usage)
     assert cost is not None
-    told = manifest(cost_usd=float(4 * cost))
-    told["by_model"]["openai gpt-6-luna"]["cost_usd"] = float(4 * cost)
-    found = figures(told, results)
-    assert found.realtime_usd == pytest.approx(float(8 * cost))
-    assert found.saved_usd == pytest.approx(float(4 * cost))
+    paid = f'[{{"cost_usd": 1.0}}, {{"cost_usd": {cost}}}]'
+    rows = [row(number, attempts_json=paid) for number in range(4)]
+    results.write_bytes(b"".join(orjson.dumps(each) + b"\n" for each in rows))
+    found = figures(manifest(), results)
+    assert found.realtime_usd == pytest.approx(1.0)
+    assert found.saved_usd == pytest.approx(0.5)
     assert not found.is_sample
 
 
@@ -122,19 +124,18 @@ def test_saving_is_unknown_where_a_price_is(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_sampled(tmp_path: Path) -> None:
-    """Of many rows a bounded number is read, and the realtime price is scaled to all tokens."""
+    """Of many rows a bounded number is read; the saving is then that of the whole cost."""
     path = tmp_path / "results.jsonl"
     count = 10 * ROWS_READ
     path.write_bytes(b"".join(orjson.dumps(row(n)) + b"\n" for n in range(count)))
     told = manifest(counts={"total": count, "completed": count, "failed": 0, "cancelled": 0})
-    sums = told["by_model"]["openai gpt-6-luna"]
-    sums |= {"input_tokens": 1000 * count, "output_tokens": 500 * count}
-    small, large = figures(manifest(), path), figures(told, path)
+    few = tmp_path / "few.jsonl"
+    few.write_bytes(b"".join(orjson.dumps(row(n)) + b"\n" for n in range(4)))
+    small, large = figures(manifest(), few), figures(told, path)
     assert ROWS_READ - 5 <= len(large.input_tokens) <= ROWS_READ
     assert large.is_sample
-    assert large.realtime_usd is not None
-    assert small.realtime_usd is not None
-    assert large.realtime_usd == pytest.approx(small.realtime_usd * count / 4)
+    assert not small.is_sample
+    assert large.saved_usd == pytest.approx(small.saved_usd)
 
 
 def test_text_says_cost_saving_failures_and_places(results: Path) -> None:

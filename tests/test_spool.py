@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Estimate, Job, Request
@@ -114,3 +117,64 @@ def test_spools_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: 
     sweep(tmp_path)
     assert list(tmp_path.glob("spool-*")) == [alive.directory]
     alive.close()
+
+
+@settings(deadline=None)
+@given(
+    start=st.integers(-1, 6),
+    count=st.integers(0, 8),
+    holes=st.sets(st.integers(0, 8)),
+    before=st.lists(st.sampled_from([WAITING, IN_FLIGHT, FAILED]), min_size=10, max_size=10),
+    state=st.sampled_from([WAITING, IN_FLIGHT, ANSWERED]),
+)
+def test_jobs_moved_together_are_where_they_are_moved_to_one_by_one(
+    start, count, holes, before, state
+) -> None:
+    """Whatever the jobs and their states were, moving them as one leaves the same spool."""
+    ordinals = [n for n in range(start, start + count) if n not in holes and n < 10]
+    seen: list[object] = []
+    for together in (True, False):
+        with tempfile.TemporaryDirectory() as folder:
+            spool = filled(Path(folder), [(str(n), b"%d" % n) for n in range(10)])
+            spool.mark((to, 1 if to == WAITING else 0, n) for n, to in enumerate(before))
+            if together:
+                spool.move(ordinals, state)
+            else:
+                spool.mark((state, 0, n) for n in ordinals if n >= 0)
+            (family,) = spool.families()
+            waiting = [[row.ordinal for row in spool.waiting(family, n)] for n in (0, 1)]
+            states = {state: count for state, count in spool.states.items() if count}
+            seen.append((waiting, states, [spool.state(n) for n in range(10)]))
+            spool.close()
+    assert seen[0] == seen[1]
+
+
+def test_many_jobs_are_recognised_though_some_are_new_and_some_are_gone(tmp_path: Path) -> None:
+    """Among thousands in their order, those taken out, put in and moved are told apart."""
+    names = [str(n) for n in range(5_000)]
+    first = filled(tmp_path, [(name, name.encode()) for name in names])
+    (family,) = first.families()
+    members = b"".join(row.fingerprint for row in first.waiting(family, 0))
+    changed = ["new", *names[:2_100], *names[2_103:4_999], "newer", names[2_100], names[4_999]]
+    second = filled(tmp_path, [(name, name.encode()) for name in changed])
+    places = {name: place for place, name in enumerate(changed)}
+    assert list(second.locate(members)) == [places.get(name, -1) for name in names]
+    first.close()
+    second.close()
+
+
+@pytest.mark.parametrize("moves", [[], [(WAITING, 1, 0), (ANSWERED, 0, 1), (WAITING, 1, 2)]])
+def test_a_spool_that_was_used_is_like_new_after_a_reset(tmp_path: Path, moves) -> None:
+    """After a reset all jobs wait, none was sent, and none has a changed request."""
+    spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])
+    (family,) = spool.families()
+    spool.reset()
+    spool.mark(moves)
+    spool.amend(2, b"changed", (1, 2, 3))
+    spool.reset()
+    assert [row.ordinal for row in spool.waiting(family, 0)] == [0, 1, 2, 3]
+    assert not spool.is_waiting(family, 1)
+    reader = spool.reader()
+    assert list(reader.bodies(range(4))) == [b"0", b"1", b"2", b"3"]
+    reader.close()
+    spool.close()

@@ -47,7 +47,10 @@ def worker(
             "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
             "PYTHONPATH": str(ROOT),
         }
-        prefect("work-pool", "create", "--type", "process", "batchata", environment=environment)
+        prefect(
+            *("work-pool", "create", "--type", "process", "batchata", "--overwrite"),
+            environment=environment,
+        )
         prefect(
             *("deploy", "--all", "--prefect-file", "deployments/prefect.yaml"),
             environment=environment,

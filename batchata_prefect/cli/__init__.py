@@ -14,8 +14,9 @@ import sys
 from typing import Any, cast
 
 # Prefect reads its settings when it is first imported. What it logs stays in its UI: the command
-# tells of failures and errors itself.
-os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+# tells of failures and errors itself. What it serves has nobody else to tell.
+if sys.argv[1:2] != ["deploy"]:
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from cyclopts import App, Group

@@ -55,7 +55,7 @@ class Ask:
     max_tokens: Annotated[int | None, Parameter(group=JOBS)] = None
     """Output tokens of one job at most, thinking included; 4,096 where none are given."""
     id_column: Annotated[str | None, Parameter(group=JOBS)] = None
-    """Column with the job's id; without one the id is made from the job."""
+    """Column with the job's id; `id` where there is one, else the id is made from the job."""
     file_column: Annotated[str | None, Parameter(group=JOBS)] = None
     """Column with the path or URL of the job's document, seen from the folder of the jobs file."""
     metadata_columns: Annotated[
@@ -101,6 +101,12 @@ class Ways:
     time_limit: Annotated[str | None, Parameter(group=LIMITS)] = None
     """Time after the first start at which what is not answered is cancelled, such as 90m, 2h or
     1h30m; from 10s to 24h."""
+    realtime: Annotated[float | None, Parameter(group=LIMITS)] = None
+    """USD for which, a margin before the time limit, what is not answered yet goes through the
+    realtime API at full price."""
+    exact: Annotated[bool, Parameter(group=LIMITS, negative="", show_default=False)] = False
+    """Have the provider count input tokens before they are reserved, so that a budget holds more
+    jobs at once."""
     items_per_batch: Annotated[int, Parameter(group=SENDING)] = 10_000
     """Jobs in one provider batch at most."""
     max_parallel_batches: Annotated[int, Parameter(group=SENDING)] = 10

@@ -70,18 +70,29 @@ class Order:
             max_reasks=ways.max_reasks,
             prices=ways.prices,
             budget=ways.shared_budget,
+            estimate="exact" if ways.exact else "bound",
         ).set_state(ways.state or (self.out / SANDBOX / "state" if ways.sandbox else None))
         try:
             if ways.budget is not None:
                 batch.add_cost_limit(usd=str(ways.budget))
             if ways.time_limit is not None:
-                batch.add_time_limit(seconds=seconds(ways.time_limit))
+                batch.add_time_limit(
+                    seconds=seconds(ways.time_limit),
+                    on_deadline="fail" if ways.realtime is None else "realtime",
+                    realtime_usd=ways.realtime,
+                )
         except ValueError as error:
             raise ValidationError(str(error)) from error
         batch.set_default_params(**_defaults(ask))
-        rows = read_rows(self.jobs)
-        jobs = _amended(rows, ask, self.amendments) if self.amendments else _jobs(rows, ask)
-        return batch.add_jobs(jobs)
+        if self.amendments:
+            return batch.add_jobs(_amended(read_rows(self.jobs), ask, self.amendments))
+        return batch.add_rows(
+            self.jobs,
+            prompt=prompt_text(ask.prompt),
+            id_column=ask.id_column,
+            file_column=ask.file_column,
+            metadata_columns=list(ask.metadata_columns),
+        )
 
     def how(self) -> dict[str, Any]:
         """Arguments of `Batch.run`."""
@@ -143,23 +154,21 @@ class Order:
             ) from error
 
 
-def _jobs(rows: Iterable[Mapping[str, Any]], ask: Ask) -> Iterator[dict[str, Any]]:
-    return jobs_from_rows(
-        rows,
-        prompt=prompt_text(ask.prompt),
-        id_column=ask.id_column,
-        file_column=ask.file_column,
-        metadata_columns=ask.metadata_columns or None,
-    )
-
-
 def _amended(
     rows: Iterable[Mapping[str, Any]], ask: Ask, amendments: Sequence[Amendment]
 ) -> Iterator[dict[str, Any]]:
     last = {row: each for each in amendments for row in each.rows}
     for number, row in enumerate(rows):
         amendment = last.get(number)
-        (job,) = _jobs([row], ask if amendment is None else amendment.ask)
+        asked = ask if amendment is None else amendment.ask
+        own = "id" if asked.prompt is not None and "id" in row else None
+        (job,) = jobs_from_rows(
+            [row],
+            prompt=prompt_text(asked.prompt),
+            id_column=asked.id_column or own,
+            file_column=asked.file_column,
+            metadata_columns=asked.metadata_columns or None,
+        )
         if amendment is not None:
             job = {**_defaults(amendment.ask), **job, "id": amendment.rows[number]}
         yield job

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 
@@ -44,8 +44,14 @@ def sandbox(
     command = [sys.executable, "-m", "batchata_prefect.sandbox", f"--port={port}"]
     command += [f"--data-dir={data_dir}", f"--seconds={batch_seconds}"]
     # A process of its own: the server has settings of the interpreter that are not ours.
-    process = subprocess.Popen(command)  # noqa: S603 - our own module
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own
+    assert process.stdout is not None
     try:
+        where, _, variables = process.stdout.readline().strip().partition(" | ")
+        if variables:
+            tell(f"{where}; Ctrl-C ends it. In the terminal that your runs are started from:\n")
+            sys.stdout.write(f"{variables}\n")
+            sys.stdout.flush()
         return process.wait()
     except KeyboardInterrupt:
         process.wait()
@@ -117,7 +123,7 @@ def deploy(
         timezone: Time zone of the cron line, such as Europe/Berlin.
         pool: Work pool whose workers run it.
     """
-    from prefect.flows import load_flow_from_entrypoint
+    from prefect import Flow
     from prefect.schedules import Cron
     from prefect.settings import PREFECT_API_URL
 
@@ -134,14 +140,15 @@ def deploy(
         except ValueError as error:
             raise ValidationError(f"--cron {cron!r}: {error}") from error
     path = _flow_file()
-    flow: Any = load_flow_from_entrypoint(f"{path}:jobs_from_file")
+    # By its source: a served flow runs in processes of its own, which load it from there.
+    entrypoint = f"{path.name}:{path.stem}"
+    flow: Any = cast("Any", Flow).from_source(source=str(path.parent), entrypoint=entrypoint)
     told = {"parameters": parameters, "schedule": schedule, "tags": ["batchata"]}
     if pool is None:
         tell(f"Serving {flow.name}/{name}; Ctrl-C ends it.")
         tell(f"Run it now from another terminal: prefect deployment run {flow.name}/{name}")
         flow.serve(name=name, **told)
         return 0
-    flow = flow.from_source(source=str(path.parent), entrypoint=f"{path.name}:jobs_from_file")
     flow.deploy(name=name, work_pool_name=pool, build=False, print_next_steps=False, **told)
     tell(f"Deployed {flow.name}/{name} to the work pool {pool!r}.")
     tell(f"Start a worker where there is none: prefect worker start --pool {pool}")
@@ -193,6 +200,8 @@ def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
         "--shared-budget": ways.shared_budget,
         "--sandbox": ways.sandbox,
         "--detach": ways.detach,
+        "--realtime": ways.realtime,
+        "--exact": ways.exact,
     }
     given = [name for name, value in missing.items() if value]
     if given:

@@ -7,8 +7,8 @@ is one such module and one entry point in the group `batchata_prefect.providers`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
@@ -35,6 +35,26 @@ class Limits:
     max_bytes: int
     max_request_bytes: int
     calls: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Credentials of one account, in place of those in the environment.
+
+    Attributes:
+        api_key: The secret; in no text of this object.
+        base_url: Where requests go; None for the SDK's own.
+        options: Further arguments of the SDK's client, such as `project`.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the SDK's client."""
+        given = {"api_key": self.api_key, **self.options}
+        return given if self.base_url is None else {**given, "base_url": self.base_url}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +94,11 @@ class Provider(Protocol):
         """Whether the model's name looks like one of this provider's."""
         ...
 
-    def connect(self) -> Any:
-        """A ready async SDK client, with credentials and base URL from the environment.
+    def connect(self, key: Key | None = None) -> Any:
+        """A ready async SDK client.
+
+        Args:
+            key: Credentials; those in the environment by default.
 
         Raises:
             MissingCredentialsError: No API key is set.
@@ -145,6 +168,10 @@ class Provider(Protocol):
 
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
+        ...
+
+    def listed(self, client: Any) -> AsyncIterator[list[ProviderBatch]]:
+        """All batches of the account as they stand now, newest first; a call for each page."""
         ...
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:

@@ -27,7 +27,7 @@ from batchata_prefect.models import (
     TextBlock,
     Usage,
 )
-from batchata_prefect.providers import Found, Ours, wire
+from batchata_prefect.providers import Found, Key, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic_body import LIMITS, render
 from batchata_prefect.providers.claude_models import most_tokens
@@ -79,8 +79,11 @@ class Anthropic:
         """Whether the model's name starts with `claude`."""
         return model.startswith("claude")
 
-    def connect(self) -> Any:
+    def connect(self, key: Key | None = None) -> Any:
         """An `AsyncAnthropic` with the SDK's own variables: `ANTHROPIC_API_KEY`, `..._BASE_URL`.
+
+        Args:
+            key: Credentials in place of the variables.
 
         Raises:
             MissingCredentialsError: No key or token is set, and the SDK finds no profile.
@@ -88,7 +91,11 @@ class Anthropic:
         import anthropic
 
         try:
-            client = anthropic.AsyncAnthropic(max_retries=wire.RETRIES, timeout=wire.timeouts())
+            client = anthropic.AsyncAnthropic(
+                max_retries=wire.RETRIES,
+                timeout=wire.timeouts(),
+                **(key.arguments() if key else {}),
+            )
         except anthropic.AnthropicError as error:
             raise MissingCredentialsError(
                 f"Anthropic's credentials are unusable: {error}"
@@ -214,6 +221,11 @@ class Anthropic:
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
         return _batch(await wire.get(client, f"{_PATH}/{batch_id}", "id"))
+
+    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
+        """All batches of the workspace as they stand now, newest first; a call for each page."""
+        async for items in wire.batch_pages(client, _PATH, "after_id"):
+            yield [_batch(item) for item in items]
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         """Ask for the batch's cancellation; an ended batch is given back as it is."""

@@ -26,7 +26,7 @@ from batchata_prefect.models import (
     Reply,
     Request,
 )
-from batchata_prefect.providers import Found, Ours, wire
+from batchata_prefect.providers import Found, Key, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai_replies import answer, plain
@@ -78,8 +78,11 @@ class OpenAI:
         """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
         return _SERVED.match(model) is not None
 
-    def connect(self) -> Any:
+    def connect(self, key: Key | None = None) -> Any:
         """An `AsyncOpenAI` with the SDK's own variables: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...
+
+        Args:
+            key: Credentials in place of the variables.
 
         Raises:
             MissingCredentialsError: No key is set.
@@ -90,7 +93,11 @@ class OpenAI:
             "no OpenAI key: set OPENAI_API_KEY in the environment or in .env"
         )
         try:
-            client = openai.AsyncOpenAI(max_retries=wire.RETRIES, timeout=wire.timeouts())
+            client = openai.AsyncOpenAI(
+                max_retries=wire.RETRIES,
+                timeout=wire.timeouts(),
+                **(key.arguments() if key else {}),
+            )
         except openai.OpenAIError:
             raise missing from None
         if client.api_key == "" and not client.admin_api_key and not client.workload_identity:
@@ -183,6 +190,11 @@ class OpenAI:
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
         return _batch(await wire.get(client, f"/batches/{batch_id}", "id"))
+
+    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
+        """All batches of the project as they stand now, newest first; a call for each page."""
+        async for items in wire.batch_pages(client, "/batches", "after"):
+            yield [_batch(item) for item in items]
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         """Ask for the batch's cancellation; an ended batch is given back as it is."""

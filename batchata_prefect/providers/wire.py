@@ -230,18 +230,26 @@ async def batches_since(
     """
     oldest = since - CLOCK_MARGIN
     found: list[dict[str, Any]] = []
-    params: dict[str, Any] = {"limit": PAGE}
-    while True:
-        page = await get(client, path, "data", params)
-        items = cast("list[dict[str, Any]]", page["data"] or [])
+    async for items in batch_pages(client, path, cursor):
         moments = [moment(item.get("created_at")) for item in items]
         found += [
             item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
         ]
+        if moments and moments[-1] is not None and moments[-1] <= oldest:
+            break
+    return found
+
+
+async def batch_pages(client: Any, path: str, cursor: str) -> AsyncGenerator[list[dict[str, Any]]]:
+    """Batches of the account, newest first, a page for each call."""
+    params: dict[str, Any] = {"limit": PAGE}
+    while True:
+        page = await get(client, path, "data", params)
+        items = cast("list[dict[str, Any]]", page["data"] or [])
+        yield items
         last = page.get("last_id") or (items[-1].get("id") if items else None)
-        passed = bool(moments) and moments[-1] is not None and moments[-1] <= oldest
-        if passed or last in {None, params.get(cursor)} or not page.get("has_more"):
-            return found
+        if last in {None, params.get(cursor)} or not page.get("has_more"):
+            return
         params = {"limit": PAGE, cursor: last}
 
 

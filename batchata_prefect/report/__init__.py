@@ -33,13 +33,23 @@ def tell_failures(manifest: dict[str, Any]) -> None:
         )
 
 
-async def publish(manifest: dict[str, Any]) -> None:
-    """Show the report as an artifact of the flow run; if the server refuses, the run goes on."""
-    from prefect import get_run_logger
-    from prefect.artifacts import acreate_markdown_artifact
+async def publish(manifest: dict[str, Any], flow_run_id: str | None) -> None:
+    """Show the report as an artifact of a flow run; if the server refuses, the run goes on."""
+    from uuid import UUID
+
+    from prefect import get_client, get_run_logger
+    from prefect.client.schemas.actions import ArtifactCreate
 
     try:
-        await acreate_markdown_artifact(markdown(manifest), description=summary(manifest))
+        async with get_client() as client:
+            await client.create_artifact(
+                ArtifactCreate(
+                    type="markdown",
+                    data=markdown(manifest),
+                    description=summary(manifest),
+                    flow_run_id=UUID(flow_run_id) if flow_run_id else None,
+                )
+            )
     except Exception as error:
         get_run_logger().warning("the report was not stored in Prefect (%s)", error)
 

@@ -97,7 +97,8 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
     """The figures of a finished run.
 
     Reads at most 5,000 rows, evenly spread over the file. The realtime price is reckoned row by
-    row, because long requests can have another rate, and scaled to the tokens of the manifest.
+    row, because long requests can have another rate, against what the row's last attempt cost;
+    that ratio holds for the cost of the manifest, in which every attempt is.
 
     Args:
         manifest: The run's manifest.
@@ -109,7 +110,7 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
     prices = PriceBook()
     inputs: list[int] = []
     outputs: list[int] = []
-    seen: dict[str, tuple[int, Decimal | None]] = {}
+    seen: dict[str, tuple[Decimal, Decimal | None]] = {}
     rows = 0
     for row in _sample(results):
         rows += 1
@@ -117,19 +118,21 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
             inputs.append(row["input_tokens"])
             outputs.append(row["output_tokens"])
         name = f"{row['provider']} {row['model']}"
-        tokens, cost = seen.get(name, (0, Decimal(0)))
-        more = prices.realtime_cost(row["provider"], row["model"], _usage(row))
-        total = None if cost is None or more is None else cost + more
-        seen[name] = (tokens + row["input_tokens"] + row["output_tokens"], total)
+        paid = _last_cost(row)
+        if paid:
+            cost, realtime = seen.get(name, (Decimal(0), Decimal(0)))
+            more = prices.realtime_cost(row["provider"], row["model"], _usage(row))
+            total = None if realtime is None or more is None else realtime + more
+            seen[name] = (cost + paid, total)
     models = [_model(name, sums, seen.get(name)) for name, sums in manifest["by_model"].items()]
-    realtime = [model.realtime_usd for model in models]
+    every = [model.realtime_usd for model in models]
     return Figures(
         models=tuple(sorted(models, key=lambda model: -(model.cost_usd or 0))),
         batches=tuple(_batches(manifest)),
         input_tokens=tuple(inputs),
         output_tokens=tuple(outputs),
         is_sample=rows < manifest["counts"]["total"],
-        realtime_usd=None if None in realtime else sum(usd for usd in realtime if usd is not None),
+        realtime_usd=None if None in every else sum(usd for usd in every if usd is not None),
     )
 
 
@@ -162,15 +165,21 @@ def _usage(row: Mapping[str, Any]) -> Usage:
     )
 
 
+def _last_cost(row: Mapping[str, Any]) -> Decimal | None:
+    """What the attempt cost that the row's token counts are of."""
+    attempts: list[dict[str, Any]] = orjson.loads(row["attempts_json"])
+    cost = attempts[-1]["cost_usd"] if attempts else None
+    return None if cost is None else Decimal(str(cost))
+
+
 def _model(
-    name: str, sums: Mapping[str, Any], seen: tuple[int, Decimal | None] | None
+    name: str, sums: Mapping[str, Any], seen: tuple[Decimal, Decimal | None] | None
 ) -> ModelFigures:
     provider, _, model = name.partition(" ")
-    billed = sums["input_tokens"] + sums["output_tokens"]
-    realtime: float | None = 0.0 if not billed else None
-    if seen is not None and seen[1] is not None and seen[0]:
-        # Attempts that were billed and thrown away are in the manifest and not in the rows.
-        realtime = float(seen[1]) * billed / seen[0]
+    cost: float | None = sums["cost_usd"]
+    realtime: float | None = 0.0 if cost == 0 else None
+    if cost and seen is not None and seen[1] is not None:
+        realtime = cost * float(seen[1] / seen[0])
     return ModelFigures(
         provider=provider,
         model=model,

@@ -15,7 +15,8 @@ import struct
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import ne
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -285,6 +286,11 @@ class Spool:
     def reset(self) -> None:
         """Forget what became of the jobs, before the records are read anew."""
         self.seal()
+        fresh = {family << FAMILY_SHIFT for family in self._sizes}
+        if {code for code, count in self._waiting.items() if count} <= fresh and (
+            self.states[WAITING] == self.count and not self._amended
+        ):
+            return
         for ordinal, code in enumerate(self._codes):
             self._codes[ordinal] = code >> FAMILY_SHIFT << FAMILY_SHIFT
         self._first.clear()
@@ -382,9 +388,27 @@ class Spool:
             for ordinal in range(self.count):
                 yield index.read(RECORD.size)[PRINT_AT:], ordinal
 
-    def assign(self, ordinals: Iterable[int]) -> None:
+    def assign(self, ordinals: Sequence[int]) -> None:
         """Mark jobs as in flight; an ordinal of -1 is of a job that is gone."""
-        self.mark((IN_FLIGHT, 0, ordinal) for ordinal in ordinals if ordinal >= 0)
+        self.move(ordinals, IN_FLIGHT)
+
+    def move(self, ordinals: Sequence[int], state: int) -> None:
+        """Give jobs the same new state; an ordinal of -1 is of a job that is gone.
+
+        A chunk of a large run holds jobs that follow each other and are in the same state, and
+        those are moved as one.
+        """
+        count = len(ordinals)
+        first = ordinals[0] if count else -1
+        codes = self._codes[first : first + count] if first >= 0 else self._codes[:0]
+        alike = len(codes) == count > 0 and codes.count(codes[0]) == count
+        if not alike or state == WAITING or any(map(ne, ordinals, range(first, first + count))):
+            self.mark((state, 0, ordinal) for ordinal in ordinals if ordinal >= 0)
+            return
+        before = codes[0]
+        after = (before & ~STATE_MASK) + state
+        self._codes[first : first + count] = array("I", [after]) * count
+        self._count({(before, after): count})
 
     def mark(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Give jobs their new state: (state, attempts to add, ordinal)."""
@@ -397,7 +421,10 @@ class Spool:
             moved[before, after] += 1
             if state == WAITING:
                 first[after] = min(first.get(after, ordinal), ordinal)
-        # Jobs move by the ten thousand, and counting each by itself would cost more than moving it.
+        self._count(moved)
+
+    def _count(self, moved: Mapping[tuple[int, int], int]) -> None:
+        """Count moves, (code before, code after) -> jobs: each by itself would cost too much."""
         for (before, after), count in moved.items():
             self.states[before & STATE_MASK] -= count
             self.states[after & STATE_MASK] += count

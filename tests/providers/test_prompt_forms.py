@@ -90,7 +90,7 @@ ADDED: list[dict[str, Any]] = [
 
 
 def spooled(batch: Batch) -> tuple[bytes, bytes, bytes, str]:
-    spool = batch._spool
+    spool = batch._intake.spool
     assert spool is not None
     spool.seal()
     files = (spool.directory / name for name in ("bodies", "contexts", "index"))
@@ -107,8 +107,8 @@ def test_a_job_is_stored_the_same_whether_filled_in_or_rendered(tmp_path: Path, 
         # Defaults that are set anew put an end to the forms.
         rendered.set_default_params(model="gpt-4o-mini").add_job(**named)
         filled.add_job(**named)
-    assert not any(rendered._forms.values())
-    assert any(filled._forms.values())
+    assert not any(rendered._intake._forms.values())
+    assert any(filled._intake._forms.values())
     assert spooled(rendered) == spooled(filled)
 
 

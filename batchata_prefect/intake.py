@@ -1,0 +1,197 @@
+"""What becomes of a job when it is added: checked, rendered, and written to the spool."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import weakref
+from collections.abc import Hashable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.models import Job, Request
+from batchata_prefect.providers import Provider, provider_for
+from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
+from batchata_prefect.schema import AnswerSchema, answer_schema
+from batchata_prefect.spool import Spool
+
+logger = logging.getLogger("batchata_prefect")
+
+JOB_FIELDS = frozenset(Job.__dataclass_fields__) - {"params", "defaulted"}
+_FORMS_HELD = 1_000
+_LINE_BYTES = 256
+_OWN = frozenset({"prompt", "id", "metadata", "tags"})
+_SIMPLE = frozenset({str, int, bool})
+
+
+class Intake:
+    """Takes the jobs of one batch.
+
+    Jobs that differ in their prompt, id, metadata and tags alone, as most of a large run do, share
+    a form: the third of them and all that follow are filled in, and not rendered.
+
+    Attributes:
+        defaults: Values for the jobs that do not give their own.
+        schemas: Digest -> answer schema, of the jobs so far.
+        spool: Where the jobs are written; None before the first.
+    """
+
+    def __init__(self, results_dir: Path) -> None:
+        self.defaults: dict[str, Any] = {}
+        self.schemas: dict[str, AnswerSchema] = {}
+        self.spool: Spool | None = None
+        self._results_dir = results_dir
+        self._left_out: set[tuple[str, str]] = set()
+        self._forms: dict[Hashable, tuple[PromptForm, str | None] | None] = {}
+        self._rendered: set[Hashable] = set()
+        self._times_set = 0
+
+    def set_defaults(self, values: Mapping[str, Any]) -> None:
+        """Set values for the jobs added from here on."""
+        # A list or dict that is changed later would change the jobs added after that unseen.
+        self.defaults.update(
+            {name: deepcopy(v) if type(v) in (dict, list) else v for name, v in values.items()}
+        )
+        self._times_set += 1
+
+    def add(self, given: dict[str, Any]) -> None:
+        """Check a job, render it and write it to the spool.
+
+        Args:
+            given: Arguments of `Batch.add_job` that are not None.
+
+        Raises:
+            ValidationError: The job would be refused; the text says why.
+            ProviderNotFoundError: No provider is known for the model.
+        """
+        alike = self._alike(given)
+        form = None if alike is None else self._forms.get(alike)
+        if form is not None and self._add_filled(given, *form):
+            return
+        job, provider, schema = self._add_rendered(given)
+        if alike is None or alike in self._forms:
+            return
+        # A form costs two more renderings, which the second of its jobs shows to be worth it.
+        if alike in self._rendered:
+            most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
+            made = prompt_form(provider.render, job, most)
+            self._forms[alike] = None if made is None else (made, schema)
+        elif len(self._rendered) < _FORMS_HELD:
+            self._rendered.add(alike)
+
+    def _alike(self, given: Mapping[str, Any]) -> Hashable | None:
+        """What jobs of the same form have in common; None for a job that has no form."""
+        if type(given.get("prompt")) is not str or "file" in given:
+            return None
+        shared: list[Hashable] = [self._times_set]
+        for name, value in given.items():
+            if name in _OWN:
+                continue
+            if type(value) is float:
+                shared.append((name, repr(value)))
+            elif isinstance(value, type):
+                shared.append((name, cast("Hashable", value)))
+            elif type(value) in _SIMPLE:
+                shared.append((name, type(value).__name__, value))
+            else:
+                return None
+        return tuple(shared)
+
+    def _add_filled(self, given: Mapping[str, Any], form: PromptForm, schema: str | None) -> bool:
+        """Add a job as `_add_rendered` does, in a third of the time; False where it has to."""
+        label: Any = given.get("id")
+        metadata = given.get("metadata", self.defaults.get("metadata"))
+        tags: Any = given.get("tags", self.defaults.get("tags"))
+        if label is not None and (type(label) is not str or not label.strip()):
+            return False
+        request = form.fill(given["prompt"])
+        if request is None:
+            return False
+        context: dict[str, Any] = {"id": label or _made_id(request)}
+        if metadata:
+            context["metadata"] = metadata
+        if tags:
+            if type(tags) not in (list, tuple) or not all(
+                type(tag) is str and tag.strip() for tag in tags
+            ):
+                return False
+            context["tags"] = list(dict.fromkeys(tags))
+        if schema:
+            context["schema"] = schema
+        try:
+            self._open_spool().put(context, request, named=label is not None)
+        except TypeError:
+            return False
+        return True
+
+    def _add_rendered(self, given: dict[str, Any]) -> tuple[Job, Provider, str | None]:
+        values = {**self.defaults, **given}
+        if given.get("enable_citations") is False and "citations" not in given:
+            # A job that wants no citations wants no quotes by default either.
+            values.pop("citations", None)
+        fields = {key: value for key, value in values.items() if key in JOB_FIELDS}
+        params: dict[str, Any] = {**values.get("params", {})}
+        params |= {k: v for k, v in values.items() if k not in JOB_FIELDS and k != "params"}
+        named = "id" in fields
+        label = fields.setdefault("id", "(no id)")
+        if not isinstance(label, str) or not label.strip():
+            raise ValidationError(f"a job's id must be a text that is not empty, not {label!r}")
+        if not isinstance(fields.get("model"), str):
+            raise ValidationError(
+                f"job {label!r}: no model; give model= or set_default_params(model=...)"
+            )
+        try:
+            orjson.dumps((label, fields.get("metadata")))
+        except TypeError as error:
+            raise ValidationError(
+                f"job {label!r}: its id or metadata is not JSON: {error}"
+            ) from error
+        defaulted = frozenset(set(self.defaults) - set(given))
+        job = Job(**fields, params=params, defaulted=defaulted)
+        provider = provider_for(job.model, job.provider, job_id=label)
+        request = provider.render(job)
+        line = len(request.body) + _LINE_BYTES
+        if line > provider.limits.max_bytes:
+            raise ValidationError(
+                f"job {label!r}: its request is {len(request.body):,} bytes, more than a whole "
+                f"{provider.name} batch may hold ({provider.limits.max_bytes:,} bytes)"
+            )
+        for parameter in request.left_out:
+            self._warn_left_out(job.model, parameter)
+        schema: str | None = None
+        if job.response_model is not None:
+            answer = answer_schema(job.response_model)
+            self.schemas[answer.digest] = answer
+            schema = answer.digest
+        if not named:
+            object.__setattr__(job, "id", _made_id(request))
+        self._open_spool().add(job, request, named=named, answer_schema=schema)
+        return job, provider, schema
+
+    def _warn_left_out(self, model: str, parameter: str) -> None:
+        if (model, parameter) not in self._left_out:
+            self._left_out.add((model, parameter))
+            logger.warning(
+                "%s does not take %r; the default is left out of its jobs", model, parameter
+            )
+
+    def _open_spool(self) -> Spool:
+        if self.spool is None:
+            try:
+                self.spool = Spool.create(self._results_dir / ".batchata")
+            except OSError as error:
+                raise ValidationError(
+                    f"results_dir {str(self._results_dir)!r} cannot be written: {error.strerror}; "
+                    "nothing was sent"
+                ) from error
+            weakref.finalize(self, self.spool.close)
+        return self.spool
+
+
+def _made_id(request: Request) -> str:
+    digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
+    return f"job-{digest.hexdigest()[:12]}"

@@ -1,0 +1,203 @@
+"""What a suspended run waits for, so that whoever finds it can tell when to wake it.
+
+Two things are written down. In the run's records stands what it waits for: the ids of its provider
+batches, and when it has to go on in any case. At the Prefect server a Variable for each deployed
+run that may suspend says where those records are; it is there from the run's start to its end, so
+that a run whose process died is found as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any, cast
+
+import orjson
+from prefect.client.orchestration import get_client
+
+_HEAD = "batchata-waiting-"
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A provider batch whose end a run waits for.
+
+    Attributes:
+        provider: Name of the provider.
+        batch_id: The provider's id.
+        created_at: When it was created.
+    """
+
+    provider: str
+    batch_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a suspended run waits for.
+
+    Attributes:
+        flow_run_id: The deployed flow run that is to be resumed.
+        batch_run_id: The flow run of the batch inside of it.
+        since: When it went to sleep.
+        resume_at: When it has to go on, whatever the providers say.
+        costs_seconds: What a process takes to come to where it can collect.
+        batches: The provider batches.
+        credentials: Name of a provider -> credentials block that its key is in.
+    """
+
+    flow_run_id: str
+    batch_run_id: str | None
+    since: datetime
+    resume_at: datetime
+    costs_seconds: float
+    batches: tuple[Watched, ...]
+    credentials: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        values = asdict(self)
+        values["since"] = self.since.isoformat()
+        values["resume_at"] = self.resume_at.isoformat()
+        values["batches"] = [
+            [each.provider, each.batch_id, each.created_at.isoformat()] for each in self.batches
+        ]
+        values["credentials"] = dict(self.credentials)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Waiting:
+        """What `to_dict` gave."""
+        return cls(
+            flow_run_id=values["flow_run_id"],
+            batch_run_id=values["batch_run_id"],
+            since=datetime.fromisoformat(values["since"]),
+            resume_at=datetime.fromisoformat(values["resume_at"]),
+            costs_seconds=values["costs_seconds"],
+            batches=tuple(
+                Watched(provider, batch_id, datetime.fromisoformat(created_at))
+                for provider, batch_id, created_at in values["batches"]
+            ),
+            credentials=values["credentials"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the records of a deployed run are that may suspend.
+
+    Attributes:
+        flow_run_id: The deployed flow run.
+        run_key: The run key.
+        state: Where the records are, as in `Batch.set_state`.
+        on_cancel: What becomes of its provider batches when it is cancelled.
+        revived: Times that it was started again after its process had died.
+        heard: Of the process that works on it, what was heard last.
+        heard_at: When that was heard first.
+    """
+
+    flow_run_id: str
+    run_key: str
+    state: str | None
+    on_cancel: str
+    revived: int = 0
+    heard: str | None = None
+    heard_at: str | None = None
+
+
+async def register(place: Place) -> None:
+    """Make a run known to the collector; what the collector has counted stays.
+
+    Raises:
+        Exception: Prefect does not answer.
+    """
+    before = await _read(place.flow_run_id)
+    if before is not None:
+        place = replace(place, revived=before.revived)
+    await write(place)
+
+
+async def write(place: Place) -> None:
+    """Write a run's Variable.
+
+    Raises:
+        Exception: Prefect does not answer.
+    """
+    name = _HEAD + place.flow_run_id
+    value = {key: value for key, value in asdict(place).items() if key != "flow_run_id"}
+    path = f"/variables/name/{name}"
+    if await _call("PATCH", path, {"value": value}) is None:
+        body = {"name": name, "value": value, "tags": ["batchata"]}
+        await _call("POST", "/variables/", body)
+
+
+async def forget(flow_run_id: str) -> None:
+    """Remove a run's Variable, if there is one.
+
+    Raises:
+        Exception: Prefect does not answer.
+    """
+    await _call("DELETE", f"/variables/name/{_HEAD}{flow_run_id}")
+
+
+async def places() -> list[Place]:
+    """All runs that may be suspended.
+
+    Raises:
+        Exception: Prefect does not answer.
+    """
+    found: dict[str, Place] = {}
+    offset = 0
+    while True:
+        asked = {
+            "variables": {"name": {"like_": _HEAD}},
+            "sort": "NAME_ASC",
+            "limit": _PAGE,
+            "offset": offset,
+        }
+        page = cast("list[dict[str, Any]]", await _call("POST", "/variables/filter", asked))
+        for variable in page:
+            if (place := _place(variable)) is not None:
+                found[place.flow_run_id] = place
+        if len(page) < _PAGE:
+            return list(found.values())
+        offset += len(page)
+
+
+async def _read(flow_run_id: str) -> Place | None:
+    variable = await _call("GET", f"/variables/name/{_HEAD}{flow_run_id}")
+    return None if variable is None else _place(variable)
+
+
+def _place(variable: Mapping[str, Any]) -> Place | None:
+    """The place in one of our Variables; None where it is not one of ours."""
+    name, value = str(variable["name"]), variable["value"]
+    if not name.startswith(_HEAD):
+        return None
+    try:
+        return Place(
+            flow_run_id=name.removeprefix(_HEAD),
+            run_key=value["run_key"],
+            state=value["state"],
+            on_cancel=value["on_cancel"],
+            revived=value["revived"],
+            heard=value["heard"],
+            heard_at=value["heard_at"],
+        )
+    except (TypeError, KeyError):
+        return None
+
+
+async def _call(method: str, path: str, body: Any = None) -> Any:
+    """The JSON that Prefect's API answers; None for a 404."""
+    async with get_client() as client:
+        try:
+            response: Any = await cast("Any", client).request(method, path, json=body)
+        except Exception as error:
+            if getattr(getattr(error, "response", None), "status_code", None) == 404:
+                return None
+            raise
+    return orjson.loads(response.content) if response.content else {}

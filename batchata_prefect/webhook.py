@@ -1,0 +1,168 @@
+"""A receiver of OpenAI's webhooks: wakes suspended runs in seconds instead of at the next look.
+
+```
+OPENAI_WEBHOOK_SECRET=whsec_... uvicorn --factory batchata_prefect.webhook:application --port 8000
+```
+
+Point a webhook of the OpenAI project at `https://<your host>/openai`, with the events
+`batch.completed`, `batch.failed`, `batch.expired` and `batch.cancelled` [guides/webhooks]. Each is
+verified against the secret by OpenAI's SDK, told to Prefect as an event, and followed by a look of
+the collector. Anthropic has no webhook for batches [anthropic types/beta/beta_webhook_event_data].
+
+Nothing is taken from a webhook but that it is time to look: what is collected and paid for stands
+in the records and at the provider. One that is lost, comes twice or is made up costs at most a few
+free calls; the collector's schedule stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import orjson
+from prefect.events import emit_event
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from batchata_prefect.calls import one_line
+from batchata_prefect.collecting import collect
+from batchata_prefect.errors import MissingCredentialsError
+from batchata_prefect.providers.rows import object_at, text_at
+
+logger = logging.getLogger("batchata_prefect")
+
+EVENT = "batchata.webhook.received"
+"""The Prefect event; its resource is `batchata.batch.<id>`, with the label `batchata.provider`."""
+
+_MOST_BYTES = 64 * 1024
+
+
+def application(
+    secret: str | None = None, *, look: bool | None = None, every_seconds: float | None = None
+) -> Starlette:
+    """The receiver as an ASGI application.
+
+    Args:
+        secret: The webhook's signing secret; `OPENAI_WEBHOOK_SECRET` by default.
+        look: Whether it looks after the suspended runs itself, for which it needs the providers'
+            keys and the workers' result storage; else it only tells Prefect, and an automation
+            runs the collector. `BATCHATA_WEBHOOK_LOOK=0` switches it off; on by default.
+        every_seconds: Seconds between two looks without a webhook; with them it stands in for the
+            collector deployment. `BATCHATA_COLLECT_SECONDS` by default, else none.
+
+    Raises:
+        MissingCredentialsError: There is no secret.
+    """
+    known = secret or os.environ.get("OPENAI_WEBHOOK_SECRET")
+    if not known:
+        raise MissingCredentialsError(
+            "no webhook secret: set OPENAI_WEBHOOK_SECRET to the one that OpenAI showed when the "
+            "webhook was made; without it anybody could send events"
+        )
+    if look is None:
+        look = os.environ.get("BATCHATA_WEBHOOK_LOOK", "1") != "0"
+    if every_seconds is None and (text := os.environ.get("BATCHATA_COLLECT_SECONDS")):
+        every_seconds = float(text)
+    looks = _Looks(every_seconds)
+
+    async def receive(request: Request) -> Response:
+        body = await _body(request)
+        if body is None:
+            return PlainTextResponse("too large", 413)
+        event = _verified(body, request, known)
+        if event is None:
+            return PlainTextResponse("the signature does not fit", 400)
+        kind, batch_id = str(event.get("type")), text_at(object_at(event, "data"), "id")
+        if kind.startswith("batch.") and batch_id is not None:
+            _tell(kind, batch_id)
+            if look:
+                looks.soon()
+        # Any other event is none of ours; an error would have OpenAI send it again for days.
+        return Response(status_code=204)
+
+    async def healthy(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    @asynccontextmanager
+    async def alive(_: Starlette) -> AsyncGenerator[None]:
+        task = asyncio.create_task(looks.keep())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    return Starlette(
+        routes=[
+            Route("/openai", receive, methods=["POST"]),
+            Route("/health", healthy, methods=["GET"]),
+        ],
+        lifespan=alive,
+    )
+
+
+class _Looks:
+    """One look at a time; what comes in during one leads to one more after it."""
+
+    def __init__(self, every_seconds: float | None) -> None:
+        self._every_seconds = every_seconds
+        self._wanted = asyncio.Event()
+
+    def soon(self) -> None:
+        self._wanted.set()
+
+    async def keep(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), self._every_seconds)
+            self._wanted.clear()
+            try:
+                logger.info("%s", await collect())
+            except Exception as error:
+                # Without a traceback: what is wrong stands in the text, and the next look comes.
+                logger.warning("the suspended runs could not be looked after: %s", one_line(error))
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body of a request; None where it is larger than any event."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > _MOST_BYTES:
+            return None
+    return body
+
+
+def _verified(body: bytes, request: Request, secret: str) -> dict[str, Any] | None:
+    """The event, if OpenAI has signed it within the last five minutes; else None."""
+    import openai
+
+    # The SDK's own check; its client is not used for calls here.
+    client = openai.OpenAI(api_key="unused", webhook_secret=secret)
+    try:
+        client.webhooks.verify_signature(body, request.headers)
+        event: Any = orjson.loads(body)
+    except (openai.InvalidWebhookSignatureError, ValueError) as error:
+        logger.warning("a webhook was refused: %s", one_line(error))
+        return None
+    return cast("dict[str, Any]", event) if isinstance(event, dict) else None
+
+
+def _tell(kind: str, batch_id: str) -> None:
+    """Let Prefect's automations know."""
+    resource = {
+        "prefect.resource.id": f"batchata.batch.{batch_id}",
+        "batchata.provider": "openai",
+        "batchata.kind": kind,
+    }
+    try:
+        emit_event(EVENT, resource, payload={"type": kind, "batch_id": batch_id})
+    except Exception as error:
+        logger.warning("the event of %s was not sent to Prefect (%s)", batch_id, one_line(error))
