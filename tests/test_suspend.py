@@ -18,8 +18,8 @@ import orjson
 import psutil
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL
+from prefect.states import AwaitingRetry, Cancelling
 
 from batchata_prefect.collecting import Round, collect
 from batchata_prefect.sandbox import Sandbox
@@ -211,20 +211,3 @@ def test_cancelled_in_its_sleep_and_retried_in_the_ui(place: Place, keys: None) 
     assert {row["status"] for row in place.rows("b")} == {"completed"}
     billed = [each for each in place.billed("b") if each not in before]
     assert len(set(billed)) == len(billed) == JOBS
-
-
-@pytest.mark.timeout(120)
-def test_the_schedule_of_the_collector_fires(place: Place) -> None:
-    """Its deployment has a schedule that is switched on, and Prefect starts it by itself."""
-    with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("batchata-collector/collector")
-        assert [schedule.active for schedule in deployment.schedules] == [True]
-        nightly = client.read_deployment_by_name("jobs-from-file/nightly")
-        assert [schedule.active for schedule in nightly.schedules] == [False]
-
-        def fired() -> bool:
-            asked = FlowRunFilter(deployment_id={"any_": [deployment.id]})
-            runs = client.read_flow_runs(flow_run_filter=asked, limit=200)
-            return any(run.auto_scheduled and run.start_time is not None for run in runs)
-
-        until(fired, place, seconds=90)
