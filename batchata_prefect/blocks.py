@@ -121,8 +121,8 @@ async def _load_key(provider: str, name: str) -> Key:
         block: Any = await Block.aload(full)
     except Exception as error:
         raise MissingCredentialsError(
-            f"the credentials block {full!r} for {provider} cannot be loaded ({error}). Nothing was "
-            "sent. Make it in the Prefect UI, or with `prefect block register -m "
+            f"the credentials block {full!r} for {provider} cannot be loaded ({error}). Nothing "
+            "was sent. Make it in the Prefect UI, or with `prefect block register -m "
             "batchata_prefect.blocks` and its save()"
         ) from error
     if not hasattr(block, "key"):

@@ -15,8 +15,9 @@ run up and never fails it: Prefect queues events in a thread of its own.
 
 All names begin with `batchata.`, those of the labels too: `batchata.batch.ended`, with the label
 `batchata.provider`. The resource of the first three is `batchata.batch.<provider's id>`, that of
-the others `batchata.run.<id of the flow run>`. Related are the flow run, its flow and its deployment, as of all of Prefect's
-events, so that an automation can name the deployment that it is for.
+the others `batchata.run.<id of the flow run>`. Related are the flow run, its flow and its
+deployment, as of all of Prefect's events, so that an automation can name the deployment that it is
+for.
 """
 
 from __future__ import annotations

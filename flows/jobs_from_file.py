@@ -30,7 +30,13 @@ async def jobs_from_file(
     system: str | None = None,
     max_tokens: PositiveInt = 4096,
     cost_limit_usd: PositiveFloat | None = None,
+    shared_budget: str | None = None,
+    exact_counts: bool = False,
     time_limit_hours: Annotated[float, Field(gt=0, le=24)] | None = None,
+    realtime_limit_usd: PositiveFloat | None = None,
+    canary: PositiveFloat | None = None,
+    min_valid: Annotated[float, Field(ge=0, le=1)] = 0.95,
+    approve: bool = False,
     items_per_batch: PositiveInt = 10_000,
     max_parallel_batches: PositiveInt = 10,
     response_model: ImportString[Any] | dict[str, Any] | None = None,
@@ -38,6 +44,11 @@ async def jobs_from_file(
     citations: Literal["quoted"] | None = None,
     cache_prefix: bool = False,
     max_reasks: NonNegativeInt = 0,
+    tags: list[str] | None = None,
+    endpoint: str | None = None,
+    params: dict[str, Any] | None = None,
+    prices: dict[str, dict[str, Any]] | None = None,
+    quota: dict[str, PositiveInt] | None = None,
     id_column: str | None = None,
     file_column: str | None = None,
     metadata_columns: list[str] | None = None,
@@ -62,7 +73,17 @@ async def jobs_from_file(
         system: System prompt of the jobs that bring none of their own.
         max_tokens: Output tokens of one job at most, thinking included.
         cost_limit_usd: USD that the run never passes, over all its retries.
+        shared_budget: Name of a budget that runs share through this Prefect server; the cost limit
+            is then that of all together.
+        exact_counts: Whether the providers count the input tokens before anything is sent, so that
+            the cost limit holds more jobs at once; a call a job.
         time_limit_hours: Hours after which what is not answered is cancelled; up to 24.
+        realtime_limit_usd: USD for which, a margin before the time limit, what is not answered yet
+            goes through the realtime API at full price.
+        canary: Part of the jobs (0.01), or number of them (50), that are answered first; the
+            others follow only if those answers are good enough and the cost limit covers all.
+        min_valid: Part of the canary's answers that must be as asked.
+        approve: Whether the run pauses after the canary until a person resumes it here.
         items_per_batch: Jobs in one provider batch at most.
         max_parallel_batches: Provider batches in flight at once.
         response_model: What answers are parsed into: a JSON schema, or the import path of a
@@ -74,6 +95,12 @@ async def jobs_from_file(
             then held in the provider's cache.
         max_reasks: Times that a job is asked again, and paid again, because its answer was cut off
             or did not fit the response model.
+        tags: Words under which the cost is added up.
+        endpoint: OpenAI's endpoint, such as /v1/responses or /v1/embeddings.
+        params: Further request parameters of all jobs.
+        prices: USD per million tokens in a batch by model id, for models whose price is unknown:
+            input and output, and the same under realtime.
+        quota: Input tokens of a model that may wait at the provider at once, by model id.
         id_column: Column with the id of the job; without one the id is made from the job.
         file_column: Column with the path or URL of the job's document. A relative path counts
             from the folder of the jobs file.
@@ -98,11 +125,19 @@ async def jobs_from_file(
         run_key=key,
         max_reasks=max_reasks,
         credentials=credentials,
+        budget=shared_budget,
+        estimate="exact" if exact_counts else "bound",
+        prices=prices,
+        quota=quota,
     ).set_state(state)
     if cost_limit_usd is not None:
         batch.add_cost_limit(usd=cost_limit_usd)
     if time_limit_hours is not None:
-        batch.add_time_limit(hours=time_limit_hours)
+        batch.add_time_limit(
+            hours=time_limit_hours,
+            on_deadline="fail" if realtime_limit_usd is None else "realtime",
+            realtime_usd=realtime_limit_usd,
+        )
     defaults = {
         "model": model,
         "provider": provider,
@@ -112,6 +147,9 @@ async def jobs_from_file(
         "enable_citations": enable_citations,
         "citations": citations,
         "cache_prefix": cache_prefix,
+        "tags": tags,
+        "endpoint": endpoint,
+        **(params or {}),
     }
     batch.set_default_params(**{name: value for name, value in defaults.items() if value})
     rows = jobs_from_rows(
@@ -123,7 +161,7 @@ async def jobs_from_file(
     )
     # Reading and rendering a million jobs takes minutes, in which Prefect must go on.
     await asyncio.to_thread(batch.add_jobs, rows)
-    run = await batch.arun(wait=wait)
+    run = await batch.arun(wait=wait, canary=canary, min_valid=min_valid, approve=approve)
     return _final_state(run)
 
 

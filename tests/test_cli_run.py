@@ -217,7 +217,10 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
 
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="walk", type="process"))
+        (cities / "prices.toml").write_text("[my-model]\ninput = 0.123456789\noutput = 2")
         told = ["deploy", "cities.csv", "-p", "Where is {city}?", "-m", "gpt-6-luna", "-b", "2"]
+        told += ["--tag", "a", "--tag", "b", "--param", "seed=1", "--prices", "prices.toml"]
+        told += ["--realtime", "1.5", "--exact", "--canary", "0.1"]
         told += ["--response-model", "schema.json", "--time-limit", "90m", "--metadata", "land"]
         done = here(cities, *told, "--name", "n", "--cron", "0 2 * * *", "--pool", "walk")
         assert done.returncode == 0, done.stderr
@@ -232,13 +235,19 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         "cost_limit_usd": 2.0,
         "time_limit_hours": 1.5,
         "response_model": SCHEMA,
+        "tags": ["a", "b"],
+        "params": {"seed": 1},
+        "prices": {"my-model": {"input": "0.123456789", "output": 2}},
+        "realtime_limit_usd": 1.5,
+        "exact_counts": True,
+        "canary": 0.1,
         "metadata_columns": ["land"],
         "results_dir": str(cities / "results" / "{run_key}"),
     }
     assert wanted.items() <= made.parameters.items()
-    refused = here(cities, *told, "--param", "seed=1")
+    refused = here(cities, *told, "--detach")
     assert refused.returncode == 2
-    assert "--param: the deployed flow has no such parameter" in refused.stderr
+    assert "--detach: the deployed flow has no such parameter" in refused.stderr
 
 
 def test_models_have_batch_prices(tmp_path: Path, here: Here) -> None:

@@ -83,7 +83,7 @@ class Order:
                 )
         except ValueError as error:
             raise ValidationError(str(error)) from error
-        batch.set_default_params(**_defaults(ask))
+        batch.set_defaultrequest_params(**_defaults(ask))
         if self.amendments:
             return batch.add_jobs(_amended(read_rows(self.jobs), ask, self.amendments))
         return batch.add_rows(
@@ -186,7 +186,7 @@ def _defaults(ask: Ask) -> dict[str, Any]:
         "citations": "quoted" if ask.citations == "quoted" else None,
         "cache_prefix": ask.cache_prefix,
         "tags": list(ask.tags),
-        **_params(ask.params),
+        **request_params(ask.params),
     }
     return {name: value for name, value in found.items() if value not in (None, False, [])}
 
@@ -228,7 +228,12 @@ def schema_or_path(named: str | None) -> Any:
     return named
 
 
-def _params(given: Iterable[str]) -> dict[str, Any]:
+def request_params(given: Iterable[str]) -> dict[str, Any]:
+    """Request parameters from `name=value` texts, the values as JSON or text.
+
+    Raises:
+        ValidationError: One of them is no such text.
+    """
     found: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")

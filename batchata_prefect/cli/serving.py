@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import orjson
 from cyclopts import Parameter
 
 from batchata_prefect.cli.options import Ask, JobsFile, Ways, seconds
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.pricing import read_prices
 
 _BESIDE_SECONDS = 2.0
 
@@ -174,6 +176,9 @@ _SAME = (
     "file_column",
     "cache_prefix",
     "provider",
+    "endpoint",
+    "canary",
+    "shared_budget",
     "items_per_batch",
     "max_parallel_batches",
     "max_reasks",
@@ -188,26 +193,15 @@ def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
     Raises:
         ValidationError: The flow has no such parameter.
     """
-    from batchata_prefect.cli.orders import prompt_text, schema_or_path
+    from batchata_prefect.cli.orders import prompt_text, request_params, schema_or_path
 
     values = asdict(ask) | asdict(ways)
-    missing = {
-        "--endpoint": ask.endpoint,
-        "--param": ask.params,
-        "--tag": ask.tags,
-        "--canary": ways.canary,
-        "--prices": ways.prices,
-        "--shared-budget": ways.shared_budget,
-        "--sandbox": ways.sandbox,
-        "--detach": ways.detach,
-        "--realtime": ways.realtime,
-        "--exact": ways.exact,
-    }
+    missing = {"--sandbox": ways.sandbox, "--detach": ways.detach}
     given = [name for name, value in missing.items() if value]
     if given:
         raise ValidationError(
-            f"{', '.join(given)}: the deployed flow has no such parameter; put it into the rows of "
-            "the jobs file, or deploy a flow of your own that uses Batch"
+            f"{', '.join(given)}: the deployed flow has no such parameter; deploy a flow of your "
+            "own that uses Batch"
         )
     found = {name: values[name] for name in _SAME}
     found |= {
@@ -221,5 +215,21 @@ def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
         "enable_citations": ask.citations == "provider",
         "citations": "quoted" if ask.citations == "quoted" else None,
         "metadata_columns": list(ask.metadata_columns) or None,
+        "tags": list(ask.tags) or None,
+        "params": request_params(ask.params) or None,
+        "prices": None if ways.prices is None else _prices(ways.prices),
+        "realtime_limit_usd": ways.realtime,
+        "exact_counts": ways.exact,
+        "min_valid": ways.min_valid,
     }
     return {name: value for name, value in found.items() if value not in (None, False)}
+
+
+def _prices(path: Path) -> dict[str, Any]:
+    """A price file as plain values: a worker elsewhere does not have it.
+
+    Raises:
+        ValidationError: It cannot be read.
+    """
+    # Through text, in which no digit of a price is rounded.
+    return cast("dict[str, Any]", orjson.loads(orjson.dumps(read_prices(path), default=str)))
