@@ -7,10 +7,10 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from pydantic import BaseModel
 
 from batchata_prefect import Batch, BatchRun, ValidationError
@@ -107,21 +107,22 @@ def test_a_projection_above_the_limit_stops_the_others(tmp_path: Path, billed) -
     assert billed() == 6
 
 
-def answer(go_on: bool, **found: Any) -> None:
-    """Wait for a flow run that is paused, and answer it as a person in the UI would."""
+def answer(run: BatchRun, *, go_on: bool) -> None:
+    """Wait until the run is paused, and answer it as a person in the UI would."""
 
     async def find() -> None:
         deadline = time.monotonic() + 60
         async with get_client() as client:
             while time.monotonic() < deadline:
-                runs = await client.read_flow_runs(
-                    flow_run_filter=FlowRunFilter(state={"type": {"any_": ["PAUSED"]}})  # pyright: ignore[reportArgumentType]
-                )
-                if runs:
-                    found["seen"].append(runs[0])
-                    result = await client.resume_flow_run(runs[0].id, run_input={"go_on": go_on})
-                    found["seen"].append(result)
-                    return
+                if run.flow_run_id is not None:
+                    flow_run = await client.read_flow_run(UUID(run.flow_run_id))
+                    if flow_run.state is not None and flow_run.state.is_paused():
+                        # The form is there a moment after the state.
+                        result = await client.resume_flow_run(
+                            flow_run.id, run_input={"go_on": go_on}
+                        )
+                        if str(getattr(result.status, "value", result.status)) == "ACCEPT":
+                            return
                 await asyncio.sleep(0.2)
 
     asyncio.run(find())
@@ -130,13 +131,13 @@ def answer(go_on: bool, **found: Any) -> None:
 @pytest.mark.parametrize("go_on", [True, False])
 def test_a_person_decides(tmp_path: Path, billed, go_on: bool) -> None:
     """With `approve` the flow run pauses, and what the person says counts over the gate."""
-    seen: list[Any] = []
     text = "[[sandbox:invalid_json]]" if go_on else ""
-    person = threading.Thread(target=answer, args=(go_on,), kwargs={"seen": seen})
+    batch = make(tmp_path, text=text)
+    run = batch._prepare(None, 1.0, canary=6, approve=True)  # pyright: ignore[reportPrivateUsage]
+    person = threading.Thread(target=answer, args=(run,), kwargs={"go_on": go_on})
     person.start()
-    run = make(tmp_path, text=text).run(canary=6, approve=True)
+    run.execute()
     person.join()
-    assert len(seen) == 2
     told = canary(run)
     assert told["approved"] is told["passed"] is go_on
     assert billed() == (60 if go_on else 6)

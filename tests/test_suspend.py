@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import runpy
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,7 +17,8 @@ import orjson
 import psutil
 import pytest
 from prefect import get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelling
 
 from batchata_prefect.collecting import Round, collect
@@ -35,29 +35,16 @@ class Place:
 
     home: Path
     sandbox: Sandbox
-    environment: dict[str, str]
-    worker: subprocess.Popen[bytes] | None = None
-    started: list[str] = field(default_factory=list)
+    stack: Any
 
     def start_worker(self) -> None:
-        log = (self.home / "worker.log").open("ab")
-        self.worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "batchata"],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=log,
-            stderr=log,
-        )
+        self.stack.start_worker()
 
-    def stop_worker(self, number: int = signal.SIGTERM) -> None:
-        if self.worker is not None:
-            self.worker.send_signal(number)
-            self.worker.wait(timeout=60)
-            self.worker = None
+    def stop_worker(self, number: int) -> None:
+        self.stack.stop("worker-1", number)
 
     def flow_processes(self) -> list[psutil.Process]:
-        assert self.worker is not None
-        return psutil.Process(self.worker.pid).children(recursive=True)
+        return psutil.Process(self.stack.processes["worker-1"].pid).children(recursive=True)
 
     def trigger(self, name: str, **parameters: Any) -> UUID:
         """Start the deployment over a file of jobs: the flow run's id."""
@@ -98,13 +85,13 @@ class Place:
                 time.sleep(0.2)
 
     def log(self) -> str:
-        return (self.home / "worker.log").read_text()[-6000:]
+        return self.stack.log("worker-1")
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in (self.home / name / "results.jsonl").open("rb")]
 
-    def billed(self, name: str) -> list[str]:
-        """Digests of the billed requests of one job set, which its prompts name."""
+    def billed(self) -> list[str]:
+        """Digests of the billed requests."""
         return [row.body_digest for row in self.sandbox.ledger.billed()]
 
     def collect(self) -> Round:
@@ -119,48 +106,39 @@ def until(true: Callable[[], bool], place: Place, *, seconds: float = 60) -> Non
 
 
 @pytest.fixture(scope="module")
-def place(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """The production shape, as far as it is installed here: PostgreSQL, Redis, a split server."""
     home = tmp_path_factory.mktemp("sleepers")
-    with Sandbox(tmp_path_factory.mktemp("sandbox"), seconds=3600) as sandbox:
-        environment = {
-            **os.environ,
-            **sandbox.environment(),
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
-            "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+    native = runpy.run_path(str(ROOT / "deployments" / "native.py"))
+    with (
+        Sandbox(tmp_path_factory.mktemp("sandbox"), seconds=3600) as sandbox,
+        native["stack"](home / "stack") as stack,
+        temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in sandbox.environment().items():
+            patch.setenv(name, value)
+        stack.environment |= sandbox.environment()
+        stack.environment |= {
             "PREFECT_WORKER_QUERY_SECONDS": "0.5",
-            "PYTHONPATH": str(ROOT),
             "BATCHATA_SUSPEND_SECONDS": "0.5",
         }
-        for arguments in (
-            ("work-pool", "create", "--type", "process", "batchata", "--overwrite"),
-            ("deploy", "--all", "--prefect-file", "deployments/prefect.yaml"),
-        ):
-            subprocess.run(
-                [sys.executable, "-m", "prefect", "--no-prompt", *arguments],
-                cwd=ROOT,
-                env=environment,
-                check=True,
-                capture_output=True,
-                timeout=120,
-            )
-        found = Place(home, sandbox, environment)
-        found.start_worker()
-        yield found
-        found.stop_worker()
-
-
-@pytest.fixture
-def keys(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a collector in this process needs."""
-    for name, value in place.sandbox.environment().items():
-        monkeypatch.setenv(name, value)
+        stack.start_worker()
+        stack.run("work-pool", "create", "--type", "process", "batchata", "--overwrite")
+        stack.run("deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        with get_client(sync_client=True) as client:
+            # Each test says itself when it wants to have it run.
+            collector = client.read_deployment_by_name("batchata-collector/collector")
+            client.pause_deployment(collector.id)
+        yield Place(home, sandbox, stack)
 
 
 @pytest.mark.timeout(240)
-def test_asleep_over_the_death_of_its_worker(place: Place, keys: None) -> None:
+def test_asleep_over_the_death_of_its_worker(place: Place) -> None:
     """A run holds no process while the providers work, and is resumed when they are done.
 
-    The worker is killed in between; every job is answered and billed once.
+    The worker is killed in between, and the schedule of the collector wakes the run. Every job is
+    answered and billed once.
     """
     flow_run_id = place.trigger("a")
     asleep = place.wait_for(flow_run_id, "Suspended")
@@ -174,23 +152,29 @@ def test_asleep_over_the_death_of_its_worker(place: Place, keys: None) -> None:
     assert (done.asleep, done.batches, done.ended, done.resumed) == (1, 4, 0, [])
     assert done.calls == 2
     place.sandbox.settle()
-    look = place.wait_for(place.create("batchata-collector/collector"), "Completed")
-    assert "1 of 1 suspended runs resumed" in look.state.message
+    with get_client(sync_client=True) as client:
+        collector = client.read_deployment_by_name("batchata-collector/collector")
+        assert [schedule.active for schedule in collector.schedules] == [True]
+        soon = IntervalSchedule(interval=timedelta(seconds=5))
+        client.create_deployment_schedules(collector.id, [(soon, True)])
+        client.resume_deployment(collector.id)
+        until(lambda: client.read_flow_run(flow_run_id).state_name != "Suspended", place)
+        client.pause_deployment(collector.id)
     ended = place.wait_for(flow_run_id, "Completed")
     assert f"{JOBS} of {JOBS} jobs answered" in ended.state.message
     assert {row["status"] for row in place.rows("a")} == {"completed"}
-    billed = place.billed("a")
+    billed = place.billed()
     assert len(set(billed)) == len(billed) == JOBS
     assert place.collect().asleep == 0
 
 
 @pytest.mark.timeout(240)
-def test_cancelled_in_its_sleep_and_retried_in_the_ui(place: Place, keys: None) -> None:
+def test_cancelled_in_its_sleep_and_retried_in_the_ui(place: Place) -> None:
     """A cancellation reaches the providers although no process is left that could pass it on.
 
     Retry collects what was answered and sends the rest again; nothing is billed twice.
     """
-    before = set(place.billed("b"))
+    before = set(place.billed())
     known = len(list(place.sandbox.ledger.batches()))
     flow_run_id = place.trigger("b")
     place.wait_for(flow_run_id, "Suspended")
@@ -209,5 +193,5 @@ def test_cancelled_in_its_sleep_and_retried_in_the_ui(place: Place, keys: None) 
     assert place.collect().resumed == [str(flow_run_id)]
     place.wait_for(flow_run_id, "Completed")
     assert {row["status"] for row in place.rows("b")} == {"completed"}
-    billed = [each for each in place.billed("b") if each not in before]
+    billed = [each for each in place.billed() if each not in before]
     assert len(set(billed)) == len(billed) == JOBS

@@ -13,12 +13,6 @@ import os
 import sys
 from typing import Any, cast
 
-# Prefect reads its settings when it is first imported. What it logs stays in its UI: the command
-# tells of failures and errors itself. What it serves has nobody else to tell.
-if sys.argv[1:2] != ["deploy"]:
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-
 from cyclopts import App, Group
 from dotenv import load_dotenv
 
@@ -78,6 +72,12 @@ def main() -> None:
     """The command; what a person can mend is told without a traceback."""
     from pathlib import Path
 
+    # Prefect reads its settings when it is first imported, which no command has done yet. What it
+    # logs stays in its UI: the command tells of failures and errors itself. What it serves has
+    # nobody else to tell.
+    if sys.argv[1:2] != ["deploy"]:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     load_dotenv(Path.cwd() / ".env")
     try:
         sys.exit(app(sys.argv[1:]))
