@@ -33,6 +33,8 @@ from batchata_prefect.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT
 
 _MOST_ROWS = 200
 _CALL_SECONDS = 10.0
+_KEYS = {"progress": "batchata-progress", "table": "batchata-batches"}
+"""By these Prefect's UI names the artifacts; without one it shows a UUID."""
 
 _CONSOLES = {
     "https://api.openai.com/v1": "https://platform.openai.com/batches/{id}",
@@ -104,6 +106,7 @@ class _Picture:
                 return
             made = await client.create_artifact(
                 ArtifactCreate(
+                    key=_KEYS[kind],
                     type=kind,
                     data=data,
                     description=description,
@@ -179,11 +182,11 @@ def _row(run: Session, entry: Entry, page: str | None) -> dict[str, Any]:
         "state": _state(run, entry),
         "jobs": chunk.count,
         "answered": answered,
-        "sent": _time(receipt.created_at if receipt else entry.since),
-        "ended": _time(ending.ended_at) if ending else "",
-        "expires": _time(expires) if expires else "",
-        "estimated USD": _usd(chunk.reserved_usd),
         "cost USD": _usd(ending.cost_usd) if ending else "",
+        "estimated USD": _usd(chunk.reserved_usd),
+        "sent": _time(receipt.created_at if receipt else entry.since),
+        "expires": _time(expires) if expires else "",
+        "ended": _time(ending.ended_at) if ending else "",
         "remark": (ending.reason or "")[:200] if ending else "",
     }
 

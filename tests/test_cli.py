@@ -133,7 +133,7 @@ def test_adopt_lists_what_lies_unclaimed(forker: Forker, sandbox, tmp_path: Path
 
 def test_cancel_of_a_run_that_lives(forker: Forker, sandbox, tmp_path: Path) -> None:
     """It is refused, and says which process runs it."""
-    sandbox.limits(seconds=3)
+    sandbox.limits(seconds=60)
     known = len(list(sandbox.ledger.batches()))
     job = told(tmp_path)
     try:
@@ -143,6 +143,7 @@ def test_cancel_of_a_run_that_lives(forker: Forker, sandbox, tmp_path: Path) -> 
         done = batchata("cancel", job["results_dir"])
     finally:
         sandbox.limits(seconds=0.1)
+        sandbox.settle()
     assert done.returncode == 3
     assert f"process {pid} on" in done.stderr
     assert "Traceback" not in done.stderr

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -66,7 +67,8 @@ def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> 
         monkeypatch.chdir(cwd)
         monkeypatch.setattr(sys, "argv", ["batchata", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
+        # What the command sets for its own process must not reach those of other tests.
+        with mock.patch.dict(os.environ), pytest.raises(SystemExit) as ended:
             main()
         said = capfd.readouterr()
         code = ended.value.code or 0

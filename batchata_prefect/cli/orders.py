@@ -83,7 +83,7 @@ class Order:
                 )
         except ValueError as error:
             raise ValidationError(str(error)) from error
-        batch.set_defaultrequest_params(**_defaults(ask))
+        batch.set_default_params(**_defaults(ask))
         if self.amendments:
             return batch.add_jobs(_amended(read_rows(self.jobs), ask, self.amendments))
         return batch.add_rows(

@@ -44,6 +44,7 @@ async def publish(manifest: dict[str, Any], flow_run_id: str | None) -> None:
         async with get_client() as client:
             await client.create_artifact(
                 ArtifactCreate(
+                    key="batchata-report",
                     type="markdown",
                     data=markdown(manifest),
                     description=summary(manifest),

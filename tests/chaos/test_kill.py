@@ -37,6 +37,7 @@ def told(tmp_path: Path, number: int) -> dict[str, object]:
     }
 
 
+@pytest.mark.timeout(400)
 def test_a_hundred_kills(forker: Forker, sandbox, tmp_path: Path) -> None:
     """Killed at 100 random instants over both providers, every request is billed once."""
     chance = random.Random(20261122)

@@ -1,7 +1,7 @@
 """What Prefect costs a run: per provider batch on both databases, and while it waits.
 
-    python tests/bench_prefect.py overhead --batches 10 100 1000
-    python tests/bench_prefect.py waiting
+    python tests/bench/prefect_costs.py overhead --batches 10 100 1000
+    python tests/bench/prefect_costs.py waiting
 
 Both start servers of their own with deployments/native.py, and a sandbox; neither is a test.
 """
@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 import psutil
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STACK: Any = runpy.run_path(str(ROOT / "deployments" / "native.py"))["stack"]
 MODELS = ("claude-sonnet-5-5", "gpt-6-luna")
 
