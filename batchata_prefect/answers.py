@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -27,6 +29,13 @@ from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.schema import Answer, AnswerSchema, read_answer
 from batchata_prefect.spool import Context
+
+
+@cache
+def package() -> str:
+    """Name and version of this package: another one may read more out of the same reply."""
+    return f"batchata-prefect {version('batchata-prefect')}"
+
 
 _TRUNCATED = {"max_tokens", "model_context_window_exceeded"}
 

@@ -343,6 +343,15 @@ class Batch:
             ValidationError: The job would be refused; the text says why. Nothing was sent.
             ProviderNotFoundError: No provider is known for the model.
         """
+        if not (kwargs or metadata or tags) and (
+            messages is file is model is temperature is max_tokens is response_model is None
+            and enable_citations is citations is cache_prefix is None
+            and prompt is not None
+            and id is not None
+        ):
+            # Most jobs of a large run, and looking through all that they leave out takes a while.
+            self._intake.add({"prompt": prompt, "id": id})
+            return self
         given = {
             "messages": messages,
             "file": file,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 from prefect import get_run_logger
 
@@ -31,12 +32,13 @@ from batchata_prefect.sharing import (
     settle_quotas,
     settle_shares,
 )
-from batchata_prefect.spool import Family
+from batchata_prefect.spool import IN_FLIGHT, Family
 from batchata_prefect.tasks import provider_batch
 from batchata_prefect.uploads import ensure_uploads
 
 _REALTIME_CHUNKS = 4
 _LOOK_SECONDS = 1.0
+_BOUNDS_HELD = 10_000
 
 
 async def buy_all(run: Session, session_name: str) -> None:
@@ -176,7 +178,7 @@ async def _next_flight(run: Session) -> Flight | None:
         if not plan.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
             continue
         if whole is not None:
-            left = run.spool.waiting_count(family, attempts) - len(cut.ordinals)
+            left = run.spool.states.waiting(family.id, attempts) - len(cut.ordinals)
             flying, room = _is_flying(run, family), sizes["max_tokens"] or 0
             # Room that is missing although nothing of ours waits is taken by another run.
             taken = room < min(whole, settings.tokens_per_batch or whole)
@@ -196,7 +198,7 @@ async def _next_realtime(run: Session) -> Flight | None:
             continue
         factor = correction(run.ledger, family.provider, family.model)
         for attempts in range(run.settings.max_attempts):
-            if not run.spool.is_waiting(family, attempts):
+            if not run.spool.states.waiting(family.id, attempts):
                 continue
             cut = plan.cut(
                 run.spool.waiting(family, attempts),
@@ -247,7 +249,7 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
         for attempts in range(run.settings.max_attempts):
             if earliest is not None and attempts > earliest:
                 break
-            if run.spool.is_waiting(family, attempts):
+            if run.spool.states.waiting(family.id, attempts):
                 found.append((len(flying), family, attempts))
                 break
     return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
@@ -260,6 +262,7 @@ def _bounded(
     prices, provider, model = run.prices, family.provider, family.model
     times = Decimal(factor)
 
+    @lru_cache(_BOUNDS_HELD)
     def corrected(input_tokens: int, output_tokens: int) -> Decimal | None:
         bound = prices.bound(provider, model, input_tokens, output_tokens, realtime=realtime)
         return bound if bound is None or factor == 1 else bound * times
@@ -316,7 +319,7 @@ async def _reserve(
     finally:
         claimed.landed()
     run.members.append(cut.ordinals)
-    run.spool.assign(cut.ordinals)
+    run.spool.states.move(cut.ordinals, IN_FLIGHT)
     flight = Flight(entry, cut.ordinals, fresh=True)
     run.flights[sequence] = flight
     return flight

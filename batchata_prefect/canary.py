@@ -51,16 +51,16 @@ async def canary_holds(run: Session, session_name: str) -> bool:
     assert run.records is not None
     sample = await run.records.sample()
     if sample is None or sample.job_set != run.spool.digest:
-        canary, waiting = run.settings.canary, run.spool.states[WAITING]
+        canary, waiting = run.settings.canary, run.spool.states.counts[WAITING]
         share = canary if canary < 1 else canary / max(waiting, 1)
-        ordinals = await asyncio.to_thread(run.spool.sample, lambda size: ceil(size * share))
+        ordinals = await asyncio.to_thread(run.spool.states.sample, lambda size: ceil(size * share))
         sample = Sample(run.spool.digest, len(run.ledger), tuple(ordinals))
         if not ordinals:
             return True
         await run.records.write_sample(sample)
     if sample.passed:
         return True
-    await asyncio.to_thread(run.spool.hold_back, sample.ordinals)
+    await asyncio.to_thread(run.spool.states.hold_back, sample.ordinals)
     get_run_logger().info(
         "canary: %s jobs first, of %s", f"{len(sample.ordinals):,}", f"{run.spool.count:,}"
     )
@@ -77,7 +77,7 @@ async def canary_holds(run: Session, session_name: str) -> bool:
         get_run_logger().warning("the other jobs are not sent")
         return False
     await run.records.write_sample(replace(sample, passed=True))
-    await asyncio.to_thread(run.spool.let_go)
+    await asyncio.to_thread(run.spool.states.let_go)
     return True
 
 
@@ -90,7 +90,7 @@ def verdict(run: Session, sample: Sample) -> dict[str, Any]:
         None where unknown.
     """
     settings, jobs = run.settings, len(sample.ordinals)
-    states = Counter(run.spool.state(ordinal) for ordinal in sample.ordinals)
+    states = Counter(run.spool.states.state(ordinal) for ordinal in sample.ordinals)
     valid, decided = states[ANSWERED], states[ANSWERED] + states[FAILED]
     share = valid / jobs
     cost, projected = _projection(run, sample)
@@ -132,10 +132,10 @@ def _projection(run: Session, sample: Sample) -> tuple[Decimal | None, Decimal |
         cost = entry.ending.cost_usd if entry.ending else None
         so_far = costs.get(key, Decimal(0))
         costs[key] = None if cost is None or so_far is None else so_far + cost
-    numbers = Counter(run.spool.family_id(ordinal) for ordinal in sample.ordinals)
+    numbers = Counter(run.spool.states.family_id(ordinal) for ordinal in sample.ordinals)
     total = budget.taken(run.ledger)
     for family in run.spool.families():
-        held = run.spool.held(family)
+        held = run.spool.states.held(family.id)
         if not held or total is None:
             continue
         cost = costs.get((family.provider, family.endpoint, family.model))

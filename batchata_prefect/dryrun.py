@@ -22,7 +22,7 @@ from batchata_prefect.providers import provider_for
 from batchata_prefect.records import Records, storage_at
 from batchata_prefect.recovery import connected
 from batchata_prefect.session import Pace, Session
-from batchata_prefect.spool import ANSWERED, FAILED, Family
+from batchata_prefect.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 
 _LIKELY_OUTPUT = 0.25
 """Part of `max_tokens` that an answer is taken to have, where none of its model was seen."""
@@ -79,8 +79,8 @@ def dry_run(run: Session) -> dict[str, Any]:
         by_model.setdefault(f"{batch['provider']} {batch['model']}", []).append(batch)
     return {
         "jobs": run.spool.count,
-        "answered": run.spool.states[ANSWERED],
-        "failed": run.spool.states[FAILED],
+        "answered": run.spool.states.counts[ANSWERED],
+        "failed": run.spool.states.counts[FAILED],
         "in_flight": sum(len(f) - f.count(-1) for f in _flying(run)),
         "to_send": total["jobs"],
         "spent_usd": _number(spent),
@@ -145,7 +145,7 @@ async def _read_records(run: Session) -> None:
         ordinals = run.spool.locate(members)
         run.ledger.append(entry)
         run.members.append(ordinals)
-        run.spool.assign(ordinals)
+        run.spool.states.move(ordinals, IN_FLIGHT)
         if entry.ending is not None:
             name = entry.chunk.provider
             run.providers.setdefault(name, provider_for(entry.chunk.model, name))
@@ -160,7 +160,7 @@ def _flying(run: Session) -> list[array[int]]:
 def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]]:
     provider = provider_for(family.model, family.provider)
     found: list[dict[str, Any]] = []
-    while run.spool.is_waiting(family, attempts):
+    while run.spool.states.waiting(family.id, attempts):
         cut = plan.cut(
             run.spool.waiting(family, attempts),
             **plan.limits(
@@ -172,7 +172,7 @@ def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]
             bound=lambda i, o: run.prices.bound(family.provider, family.model, i, o),
             room=None,
         )
-        run.spool.assign(cut.ordinals)
+        run.spool.states.move(cut.ordinals, IN_FLIGHT)
         found.append(_planned(run, family, cut, provider.limits.calls))
     return found
 

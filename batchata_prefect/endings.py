@@ -48,9 +48,9 @@ async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resume
     if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
         changed = await asyncio.to_thread(reask, run, entry, ordinals)
     if entry.ending.marks.count(ANSWERED) == len(ordinals):
-        run.spool.move(ordinals, JOB_ANSWERED)
+        run.spool.states.move(ordinals, JOB_ANSWERED)
     else:
-        run.spool.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
+        run.spool.states.mark(moves(run, ordinals, entry.ending, resumed=resumed, changed=changed))
 
 
 def moves(
@@ -82,7 +82,7 @@ def moves(
             yield (WAITING if ordinal in changed else JOB_FAILED), 1, ordinal
         elif not counted:
             yield WAITING, 0, ordinal
-        elif run.spool.attempts(ordinal) + 1 < run.settings.max_attempts:
+        elif run.spool.states.attempts(ordinal) + 1 < run.settings.max_attempts:
             yield WAITING, 1, ordinal
         else:
             yield JOB_FAILED, 1, ordinal

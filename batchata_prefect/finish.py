@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,15 @@ import orjson
 
 from batchata_prefect import budget
 from batchata_prefect.advice import what_to_do
-from batchata_prefect.answers import blank_row
+from batchata_prefect.answers import blank_row, package
+from batchata_prefect.assembling import Part, assemble
 from batchata_prefect.frames import write_parquet
 from batchata_prefect.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
-from batchata_prefect.replies import read_chunk
-from batchata_prefect.results import Part, Tally, assemble, whole_file, write_json
+from batchata_prefect.replies import answers_of
 from batchata_prefect.session import Session
 from batchata_prefect.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
+from batchata_prefect.tally import Tally
+from batchata_prefect.whole_files import whole_file, write_json
 
 COST_LIMIT = "Cost limit exceeded"
 MANIFEST_FORMAT = 1
@@ -63,7 +64,7 @@ def finish(run: Session) -> dict[str, Any]:
     manifest = _manifest(run, tally, results.stat().st_size)
     write_json(manifest_path, manifest)
     for part in parts:
-        part.answers.unlink(missing_ok=True)
+        part.answers.path.unlink(missing_ok=True)
     return manifest
 
 
@@ -76,25 +77,21 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         return None
     same = (
         # A newer version may read more out of the same replies, and that costs nothing.
-        manifest.get("package") == _package()
+        manifest.get("package") == package()
         and manifest.get("job_set") == run.spool.digest
         and manifest.get("run_key") == run.settings.run_key
         and manifest.get("ledger") == _ledger_digest(run)
         and manifest.get("result_format") == run.settings.result_format
         and manifest.get("results_bytes") == results.stat().st_size
-        and not run.spool.states[WAITING]
-        and not run.spool.states[IN_FLIGHT]
-        and not run.spool.states[HELD]
+        and not run.spool.states.counts[WAITING]
+        and not run.spool.states.counts[IN_FLIGHT]
+        and not run.spool.states.counts[HELD]
     )
     return manifest if same else None
 
 
 def _parquet(run: Session) -> Path:
     return run.results_dir / "results.parquet"
-
-
-def _package() -> str:
-    return f"batchata-prefect {version('batchata-prefect')}"
 
 
 def _ledger_digest(run: Session) -> list[int]:
@@ -143,23 +140,19 @@ def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     ending = entry.ending
     if ending is None or (ending.status in NEVER_SENT and FAILED not in ending.marks):
         return None
-    answers = run.answer_file(entry.chunk.token)
-    if not answers.exists():
-        replies = run.reply_file(entry.chunk.token)
-        read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, ending.reason)
-    return Part(answers, ordinals)
+    return Part(answers_of(run, entry, ordinals), ordinals)
 
 
 def _unanswered(run: Session) -> frozenset[int]:
     """Jobs whose batch was canceled for the realtime API, and which did not get there."""
-    if not run.spool.states[WAITING]:
+    if not run.spool.states.counts[WAITING]:
         return frozenset()
     return frozenset(
         ordinal
         for entry, ordinals in zip(run.ledger, run.members, strict=True)
         if entry.ending is not None and entry.ending.reason == REALTIME
         for ordinal in ordinals
-        if ordinal >= 0 and run.spool.state(ordinal) == WAITING
+        if ordinal >= 0 and run.spool.states.state(ordinal) == WAITING
     )
 
 
@@ -227,7 +220,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
     assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,
-        "package": _package(),
+        "package": package(),
         "run_key": run.settings.run_key,
         "flow_run_id": run.flow_run_id,
         "state": run.records.location,
@@ -272,7 +265,7 @@ def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any
 
 def _status(run: Session) -> str:
     """How the run ended; one whose jobs were all answered before it could be stopped completed."""
-    states = run.spool.states
+    states = run.spool.states.counts
     open_states = (WAITING, HELD, IN_FLIGHT, CANCELED)
     if run.stopped is None or not any(states[state] for state in open_states):
         return "completed"

@@ -8,16 +8,16 @@ import weakref
 from collections.abc import Hashable, Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.models import Job, Request
+from batchata_prefect.models import Job
 from batchata_prefect.providers import Provider, provider_for
 from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
 from batchata_prefect.schema import AnswerSchema, answer_schema
-from batchata_prefect.spool import Spool
+from batchata_prefect.spool import Family, Spool, pack
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -26,6 +26,20 @@ _FORMS_HELD = 1_000
 _LINE_BYTES = 256
 _OWN = frozenset({"prompt", "id", "metadata", "tags"})
 _SIMPLE = frozenset({str, int, bool})
+
+
+class _Form(NamedTuple):
+    """How jobs of one form become requests.
+
+    Attributes:
+        prompt: Their request without the prompt.
+        family: Their family.
+        schema: Digest of their answer schema.
+    """
+
+    prompt: PromptForm
+    family: Family
+    schema: str | None
 
 
 class Intake:
@@ -46,7 +60,7 @@ class Intake:
         self.spool: Spool | None = None
         self._results_dir = results_dir
         self._left_out: set[tuple[str, str]] = set()
-        self._forms: dict[Hashable, tuple[PromptForm, str | None] | None] = {}
+        self._forms: dict[Hashable, _Form | None] = {}
         self._rendered: set[Hashable] = set()
         self._times_set = 0
 
@@ -70,7 +84,7 @@ class Intake:
         """
         alike = self._alike(given)
         form = None if alike is None else self._forms.get(alike)
-        if form is not None and self._add_filled(given, *form):
+        if form is not None and self._add_filled(given, form):
             return
         job, provider, schema = self._add_rendered(given)
         if alike is None or alike in self._forms:
@@ -79,7 +93,11 @@ class Intake:
         if alike in self._rendered:
             most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
             made = prompt_form(provider.render, job, most)
-            self._forms[alike] = None if made is None else (made, schema)
+            if made is not None:
+                family = self._open_spool().family(made.request, job.id)
+                self._forms[alike] = _Form(made, family, schema)
+            else:
+                self._forms[alike] = None
         elif len(self._rendered) < _FORMS_HELD:
             self._rendered.add(alike)
 
@@ -101,17 +119,19 @@ class Intake:
                 return None
         return tuple(shared)
 
-    def _add_filled(self, given: Mapping[str, Any], form: PromptForm, schema: str | None) -> bool:
+    def _add_filled(self, given: Mapping[str, Any], form: _Form) -> bool:
         """Add a job as `_add_rendered` does, in a third of the time; False where it has to."""
         label: Any = given.get("id")
         metadata = given.get("metadata", self.defaults.get("metadata"))
         tags: Any = given.get("tags", self.defaults.get("tags"))
         if label is not None and (type(label) is not str or not label.strip()):
             return False
-        request = form.fill(given["prompt"])
-        if request is None:
+        filled = form.prompt.fill(given["prompt"])
+        if filled is None:
             return False
-        context: dict[str, Any] = {"id": label or _made_id(request)}
+        body, estimate = filled
+        job_id: str = label or _made_id(form.family.endpoint, body)
+        context: dict[str, Any] = {"id": job_id}
         if metadata:
             context["metadata"] = metadata
         if tags:
@@ -120,12 +140,14 @@ class Intake:
             ):
                 return False
             context["tags"] = list(dict.fromkeys(tags))
-        if schema:
-            context["schema"] = schema
+        if form.schema:
+            context["schema"] = form.schema
         try:
-            self._open_spool().put(context, request, named=label is not None)
+            packed = pack(context)
         except TypeError:
             return False
+        named = label is not None
+        self._open_spool().put(job_id, packed, form.family, body, estimate, named=named)
         return True
 
     def _add_rendered(self, given: dict[str, Any]) -> tuple[Job, Provider, str | None]:
@@ -168,7 +190,7 @@ class Intake:
             self.schemas[answer.digest] = answer
             schema = answer.digest
         if not named:
-            object.__setattr__(job, "id", _made_id(request))
+            object.__setattr__(job, "id", _made_id(request.endpoint, request.body))
         self._open_spool().add(job, request, named=named, answer_schema=schema)
         return job, provider, schema
 
@@ -192,6 +214,6 @@ class Intake:
         return self.spool
 
 
-def _made_id(request: Request) -> str:
-    digest = hashlib.sha256(f"{request.endpoint}\0".encode() + request.body)
+def _made_id(endpoint: str, body: bytes) -> str:
+    digest = hashlib.sha256(f"{endpoint}\0".encode() + body)
     return f"job-{digest.hexdigest()[:12]}"

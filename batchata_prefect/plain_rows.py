@@ -7,15 +7,14 @@ each row anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
 
 import orjson
 
 from batchata_prefect.answers import Reading
 from batchata_prefect.models import Reply, TextBlock, Usage
-from batchata_prefect.spool import Context
+from batchata_prefect.spool import Context, Stored
+from batchata_prefect.tally import Tally
 
 _HELD_PRICES = 20_000
 """Different usages whose price is held at once."""
@@ -36,7 +35,7 @@ class PlainRows:
     def __init__(self, reading: Reading) -> None:
         reply = Reply("", "succeeded", (TextBlock(_TEXT),), _USAGE, _STOP)
         job = Context(0, _JOB_ID, _METADATA, None, None, (), 0, 0, tags=(_TAG,))
-        form = orjson.dumps(reading.row(reply, job, _COST)).replace(b"%", b"%%")
+        form = orjson.dumps(reading.row(reply, job, _COST), option=orjson.OPT_APPEND_NEWLINE)
         usage = zip(Usage._fields, _USAGE, strict=True)
         holes = {
             "job_id": orjson.dumps(_JOB_ID),
@@ -55,38 +54,61 @@ class PlainRows:
         )
         if [name for _, name in places] != _ORDER:
             raise AssertionError(f"the columns of a row have changed: {places}")
-        for hole in holes.values():
-            form = form.replace(hole, b"%b")
-        self._form = form
+        pieces: list[bytes] = []
+        end = 0
+        for at, name in places:
+            pieces.append(form[end:at])
+            end = at + len(holes[name])
+        self._head, self._after_id = pieces[:2]
+        self._billed = b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[2:10])
+        self._after_metadata, self._after_tags, self._tail = pieces[10], pieces[11], form[end:]
 
-    def row(
-        self, reply: Reply, job: Mapping[str, Any], nth: int, bill: Bill | None
-    ) -> bytes | None:
-        """The row of an answer as JSON; None where it is no ordinary one.
+    def row(self, reply: Reply, job: Stored, bill: Bill | None) -> bytes | None:
+        """The row of an answer as a line of JSON; None where it is no ordinary one.
 
         Args:
             reply: The reply.
-            job: Its job as `SpoolReader.line` gives it.
-            nth: Which of the jobs with this id it is, where it is not the first.
+            job: Its job.
             bill: What the reply was billed; None where that is not of its usage alone.
         """
-        if bill is None or len(reply.blocks) != 1 or reply.error_code is not None:
+        if bill is None or job.rest or len(reply.blocks) != 1 or reply.error_code is not None:
             return None
         text = reply.blocks[0].text
-        if not text or text.isspace() or "schema" in job or "citations" in job:
+        if not text or text.isspace():
             return None
-        metadata = job.get("metadata")
-        cost, counts = bill.cost_json, bill.counts
-        return self._form % (
-            orjson.dumps(f"{job['id']}-{nth}" if nth else job["id"]),
-            orjson.dumps(text),
-            orjson.dumps(reply.stop_reason),
-            *counts,
-            cost,
-            orjson.dumps(orjson.dumps(metadata).decode()) if metadata else b'"{}"',
-            orjson.dumps(job["tags"]) if "tags" in job else b"[]",
+        billed = bill.filled.get(reply.stop_reason)
+        if billed is None:
+            billed = self._fill(bill, reply.stop_reason)
+        middle, tail = billed
+        return b"".join(
+            (
+                self._head,
+                job.job_id,
+                self._after_id,
+                orjson.dumps(text),
+                middle,
+                job.metadata or b'"{}"',
+                self._after_metadata,
+                job.tags or b"[]",
+                tail,
+            )
+        )
+
+    def _fill(self, bill: Bill, stop_reason: str | None) -> tuple[bytes, bytes]:
+        """What stands between text and metadata, and what stands behind the tags."""
+        usage = bill.usage
+        cost = orjson.dumps(None if bill.cost is None else float(bill.cost))
+        middle = self._billed % (
+            orjson.dumps(stop_reason),
+            b"%d" % usage.input_tokens,
+            b"%d" % usage.output_tokens,
+            b"%d" % usage.cache_read_tokens,
+            b"%d" % usage.cache_write_tokens,
+            b"%d" % usage.reasoning_tokens,
             cost,
         )
+        bill.filled[stop_reason] = (middle, self._after_tags + cost + self._tail)
+        return bill.filled[stop_reason]
 
 
 _ORDER = [
@@ -113,25 +135,18 @@ class Bill:
         cost: What one answer cost in USD; None where the price is unknown.
         cache_saved: What the cache saved on one of them.
         times: How many answers had this usage.
-        cost_json: The cost as it stands in a row.
-        counts: The tokens as they stand in a row.
+        plain: How many of them became ordinary rows.
+        filled: Stop reason -> the pieces of an ordinary row that this usage decides.
     """
 
-    __slots__ = ("cache_saved", "cost", "cost_json", "counts", "times", "usage")
+    __slots__ = ("cache_saved", "cost", "filled", "plain", "times", "usage")
 
     def __init__(self, reading: Reading, reply: Reply, usage: Usage) -> None:
         self.usage = usage
         self.cost = reading.cost(reply)
         self.cache_saved = reading.cache_saved(reply, self.cost)
-        self.times = 0
-        self.cost_json = orjson.dumps(None if self.cost is None else float(self.cost))
-        self.counts = (
-            b"%d" % usage.input_tokens,
-            b"%d" % usage.output_tokens,
-            b"%d" % usage.cache_read_tokens,
-            b"%d" % usage.cache_write_tokens,
-            b"%d" % usage.reasoning_tokens,
-        )
+        self.times = self.plain = 0
+        self.filled: dict[str | None, tuple[bytes, bytes]] = {}
 
 
 class Bills:
@@ -141,12 +156,14 @@ class Bills:
         cost: The sum so far in USD; None where a price is unknown.
         cache_saved: What the cache saved so far; None where a price is unknown.
         usage: Tokens of the answers so far.
+        plain: What the ordinary rows among them come to, their tags left out.
     """
 
     def __init__(self, reading: Reading) -> None:
         self.cost: Decimal | None = Decimal(0)
         self.cache_saved: Decimal | None = Decimal(0)
         self.usage = Usage()
+        self.plain = Tally()
         self._reading = reading
         self._known: dict[Usage, Bill] = {}
 
@@ -172,6 +189,9 @@ class Bills:
         for usage, bill in self._known.items():
             self._add(bill.cost, bill.cache_saved, bill.times)
             self._add_usage(usage, bill.times)
+            self.plain.counts["completed"] += bill.plain
+            self.plain.input_tokens += bill.plain * usage.input_tokens
+            self.plain.output_tokens += bill.plain * usage.output_tokens
         self._known.clear()
 
     def _add(self, cost: Decimal | None, saved: Decimal | None, times: int) -> None:

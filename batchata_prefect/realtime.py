@@ -29,10 +29,11 @@ from batchata_prefect.ledger import (
 from batchata_prefect.models import Chunk
 from batchata_prefect.observed import correction
 from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.reading import Collected
 from batchata_prefect.replies import read_chunk, unanswered
-from batchata_prefect.results import Collected, whole_file
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.throttle import Throttle
+from batchata_prefect.whole_files import whole_file
 
 AT_MOST = 100
 """Requests in one chunk: what a lost journal could leave in doubt."""

@@ -15,7 +15,7 @@ import orjson
 from batchata_prefect.ledger import NOT_AS_ASKED, Entry
 from batchata_prefect.pricing import estimate_text
 from batchata_prefect.providers.again import Again
-from batchata_prefect.replies import read_chunk
+from batchata_prefect.replies import answers_of
 from batchata_prefect.session import Session
 
 _TURNS = 30
@@ -68,7 +68,7 @@ def _may(run: Session, ordinal: int) -> bool:
     settings = run.settings
     return (
         run.spool.amendments(ordinal) < settings.max_reasks
-        and run.spool.attempts(ordinal) + 1 < settings.max_attempts
+        and run.spool.states.attempts(ordinal) + 1 < settings.max_attempts
     )
 
 
@@ -83,12 +83,5 @@ def _answers(
     run: Session, entry: Entry, ordinals: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Place and row of each answer of a chunk, read again where they are not at hand."""
-    path = run.answer_file(entry.chunk.token)
-    if not path.exists():
-        replies = run.reply_file(entry.chunk.token)
-        reason = entry.ending.reason if entry.ending else None
-        read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, reason)
-    with path.open("rb") as file:
-        for line in file:
-            place, _, row = line.partition(b"\t")
-            yield int(place), orjson.loads(row)
+    for place, row in answers_of(run, entry, ordinals).rows():
+        yield place, orjson.loads(row)

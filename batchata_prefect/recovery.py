@@ -17,7 +17,7 @@ from batchata_prefect.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.sharing import open_shares
-from batchata_prefect.spool import ANSWERED
+from batchata_prefect.spool import ANSWERED, IN_FLIGHT
 
 
 @asynccontextmanager
@@ -81,7 +81,7 @@ async def _read_records(run: Session) -> None:
         ordinals = await asyncio.to_thread(run.spool.locate, members)
         run.ledger.append(entry)
         run.members.append(ordinals)
-        run.spool.assign(ordinals)
+        run.spool.states.move(ordinals, IN_FLIGHT)
         strangers += ordinals.count(-1)
         if entry.ending is None:
             flight = Flight(entry, ordinals)
@@ -90,7 +90,7 @@ async def _read_records(run: Session) -> None:
         else:
             await take_in(run, entry, ordinals, resumed=True)
     _refuse_strangers(run, strangers)
-    run.resumed = run.spool.states[ANSWERED]
+    run.resumed = run.spool.states.counts[ANSWERED]
     if run.ledger:
         get_run_logger().info(
             "resuming: %s of %s jobs are answered, %d provider batches are in flight",

@@ -10,7 +10,8 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from batchata_prefect import plan
-from batchata_prefect.answers import Reading, canceled
+from batchata_prefect.answer_files import AnswerFile, open_answers
+from batchata_prefect.answers import Reading, canceled, package
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
 from batchata_prefect.ledger import (
     AGAIN,
@@ -25,8 +26,9 @@ from batchata_prefect.ledger import (
 )
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.providers.attachments import with_uploads
-from batchata_prefect.results import Collected, collect, count_rows, whole_file
+from batchata_prefect.reading import Collected, collect, count_rows
 from batchata_prefect.session import Flight, Session
+from batchata_prefect.whole_files import whole_file
 
 _BUFFER_BYTES = 1 << 20
 _SAME_TIMES = 3
@@ -84,9 +86,39 @@ def read_chunk(
             run.providers[chunk.provider].read,
             no_reply=no_reply
             or _no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
+            source=_source(run),
         )
     finally:
         jobs.close()
+
+
+def answers_of(run: Session, entry: Entry, ordinals: Sequence[int]) -> AnswerFile:
+    """The answers of an ended chunk, read again from its replies where they are not at hand.
+
+    Raises:
+        OSError: They cannot be read or written.
+    """
+    path = run.answer_file(entry.chunk.token)
+    if (answers := kept_answers(run, entry)) is not None:
+        return answers
+    replies = run.reply_file(entry.chunk.token)
+    reason = entry.ending.reason if entry.ending else None
+    read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, reason)
+    answers = open_answers(path)
+    if answers is None:
+        raise OSError(f"the answers {str(path)!r} are cut short")
+    return answers
+
+
+def kept_answers(run: Session, entry: Entry) -> AnswerFile | None:
+    """The answers of a chunk, where they were read by this version and for these very jobs."""
+    answers = open_answers(run.answer_file(entry.chunk.token))
+    return answers if answers is not None and answers.source == _source(run) else None
+
+
+def _source(run: Session) -> str:
+    """What answers depend on besides the replies: jobs and their metadata, and how we read."""
+    return f"{package()} {run.spool.digest}"
 
 
 def _no_reply(

@@ -392,7 +392,7 @@ class BatchRun:
         return self._failures.look(self._session)
 
     def _counts(self) -> dict[str, int]:
-        manifest, states = self.manifest, self._session.spool.states
+        manifest, states = self.manifest, self._session.spool.states.counts
         if manifest is not None:
             counts: dict[str, int] = {k: v for k, v in manifest["counts"].items() if k != "total"}
             return {"pending": 0, "active": 0, **counts}

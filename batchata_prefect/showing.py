@@ -128,14 +128,14 @@ class _Picture:
 
 def progress(run: Session) -> float:
     """Percent of the jobs that have their result."""
-    states = run.spool.states
+    states = run.spool.states.counts
     done = states[ANSWERED] + states[FAILED] + states[CANCELED]
     return round(100 * done / run.spool.count, 1) if run.spool.count else 0.0
 
 
 def headline(run: Session) -> str:
     """Where the run stands, in one line."""
-    states, total = run.spool.states, run.spool.count
+    states, total = run.spool.states.counts, run.spool.count
     spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
     flying = sum(1 for entry in run.ledger if entry.ending is None)
     parts = [f"**{states[ANSWERED]:,} of {total:,} jobs answered**"]

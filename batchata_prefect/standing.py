@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.ledger import AGAIN, FAILED, NOT_AS_ASKED, Entry
+from batchata_prefect.replies import kept_answers
 from batchata_prefect.session import Session
 from batchata_prefect.spool import FAILED as JOB_FAILED
 
@@ -40,18 +41,14 @@ class FailureCodes:
         return dict(self._codes.most_common())
 
     def _count(self, run: Session, entry: Entry, number: int) -> None:
-        path = run.answer_file(entry.chunk.token)
-        if not path.exists():
+        answers = kept_answers(run, entry)
+        if answers is None:
             return
         ordinals = run.members[number]
-        with path.open("rb", buffering=1 << 20) as file:
-            for line in file:
-                if _FAILED_ROW not in line:
-                    continue
-                place, _, row = line.partition(b"\t")
-                # A failed answer may have been sent again, and then it is no failure yet.
-                if run.spool.state(ordinals[int(place)]) == JOB_FAILED:
-                    self._codes[orjson.loads(row)["error_code"]] += 1
+        for place, row in answers.rows():
+            # A failed answer may have been sent again, and then it is no failure yet.
+            if _FAILED_ROW in row and run.spool.states.state(ordinals[place]) == JOB_FAILED:
+                self._codes[orjson.loads(row)["error_code"]] += 1
 
 
 def _has_failures(entry: Entry) -> bool:

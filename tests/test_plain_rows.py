@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchata_prefect.answer_files import open_answers
 from batchata_prefect.answers import Reading
 from batchata_prefect.models import Chunk, Reply, TextBlock, Usage
 from batchata_prefect.plain_rows import Bills, PlainRows
 from batchata_prefect.pricing import PriceBook
 from batchata_prefect.providers.openai import OpenAI
-from batchata_prefect.results import collect
-from batchata_prefect.spool import Context
+from batchata_prefect.reading import collect
+from batchata_prefect.spool import Context, Stored, pack
+from batchata_prefect.spool.layout import unpack
+from batchata_prefect.tally import Tally
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 COUNTS = st.integers(0, 10**9)
@@ -45,17 +48,13 @@ def test_a_filled_row_is_the_row_made_one_by_one(
     """Any text, id, metadata, tags and usage give the same bytes both ways, and the same cost."""
     how = reading(model)
     reply = Reply("c", "succeeded", (TextBlock(text),), usage, stop)
-    stored: dict[str, Any] = {"id": job_id}
-    if metadata:
-        stored["metadata"] = metadata
-    if tags:
-        stored["tags"] = tags
+    stored = unpack(pack({"id": job_id, "metadata": metadata, "tags": tags}), nth)
     bills = Bills(how)
     bill = bills.add(reply)
-    row = PlainRows(how).row(reply, stored, nth, bill)
+    row = PlainRows(how).row(reply, stored, bill)
     name = f"{job_id}-{nth}" if nth else job_id
     job = Context(0, name, metadata, None, None, (), 0, 0, tags=tuple(tags))
-    slow = orjson.dumps(how.row(reply, job, how.cost(reply)))
+    slow = orjson.dumps(how.row(reply, job, how.cost(reply))) + b"\n"
     assert row == (None if text.isspace() else slow)
     bills.close()
     assert bills.cost == how.cost(reply)
@@ -79,7 +78,8 @@ def test_a_filled_row_is_the_row_made_one_by_one(
 def test_what_is_no_ordinary_answer_is_not_filled_in(reply: Reply, job: dict[str, Any]):
     """Refusals, errors, several blocks, no text, asked forms and citations take the other way."""
     how = reading()
-    assert PlainRows(how).row(reply, {"id": "a", **job}, 0, Bills(how).add(reply)) is None
+    stored = unpack(pack({"id": "a", **job}), 0)
+    assert PlainRows(how).row(reply, stored, Bills(how).add(reply)) is None
 
 
 @given(st.lists(st.tuples(USAGES, st.sampled_from(["end_turn", "refusal"])), max_size=30))
@@ -101,8 +101,8 @@ class _Jobs:
 
     def hold(self, ordinals: Any) -> None: ...
 
-    def line(self, ordinal: int) -> tuple[dict[str, Any], int]:
-        return {"id": f"job-{ordinal}"}, 0
+    def stored(self, ordinal: int) -> Stored:
+        return unpack(pack({"id": f"job-{ordinal}"}), 0)
 
     def context(self, ordinal: int) -> Context:
         return Context(ordinal, f"job-{ordinal}", {}, None, None, (), 0, 0)
@@ -149,7 +149,12 @@ def test_a_chunk_of_all_kinds_of_rows_is_read_in_one_pass(tmp_path: Path):
     assert found.marks == "rarararrr"
     assert (found.strangers, found.unreadable) == (2, 0)
     assert found.usage == Usage(12, 6)
-    lines = dict(line.split(b"\t") for line in (tmp_path / "answers").read_bytes().splitlines())
-    assert list(map(int, lines)) == [3, 0, 1, 2, 4, 6, 7, 8]
-    ids = [orjson.loads(line)["job_id"] for line in lines.values()]
-    assert ids == [f"job-{10 + int(place)}" for place in lines]
+    answers = open_answers(tmp_path / "answers")
+    assert answers is not None
+    rows = {place: orjson.loads(row) for place, row in answers.rows()}
+    assert list(rows) == [3, 0, 1, 2, 4, 6, 7, 8]
+    assert [row["job_id"] for row in rows.values()] == [f"job-{10 + place}" for place in rows]
+    told = Tally()
+    for row in rows.values():
+        told.add(row)
+    assert answers.tally == told

@@ -80,14 +80,14 @@ def test_states_are_counted_as_they_change(tmp_path: Path) -> None:
     """Counts follow the jobs, and a job sent back to wait is found under its next attempt."""
     spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])
     (family,) = spool.families()
-    spool.assign([0, 1, 2])
-    assert +spool.states == {WAITING: 1, IN_FLIGHT: 3}
-    spool.mark([(ANSWERED, 0, 0), (FAILED, 1, 1), (WAITING, 1, 2)])
-    assert +spool.states == {WAITING: 2, ANSWERED: 1, FAILED: 1}
+    spool.states.move([0, 1, 2], IN_FLIGHT)
+    assert +spool.states.counts == {WAITING: 1, IN_FLIGHT: 3}
+    spool.states.mark([(ANSWERED, 0, 0), (FAILED, 1, 1), (WAITING, 1, 2)])
+    assert +spool.states.counts == {WAITING: 2, ANSWERED: 1, FAILED: 1}
     assert [row.ordinal for row in spool.waiting(family, 0)] == [3]
     assert [row.ordinal for row in spool.waiting(family, 1)] == [2]
     spool.reset()
-    assert +spool.states == {WAITING: 4}
+    assert +spool.states.counts == {WAITING: 4}
     assert [row.ordinal for row in spool.waiting(family, 0)] == [0, 1, 2, 3]
     spool.close()
 
@@ -136,15 +136,15 @@ def test_jobs_moved_together_are_where_they_are_moved_to_one_by_one(
     for together in (True, False):
         with tempfile.TemporaryDirectory() as folder:
             spool = filled(Path(folder), [(str(n), b"%d" % n) for n in range(10)])
-            spool.mark((to, 1 if to == WAITING else 0, n) for n, to in enumerate(before))
+            spool.states.mark((to, 1 if to == WAITING else 0, n) for n, to in enumerate(before))
             if together:
-                spool.move(ordinals, state)
+                spool.states.move(ordinals, state)
             else:
-                spool.mark((state, 0, n) for n in ordinals if n >= 0)
+                spool.states.mark((state, 0, n) for n in ordinals if n >= 0)
             (family,) = spool.families()
             waiting = [[row.ordinal for row in spool.waiting(family, n)] for n in (0, 1)]
-            states = {state: count for state, count in spool.states.items() if count}
-            seen.append((waiting, states, [spool.state(n) for n in range(10)]))
+            states = {state: count for state, count in spool.states.counts.items() if count}
+            seen.append((waiting, states, [spool.states.state(n) for n in range(10)]))
             spool.close()
     assert seen[0] == seen[1]
 
@@ -169,11 +169,11 @@ def test_a_spool_that_was_used_is_like_new_after_a_reset(tmp_path: Path, moves) 
     spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])
     (family,) = spool.families()
     spool.reset()
-    spool.mark(moves)
+    spool.states.mark(moves)
     spool.amend(2, b"changed", (1, 2, 3))
     spool.reset()
     assert [row.ordinal for row in spool.waiting(family, 0)] == [0, 1, 2, 3]
-    assert not spool.is_waiting(family, 1)
+    assert not spool.states.waiting(family.id, 1)
     reader = spool.reader()
     assert list(reader.bodies(range(4))) == [b"0", b"1", b"2", b"3"]
     reader.close()

@@ -15,8 +15,8 @@ import orjson
 from batchata_prefect.batch import Batch
 from batchata_prefect.cli.options import Ask, Ways, seconds
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.results import write_json
 from batchata_prefect.sources import jobs_from_rows, read_rows
+from batchata_prefect.whole_files import write_json
 
 _NOTE = Path(".batchata", "order.json")
 SANDBOX = Path(".batchata", "sandbox")

@@ -38,29 +38,23 @@ class PromptForm:
     bound: int
     most_bytes: int
 
-    def fill(self, prompt: str) -> Request | None:
-        """The request of a job with this prompt; None where it has to be rendered to be refused.
+    def fill(self, prompt: str) -> tuple[bytes, Estimate] | None:
+        """Body and tokens of the request of a job with this prompt.
 
-        It is exactly what rendering the job gives.
+        They are exactly what rendering the job gives; None where it has to be rendered to be
+        refused.
         """
         if not prompt or prompt.isspace():
             return None
         try:
-            body = self.head + orjson.dumps(prompt) + self.tail
+            body = b"".join((self.head, orjson.dumps(prompt), self.tail))
         except TypeError:  # half of a surrogate pair
             return None
         if len(body) > self.most_bytes:
             return None
-        sample = self.request
-        likely, bound = estimate_text(prompt, sample.provider)
-        return Request(
-            sample.provider,
-            sample.endpoint,
-            sample.model,
-            body,
-            Estimate(self.likely + likely, self.bound + bound, sample.estimate.output_bound),
-            sample.left_out,
-        )
+        likely, bound = estimate_text(prompt, self.request.provider)
+        most_output = self.request.estimate.output_bound
+        return body, Estimate(self.likely + likely, self.bound + bound, most_output)
 
 
 def prompt_form(render: Callable[[Job], Request], job: Job, most_bytes: int) -> PromptForm | None:
@@ -88,4 +82,7 @@ def prompt_form(render: Callable[[Job], Request], job: Job, most_bytes: int) -> 
         first.estimate.input_bound - bound,
         most_bytes,
     )
-    return form if form.fill(_SAMPLES[1]) == second else None
+    filled = form.fill(_SAMPLES[1])
+    if filled is None or first._replace(body=filled[0], estimate=filled[1]) != second:
+        return None
+    return form

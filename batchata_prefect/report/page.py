@@ -13,7 +13,7 @@ from batchata_prefect.progress import clock, dollars
 from batchata_prefect.report import plots
 from batchata_prefect.report.figures import Figures, figures
 from batchata_prefect.report.words import headline, where_things_lie
-from batchata_prefect.results import whole_file
+from batchata_prefect.whole_files import whole_file
 
 _BATCHES_LISTED = 200
 

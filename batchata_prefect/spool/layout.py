@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, NamedTuple
+
+import orjson
 
 from batchata_prefect.ledger import FINGERPRINT_BYTES
 from batchata_prefect.models import Citing
@@ -23,11 +26,10 @@ FAMILY_SHIFT = STATE_BITS + ATTEMPT_BITS
 BUFFER_BYTES = 1 << 20
 INDEX_BUFFER_BYTES = 1 << 16
 
-RECORD = Struct(f"<QIQIIIII{FINGERPRINT_BYTES}s")
+RECORD = Struct(f"<QIQIIIIIB{FINGERPRINT_BYTES}s")
 """A job in the index: start and bytes of its body; start and bytes of its context; likely input
 tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
-the first; fingerprint."""
-PRINT_AT = RECORD.size - FINGERPRINT_BYTES
+the first; whether the user gave the id; fingerprint."""
 TOKENS_AT = Struct("<QIQI").size
 
 
@@ -100,3 +102,64 @@ class Context(NamedTuple):
     prefix: str | None = None
     files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """What is kept of a job beside its request, as JSON and in the form in which it is given back.
+
+    Attributes:
+        job_id: The job's id: a text.
+        metadata: A text that is JSON itself, as it stands in the results; empty where there is
+            none.
+        tags: A list of texts; empty where there are none.
+        rest: An object of what only some jobs have; empty where there is nothing.
+    """
+
+    job_id: bytes
+    metadata: bytes = b""
+    tags: bytes = b""
+    rest: bytes = b""
+
+
+_BETWEEN = b"\t"
+"""No JSON without spaces holds it."""
+
+_REST = ("schema", "citations", "sources", "files", "prefix")
+
+
+def pack(context: Mapping[str, Any]) -> bytes:
+    """A job's context for the spool; `unpack` gives it back.
+
+    Args:
+        context: The job's `id`, and where it has them its `metadata`, `tags`, `schema`,
+            `citations`, `sources`, `files` and `prefix`.
+
+    Raises:
+        TypeError: A value is not JSON.
+    """
+    job_id = orjson.dumps(context["id"])
+    if len(context) == 1:
+        return job_id + b"\t\t\t"
+    metadata, tags = context.get("metadata"), context.get("tags")
+    rest = {name: context[name] for name in _REST if name in context}
+    return _BETWEEN.join(
+        (
+            job_id,
+            orjson.dumps(orjson.dumps(metadata).decode()) if metadata else b"",
+            orjson.dumps(tags) if tags else b"",
+            orjson.dumps(rest) if rest else b"",
+        )
+    )
+
+
+def unpack(packed: bytes, nth: int) -> Stored:
+    """What `pack` made.
+
+    Args:
+        packed: Its bytes.
+        nth: Which of the jobs with this id it is; 0 where it is the first.
+    """
+    job_id, metadata, tags, rest = packed.split(_BETWEEN)
+    if nth:
+        job_id = b'%b-%d"' % (job_id[:-1], nth)
+    return Stored(job_id, metadata, tags, rest)

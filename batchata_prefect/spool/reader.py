@@ -20,6 +20,8 @@ from batchata_prefect.spool.layout import (
     Amendment,
     Context,
     Family,
+    Stored,
+    unpack,
 )
 
 _HELD_BYTES = 32 << 20
@@ -58,7 +60,7 @@ class SpoolReader:
         self._amended = amended
         self._families = families
         self._index = (directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
-        self._bodies = (directory / "bodies").open("rb", buffering=BUFFER_BYTES)
+        self._bodies = (directory / "bodies").open("rb", buffering=0)
         self._contexts = (directory / "contexts").open("rb", buffering=0)
         self._held = (0, b"", 0, b"")
 
@@ -88,47 +90,50 @@ class SpoolReader:
         Raises:
             OSError: The file is gone or cut short.
         """
-        records, bodies = Records(self._index), self._bodies
+        records = Records(self._index)
+        fd, held_from, held = self._bodies.fileno(), 0, b""
         for ordinal in ordinals:
             if (changed := self._amended.get(ordinal)) is not None:
                 start, size = changed.start, changed.size
             else:
                 start, size, *_ = records.at(ordinal)
-            bodies.seek(start)
-            data = bodies.read(size)
-            if len(data) != size:
-                raise OSError(f"the spool {bodies.name!r} is cut short")
-            yield data
+            at = start - held_from
+            if not 0 <= at <= at + size <= len(held):
+                held_from, held, at = start, os.pread(fd, max(size, BUFFER_BYTES), start), 0
+                if len(held) < size:
+                    raise OSError(f"the spool {self._bodies.name!r} is cut short")
+            yield held[at : at + size]
 
-    def line(self, ordinal: int) -> tuple[dict[str, Any], int]:
-        """The job at an ordinal as it was stored, and which of those with its id it is."""
+    def stored(self, ordinal: int) -> Stored:
+        """The job at an ordinal as it was stored."""
         first, records, held_from, held = self._held
         at = (ordinal - first) * RECORD.size
         if 0 <= at < len(records):
-            _, _, start, size, _, _, _, nth, _ = RECORD.unpack_from(records, at)
-            text = held[start - held_from : start - held_from + size]
+            _, _, start, size, _, _, _, nth, _, _ = RECORD.unpack_from(records, at)
+            packed = held[start - held_from : start - held_from + size]
         else:
             record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
-            _, _, start, size, _, _, _, nth, _ = RECORD.unpack(record)
-            text = os.pread(self._contexts.fileno(), size, start)
-        return orjson.loads(text), nth
+            _, _, start, size, _, _, _, nth, _, _ = RECORD.unpack(record)
+            packed = os.pread(self._contexts.fileno(), size, start)
+        return unpack(packed, nth)
 
     def context(self, ordinal: int) -> Context:
         """The job at an ordinal."""
-        values, nth = self.line(ordinal)
+        stored = self.stored(ordinal)
+        rest: dict[str, Any] = orjson.loads(stored.rest) if stored.rest else {}
         code = self._codes[ordinal]
         return Context(
             ordinal,
-            f"{values['id']}-{nth}" if nth else values["id"],
-            values.get("metadata", {}),
-            values.get("schema"),
-            values.get("citations"),
-            tuple(values.get("sources", ())),
+            orjson.loads(stored.job_id),
+            orjson.loads(orjson.loads(stored.metadata)) if stored.metadata else {},
+            rest.get("schema"),
+            rest.get("citations"),
+            tuple(rest.get("sources", ())),
             code >> STATE_BITS & ATTEMPT_MASK,
             code & STATE_MASK,
-            values.get("prefix"),
-            tuple(values.get("files", ())),
-            tuple(values.get("tags", ())),
+            rest.get("prefix"),
+            tuple(rest.get("files", ())),
+            tuple(orjson.loads(stored.tags)) if stored.tags else (),
         )
 
     def family(self, ordinal: int) -> Family:

@@ -16,6 +16,8 @@ from typing import Any
 
 import psutil
 
+from batchata_prefect.sandbox import Sandbox
+
 from .work import MOST, MOST_PDFS, Work, write_pdfs
 
 
@@ -57,42 +59,54 @@ class Found:
 
 def measure(case: Case, prefect_url: str, seconds: float) -> list[Found]:
     """Measure the contenders of a case, one after the other."""
-    from batchata_prefect.sandbox import Sandbox
-
     found: list[Found] = []
     folder = Path(tempfile.mkdtemp(prefix="bench-"))
     work = Work(case.kind, case.provider, case.count, case.size, folder)
     try:
         if case.kind == "pdf":
             write_pdfs(work)
-        data = folder / "sandbox"
-        for who in case.who:
-            # A run again finds its batches at the sandbox that answered them.
-            if who != "resume":
-                shutil.rmtree(data, ignore_errors=True)
+        for contenders in _at_one_sandbox(case.who):
+            data = folder / "sandbox"
+            shutil.rmtree(data, ignore_errors=True)
             with Sandbox(data, seconds=seconds) as sandbox:
-                server = _sandbox_process()
-                before = sum(sandbox.ledger.calls().values())
                 environment = {"PREFECT_API_URL": prefect_url, **sandbox.environment()}
-                told, disk = _contend(who, work, environment)
-                calls = sum(sandbox.ledger.calls().values()) - before
-                times = server.cpu_times()
-            found.append(
-                Found(
-                    case,
-                    who,
-                    told["wall"],
-                    told["cpu"],
-                    told["peak_mb"],
-                    disk / 1e6,
-                    calls,
-                    times.user + times.system,
-                    told["phases"],
-                )
-            )
+                found += [_measured(case, who, work, sandbox, environment) for who in contenders]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return found
+
+
+def _at_one_sandbox(who: Sequence[str]) -> list[list[str]]:
+    """The contenders, a run again together with the run before it: it finds its batches there."""
+    groups: list[list[str]] = []
+    for name in who:
+        if name == "resume":
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
+def _measured(
+    case: Case, who: str, work: Work, sandbox: Sandbox, environment: dict[str, str]
+) -> Found:
+    server = _sandbox_process()
+    calls_before = sum(sandbox.ledger.calls().values())
+    times = server.cpu_times()
+    cpu_before = times.user + times.system
+    told, disk = _contend(who, work, environment)
+    times = server.cpu_times()
+    return Found(
+        case,
+        who,
+        told["wall"],
+        told["cpu"],
+        told["peak_mb"],
+        disk / 1e6,
+        sum(sandbox.ledger.calls().values()) - calls_before,
+        times.user + times.system - cpu_before,
+        told["phases"],
+    )
 
 
 def _sandbox_process() -> psutil.Process:

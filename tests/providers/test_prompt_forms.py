@@ -51,7 +51,9 @@ def test_a_filled_request_is_the_rendered_one(values: dict[str, Any], prompt: st
     if not prompt or prompt.isspace():
         assert form.fill(prompt) is None
     else:
-        assert form.fill(prompt) == render(replace(job, prompt=prompt))
+        rendered = render(replace(job, prompt=prompt))
+        assert form.fill(prompt) == (rendered.body, rendered.estimate)
+        assert form.request._replace(body=rendered.body, estimate=rendered.estimate) == rendered
 
 
 @pytest.mark.parametrize(

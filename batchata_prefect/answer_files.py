@@ -1,0 +1,122 @@
+"""The read answers of one chunk on disk, each row as it will stand in the results.
+
+The rows lie end to end. Behind them stand the place and length of each, and what they come to, so
+that the results are put together without a look into any row, and rows that came in the order of
+the job set are copied as one piece.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from batchata_prefect.tally import Tally
+from batchata_prefect.whole_files import BUFFER_BYTES, whole_file
+
+_END = struct.Struct("<QQQ8s")
+"""Bytes of all rows, number of rows, bytes of what they come to, and the mark."""
+
+_MARK = b"answers1"
+
+
+class AnswerWriter:
+    """Writes rows one after the other.
+
+    Attributes:
+        tally: What the rows come to; for the caller to fill.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.tally = Tally()
+        self._file = file
+        self._places = array("I")
+        self._lengths = array("I")
+
+    def add(self, place: int, row: bytes) -> None:
+        """Write a row: one line of JSON with its line end."""
+        self._lengths.append(self._file.write(row))
+        self._places.append(place)
+
+    def close(self, source: str) -> None:
+        """Write what stands behind the rows."""
+        told = orjson.dumps({"source": source, "tally": self.tally.to_dict()})
+        self._file.write(self._places.tobytes() + self._lengths.tobytes() + told)
+        self._file.write(_END.pack(sum(self._lengths), len(self._places), len(told), _MARK))
+
+
+@contextmanager
+def answer_writer(path: Path, source: str) -> Generator[AnswerWriter]:
+    """A writer to a file that appears when it is whole.
+
+    Args:
+        path: The file.
+        source: What the rows depend on besides the replies: where that has changed, they are read
+            anew.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with whole_file(path) as file:
+        writer = AnswerWriter(file)
+        yield writer
+        writer.close(source)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFile:
+    """The answers of one chunk.
+
+    Attributes:
+        path: The file.
+        places: Place in the chunk of each row, as the rows lie.
+        lengths: Bytes of each row.
+        tally: What all of them come to.
+        source: What they depend on besides the replies.
+    """
+
+    path: Path
+    places: array[int]
+    lengths: array[int]
+    tally: Tally
+    source: str
+
+    def rows(self) -> Iterator[tuple[int, bytes]]:
+        """Place and row of each answer."""
+        with self.path.open("rb", buffering=BUFFER_BYTES) as file:
+            for place, length in zip(self.places, self.lengths, strict=True):
+                yield place, file.read(length)
+
+
+def open_answers(path: Path) -> AnswerFile | None:
+    """The answers in a file; None where there is none, or one of another version.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(-_END.size, 2)
+            row_bytes, rows, told_bytes, mark = _END.unpack(file.read())
+            if mark != _MARK:
+                return None
+            places, lengths = array("I"), array("I")
+            file.seek(row_bytes)
+            places.fromfile(file, rows)
+            lengths.fromfile(file, rows)
+            told = orjson.loads(file.read(told_bytes))
+    except FileNotFoundError:
+        return None
+    except (EOFError, struct.error):
+        return None
+    except OSError:
+        if path.stat().st_size >= _END.size:
+            raise
+        return None
+    return AnswerFile(path, places, lengths, Tally.from_dict(told["tally"]), told["source"])

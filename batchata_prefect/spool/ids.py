@@ -1,0 +1,175 @@
+"""The ids and fingerprints of a job set, for what has to be searched in them.
+
+Nearly always nothing has to be: ids are told apart by eight bytes each, and the fingerprints of an
+earlier start lie in the order of the jobs. Only where two ids may be the same, or jobs have moved,
+is a database of them made.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from batchata_prefect.errors import ValidationError
+
+_TABLE = """
+CREATE TABLE jobs (
+    ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT, fingerprint BLOB NOT NULL
+);
+"""
+_REPEATS = """
+SELECT ordinal, nth FROM
+    (SELECT ordinal, ROW_NUMBER() OVER (PARTITION BY made ORDER BY ordinal) AS nth
+     FROM jobs WHERE made IS NOT NULL)
+WHERE nth > 1
+"""
+_HEAPS = 64
+
+
+class Known(NamedTuple):
+    """What is looked for of a job.
+
+    Attributes:
+        ordinal: Place in the job set.
+        given_id: Its id as it was added.
+        nth: Which of the jobs with this id it is; 0 where it is the first.
+        named: Whether the user gave the id.
+        fingerprint: What it is recognised by.
+    """
+
+    ordinal: int
+    given_id: str
+    nth: int
+    named: bool
+    fingerprint: bytes
+
+    def row(self) -> tuple[int, str, str | None, bytes]:
+        """It as a row of the database."""
+        job_id = f"{self.given_id}-{self.nth}" if self.nth else self.given_id
+        return self.ordinal, job_id, None if self.named else self.given_id, self.fingerprint
+
+
+class Ids:
+    """Ids and fingerprints of all jobs.
+
+    Args:
+        path: Where a database may be made.
+        each: Gives every job.
+    """
+
+    def __init__(self, path: Path, each: Callable[[], Iterator[Known]]) -> None:
+        self._path = path
+        self._each = each
+        self._database: sqlite3.Connection | None = None
+        # In heaps, so that looking for two of a kind needs no copy of all.
+        self._hashes = [array("q") for _ in range(_HEAPS)]
+
+    def add(self, job_id: str) -> None:
+        """One more job."""
+        told = hash(job_id)
+        self._hashes[told % _HEAPS].append(told)
+
+    def reopen(self) -> None:
+        """Take more jobs after `settle`."""
+        self.close()
+        for known in self._each():
+            self.add(known.given_id)
+
+    def settle(self) -> bool:
+        """Whether two jobs may have the same id; no more can be added then before `reopen`."""
+        may_repeat = any(len(set(heap)) < len(heap) for heap in self._hashes)
+        for heap in self._hashes:
+            del heap[:]
+        return may_repeat
+
+    def repeats(self) -> list[tuple[int, int]]:
+        """Number the ids that we made up where they repeat; gives (ordinal, number).
+
+        Raises:
+            OSError: The disk is full.
+        """
+        database = self._open()
+        repeats: list[tuple[int, int]] = database.execute(_REPEATS).fetchall()
+        database.executemany(
+            "UPDATE jobs SET job_id = made || '-' || ?2 WHERE ordinal = ?1", repeats
+        )
+        return repeats
+
+    def check(self) -> None:
+        """See that ids are unique.
+
+        Raises:
+            ValidationError: Ids that the user gave repeat; all of them are named.
+        """
+        repeated = (
+            self._open()
+            .execute(
+                "SELECT job_id, COUNT(*) FROM jobs GROUP BY job_id HAVING COUNT(*) > 1 LIMIT 100"
+            )
+            .fetchall()
+        )
+        if repeated:
+            faults = [f"job id {job_id!r} is given {count} times" for job_id, count in repeated]
+            raise ValidationError(
+                "job ids must be unique, nothing was sent: " + "; ".join(faults[:10]), faults
+            )
+
+    def holds(self, job_id: str) -> bool:
+        """Whether a job has this id.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        database = self._open()
+        database.execute("CREATE INDEX IF NOT EXISTS job_ids ON jobs (job_id)")
+        found = database.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,))
+        return found.fetchone() is not None
+
+    def search(self, print_: bytes) -> int:
+        """The job with a fingerprint; -1 where there is none.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        database = self._open()
+        database.execute("CREATE INDEX IF NOT EXISTS prints ON jobs (fingerprint)")
+        row = database.execute(
+            "SELECT ordinal FROM jobs WHERE fingerprint = ?", (print_,)
+        ).fetchone()
+        return -1 if row is None else row[0]
+
+    def _open(self) -> sqlite3.Connection:
+        """The database of the jobs as they are now, made where there is none."""
+        if self._database is not None:
+            return self._database
+        self._path.unlink(missing_ok=True)
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        try:
+            # A spool cut short is thrown away, so nothing of it has to survive a crash.
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute("PRAGMA cache_size = -8000")
+            database.execute(_TABLE)
+            database.execute("BEGIN")
+            database.executemany(
+                "INSERT INTO jobs VALUES (?, ?, ?, ?)",
+                (known.row() for known in self._each()),
+            )
+            database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            with suppress(sqlite3.Error):
+                database.close()
+            raise OSError(errno.ENOSPC, f"the jobs' ids cannot be stored: {error}") from error
+        self._database = database
+        return database
+
+    def close(self) -> None:
+        """Close the database; the next one to ask makes it anew."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
