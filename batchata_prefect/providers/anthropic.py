@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
@@ -24,20 +24,17 @@ from batchata_prefect.models import (
     ProviderBatch,
     Reply,
     Request,
-    TextBlock,
-    Usage,
 )
 from batchata_prefect.providers import Found, Key, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic_body import LIMITS, render
+from batchata_prefect.providers.anthropic_replies import answer, ordinary
 from batchata_prefect.providers.claude_models import most_tokens
 from batchata_prefect.providers.rows import (
     count_at,
-    list_at,
     object_at,
     parse,
     text_at,
-    unreadable,
 )
 
 _PATH = "/v1/messages/batches"
@@ -47,8 +44,6 @@ _CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
 """What `Chunk.custom_id` looks like."""
 _PIECE_BYTES = 256 * 1024
 _STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
-_NO_DETAILS = {"thinking_tokens": 0}
-_COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 _WHY = {
     "canceled": "the request was canceled before it ran; it was not billed",
     "expired": "the request did not run within the batch's 24 hours; it was not billed",
@@ -260,13 +255,13 @@ class Anthropic:
         Raises:
             ParseError: The row is not JSON or carries no custom_id.
         """
-        custom_id, data = parse(row)
-        if (reply := _plain(custom_id, data)) is not None:
+        if (reply := ordinary(row)) is not None:
             return reply
+        custom_id, data = parse(row)
         result = object_at(data, "result")
         kind = text_at(result, "type")
         if kind == "succeeded":
-            return _answer(custom_id, object_at(result, "message"))
+            return answer(custom_id, object_at(result, "message"))
         if kind == "canceled" or kind == "expired":
             return Reply(custom_id, kind, error_code=kind, error=_WHY[kind])
         # The row's error wraps the API's error body, which wraps the error itself.
@@ -361,104 +356,4 @@ def _batch(data: Mapping[str, Any]) -> ProviderBatch:
         created_at=wire.moment(data.get("created_at")),
         expires_at=wire.moment(data.get("expires_at")),
         ended_at=wire.moment(data.get("ended_at")),
-    )
-
-
-def _plain(custom_id: str, row: Mapping[str, Any]) -> Reply | None:
-    """What `_answer` makes of a message of one text, after its thinking; None for any other row.
-
-    Most rows are such ones, and are read in a third of the time.
-    """
-    try:
-        result = row["result"]
-        message = result["message"]
-        *before, block = message["content"]
-        text, cited = block["text"], block.get("citations")
-        usage = message["usage"]
-        stop = message["stop_reason"]
-        hour: Any = usage["cache_creation"]["ephemeral_1h_input_tokens"]
-        counts: tuple[Any, ...] = (
-            usage["input_tokens"],
-            usage["output_tokens"],
-            usage["cache_read_input_tokens"],
-            usage["cache_creation_input_tokens"],
-        )
-        thought: Any = (usage.get("output_tokens_details") or _NO_DETAILS)["thinking_tokens"]
-        kinds = [each["type"] for each in before]
-        plain = result["type"] == "succeeded" and block["type"] == "text"
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    if not plain or cited or type(text) is not str or (kinds and kinds != ["thinking"]):
-        return None
-    new, given, read, written = counts
-    if not type(new) is type(given) is type(read) is type(written) is type(hour) is int:
-        return None
-    if type(thought) is not int or stop == "refusal" or type(stop) is not str:
-        return None
-    return Reply(
-        custom_id,
-        "succeeded",
-        (TextBlock(text),),
-        Usage(new + read + written, given, read, written, hour, thought),
-        stop,
-        has_thinking=bool(kinds or thought),
-    )
-
-
-def _answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
-    content: Any = message.get("content")
-    usage = _usage(object_at(message, "usage"))
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
-    texts: list[TextBlock] = []
-    calls: list[dict[str, Any]] = []
-    has_thinking = False
-    for item in cast("list[Any]", content):
-        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        kind = block.get("type")
-        if kind == "text" and isinstance(block.get("text"), str):
-            citations = block.get("citations")
-            texts.append(
-                TextBlock(block["text"], tuple(list_at(block, "citations")))
-                if citations
-                else TextBlock(block["text"])
-            )
-        elif kind == "thinking" or kind == "redacted_thinking":
-            has_thinking = True
-        elif kind == "tool_use":
-            calls.append(block)
-    stop = text_at(message, "stop_reason")
-    code = error = None
-    if stop == "refusal":
-        code = "refusal"
-        error = text_at(object_at(message, "stop_details"), "explanation")
-        error = error or "the model refused to answer"
-    return Reply(
-        custom_id,
-        "succeeded",
-        blocks=tuple(texts),
-        usage=usage,
-        stop_reason=stop,
-        error_code=code,
-        error=error,
-        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
-        tool_calls=tuple(calls),
-    )
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out."""
-    if not usage:
-        return None
-    read = count_at(usage, "cache_read_input_tokens")
-    written = count_at(usage, "cache_creation_input_tokens")
-    return Usage(
-        count_at(usage, "input_tokens") + read + written,
-        count_at(usage, "output_tokens"),
-        read,
-        written,
-        count_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
-        count_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
     )

@@ -29,7 +29,7 @@ from batchata_prefect.models import (
 from batchata_prefect.providers import Found, Key, Ours, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
-from batchata_prefect.providers.openai_replies import answer, plain
+from batchata_prefect.providers.openai_replies import answer, ordinary
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
@@ -228,9 +228,9 @@ class OpenAI:
         Raises:
             ParseError: The row is not JSON or carries no custom_id.
         """
-        custom_id, data = parse(row)
-        if (reply := plain(custom_id, data)) is not None:
+        if (reply := ordinary(row)) is not None:
             return reply
+        custom_id, data = parse(row)
         response = object_at(data, "response")
         body = object_at(response, "body")
         error = object_at(data, "error") or object_at(body, "error")

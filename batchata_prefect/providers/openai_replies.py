@@ -10,7 +10,10 @@ import sys
 from array import array
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
+
+from msgspec import DecodeError, Meta, Struct
+from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
 from batchata_prefect.providers.rows import count_at, list_at, object_at, text_at, unreadable
@@ -23,50 +26,83 @@ _FINISHED = {
     "content_filter": "refusal",
 }
 _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
-_PLAIN_ENDS = {"stop": "end_turn", "length": "max_tokens"}
 _REFUSED = "the model refused to answer"
 _FILTERED = "the answer was cut off by the content filter"
 
 
-def plain(custom_id: str, row: Mapping[str, Any]) -> Reply | None:
+class _Read(Struct, gc=False):
+    cached_tokens: int
+    cache_write_tokens: int = 0
+
+
+class _Written(Struct, gc=False):
+    reasoning_tokens: int
+
+
+class _Tokens(Struct, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: _Read
+    completion_tokens_details: _Written
+
+
+class _Message(Struct, gc=False):
+    content: Annotated[str, Meta(min_length=1)]
+    refusal: None = None
+    tool_calls: None = None
+
+
+class _Choice(Struct, gc=False):
+    message: _Message
+    finish_reason: Literal["stop", "length"]
+
+
+class _Body(Struct, gc=False):
+    choices: tuple[_Choice]
+    usage: _Tokens
+    error: None = None
+
+
+class _Answered(Struct, gc=False):
+    status_code: Literal[200]
+    body: _Body
+
+
+class _Row(Struct, gc=False):
+    custom_id: str
+    response: _Answered
+    error: None
+
+
+_decode = Decoder(_Row).decode
+
+
+def ordinary(row: bytes) -> Reply | None:
     """The reply of a row with one chat completion of one text; None for any other.
 
-    It is what `answer` makes of the row. Most rows are such ones, and their fields are taken here
-    as they are expected, which costs a quarter of looking at each with care.
+    It is what `answer` makes of the row. Most rows are such ones, and of them only what is looked
+    for is decoded, which costs a third of decoding all and looking at each field with care.
     """
     try:
-        response = row["response"]
-        body = response["body"]
-        (choice,) = body["choices"]
-        message = choice["message"]
-        text = message["content"]
-        usage = body["usage"]
-        taken = usage["prompt_tokens_details"]
-        thought: Any = usage["completion_tokens_details"]["reasoning_tokens"]
-        status: Any = response["status_code"]
-        counts: tuple[Any, ...] = (
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            taken["cached_tokens"],
-            taken.get("cache_write_tokens", 0),
-        )
-        stop = _PLAIN_ENDS[choice["finish_reason"]]
-        odd: Any = (
-            row["error"] or body.get("error") or message.get("refusal") or message.get("tool_calls")
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
+        found = _decode(row)
+    except (DecodeError, UnicodeDecodeError):
         return None
-    if odd or type(text) is not str or not text or type(status) is not int or status != 200:
-        return None
-    read, given, cached, written = counts
-    if not type(read) is type(given) is type(cached) is type(written) is type(thought) is int:
-        return None
+    (choice,) = found.response.body.choices
+    usage = found.response.body.usage
+    read, thought = usage.prompt_tokens_details, usage.completion_tokens_details.reasoning_tokens
     return Reply(
-        custom_id,
+        found.custom_id,
         "succeeded",
-        (TextBlock(text),),
-        Usage(read, given, cached, written, 0, thought),
-        stop,
+        (TextBlock(choice.message.content),),
+        Usage(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            read.cached_tokens,
+            read.cache_write_tokens,
+            0,
+            thought,
+        ),
+        _FINISHED[choice.finish_reason],
         has_thinking=bool(thought),
     )
 

@@ -1,0 +1,158 @@
+"""Anthropic's messages, read into one form.
+
+Sources: anthropic/types/messages/message_batch_individual_response.py, types/message.py,
+types/usage.py (2.12.0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from msgspec import DecodeError, Struct
+from msgspec.json import Decoder
+
+from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.providers.rows import count_at, list_at, object_at, text_at, unreadable
+
+
+class _Thought(Struct, gc=False):
+    thinking_tokens: int
+
+
+class _Written(Struct, gc=False):
+    ephemeral_1h_input_tokens: int
+
+
+class _Tokens(Struct, gc=False):
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int
+    cache_creation: _Written
+    output_tokens_details: _Thought | None = None
+
+
+class _Text(Struct, tag_field="type", tag="text", gc=False):
+    text: str
+    citations: None = None
+
+
+class _Thinking(Struct, tag_field="type", tag="thinking", gc=False):
+    pass
+
+
+class _Message(Struct, gc=False):
+    content: list[_Text | _Thinking]
+    usage: _Tokens
+    stop_reason: str
+
+
+class _Succeeded(Struct, gc=False):
+    type: Literal["succeeded"]
+    message: _Message
+
+
+class _Row(Struct, gc=False):
+    custom_id: str
+    result: _Succeeded
+
+
+_decode = Decoder(_Row).decode
+
+
+def ordinary(row: bytes) -> Reply | None:
+    """The reply of a row with a message of one text, after its thinking; None for any other.
+
+    It is what `answer` makes of the message. Most rows are such ones, and of them only what is
+    looked for is decoded, which costs a third of decoding all and looking at each field with care.
+    """
+    try:
+        found = _decode(row)
+    except (DecodeError, UnicodeDecodeError):
+        return None
+    message = found.result.message
+    *before, text = message.content or (None,)
+    if type(text) is not _Text or message.stop_reason == "refusal":
+        return None
+    if len(before) > 1 or (before and type(before[0]) is not _Thinking):
+        return None
+    usage = message.usage
+    read, written = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
+    details = usage.output_tokens_details
+    thought = 0 if details is None else details.thinking_tokens
+    return Reply(
+        found.custom_id,
+        "succeeded",
+        (TextBlock(text.text),),
+        Usage(
+            usage.input_tokens + read + written,
+            usage.output_tokens,
+            read,
+            written,
+            usage.cache_creation.ephemeral_1h_input_tokens,
+            thought,
+        ),
+        message.stop_reason,
+        has_thinking=bool(before or thought),
+    )
+
+
+def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
+    """The answer in the message of a row that succeeded."""
+    content: Any = message.get("content")
+    usage = _usage(object_at(message, "usage"))
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
+    texts: list[TextBlock] = []
+    calls: list[dict[str, Any]] = []
+    has_thinking = False
+    for item in cast("list[Any]", content):
+        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        kind = block.get("type")
+        if kind == "text" and isinstance(block.get("text"), str):
+            citations = block.get("citations")
+            texts.append(
+                TextBlock(block["text"], tuple(list_at(block, "citations")))
+                if citations
+                else TextBlock(block["text"])
+            )
+        elif kind == "thinking" or kind == "redacted_thinking":
+            has_thinking = True
+        elif kind == "tool_use":
+            calls.append(block)
+    stop = text_at(message, "stop_reason")
+    code = error = None
+    if stop == "refusal":
+        code = "refusal"
+        error = text_at(object_at(message, "stop_details"), "explanation")
+        error = error or "the model refused to answer"
+    return Reply(
+        custom_id,
+        "succeeded",
+        blocks=tuple(texts),
+        usage=usage,
+        stop_reason=stop,
+        error_code=code,
+        error=error,
+        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+        tool_calls=tuple(calls),
+    )
+
+
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out."""
+    if not usage:
+        return None
+    read = count_at(usage, "cache_read_input_tokens")
+    written = count_at(usage, "cache_creation_input_tokens")
+    return Usage(
+        count_at(usage, "input_tokens") + read + written,
+        count_at(usage, "output_tokens"),
+        read,
+        written,
+        count_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+        count_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
+    )
