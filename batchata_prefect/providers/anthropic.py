@@ -48,6 +48,7 @@ _WHY = {
     "canceled": "the request was canceled before it ran; it was not billed",
     "expired": "the request did not run within the batch's 24 hours; it was not billed",
 }
+_COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
 class ResultsNotReadyError(ProviderError):
