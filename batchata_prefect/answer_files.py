@@ -75,22 +75,35 @@ class AnswerFile:
 
     Attributes:
         path: The file.
-        places: Place in the chunk of each row, as the rows lie.
-        lengths: Bytes of each row.
+        row_bytes: Bytes of all rows.
+        count: Number of rows.
         tally: What all of them come to.
         source: What they depend on besides the replies.
     """
 
     path: Path
-    places: array[int]
-    lengths: array[int]
+    row_bytes: int
+    count: int
     tally: Tally
     source: str
+
+    def index(self) -> tuple[array[int], array[int]]:
+        """Place in the chunk and bytes of each row, as the rows lie.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        places, lengths = array("I"), array("I")
+        with self.path.open("rb") as file:
+            file.seek(self.row_bytes)
+            places.fromfile(file, self.count)
+            lengths.fromfile(file, self.count)
+        return places, lengths
 
     def rows(self) -> Iterator[tuple[int, bytes]]:
         """Place and row of each answer."""
         with self.path.open("rb", buffering=BUFFER_BYTES) as file:
-            for place, length in zip(self.places, self.lengths, strict=True):
+            for place, length in zip(*self.index(), strict=True):
                 yield place, file.read(length)
 
 
@@ -106,17 +119,14 @@ def open_answers(path: Path) -> AnswerFile | None:
             row_bytes, rows, told_bytes, mark = _END.unpack(file.read())
             if mark != _MARK:
                 return None
-            places, lengths = array("I"), array("I")
-            file.seek(row_bytes)
-            places.fromfile(file, rows)
-            lengths.fromfile(file, rows)
+            file.seek(row_bytes + 2 * rows * array("I").itemsize)
             told = orjson.loads(file.read(told_bytes))
     except FileNotFoundError:
         return None
-    except (EOFError, struct.error):
+    except (orjson.JSONDecodeError, struct.error):
         return None
     except OSError:
         if path.stat().st_size >= _END.size:
             raise
         return None
-    return AnswerFile(path, places, lengths, Tally.from_dict(told["tally"]), told["source"])
+    return AnswerFile(path, row_bytes, rows, Tally.from_dict(told["tally"]), told["source"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -420,6 +421,13 @@ class Batch:
         # fsspec takes a while to import, and jobs that are added one by one never need it.
         from batchata_prefect.sources import RowForm, place_of, rows_of
 
+        origin: str | None = None
+        if isinstance(source, (str, os.PathLike)):
+            columns = (id_column, file_column, metadata_columns)
+            told = {**kwargs, "prompt": prompt, "columns": columns}
+            origin = self._intake.take_over(Path(cast("str", source)), told)
+            if self._intake.origin is not None:
+                return self
         faults: list[str] = []
         form: RowForm | None = None
         rows = rows_of(source)
@@ -448,6 +456,7 @@ class Batch:
             # The source itself broke off, and what stands behind this is not known.
             faults.append(str(error))
         _raise_together(faults)
+        self._intake.came_from(origin)
         return self
 
     def run(
@@ -558,6 +567,7 @@ class Batch:
                 f"the budget {self._budget!r} has no limit; give it with add_cost_limit(usd=...)"
             )
         self._intake.spool.seal()
+        self._intake.keep()
         self._refuse_unknown_prices(self._intake.spool)
         settings = Settings(
             results_dir=str(self._results_dir),

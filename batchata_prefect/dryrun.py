@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from array import array
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -152,7 +151,7 @@ async def _read_records(run: Session) -> None:
             await take_in(run, entry, ordinals, resumed=True)
 
 
-def _flying(run: Session) -> list[array[int]]:
+def _flying(run: Session) -> list[Sequence[int]]:
     pairs = zip(run.ledger, run.members, strict=True)
     return [ordinals for entry, ordinals in pairs if entry.ending is None]
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple, cast
 
 import orjson
 
+from batchata_prefect.answers import package
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Job
 from batchata_prefect.providers import Provider, provider_for
 from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
 from batchata_prefect.schema import AnswerSchema, answer_schema
 from batchata_prefect.spool import Family, Spool, pack
+from batchata_prefect.spool.kept import keep, reopen
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -49,6 +51,8 @@ class Intake:
     a form: the third of them and all that follow are filled in, and not rendered.
 
     Attributes:
+        origin: Digest of the files and arguments that all jobs so far were made from; None where
+            some came another way.
         defaults: Values for the jobs that do not give their own.
         schemas: Digest -> answer schema, of the jobs so far.
         spool: Where the jobs are written; None before the first.
@@ -58,6 +62,9 @@ class Intake:
         self.defaults: dict[str, Any] = {}
         self.schemas: dict[str, AnswerSchema] = {}
         self.spool: Spool | None = None
+        self.origin: str | None = None
+        self._schema: AnswerSchema | None = None
+        self._has_files = False
         self._results_dir = results_dir
         self._left_out: set[tuple[str, str]] = set()
         self._forms: dict[Hashable, _Form | None] = {}
@@ -82,6 +89,7 @@ class Intake:
             ValidationError: The job would be refused; the text says why.
             ProviderNotFoundError: No provider is known for the model.
         """
+        self.origin = None
         alike = self._alike(given)
         form = None if alike is None else self._forms.get(alike)
         if form is not None and self._add_filled(given, form):
@@ -100,6 +108,50 @@ class Intake:
                 self._forms[alike] = None
         elif len(self._rendered) < _FORMS_HELD:
             self._rendered.add(alike)
+
+    def take_over(self, file: Path, told: Mapping[str, Any]) -> str | None:
+        """Take over the jobs that an earlier start has made from the same file, if it kept them.
+
+        Args:
+            file: A local file that all jobs are made from.
+            told: How they are made from it.
+
+        Returns:
+            The digest of file and arguments; None where there are jobs already, or the arguments
+            hold what has no digest. `origin` is set where the jobs were taken over.
+        """
+        values = {**self.defaults, **told}
+        if self.spool is not None:
+            return None
+        if (model := values.pop("response_model", None)) is not None:
+            self._schema = answer_schema(model)
+            values["schema"] = self._schema.digest
+        try:
+            how = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
+        except (TypeError, OSError):
+            return None
+        digest.update(f"\0{package()}\0{file.suffix}\0".encode() + how)
+        origin = digest.hexdigest()
+        self.spool = reopen(self._results_dir / ".batchata", origin)
+        if self.spool is not None:
+            weakref.finalize(self, self.spool.close)
+            self.origin = origin
+            if self._schema is not None:
+                self.schemas[self._schema.digest] = self._schema
+        return origin
+
+    def came_from(self, origin: str | None) -> None:
+        """Say what all jobs were made from, after they were added."""
+        own = {self._schema.digest} if self._schema is not None else set[str]()
+        if not self._has_files and self.schemas.keys() <= own:
+            self.origin = origin
+
+    def keep(self) -> None:
+        """Keep the jobs for the next start, where they were made from a file alone."""
+        if self.origin is not None and self.spool is not None:
+            keep(self.spool, self._results_dir / ".batchata", self.origin)
 
     def _alike(self, given: Mapping[str, Any]) -> Hashable | None:
         """What jobs of the same form have in common; None for a job that has no form."""
@@ -172,6 +224,7 @@ class Intake:
             raise ValidationError(
                 f"job {label!r}: its id or metadata is not JSON: {error}"
             ) from error
+        self._has_files = self._has_files or fields.get("file") is not None
         defaulted = frozenset(set(self.defaults) - set(given))
         job = Job(**fields, params=params, defaulted=defaulted)
         provider = provider_for(job.model, job.provider, job_id=label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypedDict
@@ -11,7 +11,7 @@ from typing import TypedDict
 from batchata_prefect.ledger import AGAIN, ANSWERED, CANCELED, FAILED, NOT_AS_ASKED
 from batchata_prefect.models import Reply
 from batchata_prefect.providers import Provider
-from batchata_prefect.spool import Row
+from batchata_prefect.spool import Row, in_a_row
 
 _LONGEST_CUSTOM_ID = 24
 """Sixteen letters of the token, a hyphen and up to seven digits; see `Chunk.custom_id`."""
@@ -56,7 +56,7 @@ class Cut:
         short_of_room: Whether the budget, and not the provider's limits, ended it.
     """
 
-    ordinals: array[int]
+    ordinals: Sequence[int]
     members: bytes
     likely_tokens: int
     size_bytes: int
@@ -119,7 +119,9 @@ def cut(
         input_tokens += row.input_bound
         output_tokens += row.output_bound
         total = None if total is None or cost is None else total + cost
-    return Cut(taken, bytes(members), likely, size, input_tokens, output_tokens, total, short)
+    return Cut(
+        in_a_row(taken), bytes(members), likely, size, input_tokens, output_tokens, total, short
+    )
 
 
 class Sizes(TypedDict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -312,7 +311,7 @@ class Session:
     pace: Pace
     records: Records | None = None
     ledger: list[Entry] = field(default_factory=list[Entry])
-    members: list[array[int]] = field(default_factory=list["array[int]"])
+    members: list[Sequence[int]] = field(default_factory=list[Sequence[int]])
     flights: dict[int, Flight] = field(default_factory=dict[int, Flight])
     providers: dict[str, Provider] = field(default_factory=dict[str, Provider])
     clients: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -15,9 +15,9 @@ import shutil
 import struct
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -29,6 +29,7 @@ from batchata_prefect.spool.layout import (
     BUFFER_BYTES,
     CANCELED,
     FAILED,
+    FAMILY_SHIFT,
     HELD,
     IN_FLIGHT,
     INDEX_BUFFER_BYTES,
@@ -41,6 +42,9 @@ from batchata_prefect.spool.layout import (
     Family,
     Row,
     Stored,
+    digest,
+    fingerprint,
+    in_a_row,
     pack,
     unpack,
 )
@@ -56,11 +60,13 @@ __all__ = [
     "MOST_ATTEMPTS",
     "WAITING",
     "Context",
+    "Facts",
     "Family",
     "Row",
     "Spool",
     "SpoolReader",
     "Stored",
+    "in_a_row",
     "pack",
     "sweep",
 ]
@@ -68,6 +74,22 @@ __all__ = [
 _ROWS_AT_ONCE = 2_000
 _LOOK_AHEAD = 4
 _PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
+
+
+class Facts(NamedTuple):
+    """What a spool knows of its jobs beside what lies in its files.
+
+    Attributes:
+        families: Provider, endpoint and model of each family, in order.
+        examples: Id of one job of each.
+        ends: Bytes of all bodies, and of all contexts.
+        digests: Of all fingerprints, and of all contexts.
+    """
+
+    families: Sequence[Sequence[str]]
+    examples: Sequence[str]
+    ends: Sequence[int]
+    digests: Sequence[str]
 
 
 class Spool:
@@ -99,6 +121,8 @@ class Spool:
         self._examples: list[str] = []
         self._behind_ids: list[bytes] = []
         self._lock: BinaryIO | None = None
+        self._restored: Facts | None = None
+        self._located = 0
         self._amended: dict[int, Amendment] = {}
 
     @classmethod
@@ -194,11 +218,9 @@ class Spool:
             OSError: The disk is full.
         """
         if self._bodies is None:
-            # More jobs after a run: the ids are checked again when it is sealed again.
-            self._ids.reopen()
-            self._open_for_jobs()
+            self._take_more()
         assert self._bodies
-        print_ = _digest(job_id.encode() + self._behind_ids[family.id] + body)
+        print_ = fingerprint(job_id, self._behind_ids[family.id], body)
         start, context_start = self._ends
         size, context_size = self._bodies.write(body), len(packed)
         self._ends = (start + size, context_start + context_size)
@@ -236,12 +258,16 @@ class Spool:
 
     def family(self, request: Request, job_id: str) -> Family:
         """The family of a request; `job_id` is its job's."""
-        key = (request.provider, request.endpoint, request.model)
-        family = self._families.get(key)
+        family = self._families.get((request.provider, request.endpoint, request.model))
         if family is None:
-            family = self._families[key] = Family(len(self._families), *key)
-            self._examples.append(job_id)
-            self._behind_ids.append(f"\0{family.provider}\0{family.endpoint}\0".encode())
+            family = self._new_family(request.provider, request.endpoint, request.model, job_id)
+        return family
+
+    def _new_family(self, provider: str, endpoint: str, model: str, job_id: str) -> Family:
+        family = Family(len(self._families), provider, endpoint, model)
+        self._families[provider, endpoint, model] = family
+        self._examples.append(job_id)
+        self._behind_ids.append(f"\0{provider}\0{endpoint}\0".encode())
         return family
 
     def seal(self) -> None:
@@ -272,7 +298,7 @@ class Spool:
                 *values, earlier, named, print_ = RECORD.unpack(index.read(RECORD.size))
                 if not earlier:
                     index.seek(ordinal * RECORD.size)
-                    index.write(RECORD.pack(*values, nth, named, _digest(print_ + b"%d" % nth)))
+                    index.write(RECORD.pack(*values, nth, named, digest(print_ + b"%d" % nth)))
 
     def _each(self) -> Iterator[Known]:
         with self._open_index() as index, (self.directory / "contexts").open("rb") as contexts:
@@ -290,8 +316,47 @@ class Spool:
     @property
     def digest(self) -> str:
         """Digest of the whole job set, in its order."""
+        return digest(b"".join(map(bytes.fromhex, self.facts().digests))).hex()
+
+    def facts(self) -> Facts:
+        """What is to be kept of the spool beside its files."""
+        if self._restored is not None:
+            return self._restored
         self._store_new()
-        return _digest(b"".join(digest.digest() for digest in self._digests)).hex()
+        families = [(each.provider, each.endpoint, each.model) for each in self.families()]
+        digests = [each.hexdigest() for each in self._digests]
+        return Facts(families, self._examples, self._ends, digests)
+
+    def restore(self, facts: Facts, codes: array[int]) -> None:
+        """Be the sealed spool whose files were put in the place of this one's.
+
+        Args:
+            facts: What `facts` of that spool told.
+            codes: The codes of its jobs.
+        """
+        self._close_files()
+        for (provider, endpoint, model), example in zip(
+            facts.families, facts.examples, strict=True
+        ):
+            self._new_family(provider, endpoint, model, example)
+        self._ends = (facts.ends[0], facts.ends[1])
+        self.states.add(array("I", [code >> FAMILY_SHIFT for code in codes]))
+        self._restored = facts
+
+    def _take_more(self) -> None:
+        """Take more jobs after a run: the ids are checked again when it is sealed again."""
+        self._ids.reopen()
+        if self._restored is not None:
+            bodies, own = self.directory / "bodies", self.directory / "own-bodies"
+            # Others may have a hand on the same file, and changed requests stand behind its end.
+            shutil.copyfile(bodies, own)
+            os.truncate(own, self._ends[0])
+            own.replace(bodies)
+            for known in self._each():
+                self._digests[0].update(known.fingerprint)
+            self._digests[1].update((self.directory / "contexts").read_bytes())
+            self._restored = None
+        self._open_for_jobs()
 
     def families(self) -> list[Family]:
         """The families in the order of their first job."""
@@ -320,11 +385,13 @@ class Spool:
                     yield Row(at, print_, size, likely, most, output)
                     at += 1
 
-    def locate(self, members: bytes) -> array[int]:
+    def locate(self, members: bytes) -> Sequence[int]:
         """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
         ordinals = array("q")
-        guess = 0
         with self._open_index() as index:
+            # Chunks hold jobs one after the other, each those behind the jobs of the one before.
+            last, first = self._located, members[:FINGERPRINT_BYTES]
+            guess = last if _prints_from(index, last, 1) == first else 0
             for at in range(0, len(members), _PRINTS_AT_ONCE):
                 piece = members[at : at + _PRINTS_AT_ONCE]
                 count = len(piece) // FINGERPRINT_BYTES
@@ -334,7 +401,8 @@ class Spool:
                     guess += count
                 else:
                     guess = self._locate_each(index, piece, guess, ordinals)
-        return ordinals
+        self._located = guess
+        return in_a_row(ordinals)
 
     def _locate_each(
         self, index: BinaryIO, members: bytes, guess: int, ordinals: array[int]
@@ -366,8 +434,9 @@ class Spool:
         with (self.directory / "bodies").open("ab") as bodies:
             start = bodies.tell()
             size = bodies.write(body)
-        # More jobs may be added after a run, behind this.
-        self._ends = (start + size, self._ends[1])
+        if self._restored is None:
+            # More jobs may be added after a run, behind this.
+            self._ends = (start + size, self._ends[1])
         times = self.amendments(ordinal) + 1
         self._amended[ordinal] = Amendment(start, size, *tokens, times)
 
@@ -402,7 +471,10 @@ class Spool:
 
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
-        return SpoolReader(self.directory, self.states.codes, self.families(), self._amended)
+        behind_ids = None if self._restored is None else self._behind_ids
+        return SpoolReader(
+            self.directory, self.states.codes, self.families(), self._amended, behind_ids
+        )
 
     def close(self) -> None:
         """Remove the spool from disk."""
@@ -412,10 +484,6 @@ class Spool:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=FINGERPRINT_BYTES).digest()
 
 
 def _write_at(file: BinaryIO, data: bytes, start: int) -> None:

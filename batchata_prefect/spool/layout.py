@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any, NamedTuple
@@ -121,10 +123,36 @@ class Stored(NamedTuple):
     rest: bytes = b""
 
 
+def fingerprint(job_id: str, behind_id: bytes, body: bytes, nth: int = 0) -> bytes:
+    """What a job is recognised by at the next start: its id and its rendered request.
+
+    Args:
+        job_id: Its id as it was given.
+        behind_id: Provider and endpoint, as they stand between the two.
+        body: Its request.
+        nth: Which of the jobs with this id it is; 0 where it is the first.
+    """
+    first = digest(job_id.encode() + behind_id + body)
+    return digest(first + b"%d" % nth) if nth else first
+
+
+def digest(data: bytes) -> bytes:
+    """A digest of some bytes, as long as a fingerprint."""
+    return hashlib.blake2b(data, digest_size=FINGERPRINT_BYTES).digest()
+
+
 _BETWEEN = b"\t"
 """No JSON without spaces holds it."""
 
 _REST = ("schema", "citations", "sources", "files", "prefix")
+
+
+def in_a_row(ordinals: array[int]) -> Sequence[int]:
+    """The same ordinals, in no memory where they follow each other, as they nearly always do."""
+    if not ordinals:
+        return ordinals
+    whole = range(ordinals[0], ordinals[0] + len(ordinals))
+    return whole if ordinals == array(ordinals.typecode, whole) else ordinals
 
 
 def pack(context: Mapping[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from batchata_prefect.spool.layout import (
     Context,
     Family,
     Stored,
+    fingerprint,
     unpack,
 )
 
@@ -55,6 +56,7 @@ class SpoolReader:
         codes: Sequence[int],
         families: Sequence[Family],
         amended: Mapping[int, Amendment],
+        behind_ids: Sequence[bytes] | None = None,
     ) -> None:
         self._codes = codes
         self._amended = amended
@@ -62,6 +64,7 @@ class SpoolReader:
         self._index = (directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
         self._bodies = (directory / "bodies").open("rb", buffering=0)
         self._contexts = (directory / "contexts").open("rb", buffering=0)
+        self._behind_ids = behind_ids
         self._held = (0, b"", 0, b"")
 
     def hold(self, ordinals: Sequence[int]) -> None:
@@ -69,10 +72,12 @@ class SpoolReader:
 
         Answers come in any order, and two calls of the system for each cost more than the reading.
         """
-        known = [ordinal for ordinal in ordinals if ordinal >= 0]
-        if not known:
+        if isinstance(ordinals, range):
+            first, last = ordinals[0], ordinals[-1]
+        elif not (known := [ordinal for ordinal in ordinals if ordinal >= 0]):
             return
-        first, last = min(known), max(known)
+        else:
+            first, last = min(known), max(known)
         (start, *_), (_, end) = self._context_at(first), self._context_at(last)
         if (last + 1 - first) * RECORD.size + end - start <= _HELD_BYTES:
             fds = self._index.fileno(), self._contexts.fileno()
@@ -93,16 +98,37 @@ class SpoolReader:
         records = Records(self._index)
         fd, held_from, held = self._bodies.fileno(), 0, b""
         for ordinal in ordinals:
+            start, size, *_, print_ = records.at(ordinal)
             if (changed := self._amended.get(ordinal)) is not None:
                 start, size = changed.start, changed.size
-            else:
-                start, size, *_ = records.at(ordinal)
             at = start - held_from
             if not 0 <= at <= at + size <= len(held):
                 held_from, held, at = start, os.pread(fd, max(size, BUFFER_BYTES), start), 0
                 if len(held) < size:
                     raise OSError(f"the spool {self._bodies.name!r} is cut short")
-            yield held[at : at + size]
+            body = held[at : at + size]
+            if changed is None and self._behind_ids is not None:
+                self._check(ordinal, body, print_)
+            yield body
+
+    def _check(self, ordinal: int, body: bytes, print_: bytes) -> None:
+        """See that a request of an earlier start is what it was.
+
+        Raises:
+            OSError: It is not.
+        """
+        assert self._behind_ids is not None
+        _, _, start, size, *_, nth, _, _ = RECORD.unpack(
+            os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
+        )
+        stored = unpack(os.pread(self._contexts.fileno(), size, start), 0)
+        family_id = self._codes[ordinal] >> FAMILY_SHIFT
+        told = fingerprint(orjson.loads(stored.job_id), self._behind_ids[family_id], body, nth)
+        if told != print_:
+            raise OSError(
+                f"job {orjson.loads(stored.job_id)!r}: its request was damaged on disk; delete "
+                f"{str(Path(self._bodies.name).parent.parent / 'jobs-*')!r} and run again"
+            )
 
     def stored(self, ordinal: int) -> Stored:
         """The job at an ordinal as it was stored."""
