@@ -11,12 +11,19 @@ from pathlib import Path
 
 from .floor import floor
 from .measure import Case, Found, measure
-from .ours import ours, resume
+from .ours import again, again_file, ours, ours_file
 from .plain import plain
 from .show import HEAD, plot, report, row
 from .work import Work
 
-WHO = {"ours": ours, "plain": plain, "floor": floor, "resume": resume}
+WHO = {
+    "floor": floor,
+    "plain": plain,
+    "ours": ours,
+    "again": again,
+    "ours, file": ours_file,
+    "again, file": again_file,
+}
 ALL = ("floor", "plain", "ours")
 
 
@@ -26,7 +33,7 @@ def cases(sizes: list[int], providers: list[str], pdfs: int, *, full: bool) -> l
     if full:
         largest = max(sizes)
         found = [
-            Case("text", c.provider, c.count, (*ALL, "resume")) if c.count == largest else c
+            Case("text", c.provider, c.count, tuple(WHO)) if c.count == largest else c
             for c in found
         ]
         found += [Case("text", provider, 100_000, ALL, per_batch=1_000) for provider in providers]

@@ -18,7 +18,7 @@ import psutil
 
 from batchata_prefect.sandbox import Sandbox
 
-from .work import MOST, MOST_PDFS, Work, write_pdfs
+from .work import MOST, MOST_PDFS, Work, write_jobs, write_pdfs
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ def measure(case: Case, prefect_url: str, seconds: float) -> list[Found]:
     try:
         if case.kind == "pdf":
             write_pdfs(work)
+        if "ours, file" in case.who:
+            write_jobs(work)
         for contenders in _at_one_sandbox(case.who):
             data = folder / "sandbox"
             shutil.rmtree(data, ignore_errors=True)
@@ -80,7 +82,7 @@ def _at_one_sandbox(who: Sequence[str]) -> list[list[str]]:
     """The contenders, a run again together with the run before it: it finds its batches there."""
     groups: list[list[str]] = []
     for name in who:
-        if name == "resume":
+        if name.startswith("again"):
             groups[-1].append(name)
         else:
             groups.append([name])

@@ -29,12 +29,22 @@ def ours(work: Work) -> None:
     _run(work, again=False)
 
 
-def resume(work: Work) -> None:
+def again(work: Work) -> None:
     """Run the same jobs again when all are answered; `ours` came before in the same folder."""
     _run(work, again=True)
 
 
-def _run(work: Work, *, again: bool) -> None:
+def ours_file(work: Work) -> None:
+    """The same as `ours`, with all jobs in one file."""
+    _run(work, again=False, from_file=True)
+
+
+def again_file(work: Work) -> None:
+    """The same as `again` after `ours_file`."""
+    _run(work, again=True, from_file=True)
+
+
+def _run(work: Work, *, again: bool, from_file: bool = False) -> None:
     import_module("batchata_prefect.flow")
     from batchata_prefect import Batch
 
@@ -44,11 +54,13 @@ def _run(work: Work, *, again: bool) -> None:
         for module, name in places:
             _time(module, name, phase, took)
     clock = Clock()
-    folder = work.folder / "ours"
+    folder = work.folder / ("ours-file" if from_file else "ours")
     batch = Batch(folder / "results", items_per_batch=work.per_batch, raw_files=False)
     batch.set_state(file=folder / "state")
     batch.set_default_params(model=work.model, max_tokens=MAX_TOKENS)
-    for n in range(work.count):
+    if from_file:
+        batch.add_rows(work.jobs_file)
+    for n in range(0 if from_file else work.count):
         if work.kind == "text":
             batch.add_job(prompt=TEXT.format(n=n), id=str(n))
         else:

@@ -35,14 +35,14 @@ def row(found: Found, others: Sequence[Found]) -> list[str]:
     """One line of the table, with ratios to the plain script and to the floor."""
     by = {each.who: each for each in others}
     ratios = ["", ""]
-    if found.who == "ours":
+    if found.who.startswith("ours"):
         if "plain" in by:
             ratios[0] = f"{found.wall / by['plain'].wall:.2f}"
         if "floor" in by:
             ratios[1] = f"{found.wall / by['floor'].wall:.2f} / {found.cpu / by['floor'].cpu:.2f}"
-    elif found.who == "resume" and "ours" in by:
-        ratios[0] = f"{found.wall / by['ours'].wall:.1%} of ours"
-        ratios[1] = f"{found.phases['run'] / by['ours'].wall:.1%} without adding"
+    elif found.who.startswith("again"):
+        first = by[found.who.replace("again", "ours")]
+        ratios[0] = f"{found.wall / first.wall:.1%} of the first run"
     return [
         found.case.name,
         found.who,

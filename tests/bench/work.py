@@ -40,6 +40,10 @@ class Work:
     def pdf(self, n: int) -> Path:
         return self.folder / "pdfs" / f"{n}.pdf"
 
+    @property
+    def jobs_file(self) -> Path:
+        return self.folder / "jobs.jsonl"
+
     def starts(self) -> range:
         return range(0, self.count, self.per_batch)
 
@@ -66,6 +70,13 @@ def body(work: Work, n: int) -> dict[str, Any]:
     limit = "max_tokens" if work.provider == "anthropic" else "max_completion_tokens"
     messages = [{"role": "user", "content": content(work, n)}]
     return {"model": work.model, limit: MAX_TOKENS, "messages": messages}
+
+
+def write_jobs(work: Work) -> None:
+    """Write all jobs into one file, a line each."""
+    with work.jobs_file.open("w") as file:
+        for n, prompt in enumerate(work.prompts()):
+            file.write(json.dumps({"id": str(n), "prompt": prompt}) + "\n")
 
 
 def write_pdfs(work: Work) -> None:
