@@ -17,6 +17,7 @@ from batchata_prefect.intake import JOB_FIELDS, Intake
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.pricing import PriceBook, Prices
 from batchata_prefect.providers import provider_for, providers
+from batchata_prefect.remote import is_url, probe, working_folder
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.session import (
     Counting,
@@ -59,7 +60,9 @@ class Batch:
         ```
 
     Args:
-        results_dir: Local directory for the answers; also the identity under which a run resumes.
+        results_dir: Directory for the answers, or a URL that fsspec knows (`s3://`, `gs://`): then
+            the run works in a local folder and puts its results there at the end. Also the
+            identity under which a run resumes.
         max_parallel_batches: Provider batches in flight at once.
         items_per_batch: Jobs in one provider batch, at most; the provider's own limits hold too.
         raw_files: Whether the request files are kept in `results_dir/raw_files/requests`. The
@@ -113,10 +116,6 @@ class Batch:
         estimate: Counting = "bound",
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
-        if "://" in str(results_dir):
-            raise ValidationError(
-                f"results_dir {str(results_dir)!r} is a URL; results go to a local directory"
-            )
         if not str(results_dir).strip():
             raise ValidationError("results_dir is empty; name the directory for the answers")
         for name, value in {
@@ -141,7 +140,11 @@ class Batch:
             require("pyarrow", "parquet", "result_format='parquet'")
         if estimate not in {"bound", "exact"}:
             raise ValidationError(f"estimate must be 'bound' or 'exact', not {estimate!r}")
-        self._results_dir = Path(results_dir).expanduser().resolve()
+        self._results_url = str(results_dir).rstrip("/") if is_url(results_dir) else None
+        if self._results_url is not None:
+            self._results_dir = working_folder(self._results_url)
+        else:
+            self._results_dir = Path(results_dir).expanduser().resolve()
         self._run_key = run_key
         self._max_parallel_batches = max_parallel_batches
         self._items_per_batch = items_per_batch
@@ -566,12 +569,15 @@ class Batch:
             raise ValidationError(
                 f"the budget {self._budget!r} has no limit; give it with add_cost_limit(usd=...)"
             )
+        if self._results_url is not None:
+            probe(self._results_url)
         self._intake.spool.seal()
         self._intake.keep()
         self._refuse_unknown_prices(self._intake.spool)
         settings = Settings(
             results_dir=str(self._results_dir),
-            run_key=self._run_key or str(self._results_dir),
+            results_url=self._results_url,
+            run_key=self._run_key or self._results_url or str(self._results_dir),
             jobs=len(self),
             max_parallel_batches=self._max_parallel_batches,
             items_per_batch=self._items_per_batch,
@@ -640,7 +646,8 @@ class Batch:
 
     def __repr__(self) -> str:
         limit = f", cost_limit_usd={self._cost_limit_usd}" if self._cost_limit_usd else ""
-        return f"Batch(results_dir={str(self._results_dir)!r}, jobs={len(self)}{limit})"
+        where = self._results_url or str(self._results_dir)
+        return f"Batch(results_dir={where!r}, jobs={len(self)}{limit})"
 
 
 def _usd(usd: float | Decimal | str) -> Decimal:

@@ -27,6 +27,7 @@ from batchata_prefect.session import Flight, Session
 from batchata_prefect.sharing import (
     KEEP_SECONDS,
     claim,
+    has_room,
     room_tokens,
     room_usd,
     settle_quotas,
@@ -74,7 +75,7 @@ async def buy_all(run: Session, session_name: str) -> None:
                     run.next_try = datetime.now(UTC) + timedelta(seconds=wait)
                     run.suspend()
                     return
-                run.waiting_for = "room for more tokens at the provider"
+                run.waiting_for = "room for more tokens or batches at the provider"
                 await run.pause(wait)
                 run.waiting_for = None
                 continue
@@ -157,6 +158,9 @@ async def _next_flight(run: Session) -> Flight | None:
         return await _next_realtime(run)
     for family, attempts in _eligible(run):
         if run.seconds_until_let_in(family.provider, family.model):
+            continue
+        if not await has_room(run, family.provider):
+            run.turn_away(family.provider, family.model)
             continue
         provider = run.providers[family.provider]
         settings = run.settings

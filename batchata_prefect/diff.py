@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 import orjson
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.remote import bring, is_url
 
 _AT_ONCE = 10_000
 _CACHE_KIB = 32_768
@@ -206,7 +207,8 @@ def _changed(path: str, before: Any, after: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _results_of(results_dir: str | os.PathLike[str]) -> Path:
-    path = Path(results_dir).expanduser() / "results.jsonl"
+    place = os.fspath(results_dir)
+    path = (bring(place) if is_url(place) else Path(place).expanduser()) / "results.jsonl"
     if not path.exists():
         raise StateError(
             f"{os.fspath(results_dir)!r} has no results.jsonl; name the results directory of a "

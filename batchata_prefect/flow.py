@@ -15,10 +15,10 @@ from batchata_prefect.buying import buy_all
 from batchata_prefect.canary import canary_holds
 from batchata_prefect.counting import count_exactly
 from batchata_prefect.errors import BatchataError
+from batchata_prefect.fetching import look_at_results, put_results, restore
 from batchata_prefect.finish import finish
 from batchata_prefect.owning import owning
 from batchata_prefect.recovery import connected, recover
-from batchata_prefect.replies import restore
 from batchata_prefect.report import keep_page, publish, summary, tell_failures
 from batchata_prefect.server import wait_for_prefect
 from batchata_prefect.session import Session, session
@@ -67,6 +67,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             assert run.stopped is not None
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
         async with connected(run):
+            await look_at_results(run)
             await recover(run)
             await count_exactly(run)
             if await canary_holds(run, session_name):
@@ -79,6 +80,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             run.manifest = await asyncio.to_thread(finish, run)
             tell_failures(run.manifest)
             await keep_page(run.manifest, run.results_dir)
+            await put_results(run)
             await clean_uploads(run)
             if await wait_for_prefect(run):
                 await publish(run.manifest, run.around_id or run.flow_run_id)

@@ -22,6 +22,7 @@ from batchata_prefect.ledger import Entry, Receipt, Start
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
 from batchata_prefect.records import Records, storage_at
+from batchata_prefect.remote import is_url, working_folder
 
 _NOTE = "run.json"
 
@@ -85,11 +86,15 @@ async def open_run(
 
 
 def _noted(results_dir: str | Path) -> dict[str, Any]:
-    directory = Path(results_dir).expanduser().resolve()
+    if is_url(results_dir):
+        directory, key = working_folder(str(results_dir)), str(results_dir)
+    else:
+        directory = Path(results_dir).expanduser().resolve()
+        key = str(directory)
     try:
         return orjson.loads((directory / ".batchata" / _NOTE).read_bytes())
     except (OSError, orjson.JSONDecodeError):
-        return {"run_key": str(directory), "state": None}
+        return {"run_key": key, "state": None}
 
 
 @dataclass(frozen=True, slots=True)

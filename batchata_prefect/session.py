@@ -153,6 +153,7 @@ class Settings:
     cost_limit_usd: Decimal | None = None
     budget: str | None = None
     time_limit_seconds: float | None = None
+    results_url: str | None = None
     on_deadline: OnDeadline = "fail"
     realtime_limit_usd: Decimal | None = None
     margin_seconds: float = 0.0
@@ -246,6 +247,19 @@ class Flight:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """The global concurrency limits that stand at the Prefect server for a provider's account.
+
+    Attributes:
+        batches: Name of the limit of batches in flight; None where there is none.
+        creates: Name of the limit of creations; None where there is none.
+    """
+
+    batches: str | None
+    creates: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """That the run shall end before all its jobs are answered.
 
@@ -287,6 +301,7 @@ class Session:
         canary: What the canary came to; None where there is none, or it is not over.
         share: Its part in a budget that other runs share.
         quota_shares: Provider and model -> its part in a quota that other runs share.
+        account_limits: Provider -> limits of its account.
         quotas_told: Monotonic time at which the others were told what it holds of the quotas.
         slots: Held by each realtime request in flight.
         throttles: Provider -> when its next realtime request may begin.
@@ -330,6 +345,7 @@ class Session:
     quota_shares: dict[tuple[str, str], Share] = field(
         default_factory=dict[tuple[str, str], "Share"]
     )
+    account_limits: dict[str, AccountLimits] = field(default_factory=dict[str, AccountLimits])
     quotas_told: float = 0.0
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
     throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])

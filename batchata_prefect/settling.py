@@ -12,12 +12,13 @@ from prefect import get_run_logger
 from batchata_prefect.calls import NotThereError, backoff, one_line
 from batchata_prefect.endings import close
 from batchata_prefect.errors import StateError
+from batchata_prefect.fetching import fetch
 from batchata_prefect.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.observed import input_share
 from batchata_prefect.quota import is_turned_away, told
 from batchata_prefect.reading import Collected
-from batchata_prefect.replies import fault_text, fetch, read_chunk
+from batchata_prefect.replies import fault_text, read_chunk
 from batchata_prefect.session import Flight, Session
 
 _UNREADABLE_TIMES = 3

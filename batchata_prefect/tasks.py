@@ -17,6 +17,7 @@ from prefect.states import Failed
 from prefect.tasks import Task
 
 from batchata_prefect import events
+from batchata_prefect.account_limits import take_turn
 from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
 from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Entry, Receipt
@@ -101,6 +102,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     refusals = 0
     while flight.fresh:
+        await take_turn(run, flight)
         if chunk.provider in run.closed:
             flight.held_back = f"{chunk.provider} takes no batch"
             return False

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.remote import bring, is_url
 
 QUIET = Parameter(name=["--quiet", "-q"], negative="", show_default=False)
 
@@ -18,9 +20,22 @@ LIMITS = Group("Limits", sort_key=2)
 SENDING = Group("How they are sent", sort_key=3)
 PLACES = Group("Where things lie", sort_key=4)
 
-_ResultsDir = Parameter(help="Results directory of the run.")
-ResultsDir: TypeAlias = Annotated[Path, _ResultsDir]
-MaybeResultsDir: TypeAlias = Annotated[Path | None, _ResultsDir]
+
+def _brought(_type: object, tokens: Sequence[Token]) -> Path:
+    """A results directory as a local one; what lies at a URL is fetched."""
+    (token,) = tokens
+    return bring(token.value) if is_url(token.value) else Path(token.value)
+
+
+def _named(_type: object, tokens: Sequence[Token]) -> Path | str:
+    """A results directory by its name; nothing in it is needed."""
+    (token,) = tokens
+    return token.value if is_url(token.value) else Path(token.value)
+
+
+_HELP = "Results directory of the run, or its URL."
+ResultsDir: TypeAlias = Annotated[Path, Parameter(help=_HELP, converter=_brought)]
+MaybeResultsDir: TypeAlias = Annotated[Path | str | None, Parameter(help=_HELP, converter=_named)]
 RunKey: TypeAlias = Annotated[
     str | None, Parameter(help="Run key of the job set, where it was given one of its own.")
 ]

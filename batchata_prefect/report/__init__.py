@@ -24,11 +24,11 @@ def tell_failures(manifest: dict[str, Any]) -> None:
 
     for code, group in list(manifest["failures"].items())[:_FAILURES_TOLD]:
         get_run_logger().warning(
-            "%s: %s jobs, such as %r: %s %s",
+            "%s (%s), such as %r: %s. %s",
             code,
             f"{group['count']:,}",
             group["example_job_id"],
-            one_line(str(group["example"] or "")),
+            one_line(str(group["example"] or "")).rstrip("."),
             group.get("what_to_do", ""),
         )
 

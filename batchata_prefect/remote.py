@@ -1,0 +1,236 @@
+"""Results at a URL: a run works in a local folder, and puts what it came to there at its end.
+
+The folder is a working copy: where it is gone, or on another machine, the replies come back from
+the URL, or else from the provider. The manifest is put last, so that who sees it there sees all
+that it speaks of, and a run that broke off in between puts the rest the next time.
+
+Any file system that fsspec knows will do; keys and options are its own (environment, `~/.aws`,
+`~/.config/fsspec`), and never stand in a record or a manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import orjson
+
+from batchata_prefect.errors import StateError, ValidationError
+
+MANIFEST = "manifest.json"
+RAW = "raw_files"
+_NOT_RESULTS = frozenset({MANIFEST, "run.json"})
+_KEPT = frozenset({"results.jsonl", "results.parquet", "report.html"})
+
+
+def is_url(place: object) -> bool:
+    """Whether a results directory is a URL."""
+    return "://" in str(place)
+
+
+def working_folder(url: str) -> Path:
+    """The local folder for the results at a URL: the same at each start on this machine."""
+    from prefect.settings import PREFECT_HOME
+
+    name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return Path(PREFECT_HOME.value()) / "batchata" / f"{name}-{digest}"
+
+
+def _open(url: str) -> tuple[Any, str]:
+    """The file system of a URL, with nothing remembered from earlier, and the path in it.
+
+    Raises:
+        ValidationError: No file system is known for it, or its driver is not installed.
+    """
+    import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+    try:
+        system, path = cast("Any", fsspec).url_to_fs(url)
+        system.invalidate_cache()
+    except (ImportError, ValueError) as error:
+        raise ValidationError(
+            f"results_dir {url!r}: {error}. Nothing was sent; give a local directory, or install "
+            "what fsspec needs for it (batchata-prefect[s3] or [gs])"
+        ) from error
+    return system, str(path).rstrip("/")
+
+
+def _make_folder(system: Any, path: str) -> None:
+    """Make a folder where the file system has such.
+
+    Object stores have none: there the path begins with the bucket, and some drivers would make that
+    bucket.
+    """
+    if path.startswith("/"):
+        system.makedirs(path, exist_ok=True)
+
+
+def probe(url: str) -> None:
+    """See that results can be put at a URL, before anything is paid.
+
+    Raises:
+        ValidationError: They cannot.
+    """
+    system, root = _open(url)
+    path = f"{root}/.batchata-probe"
+    try:
+        _make_folder(system, root)
+        system.pipe_file(path, b"can results be put here?")
+        system.rm_file(path)
+    except Exception as error:  # each driver raises errors of its own
+        raise ValidationError(
+            f"results_dir {url!r} cannot be written: {_one_line(error)}. Nothing was sent"
+        ) from error
+
+
+def publish(folder: Path, url: str, *, raw_files: bool) -> bool:
+    """Put the results of a finished run at a URL; False where they are there already.
+
+    Results of another run that lie there are kept under other names.
+
+    Args:
+        folder: The working folder.
+        url: The URL.
+        raw_files: Whether requests and replies are put there as well.
+
+    Raises:
+        StateError: They cannot be put there; they are in the working folder.
+    """
+    manifest = (folder / MANIFEST).read_bytes()
+    try:
+        system, root = _open(url)
+        there = _read(system, f"{root}/{MANIFEST}")
+        if there == manifest:
+            return False
+        _set_aside(system, root, there, manifest)
+        files = [
+            path.name
+            for path in folder.iterdir()
+            if path.is_file() and not path.name.startswith(".") and path.name not in _NOT_RESULTS
+        ]
+        if raw_files:
+            files += [
+                path.relative_to(folder).as_posix()
+                for path in (folder / RAW).rglob("*.json*")
+                if not path.name.endswith(".download")
+                and _size(system, f"{root}/{path.relative_to(folder).as_posix()}")
+                != path.stat().st_size
+            ]
+        _make_folder(system, root)
+        for name in files:
+            target = f"{root}/{name}"
+            _make_folder(system, target.rpartition("/")[0])
+            system.put_file(str(folder / name), target)
+        system.pipe_file(f"{root}/{MANIFEST}", manifest)
+    except (StateError, ValidationError):
+        raise
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(
+            f"the results cannot be put at {url!r}: {_one_line(error)}. They are in "
+            f"{str(folder)!r}; run again to put them there, nothing is paid twice"
+        ) from error
+    return True
+
+
+def bring(url: str) -> Path:
+    """The working folder of a URL, with the finished results that lie there.
+
+    Raises:
+        StateError: They cannot be read.
+        ValidationError: No file system is known for the URL.
+    """
+    folder = working_folder(url)
+    try:
+        system, root = _open(url)
+        there = _read(system, f"{root}/{MANIFEST}")
+        mine = folder / MANIFEST
+        if there is not None and (not mine.exists() or mine.read_bytes() != there):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _KEPT:
+                (folder / name).unlink(missing_ok=True)
+                if system.exists(f"{root}/{name}"):
+                    system.get_file(f"{root}/{name}", str(folder / name))
+            mine.write_bytes(there)
+    except ValidationError:
+        raise
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(f"{url!r} cannot be read: {_one_line(error)}") from error
+    return folder
+
+
+def bring_manifest(url: str) -> None:
+    """Have the manifest of the results at a URL in the working folder, where there is none.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    folder = working_folder(url)
+    if (folder / MANIFEST).exists():
+        return
+    try:
+        system, root = _open(url)
+        there = _read(system, f"{root}/{MANIFEST}")
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(f"{url!r} cannot be read: {_one_line(error)}. Nothing was sent") from error
+    if there is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).write_bytes(there)
+
+
+def bring_file(url: str, folder: Path, path: Path) -> bool:
+    """Fetch one file of the working folder from its URL; whether it is there now."""
+    partial = path.with_name(f"{path.name}.download")
+    try:
+        system, root = _open(url)
+        source = f"{root}/{path.relative_to(folder).as_posix()}"
+        if not system.exists(source):
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        system.get_file(source, str(partial))
+    except Exception:  # each driver raises errors of its own; the provider still has the rows
+        partial.unlink(missing_ok=True)
+        return False
+    partial.replace(path)
+    return True
+
+
+def _set_aside(system: Any, root: str, there: bytes | None, mine: bytes) -> None:
+    """Keep the results of another run under names of their own."""
+    if there is None or _run_of(there) == _run_of(mine):
+        return
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for name in (MANIFEST, *sorted(_KEPT)):
+        if system.exists(f"{root}/{name}"):
+            stem, _, suffix = name.rpartition(".")
+            system.mv(f"{root}/{name}", f"{root}/{stem}.{stamp}.{suffix}")
+
+
+def _run_of(manifest: bytes) -> tuple[Any, Any]:
+    """Run key and generation."""
+    try:
+        values: dict[str, Any] = orjson.loads(manifest)
+        return values["run_key"], values["ledger"][0]
+    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
+        return None, None
+
+
+def _read(system: Any, path: str) -> bytes | None:
+    try:
+        return bytes(system.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def _size(system: Any, path: str) -> int | None:
+    try:
+        return int(system.size(path))
+    except FileNotFoundError:
+        return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,215 @@
+"""Results and records in object storage: any machine can go on, and each request is paid once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
+
+from batchata_prefect import Batch, ValidationError
+from batchata_prefect.errors import StateError
+from batchata_prefect.remote import bring, publish, working_folder
+
+JOBS = 12
+RUN = """
+import sys
+from batchata_prefect import Batch
+
+url, state = sys.argv[1:]
+batch = Batch(url, items_per_batch=4).set_state(file=state)
+for n in range(12):
+    batch.add_job(
+        prompt=f"{url} {n}", model="gpt-6-luna", max_tokens=200, id=f"job-{n}", metadata={"n": n}
+    )
+run = batch.run()
+print("STATUS", run.manifest["status"], run.status()["completed"], run.status()["resumed"])
+"""
+BLOCK = """
+import sys
+from prefect.filesystems import RemoteFileSystem
+
+RemoteFileSystem(
+    basepath=sys.argv[1], settings={"client_kwargs": {"endpoint_url": sys.argv[2]}}
+).save(sys.argv[3], overwrite=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """Environment of an S3 server with the bucket `results`."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "secret-of-the-test"}
+    environment = {
+        **keys,
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    storage().mkdir("results")
+    yield environment
+    os.environ.clear()
+    os.environ.update(before)
+    server.stop()
+
+
+def storage() -> Any:
+    import s3fs
+
+    return s3fs.S3FileSystem(skip_instance_cache=True)
+
+
+class Machine:
+    """A machine of its own: nothing on its disk, the same Prefect server and storage."""
+
+    def __init__(self, home: Path, sandbox: Any) -> None:
+        home.mkdir()
+        self._environment = {
+            **os.environ,
+            **sandbox.environment(),
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": api_url(),
+            "BATCHATA_LEASE_SECONDS": "2",
+        }
+
+    def start(self, code: str, *told: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *told],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, code: str, *told: str) -> str:
+        process = self.start(code, *told)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, out
+        return out
+
+
+def api_url() -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())
+
+
+def test_another_machine_goes_on(tmp_path: Path, prefect_server, sandbox, s3) -> None:
+    """A run killed on one machine is finished by a second, and a third finds it done."""
+    url, state = "s3://results/nightly", "remote-file-system/records"
+    one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
+    one.run(BLOCK, "s3://results/records", s3["AWS_ENDPOINT_URL"], "records")
+    billed_before = len(list(sandbox.ledger.billed()))
+    sandbox.limits(seconds=4)
+    process = one.start(RUN, url, state)
+    while sum(name.endswith("receipt") for name in storage().find("results/records")) < 3:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    sandbox.limits(seconds=0.1)
+
+    assert "STATUS completed 12" in two.run(RUN, url, state)
+    found = {path.removeprefix("results/nightly/") for path in storage().find("results/nightly")}
+    assert {"results.jsonl", "manifest.json", "report.html"} <= found
+    assert sum(name.startswith("raw_files/responses/") for name in found) == 3
+    assert not any("probe" in name or ".batchata" in name for name in found)
+    assert (
+        s3["AWS_SECRET_ACCESS_KEY"] not in storage().cat("results/nightly/manifest.json").decode()
+    )
+
+    calls = sandbox.ledger.calls()
+    assert "STATUS completed 12 12" in three.run(RUN, url, state)
+    later = sandbox.ledger.calls()
+    # The replies came from the storage, and nothing was asked of the provider.
+    assert {name: later[name] - calls.get(name, 0) for name in later} == dict.fromkeys(later, 0)
+    assert len(list(sandbox.ledger.billed())) - billed_before == JOBS
+
+    shown = three.run(
+        "import sys; from batchata_prefect.cli import main; sys.argv[0] = 'batchata'; main()",
+        "results",
+        url,
+    )
+    rows = [orjson.loads(line) for line in shown.splitlines() if line.startswith("{")]
+    assert sorted(row["job_id"] for row in rows) == sorted(f"job-{n}" for n in range(JOBS))
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_paid(
+    tmp_path: Path, prefect_server, sandbox, s3
+) -> None:
+    """A bucket that is not there ends the run with its name, and nothing was sent."""
+    created = len(list(sandbox.ledger.batches()))
+    job = {"prompt": "a", "model": "gpt-6-luna", "max_tokens": 200}
+    with temporary_settings({PREFECT_HOME: tmp_path}):
+        batch = Batch("s3://no-such-bucket/out").set_state(file=tmp_path / "state").add_job(**job)
+        told = "'s3://no-such-bucket/out' cannot be written.*Nothing was sent"
+        with pytest.raises(ValidationError, match=told):
+            batch.run()
+        with pytest.raises(ValidationError, match=r"'nosuch://x/out'.*Nothing was sent"):
+            Batch("nosuch://x/out").add_job(**job).run()
+    assert len(list(sandbox.ledger.batches())) == created
+    assert not storage().exists("no-such-bucket")
+
+
+def _folder(path: Path, run_key: str, **files: str) -> Path:
+    path.mkdir(parents=True)
+    for name, text in files.items():
+        (path / name.replace("_", ".")).write_text(text)
+    (path / "manifest.json").write_text(json.dumps({"run_key": run_key, "ledger": [1, 1, 1]}))
+    return path
+
+
+def test_results_of_another_run_are_kept(tmp_path: Path) -> None:
+    """What lies at the URL already is never overwritten by another run."""
+    url = f"file://{tmp_path / 'far'}"
+    old = _folder(tmp_path / "old", "one", results_jsonl="old", report_html="old")
+    new = _folder(tmp_path / "new", "two", results_jsonl="new")
+    assert publish(old, url, raw_files=True)
+    assert not publish(old, url, raw_files=True)
+    assert publish(new, url, raw_files=True)
+    found = {path.name: path.read_text() for path in (tmp_path / "far").iterdir()}
+    assert found["results.jsonl"] == "new"
+    (kept,) = (text for name, text in found.items() if name.startswith("results.2"))
+    assert kept == "old"
+    assert sum(name.startswith("manifest.") for name in found) == 2
+
+
+def test_a_publish_that_broke_off_is_finished_by_the_next(tmp_path: Path) -> None:
+    """Without its manifest nothing counts as there, and all of it is put again."""
+    url = f"file://{tmp_path / 'far'}"
+    folder = _folder(tmp_path / "run", "one", results_jsonl="rows")
+    (tmp_path / "far" / "results.jsonl").mkdir(parents=True)  # in the way of the file
+    with pytest.raises(StateError, match=r"cannot be put at 'file://.*run again to put them there"):
+        publish(folder, url, raw_files=True)
+    assert not (tmp_path / "far" / "manifest.json").exists()
+    (tmp_path / "far" / "results.jsonl").rmdir()
+    assert publish(folder, url, raw_files=True)
+    assert (tmp_path / "far" / "results.jsonl").read_text() == "rows"
+
+
+def test_results_are_brought_as_they_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader gets what lies at the URL, also after another machine has put something new."""
+    url = f"file://{tmp_path / 'far'}"
+    monkeypatch.setattr("batchata_prefect.remote.working_folder", lambda _: tmp_path / "mine")
+    assert working_folder(url) != working_folder(f"{url}2")
+    publish(_folder(tmp_path / "a", "one", results_jsonl="first"), url, raw_files=False)
+    assert (bring(url) / "results.jsonl").read_text() == "first"
+    publish(_folder(tmp_path / "b", "two", results_parquet="second"), url, raw_files=False)
+    assert (bring(url) / "results.parquet").read_text() == "second"
+    assert not (tmp_path / "mine" / "results.jsonl").exists()
