@@ -22,8 +22,11 @@ from batchata_prefect.errors import StateError, ValidationError
 
 MANIFEST = "manifest.json"
 RAW = "raw_files"
+ORDER = ".batchata/order.json"
+"""What `batchata run` was told, for `batchata retry`."""
+
 _NOT_RESULTS = frozenset({MANIFEST, "run.json"})
-_KEPT = frozenset({"results.jsonl", "results.parquet", "report.html"})
+_KEPT = frozenset({"results.jsonl", "results.parquet", "report.html", ORDER})
 
 
 def is_url(place: object) -> bool:
@@ -112,6 +115,8 @@ def publish(folder: Path, url: str, *, raw_files: bool) -> bool:
             for path in folder.iterdir()
             if path.is_file() and not path.name.startswith(".") and path.name not in _NOT_RESULTS
         ]
+        if (folder / ORDER).exists():
+            files.append(ORDER)
         if raw_files:
             files += [
                 path.relative_to(folder).as_posix()
@@ -149,8 +154,8 @@ def bring(url: str) -> Path:
         there = _read(system, f"{root}/{MANIFEST}")
         mine = folder / MANIFEST
         if there is not None and (not mine.exists() or mine.read_bytes() != there):
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in _KEPT:
+            (folder / ORDER).parent.mkdir(parents=True, exist_ok=True)
+            for name in _KEPT - {ORDER}:
                 (folder / name).unlink(missing_ok=True)
                 if system.exists(f"{root}/{name}"):
                     system.get_file(f"{root}/{name}", str(folder / name))
@@ -179,6 +184,20 @@ def bring_manifest(url: str) -> None:
     if there is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).write_bytes(there)
+
+
+def read_order(url: str) -> bytes | None:
+    """What the run whose results lie at a URL was told; None where it was not told by a command.
+
+    Raises:
+        StateError: It cannot be read.
+        ValidationError: No file system is known for the URL.
+    """
+    system, root = _open(url)
+    try:
+        return _read(system, f"{root}/{ORDER}")
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(f"{url!r} cannot be read: {_one_line(error)}. Nothing was sent") from error
 
 
 def bring_file(url: str, folder: Path, path: Path) -> bool:

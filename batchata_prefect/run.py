@@ -91,8 +91,13 @@ class BatchRun:
 
     @property
     def results_dir(self) -> Path:
-        """Where the answers lie."""
+        """Where the answers lie; with results at a URL, the local copy."""
         return self._session.results_dir
+
+    @property
+    def results_url(self) -> str | None:
+        """The URL where the answers lie; None where it is `results_dir`."""
+        return self._session.settings.results_url
 
     @property
     def is_complete(self) -> bool:

@@ -17,7 +17,6 @@ from pydantic import Field, ImportString, NonNegativeInt, PositiveFloat, Positiv
 
 from batchata_prefect import Batch, BatchRun
 from batchata_prefect.report import summary
-from batchata_prefect.sources import jobs_from_rows, read_rows
 
 
 @flow(name="jobs-from-file", flow_run_name="jobs from {jobs}", persist_result=False)
@@ -67,8 +66,8 @@ async def jobs_from_file(
         prompt: Prompt template; {column} stands for the row's value, {{ and }} for braces.
             Without one each row must be a job itself, with messages or prompt.
         model: Model id of all jobs, such as claude-sonnet-5-5 or gpt-6-luna.
-        results_dir: Local directory for the answers; {run_key} stands for the run key, so that
-            every run has its own.
+        results_dir: Directory for the answers, or a URL such as s3://bucket/answers; {run_key}
+            stands for the run key, so that every run has its own.
         provider: Provider of a model id that does not tell it: anthropic or openai.
         system: System prompt of the jobs that bring none of their own.
         max_tokens: Output tokens of one job at most, thinking included.
@@ -101,7 +100,7 @@ async def jobs_from_file(
         prices: USD per million tokens in a batch by model id, for models whose price is unknown:
             input and output, and the same under realtime.
         quota: Input tokens of a model that may wait at the provider at once, by model id.
-        id_column: Column with the id of the job; without one the id is made from the job.
+        id_column: Column with the id of the job; the column id by default, where there is one.
         file_column: Column with the path or URL of the job's document. A relative path counts
             from the folder of the jobs file.
         metadata_columns: Columns that are given back with the result; never sent.
@@ -152,15 +151,15 @@ async def jobs_from_file(
         **(params or {}),
     }
     batch.set_default_params(**{name: value for name, value in defaults.items() if value})
-    rows = jobs_from_rows(
-        read_rows(jobs),
+    # Reading and rendering a million jobs takes a while, in which Prefect must go on.
+    await asyncio.to_thread(
+        batch.add_rows,
+        jobs,
         prompt=prompt,
         id_column=id_column,
         file_column=file_column,
-        metadata_columns=metadata_columns,
+        metadata_columns=metadata_columns or [],
     )
-    # Reading and rendering a million jobs takes minutes, in which Prefect must go on.
-    await asyncio.to_thread(batch.add_jobs, rows)
     run = await batch.arun(wait=wait, canary=canary, min_valid=min_valid, approve=approve)
     return _final_state(run)
 
@@ -170,7 +169,7 @@ def _final_state(run: BatchRun) -> State[dict[str, Any]]:
     if manifest is None:
         return Cancelled(message="cancelled before anything was sent")
     facts = {
-        "results": str(run.results_dir / "results.jsonl"),
+        "results": f"{run.results_url or run.results_dir}/results.jsonl",
         "run_key": manifest["run_key"],
         "counts": manifest["counts"],
         "cost_usd": manifest["cost_usd"],

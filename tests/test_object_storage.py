@@ -34,6 +34,7 @@ for n in range(12):
 run = batch.run()
 print("STATUS", run.manifest["status"], run.status()["completed"], run.status()["resumed"])
 """
+COMMAND = "import sys; from batchata_prefect.cli import main; sys.argv[0] = 'batchata'; main()"
 BLOCK = """
 import sys
 from prefect.filesystems import RemoteFileSystem
@@ -95,11 +96,16 @@ class Machine:
             text=True,
         )
 
-    def run(self, code: str, *told: str) -> str:
+    def run(self, code: str, *told: str, exit_code: int = 0) -> str:
         process = self.start(code, *told)
         out, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, out
+        assert process.returncode == exit_code, out
         return out
+
+    def command(self, exit_code: int, *told: str) -> dict[str, Any]:
+        """The JSON that a command prints."""
+        out = self.run(COMMAND, *told, exit_code=exit_code)
+        return orjson.loads(out[out.index("{") :])
 
 
 def api_url() -> str:
@@ -139,13 +145,31 @@ def test_another_machine_goes_on(tmp_path: Path, prefect_server, sandbox, s3) ->
     assert {name: later[name] - calls.get(name, 0) for name in later} == dict.fromkeys(later, 0)
     assert len(list(sandbox.ledger.billed())) - billed_before == JOBS
 
-    shown = three.run(
-        "import sys; from batchata_prefect.cli import main; sys.argv[0] = 'batchata'; main()",
-        "results",
-        url,
-    )
+    shown = three.run(COMMAND, "results", url)
     rows = [orjson.loads(line) for line in shown.splitlines() if line.startswith("{")]
     assert sorted(row["job_id"] for row in rows) == sorted(f"job-{n}" for n in range(JOBS))
+
+
+def test_a_command_is_retried_on_another_machine(
+    tmp_path: Path, prefect_server, sandbox, s3
+) -> None:
+    """What one machine changed for a retry, a third one knows: nothing goes out again."""
+    jobs = tmp_path / "jobs.csv"
+    jobs.write_text("text\n" + "".join(f"{tmp_path} {n}\n" for n in range(3)))
+    one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
+    one.run(BLOCK, "s3://results/records", s3["AWS_ENDPOINT_URL"], "cli")
+    url, state = "s3://results/cli", "remote-file-system/cli"
+    told = ("--model", "gpt-6-luna", "--prompt", "{text}", "--out", url, "--state", state, "--json")
+    asked = one.command(1, "run", str(jobs), *told, "--max-tokens", "9")
+    assert asked["results"] == f"{url}/results.jsonl"
+    assert list(asked["failures"]) == ["truncated"]
+
+    retried = two.command(0, "retry", url, "--max-tokens", "200", "--json")
+    assert retried["counts"]["completed"] == 3
+    billed = len(list(sandbox.ledger.billed()))
+    again = three.command(0, "run", str(jobs), *told, "--max-tokens", "9")
+    assert again["counts"]["completed"] == 3
+    assert len(list(sandbox.ledger.billed())) == billed
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_paid(

@@ -27,7 +27,7 @@ def _brought(_type: object, tokens: Sequence[Token]) -> Path:
     return bring(token.value) if is_url(token.value) else Path(token.value)
 
 
-def _named(_type: object, tokens: Sequence[Token]) -> Path | str:
+def named(_type: object, tokens: Sequence[Token]) -> Path | str:
     """A results directory by its name; nothing in it is needed."""
     (token,) = tokens
     return token.value if is_url(token.value) else Path(token.value)
@@ -35,7 +35,8 @@ def _named(_type: object, tokens: Sequence[Token]) -> Path | str:
 
 _HELP = "Results directory of the run, or its URL."
 ResultsDir: TypeAlias = Annotated[Path, Parameter(help=_HELP, converter=_brought)]
-MaybeResultsDir: TypeAlias = Annotated[Path | str | None, Parameter(help=_HELP, converter=_named)]
+Place: TypeAlias = Annotated[Path | str, Parameter(help=_HELP, converter=named)]
+MaybeResultsDir: TypeAlias = Annotated[Path | str | None, Parameter(help=_HELP, converter=named)]
 RunKey: TypeAlias = Annotated[
     str | None, Parameter(help="Run key of the job set, where it was given one of its own.")
 ]

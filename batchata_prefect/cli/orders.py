@@ -15,10 +15,10 @@ import orjson
 from batchata_prefect.batch import Batch
 from batchata_prefect.cli.options import Ask, Ways, seconds
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.remote import ORDER, read_order, working_folder
 from batchata_prefect.sources import jobs_from_rows, read_rows
 from batchata_prefect.whole_files import write_json
 
-_NOTE = Path(".batchata", "order.json")
 SANDBOX = Path(".batchata", "sandbox")
 """What the sandbox of a run leaves in its results directory; without it the run starts over."""
 
@@ -42,17 +42,22 @@ class Order:
 
     Attributes:
         jobs: Path or URL of the jobs.
-        out: Results directory.
+        place: Results directory, or its URL.
         ask: What is asked.
         ways: How it is sent.
         amendments: What was changed for some jobs later; the last one counts.
     """
 
     jobs: str
-    out: Path
+    place: Path | str
     ask: Ask
     ways: Ways
     amendments: tuple[Amendment, ...] = ()
+
+    @property
+    def out(self) -> Path:
+        """The local directory of its results."""
+        return working_folder(self.place) if isinstance(self.place, str) else self.place
 
     def batch(self) -> Batch:
         """The batch with all its jobs.
@@ -62,7 +67,7 @@ class Order:
         """
         ask, ways = self.ask, self.ways
         batch = Batch(
-            results_dir=self.out,
+            results_dir=self.place,
             max_parallel_batches=ways.max_parallel_batches,
             items_per_batch=ways.items_per_batch,
             run_key=ways.run_key,
@@ -106,7 +111,7 @@ class Order:
     def with_earlier_amendments(self) -> Order:
         """The same with what `batchata retry` changed since this very order was given before."""
         try:
-            earlier = Order.noted(self.out)
+            earlier = Order.noted(self.place)
         except StateError:
             return self
         is_same = earlier.ask == self.ask and earlier.jobs == _whole(self.jobs)
@@ -123,35 +128,54 @@ class Order:
                 for each in self.amendments
             ],
         }
-        write_json(self.out / _NOTE, values)
+        write_json(self.out / ORDER, values)
 
     @classmethod
-    def noted(cls, results_dir: Path) -> Self:
+    def noted(cls, place: Path | str) -> Self:
         """The order that a results directory was made by.
+
+        At a URL another machine may have amended it since it was noted here, or the other way
+        round where the results could not be put there: amendments only ever grow.
 
         Raises:
             StateError: It was made by a program, or by another version.
         """
+        if isinstance(place, Path):
+            notes = [_bytes_of(place / ORDER)]
+        else:
+            notes = [_bytes_of(working_folder(place) / ORDER), read_order(place)]
         try:
-            values = orjson.loads((results_dir / _NOTE).read_bytes())
-            ways = values["ways"]
-            prices = ways.pop("prices")
-            return cls(
-                jobs=values["jobs"],
-                out=results_dir,
-                ask=_ask(values["ask"]),
-                ways=replace(Ways(), **ways, prices=Path(prices) if prices else None),
-                amendments=tuple(
-                    Amendment({int(row): job for row, job in e["rows"].items()}, _ask(e["ask"]))
-                    for e in values["amendments"]
-                ),
-            )
-        except (OSError, orjson.JSONDecodeError, TypeError, KeyError) as error:
+            found = [cls._from_note(place, note) for note in notes if note is not None]
+            return max(found, key=lambda order: len(order.amendments))
+        except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
             raise StateError(
-                f"{str(results_dir)!r} was not made by `batchata run`, so its jobs are not known "
+                f"{str(place)!r} was not made by `batchata run`, so its jobs are not known "
                 "here. Run its program again: it sends what was not answered for no fault of the "
                 "job's own; change the jobs that failed, and only those are new"
             ) from error
+
+    @classmethod
+    def _from_note(cls, place: Path | str, note: bytes) -> Self:
+        values = orjson.loads(note)
+        ways = values["ways"]
+        prices = ways.pop("prices")
+        return cls(
+            jobs=values["jobs"],
+            place=place,
+            ask=_ask(values["ask"]),
+            ways=replace(Ways(), **ways, prices=Path(prices) if prices else None),
+            amendments=tuple(
+                Amendment({int(row): job for row, job in e["rows"].items()}, _ask(e["ask"]))
+                for e in values["amendments"]
+            ),
+        )
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _amended(

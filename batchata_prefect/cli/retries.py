@@ -11,17 +11,18 @@ from typing import Annotated, Any
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import JOBS, LIMITS, QUIET, SENDING, Json, ResultsDir
+from batchata_prefect.cli.options import JOBS, LIMITS, QUIET, SENDING, Json, Place
 from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
+from batchata_prefect.remote import bring
 
 _Text = Annotated[str | None, Parameter(group=JOBS)]
 
 
 def retry(
-    results_dir: ResultsDir,
+    results_dir: Place,
     *,
     code: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     model: _Text = None,
@@ -64,6 +65,7 @@ def retry(
         quiet: Show no progress and no report.
     """
     order = Order.noted(results_dir)
+    folder = bring(results_dir) if isinstance(results_dir, str) else results_dir
     asked = {
         "model": model,
         "prompt": prompt,
@@ -81,12 +83,12 @@ def retry(
     changes = {name: value for name, value in asked.items() if value is not None}
     ways = {name: value for name, value in told.items() if value is not None}
     order = replace(order, ways=replace(order.ways, **ways))
-    failed = dict(_failed(results_dir, code))
+    failed = dict(_failed(folder, code))
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
         tell(f"{len(failed):,} jobs go out again, changed: {', '.join(sorted(changes))}.")
     elif failed and not ways:
-        codes = ", ".join(f"{n:,} {name}" for name, n in Counter(_codes(results_dir)).most_common())
+        codes = ", ".join(f"{n:,} {name}" for name, n in Counter(_codes(folder)).most_common())
         tell(
             f"{len(failed):,} jobs have no answer ({codes}). What was not answered goes out again "
             "as it is. What was answered in vain (refused, cut off, not as asked) needs a change, "

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Ways
+from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Ways, named
 from batchata_prefect.cli.orders import Order, provided
 from batchata_prefect.cli.output import print_json, tell, width
 from batchata_prefect.errors import StateError
 
-Out = Annotated[Path, Parameter(name=["--out", "-o"], group=PLACES)]
+Out = Annotated[
+    Path | str, Parameter(name=["--out", "-o"], group=PLACES, converter=named, show_default=True)
+]
 
 
 def run(
@@ -41,7 +43,8 @@ def run(
     - `batchata run jobs.jsonl --dry-run`
 
     Args:
-        out: Directory for the answers; also the identity under which the run resumes.
+        out: Directory for the answers, or a URL such as s3://bucket/answers; also the identity
+            under which the run resumes.
         dry_run: Only say what would be sent and what it would cost, as `batchata plan`.
         quiet: Show no progress and no report.
     """
@@ -100,14 +103,14 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
         tell("The run was cancelled before anything was sent.")
         return 1
     if as_json:
-        print_json("run", _told(manifest, order.out))
+        print_json("run", _told(manifest, order.place))
     elif not quiet:
         _say(manifest, order)
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
 
 
-def _told(manifest: dict[str, Any], results_dir: Path) -> dict[str, Any]:
+def _told(manifest: dict[str, Any], place: Path | str) -> dict[str, Any]:
     names = (
         "run_key",
         "flow_run_id",
@@ -122,8 +125,8 @@ def _told(manifest: dict[str, Any], results_dir: Path) -> dict[str, Any]:
         "failures",
     )
     return {
-        "results": str(results_dir / "results.jsonl"),
-        "report": str(results_dir / "report.html"),
+        "results": f"{place}/results.jsonl",
+        "report": f"{place}/report.html",
         **{name: manifest[name] for name in names},
     }
 
@@ -138,8 +141,8 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
     if order.ways.sandbox:
         tell("\nThe sandbox made these answers up; nothing was paid.")
     if manifest["failures"]:
-        tell(f"\nWhat failed:      batchata results {order.out} --failed")
-        tell(f"Try those again:  batchata retry {order.out}{_change_for(manifest['failures'])}")
+        tell(f"\nWhat failed:      batchata results {order.place} --failed")
+        tell(f"Try those again:  batchata retry {order.place}{_change_for(manifest['failures'])}")
 
 
 def _change_for(failures: Mapping[str, Any]) -> str:

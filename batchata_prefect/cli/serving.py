@@ -119,7 +119,8 @@ def deploy(
     - `batchata deploy tickets.csv --prompt "{text}" --model gpt-6-luna --pool batchata`
 
     Args:
-        out: Directory for the answers; {run_key} stands for the run, so that each has its own.
+        out: Directory for the answers, or a URL; {run_key} stands for the run, so that each has its
+            own.
         name: Name of the deployment.
         cron: When it runs by itself, as a cron line.
         timezone: Time zone of the cron line, such as Europe/Berlin.
