@@ -1,132 +1,210 @@
-"""Prefect blocks for the providers' keys, so that several accounts or workspaces work side by side.
-
-A run names the blocks, and the names alone stand in its settings and records:
+"""Prefect blocks: credentials of the providers, and a file of jobs that a flow can trigger.
 
 ```python
-Batch("out", credentials={"anthropic": "team-a", "openai": "team-b"})
+@flow
+async def nightly():
+    jobs = await JobsFile.aload("tickets")
+    run = await jobs.trigger(run_key="2026-11-23")
+    await run.wait_for_completion()
+    answers = await run.fetch_result()
+    return answers.manifest["counts"]
 ```
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import contextvars
+import threading
+from concurrent.futures import Future
+from decimal import Decimal
 from typing import Any, cast
 
-from prefect.blocks.abstract import CredentialsBlock
-from prefect.blocks.core import Block
-from pydantic import Field, SecretStr
+from prefect.blocks.abstract import JobBlock, JobRun
+from pydantic import Field, PositiveInt
 
-from batchata_prefect.errors import MissingCredentialsError
-from batchata_prefect.providers import Key, providers
+from batchata_prefect.batch import Batch
+from batchata_prefect.credentials import AnthropicCredentials, OpenAICredentials
+from batchata_prefect.errors import StateError
+from batchata_prefect.run import BatchRun
+
+__all__ = ["AnthropicCredentials", "JobsFile", "JobsFileRun", "OpenAICredentials"]
 
 
-class AnthropicCredentials(CredentialsBlock):
-    """A key of one Anthropic workspace.
+class JobsFileRun(JobRun[BatchRun]):
+    """A run of the jobs of a file, which goes on in a thread of its own.
 
-    Example:
-        ```python
-        from batchata_prefect.blocks import AnthropicCredentials
-
-        credentials = AnthropicCredentials.load("BLOCK_NAME")
-        client = credentials.get_client()
-        ```
+    It is a subflow of the flow that triggered it. Where the process ends before it does, the
+    provider batches go on, and the next trigger with the same run key collects them.
     """
 
-    _block_type_name = "Batchata Anthropic Credentials"
-    _block_type_slug = "batchata-anthropic-credentials"
-    _description = "A key for Anthropic's Message Batches, as batchata-prefect uses it."
-    _documentation_url = cast("Any", "https://platform.claude.com/docs/en/api/overview")
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/76263028?s=200")
-
-    api_key: SecretStr = Field(title="API key", description="The key of the workspace.")
-    base_url: str | None = Field(
-        default=None,
-        title="Base URL",
-        description="Where requests go, if not to Anthropic itself.",
-    )
-
-    def key(self) -> Key:
-        """What the provider connects with."""
-        return Key(self.api_key.get_secret_value(), self.base_url)
-
-    def get_client(self) -> Any:
-        """An `anthropic.AsyncAnthropic`, with the timeouts and retries that runs use."""
-        return providers()["anthropic"].connect(self.key())
-
-
-class OpenAICredentials(CredentialsBlock):
-    """A key of one OpenAI project.
-
-    Example:
-        ```python
-        from batchata_prefect.blocks import OpenAICredentials
-
-        credentials = OpenAICredentials.load("BLOCK_NAME")
-        client = credentials.get_client()
-        ```
-    """
-
-    _block_type_name = "Batchata OpenAI Credentials"
-    _block_type_slug = "batchata-openai-credentials"
-    _description = "A key for OpenAI's Batch API, as batchata-prefect uses it."
-    _documentation_url = cast("Any", "https://developers.openai.com/api/docs/guides/batch")
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/14957082?s=200")
-
-    api_key: SecretStr = Field(title="API key", description="The key of the project.")
-    base_url: str | None = Field(
-        default=None,
-        title="Base URL",
-        description="Where requests go, if not to OpenAI itself.",
-    )
-    organization: str | None = Field(
-        default=None, description="Organization that is charged, where the key is of several."
-    )
-    project: str | None = Field(
-        default=None, description="Project that is charged, where the key is of several."
-    )
-
-    def key(self) -> Key:
-        """What the provider connects with."""
-        named = {"organization": self.organization, "project": self.project}
-        options = {name: value for name, value in named.items() if value}
-        return Key(self.api_key.get_secret_value(), self.base_url, options)
-
-    def get_client(self) -> Any:
-        """An `openai.AsyncOpenAI`, with the timeouts and retries that runs use."""
-        return providers()["openai"].connect(self.key())
-
-
-_KINDS = {
-    "anthropic": AnthropicCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
-    "openai": OpenAICredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
-}
-
-
-async def load_keys(names: Mapping[str, str]) -> dict[str, Key]:
-    """The keys in credentials blocks.
-
-    Args:
-        names: Name of a provider -> name of a block, or `type/name`.
-
-    Raises:
-        MissingCredentialsError: There is no such block, or it is none of credentials.
-    """
-    return {provider: await _load_key(provider, name) for provider, name in names.items()}
-
-
-async def _load_key(provider: str, name: str) -> Key:
-    kind = _KINDS.get(provider)
-    full = name if "/" in name or kind is None else f"{kind}/{name}"
-    try:
-        block: Any = await Block.aload(full)
-    except Exception as error:
-        raise MissingCredentialsError(
-            f"the credentials block {full!r} for {provider} cannot be loaded ({error}). Nothing "
-            "was sent. Make it in the Prefect UI, or with `prefect block register -m "
-            "batchata_prefect.blocks` and its save()"
-        ) from error
-    if not hasattr(block, "key"):
-        raise MissingCredentialsError(
-            f"the block {full!r} is none with a key for {provider}; name one of the type {kind!r}"
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._over: Future[BatchRun] = Future()
+        self._begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+        # Prefect's context comes along, or it would be no subflow.
+        context = contextvars.copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(self._execute,), name="batchata-jobs-file", daemon=True
         )
-    return block.key()
+        thread.start()
+
+    def _execute(self) -> None:
+        try:
+            self._over.set_result(asyncio.run(self._go()))
+        except BaseException as error:
+            self._over.set_exception(error)
+
+    async def _go(self) -> BatchRun:
+        task = asyncio.current_task()
+        assert task is not None
+        self._begun.set_result((asyncio.get_running_loop(), task))
+        return await self._batch.arun()
+
+    async def wait_for_completion(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Wait until every job has its result; cancelled here, the run ends in order.
+
+        Raises:
+            BatchataError: What `Batch.run` raises.
+        """
+        over = asyncio.wrap_future(self._over)
+        try:
+            await asyncio.shield(over)
+        except asyncio.CancelledError:
+            loop, task = await asyncio.wrap_future(self._begun)
+            loop.call_soon_threadsafe(task.cancel)
+            await asyncio.wait([over])
+            if not over.cancelled():
+                over.exception()  # else asyncio complains that nobody has looked at it
+            raise
+
+    async def fetch_result(self) -> BatchRun:
+        """The run with its results.
+
+        Raises:
+            StateError: It goes on.
+            BatchataError: What `Batch.run` raises.
+        """
+        if not self._over.done():
+            raise StateError(
+                f"the run of {self._batch!r} goes on; await wait_for_completion() before "
+                "fetch_result()"
+            )
+        return self._over.result()
+
+
+class JobsFile(JobBlock[BatchRun]):
+    """A file of jobs and how they are sent, for flows to trigger.
+
+    Triggered again with the same run key, it sends what was not answered, and pays nothing twice.
+
+    Example:
+        ```python
+        from batchata_prefect.blocks import JobsFile
+
+        jobs = JobsFile.load("BLOCK_NAME")
+        run = await jobs.trigger(run_key="2026-11-23")
+        ```
+    """
+
+    _block_type_name = "Batchata Jobs File"
+    _block_type_slug = "batchata-jobs-file"
+    _description = "A file of jobs for the providers' batch APIs, and how they are sent."
+    _documentation_url = cast("Any", "https://docs.prefect.io/v3/concepts/blocks")
+    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/39270919?s=200")
+
+    jobs: str = Field(
+        description="Path or URL of the jobs: .jsonl, .csv, .tsv or .parquet, one job a row."
+    )
+    prompt: str | None = Field(
+        default=None,
+        description="Prompt template; {column} stands for the row's value. Without one each row "
+        "is a job itself.",
+    )
+    model: str | None = Field(default=None, description="Model id of all jobs.")
+    results_dir: str = Field(
+        default="results/{run_key}",
+        title="Results directory",
+        description="Directory for the answers, or a URL such as s3://bucket/answers; {run_key} "
+        "stands for the run key.",
+    )
+    max_tokens: PositiveInt = Field(
+        default=4096, description="Output tokens of one job at most, thinking included."
+    )
+    cost_limit_usd: Decimal | None = Field(
+        default=None,
+        gt=0,
+        title="Cost limit",
+        description="USD that a run never passes, however often it is triggered.",
+    )
+    time_limit_hours: float | None = Field(
+        default=None,
+        gt=0,
+        le=24,
+        title="Time limit",
+        description="Hours after which what is not answered is cancelled.",
+    )
+    response_model: dict[str, Any] | str | None = Field(
+        default=None,
+        description="What answers are parsed into: a JSON schema, or the import path of a "
+        "pydantic model.",
+    )
+    id_column: str | None = Field(
+        default=None,
+        title="ID column",
+        description="Column with the id of the job; the column id by default, where there is one.",
+    )
+    file_column: str | None = Field(
+        default=None, description="Column with the path or URL of the job's document."
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="Further request parameters of all jobs."
+    )
+    items_per_batch: PositiveInt = Field(
+        default=10_000, description="Jobs in one provider batch at most."
+    )
+    credentials: dict[str, str] | None = Field(
+        default=None,
+        description="Provider and the name of the credentials block with its key. Without it, the "
+        "keys in the environment.",
+    )
+    state: str | None = Field(
+        default=None,
+        description="Where the records of runs are kept: a directory, or a storage block as "
+        "type/name. Without one, Prefect's own result storage.",
+    )
+
+    async def trigger(self, run_key: str = "default") -> JobsFileRun:
+        """Start a run of the jobs, or go on with the one that has this run key.
+
+        Args:
+            run_key: Identity under which the run resumes, such as a day.
+
+        Raises:
+            BatchataError: The jobs or the options are wrong; nothing was sent.
+        """
+        batch = await asyncio.to_thread(self._batch, run_key)
+        self.logger.info("triggered %s jobs of %s as %r", f"{len(batch):,}", self.jobs, run_key)
+        return JobsFileRun(batch)
+
+    def _batch(self, run_key: str) -> Batch:
+        batch = Batch(
+            self.results_dir.replace("{run_key}", run_key),
+            items_per_batch=self.items_per_batch,
+            run_key=f"{self.jobs} {run_key}",
+            credentials=self.credentials,
+        ).set_state(self.state)
+        if self.cost_limit_usd is not None:
+            batch.add_cost_limit(usd=self.cost_limit_usd)
+        if self.time_limit_hours is not None:
+            batch.add_time_limit(hours=self.time_limit_hours)
+        defaults = {
+            "model": self.model,
+            "max_tokens": self.max_tokens,
+            "response_model": self.response_model,
+            **self.params,
+        }
+        batch.set_default_params(**{k: v for k, v in defaults.items() if v is not None})
+        return batch.add_rows(
+            self.jobs, self.prompt, id_column=self.id_column, file_column=self.file_column
+        )

@@ -22,8 +22,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from batchata_prefect.blocks import load_keys
 from batchata_prefect.calls import one_line
+from batchata_prefect.credentials import load_keys
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.inflight import cancel, open_run
 from batchata_prefect.models import ProviderBatch

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.blocks import load_keys
+from batchata_prefect.credentials import load_keys
 from batchata_prefect.errors import StateError
 from batchata_prefect.lease import Lease
 from batchata_prefect.ledger import Entry, Receipt, Start

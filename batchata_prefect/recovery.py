@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger
 
-from batchata_prefect.blocks import load_keys
+from batchata_prefect.credentials import load_keys
 from batchata_prefect.endings import take_in
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.finish import job_ids, read_manifest

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +32,44 @@ os.environ.update(
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """One Prefect server for the session, with a database of its own."""
-    from prefect.testing.utilities import prefect_test_harness
+def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with Prefect's tables and nothing in them, made once for all test processes.
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    To make the tables takes a server eight seconds of CPU, to copy them nothing.
+    """
+    own = tmp_path_factory.getbasetemp()
+    # Under xdist each process has a folder of its own below that of the session.
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    tables = folder / "prefect.db"
+    with (folder / "prefect.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not tables.exists():
+            fresh = folder / "fresh.db"
+            database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{fresh}"}
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
+                env={**os.environ, **database},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            fresh.rename(tables)
+    return tables
+
+
+@pytest.fixture(scope="session")
+def prefect_server(prefect_tables: Path) -> Iterator[None]:
+    """One Prefect server for the session, with a database of its own."""
+    from prefect.testing import utilities
+
+    def folder() -> str:
+        made = tempfile.mkdtemp()
+        shutil.copyfile(prefect_tables, Path(made, "prefect-test.db"))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utilities, "mkdtemp", folder)
+        with utilities.prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,8 @@ def test_a_run_ends_in_order_while_it_waits_for_its_turn(
     threading.Timer(3.0, run.cancel).start()
     began = time.monotonic()
     run.execute()
-    assert time.monotonic() - began < 20
+    # A slot comes back after half an hour; under load the flow run alone takes a while to start.
+    assert time.monotonic() - began < 120
     results = run.results()
     assert len(results["completed"]) + len(results["cancelled"]) == 3
     assert len(results["completed"]) <= 1

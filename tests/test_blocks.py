@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.filesystems import RemoteFileSystem
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr
@@ -19,9 +19,10 @@ from batchata_prefect import (
     Batch,
     MissingCredentialsError,
     ProviderNotFoundError,
+    StateError,
     ValidationError,
 )
-from batchata_prefect.blocks import AnthropicCredentials, OpenAICredentials
+from batchata_prefect.blocks import AnthropicCredentials, JobsFile, OpenAICredentials
 from batchata_prefect.inflight import open_run, status
 from batchata_prefect.sandbox import Sandbox
 
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL")
 
 
-@pytest.mark.parametrize("block", [AnthropicCredentials, OpenAICredentials])
+@pytest.mark.parametrize("block", [AnthropicCredentials, OpenAICredentials, JobsFile])
 class TestConventions(BlockStandardTestSuite):
     """What Prefect asks of the blocks of a collection."""
 
@@ -162,3 +163,76 @@ def test_records_in_a_remote_storage_block(tmp_path: Path, sandbox) -> None:
     again = make(4).run()
     assert again.status()["resumed"] == 3
     assert len(list(sandbox.ledger.billed())) - known == 4
+
+
+def jobs_file(folder: Path, count: int = 3, **told: Any) -> JobsFile:
+    """A block over a file with as many rows."""
+    path = folder / "jobs.csv"
+    path.write_text("text\n" + "".join(f"{folder} {n}\n" for n in range(count)))
+    values = {
+        "jobs": str(path),
+        "prompt": "Say {text}",
+        "model": "gpt-6-luna",
+        "results_dir": str(folder / "{run_key}"),
+        "state": str(folder / "state"),
+        "max_tokens": 200,
+    }
+    return JobsFile(**{**values, **told})
+
+
+def test_a_flow_triggers_a_saved_file_of_jobs(tmp_path: Path, sandbox) -> None:
+    """It runs as a subflow; triggered again, nothing is sent; another key is another run."""
+    jobs_file(tmp_path, cost_limit_usd="0.5").save("tickets", overwrite=True)
+
+    @flow
+    async def nightly(run_key: str) -> tuple[dict[str, int], str]:
+        block = await JobsFile.aload("tickets")
+        run = await block.trigger(run_key)
+        with pytest.raises(StateError, match="wait_for_completion"):
+            await run.fetch_result()
+        await run.wait_for_completion()
+        done = await run.fetch_result()
+        assert done.results_dir == tmp_path / run_key
+        return done.manifest["counts"], done.flow_run_id
+
+    counts, flow_run_id = asyncio.run(nightly("monday"))
+    assert counts["completed"] == 3
+    billed = len(list(sandbox.ledger.billed()))
+    assert asyncio.run(nightly("monday"))[0] == counts
+    assert len(list(sandbox.ledger.billed())) == billed
+    assert asyncio.run(nightly("tuesday"))[0] == counts
+    assert len(list(sandbox.ledger.billed())) == billed + 3
+
+    async def parent() -> Any:
+        async with get_client() as client:
+            return (await client.read_flow_run(flow_run_id)).parent_task_run_id
+
+    assert asyncio.run(parent()) is not None
+
+
+def test_a_triggered_run_ends_in_order_with_its_flow(tmp_path: Path, sandbox) -> None:
+    """Cancelled while it waits, it cancels its batches, and every job has its place."""
+
+    async def begin_and_leave() -> None:
+        run = await jobs_file(tmp_path).trigger("monday")
+        while not any(batch.status == "in_progress" for batch in sandbox.ledger.batches()):
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(0.1):
+            await run.wait_for_completion()
+
+    sandbox.limits(seconds=3600)
+    try:
+        with pytest.raises(TimeoutError):
+            asyncio.run(begin_and_leave())
+    finally:
+        sandbox.limits(seconds=0.1)
+    rows = [orjson.loads(row) for row in (tmp_path / "monday" / "results.jsonl").open("rb")]
+    assert [row["status"] for row in rows] == ["cancelled"] * 3
+
+
+def test_a_wrong_file_of_jobs_is_refused_at_the_trigger(tmp_path: Path, sandbox) -> None:
+    """Faults are told where the run is triggered, and nothing is sent."""
+    created = len(list(sandbox.ledger.batches()))
+    with pytest.raises(ValidationError, match="nothere"):
+        asyncio.run(jobs_file(tmp_path, prompt="Say {nothere}").trigger())
+    assert len(list(sandbox.ledger.batches())) == created

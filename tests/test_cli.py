@@ -74,7 +74,7 @@ def test_status_and_cancel_of_a_killed_run(forker: Forker, sandbox, tmp_path: Pa
     """What a killed run left is shown, cancelled, and collected by the next run; paid once."""
     before = len(list(sandbox.ledger.billed()))
     job = told(tmp_path)
-    sandbox.limits(seconds=20)
+    sandbox.limits(seconds=120)
     try:
         killed_in_flight(forker, sandbox, job)
         shown = asked("status", job["results_dir"])

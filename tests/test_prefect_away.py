@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -59,9 +60,11 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> Iterator[Server]:
     """One server for the module."""
-    server = Server(tmp_path_factory.mktemp("prefect"))
+    home = tmp_path_factory.mktemp("prefect")
+    shutil.copyfile(prefect_tables, home / "prefect.db")
+    server = Server(home)
     server.start()
     yield server
     server.kill()

@@ -498,7 +498,6 @@ def test_a_default_that_a_model_no_longer_takes_is_left_out_with_one_warning(
     [
         (lambda path: new_batch(path).run(), "no jobs"),
         (lambda path: Batch(path, items_per_batch=0), "items_per_batch"),
-        (lambda path: Batch("s3://bucket/out"), "URL"),
         (lambda path: Batch(""), "empty"),
         (lambda path: new_batch(path).set_default_params(prompt="x"), "default"),
         (lambda path: new_batch(path).add_job(prompt="x", model=CLAUDE, id=""), "id"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import runpy
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -106,9 +107,11 @@ def until(true: Callable[[], bool], place: Place, *, seconds: float = 60) -> Non
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> Iterator[Place]:
     """The production shape, as far as it is installed here: PostgreSQL, Redis, a split server."""
     home = tmp_path_factory.mktemp("sleepers")
+    (home / "stack" / "prefect").mkdir(parents=True)
+    shutil.copyfile(prefect_tables, home / "stack" / "prefect" / "prefect.db")
     native = runpy.run_path(str(ROOT / "deployments" / "native.py"))
     with (
         Sandbox(tmp_path_factory.mktemp("sandbox"), seconds=3600) as sandbox,

@@ -1,0 +1,132 @@
+"""The providers' keys in Prefect blocks, so that several accounts or workspaces work side by side.
+
+A run names the blocks, and the names alone stand in its settings and records:
+
+```python
+Batch("out", credentials={"anthropic": "team-a", "openai": "team-b"})
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from prefect.blocks.abstract import CredentialsBlock
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from batchata_prefect.errors import MissingCredentialsError
+from batchata_prefect.providers import Key, providers
+
+
+class AnthropicCredentials(CredentialsBlock):
+    """A key of one Anthropic workspace.
+
+    Example:
+        ```python
+        from batchata_prefect.blocks import AnthropicCredentials
+
+        credentials = AnthropicCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Batchata Anthropic Credentials"
+    _block_type_slug = "batchata-anthropic-credentials"
+    _description = "A key for Anthropic's Message Batches, as batchata-prefect uses it."
+    _documentation_url = cast("Any", "https://platform.claude.com/docs/en/api/overview")
+    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/76263028?s=200")
+
+    api_key: SecretStr = Field(title="API key", description="The key of the workspace.")
+    base_url: str | None = Field(
+        default=None,
+        title="Base URL",
+        description="Where requests go, if not to Anthropic itself.",
+    )
+
+    def key(self) -> Key:
+        """What the provider connects with."""
+        return Key(self.api_key.get_secret_value(), self.base_url)
+
+    def get_client(self) -> Any:
+        """An `anthropic.AsyncAnthropic`, with the timeouts and retries that runs use."""
+        return providers()["anthropic"].connect(self.key())
+
+
+class OpenAICredentials(CredentialsBlock):
+    """A key of one OpenAI project.
+
+    Example:
+        ```python
+        from batchata_prefect.blocks import OpenAICredentials
+
+        credentials = OpenAICredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Batchata OpenAI Credentials"
+    _block_type_slug = "batchata-openai-credentials"
+    _description = "A key for OpenAI's Batch API, as batchata-prefect uses it."
+    _documentation_url = cast("Any", "https://developers.openai.com/api/docs/guides/batch")
+    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/14957082?s=200")
+
+    api_key: SecretStr = Field(title="API key", description="The key of the project.")
+    base_url: str | None = Field(
+        default=None,
+        title="Base URL",
+        description="Where requests go, if not to OpenAI itself.",
+    )
+    organization: str | None = Field(
+        default=None, description="Organization that is charged, where the key is of several."
+    )
+    project: str | None = Field(
+        default=None, description="Project that is charged, where the key is of several."
+    )
+
+    def key(self) -> Key:
+        """What the provider connects with."""
+        named = {"organization": self.organization, "project": self.project}
+        options = {name: value for name, value in named.items() if value}
+        return Key(self.api_key.get_secret_value(), self.base_url, options)
+
+    def get_client(self) -> Any:
+        """An `openai.AsyncOpenAI`, with the timeouts and retries that runs use."""
+        return providers()["openai"].connect(self.key())
+
+
+_KINDS = {
+    "anthropic": AnthropicCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
+    "openai": OpenAICredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
+}
+
+
+async def load_keys(names: Mapping[str, str]) -> dict[str, Key]:
+    """The keys in credentials blocks.
+
+    Args:
+        names: Name of a provider -> name of a block, or `type/name`.
+
+    Raises:
+        MissingCredentialsError: There is no such block, or it is none of credentials.
+    """
+    return {provider: await _load_key(provider, name) for provider, name in names.items()}
+
+
+async def _load_key(provider: str, name: str) -> Key:
+    kind = _KINDS.get(provider)
+    full = name if "/" in name or kind is None else f"{kind}/{name}"
+    try:
+        block: Any = await Block.aload(full)
+    except Exception as error:
+        raise MissingCredentialsError(
+            f"the credentials block {full!r} for {provider} cannot be loaded ({error}). Nothing "
+            "was sent. Make it in the Prefect UI, or with `prefect block register -m "
+            "batchata_prefect.blocks` and its save()"
+        ) from error
+    if not hasattr(block, "key"):
+        raise MissingCredentialsError(
+            f"the block {full!r} is none with a key for {provider}; name one of the type {kind!r}"
+        )
+    return block.key()
