@@ -146,7 +146,7 @@ class BatchRun:
             self._report(callbacks)
             # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
             from batchata_prefect.flow import run_batch
-            from batchata_prefect.server import patient_with_prefect, start_own_server
+            from batchata_prefect.server import start_own_server
             from batchata_prefect.suspending import deployed_run, fall_asleep, may_suspend
             from batchata_prefect.suspending import leave as leave_sleepers
 
@@ -155,20 +155,19 @@ class BatchRun:
             # thousand replies; set aside, they cost a run a fifth less time.
             gc.freeze()
             try:
-                with patient_with_prefect():
-                    await self._start_prefect(start_own_server)
-                    run.around_id = deployed_run()
-                    if run.settings.wait == "suspend":
-                        await may_suspend(run)
+                await self._start_prefect(start_own_server)
+                run.around_id = deployed_run()
+                if run.settings.wait == "suspend":
+                    await may_suspend(run)
+                await self._in_order(run_batch(label, name, settings))
+                while run.flow_run_id is None and run.stopped is None:
+                    # Of a resumed flow run, Prefect does not start a subflow again that was
+                    # over; what it came to stands in the records and on disk.
                     await self._in_order(run_batch(label, name, settings))
-                    while run.flow_run_id is None and run.stopped is None:
-                        # Of a resumed flow run, Prefect does not start a subflow again that was
-                        # over; what it came to stands in the records and on disk.
-                        await self._in_order(run_batch(label, name, settings))
-                    if run.suspending:
-                        await fall_asleep(run)
-                    elif run.settings.wait == "suspend":
-                        await leave_sleepers(run)
+                if run.suspending:
+                    await fall_asleep(run)
+                elif run.settings.wait == "suspend":
+                    await leave_sleepers(run)
             finally:
                 gc.unfreeze()
                 run.waiting_for = None

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 from prefect import get_client, get_run_logger
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
 )
 
 from batchata_prefect.calls import one_line
 from batchata_prefect.session import Session
 
 _SERVER_START_SECONDS = 120
-
-
-@contextmanager
-def patient_with_prefect() -> Generator[None]:
-    """Give a Prefect server that has to be started the time that a busy machine needs.
-
-    Its default of 20 seconds was seen to pass on two cores.
-    """
-    setting = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
-    with temporary_settings({setting: max(setting.value(), _SERVER_START_SECONDS)}):
-        yield
+"""What it may take to start: Prefect's own 20 seconds were seen to pass on two busy cores."""
 
 
 def start_own_server() -> None:
@@ -48,7 +35,8 @@ def start_own_server() -> None:
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        SubprocessASGIServer().start()
+        patience = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
+        SubprocessASGIServer().start(timeout=max(patience, _SERVER_START_SECONDS))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

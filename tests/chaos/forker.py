@@ -6,18 +6,29 @@ fork, and with its exit code when it is gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
 import anthropic  # noqa: F401 - imported here so that no fork has to
+import anyio._backends._asyncio  # noqa: F401
+import httpcore2  # noqa: F401
 import openai  # noqa: F401
+import prefect.concurrency.services
+import prefect.flow_engine
+import prefect.task_engine
+import prefect.utilities.visualization  # noqa: F401
+import rich._emoji_codes  # noqa: F401
+import truststore  # noqa: F401
 
-import batchata_prefect.flow  # noqa: F401
+import batchata_prefect.flow
+import batchata_prefect.report.page  # noqa: F401
 from batchata_prefect import Batch
 
 PROMPT = "Say what number {n} is. Number: {n}"
@@ -54,6 +65,14 @@ def run_jobs(told: dict[str, Any]) -> None:
 
 def main() -> None:
     """Fork a run for each line of input."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Imports what rendering and pricing need.
+        rendered = Batch(folder)
+        for model in ("claude-sonnet-5-5", "gpt-6-luna"):
+            rendered.add_job(prompt="Hi", model=model, max_tokens=9)
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            rendered.run(dry_run=True)
+        del rendered
     print("ready", flush=True)
     for line in sys.stdin:
         told = json.loads(line)
