@@ -88,10 +88,18 @@ def _steps() -> Iterator[int]:
             yield digit * 10**power
 
 
+def seconds_until_near(run: Session) -> float | None:
+    """Seconds until little of the time limit is left; None where it is so, or there is none."""
+    left, limit = run.seconds_left, run.settings.time_limit_seconds
+    if left is None or limit is None or left <= limit * _NEAR:
+        return None
+    return left - limit * _NEAR
+
+
 def near_deadline(run: Session) -> bool:
     """Tell that little of the time limit is left; whether it is so."""
-    left, limit = run.seconds_left, run.settings.time_limit_seconds
-    if left is None or limit is None or left > limit * _NEAR:
+    left = run.seconds_left
+    if left is None or seconds_until_near(run) is not None:
         return False
     if left > 0:
         _tell_of_run(run, "deadline.near", {}, seconds_left=round(left))

@@ -24,6 +24,7 @@ from prefect.states import Paused, Suspended
 
 from batchata_prefect.calls import backoff, one_line
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.events import seconds_until_near
 from batchata_prefect.session import Session
 from batchata_prefect.waiting import Place, Waiting, Watched, forget, register
 
@@ -131,8 +132,9 @@ async def sleepy(run: Session) -> State[Any]:
     return Paused(message=run.asleep_for, pause_key=uuid4().hex)
 
 
-def _limits(run: Session) -> tuple[float | None, float | None]:
-    return run.seconds_left, run.seconds_until_realtime
+def _limits(run: Session) -> tuple[float | None, ...]:
+    # Nobody else could tell those who watch that the deadline is near.
+    return run.seconds_left, run.seconds_until_realtime, seconds_until_near(run)
 
 
 async def fall_asleep(run: Session) -> NoReturn:

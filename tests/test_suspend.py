@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import runpy
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import orjson
@@ -143,10 +145,21 @@ def test_asleep_over_the_death_of_its_worker(place: Place) -> None:
     The worker is killed in between, and the schedule of the collector wakes the run. Every job is
     answered and billed once.
     """
-    flow_run_id = place.trigger("a")
+    flow_run_id = place.trigger("a", time_limit_hours=10)
     asleep = place.wait_for(flow_run_id, "Suspended")
     told = "4 provider batches are at work (2 of anthropic and 2 of openai); asleep"
     assert told in asleep.state.message
+    # An hour before its time limit it wakes, to tell that the limit is near.
+    latest = re.search(r"at the latest until (.{16}) UTC", asleep.state.message)
+    assert latest is not None
+    left = datetime.fromisoformat(f"{latest[1]}+00:00") - datetime.now(UTC)
+    assert timedelta(hours=8, minutes=55) < left < timedelta(hours=9)
+    with get_client(sync_client=True) as client:
+        made = {limit.name: limit for limit in client.read_global_concurrency_limits(limit=50)}
+    for provider, most in (("anthropic", 8.0), ("openai", 0.53)):
+        account = urlsplit(place.sandbox.environment()[f"{provider.upper()}_BASE_URL"]).netloc
+        assert made[f"batchata-{provider}-batches@{account}"].limit == 100
+        assert made[f"batchata-{provider}-creates@{account}"].slot_decay_per_second == most
     until(lambda: not place.flow_processes(), place)
     assert len(list(place.sandbox.ledger.batches())) == 4
     place.stop_worker(signal.SIGKILL)
