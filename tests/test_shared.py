@@ -20,6 +20,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import shared
@@ -268,8 +269,9 @@ def test_more_runs_than_a_page_are_all_counted(name):
     async def go() -> None:
         register = shared.PrefectRegister()
         now = datetime.now(UTC)
-        for n in range(230):
-            await register.write(name, Holding(f"run {n}", Decimal(1), Decimal(0), now))
+        async with AsyncClientContext.get_or_create():  # one connection for all of them
+            for n in range(230):
+                await register.write(name, Holding(f"run {n}", Decimal(1), Decimal(0), now))
         assert len(await held(name)) == 230
         assert not await claim(name, "late", 1, 230)
         assert await claim(name, "late", 1, 231)

@@ -70,7 +70,7 @@ def main() -> None:
         rendered = Batch(folder)
         for model in ("claude-sonnet-5-5", "gpt-6-luna"):
             rendered.add_job(prompt="Hi", model=model, max_tokens=9)
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
             rendered.run(dry_run=True)
         del rendered
     print("ready", flush=True)
