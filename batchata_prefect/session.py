@@ -302,6 +302,7 @@ class Session:
         share: Its part in a budget that other runs share.
         quota_shares: Provider and model -> its part in a quota that other runs share.
         account_limits: Provider -> limits of its account.
+        sending_bytes: Bytes of the request files that are on their way to a provider.
         quotas_told: Monotonic time at which the others were told what it holds of the quotas.
         slots: Held by each realtime request in flight.
         throttles: Provider -> when its next realtime request may begin.
@@ -346,6 +347,7 @@ class Session:
         default_factory=dict[tuple[str, str], "Share"]
     )
     account_limits: dict[str, AccountLimits] = field(default_factory=dict[str, AccountLimits])
+    sending_bytes: int = 0
     quotas_told: float = 0.0
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
     throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])

@@ -29,6 +29,11 @@ from batchata_prefect.settling import never_created, settle
 LONGEST_SECONDS = 26 * 3600.0
 """A provider gives up after 24 h [both Batch API guides]; the rest is for queueing and download."""
 
+_SENT_AT_ONCE_BYTES = 400_000_000
+"""Two of OpenAI's largest files [200 MB, Batch API guide]: one is read while the other is sent."""
+
+_LOOK_SECONDS = 0.1
+
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A returned failure says what a person has to do; repeating the task does not do it."""
@@ -103,6 +108,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
     refusals = 0
     while flight.fresh:
         await take_turn(run, flight)
+        size = await _room_to_send(run, flight)
         if chunk.provider in run.closed:
             flight.held_back = f"{chunk.provider} takes no batch"
             return False
@@ -110,8 +116,12 @@ async def _buy(run: Session, flight: Flight) -> bool:
             flight.held_back = _why_end(run, flight) or REALTIME
             return False
         flight.fresh = False
+        run.sending_bytes += size
         try:
-            batch = await provider.create(client, chunk, run.request_file(chunk.token))
+            try:
+                batch = await provider.create(client, chunk, run.request_file(chunk.token))
+            finally:
+                run.sending_bytes -= size
         except Exception as error:
             if not provider.created_nothing(error):
                 get_run_logger().warning(
@@ -137,6 +147,23 @@ async def _buy(run: Session, flight: Flight) -> bool:
             await _receive(run, flight, batch, adopted=False)
             return True
     return await _look_up(run, flight)
+
+
+async def _room_to_send(run: Session, flight: Flight) -> int:
+    """Wait while large batches are on their way: bytes of this one.
+
+    Sent all at once they would share the line, and the first would begin to be answered when the
+    last has arrived.
+    """
+    path = run.request_file(flight.entry.chunk.token)
+    size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+    while run.sending_bytes and run.sending_bytes + size > _SENT_AT_ONCE_BYTES:
+        if run.is_ending or run.is_realtime:
+            break
+        flight.waiting_for = "larger batches to be sent first"
+        await run.pause(_LOOK_SECONDS)
+    flight.waiting_for = None
+    return size
 
 
 def _why_end(run: Session, flight: Flight) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from datetime import datetime
@@ -83,6 +84,21 @@ def test_every_job_is_answered_and_paid_once(tmp_path: Path, sandbox, bill) -> N
     status = run.status()
     assert (status["total"], status["completed"], status["pending"]) == (6, 6, 0)
     assert status["cost_usd"] == pytest.approx(sum(r.cost_usd for r in results["completed"]))
+
+
+def test_large_batches_are_sent_one_after_the_other(
+    tmp_path: Path, sandbox, bill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that would share the line wait; together they are all sent, each once."""
+    monkeypatch.setattr("batchata_prefect.tasks._SENT_AT_ONCE_BYTES", 1)
+    known = len(list(sandbox.ledger.batches()))
+    sandbox.fault(None, operation="create", mode="delay", seconds=0.4, times=4)
+    run = mixed(tmp_path, 12).run()
+    assert len(run.results()["completed"]) == 12
+    made = sorted(batch.created_at for batch in list(sandbox.ledger.batches())[known:])
+    assert len(made) == 4
+    assert all((b - a).total_seconds() > 0.35 for a, b in itertools.pairwise(made))
+    assert set(bill().values()) == {1}
 
 
 def test_the_files_of_a_run(tmp_path: Path, sandbox) -> None:

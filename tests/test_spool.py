@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Estimate, Job, Request
 from batchata_prefect.spool import ANSWERED, FAILED, IN_FLIGHT, WAITING, Spool, sweep
+from batchata_prefect.spool.layout import fingerprint
 
 
 def request(body: bytes, model: str = "m", provider: str = "p") -> Request:
@@ -48,6 +49,22 @@ def test_bodies_come_back_byte_for_byte(tmp_path: Path) -> None:
     assert list(reader.bodies([0, 1, 2])) == bodies
     reader.close()
     spool.close()
+
+
+def test_large_requests_among_small_ones_are_recognised_as_well(tmp_path: Path) -> None:
+    """Those are hashed beside the others, and each gets the fingerprint of its own request."""
+    jobs = [(str(n), bytes([n]) * (1 if n % 3 else 300_000)) for n in range(13)]
+    first = filled(tmp_path, jobs)
+    (family,) = first.families()
+    rows = list(first.waiting(family, 0))
+    assert [row.fingerprint for row in rows] == [
+        fingerprint(job_id, b"\0p\0/v1/x\0", body) for job_id, body in jobs
+    ]
+    second = filled(tmp_path, jobs[::-1])
+    members = b"".join(row.fingerprint for row in rows)
+    assert list(second.locate(members)) == list(range(12, -1, -1))
+    first.close()
+    second.close()
 
 
 def test_ids_given_twice_are_refused_together(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ or pixels a model accepts, is the provider's business.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import stat
@@ -64,7 +63,9 @@ class Document:
     def base64(self) -> str:
         """The bytes in standard base64 without line breaks; encoded once."""
         if "base64" not in self.memo:
-            self.memo["base64"] = base64.b64encode(self.data).decode("ascii")
+            import pybase64  # thirty times as fast as the standard library's
+
+            self.memo["base64"] = pybase64.b64encode_as_string(self.data)
         return cast(str, self.memo["base64"])
 
 

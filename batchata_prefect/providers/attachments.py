@@ -7,7 +7,6 @@ parts of OpenAI's chat completions, `input_file` and `input_image` of its Respon
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, cast
@@ -46,7 +45,9 @@ def attachments(body: Mapping[str, Any]) -> Iterator[Attachment]:
             encoded = _encoded(part)
             if encoded is None or len(encoded[1]) * 3 // 4 < LEAST_BYTES:
                 continue
-            data = base64.b64decode(encoded[1])
+            import pybase64  # jobs without large files do not wait for it
+
+            data = pybase64.b64decode(encoded[1])
             yield Attachment(hashlib.sha256(data).hexdigest(), encoded[0], data, part)
 
 

@@ -15,7 +15,9 @@ import shutil
 import struct
 import tempfile
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -72,6 +74,8 @@ __all__ = [
 ]
 
 _ROWS_AT_ONCE = 2_000
+_HASHED_APART = 200_000
+_HASHED_AT_ONCE = 2
 _LOOK_AHEAD = 4
 _PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
 
@@ -116,6 +120,8 @@ class Spool:
         self._new_contexts: list[bytes] = []
         self._new_records: list[bytes] = []
         self._new_prints: list[bytes] = []
+        self._hasher: ThreadPoolExecutor | None = None
+        self._hashed: deque[tuple[int, tuple[int, ...], Future[bytes]]] = deque()
         self._new_families = array("I")
         self._families: dict[tuple[str, str, str], Family] = {}
         self._examples: list[str] = []
@@ -220,23 +226,40 @@ class Spool:
         if self._bodies is None:
             self._take_more()
         assert self._bodies
-        print_ = fingerprint(job_id, self._behind_ids[family.id], body)
         start, context_start = self._ends
         size, context_size = self._bodies.write(body), len(packed)
         self._ends = (start + size, context_start + context_size)
-        likely, most, output = estimate
-        self._new_records.append(
-            RECORD.pack(
-                start, size, context_start, context_size, likely, most, output, 0, named, print_
-            )
-        )
-        self._new_prints.append(print_)
+        values = (start, size, context_start, context_size, *estimate, 0, named)
+        if size < _HASHED_APART:
+            print_ = fingerprint(job_id, self._behind_ids[family.id], body)
+            self._new_records.append(RECORD.pack(*values, print_))
+            self._new_prints.append(print_)
+        else:
+            self._hash_apart(job_id, family, body, values)
         # Other metadata or tags change no request, but they do change the results.
         self._new_contexts.append(packed)
         self._ids.add(job_id)
         self._new_families.append(family.id)
         if len(self._new_prints) >= _ROWS_AT_ONCE:
             self._store_new()
+
+    def _hash_apart(
+        self, job_id: str, family: Family, body: bytes, values: tuple[int, ...]
+    ) -> None:
+        """Have a thread hash a large request while the next one is read and rendered."""
+        if self._hasher is None:
+            self._hasher = ThreadPoolExecutor(1, "batchata-hashing")
+        pending = self._hasher.submit(fingerprint, job_id, self._behind_ids[family.id], body)
+        self._hashed.append((len(self._new_prints), values, pending))
+        self._new_records.append(b"")
+        self._new_prints.append(b"")
+        if len(self._hashed) > _HASHED_AT_ONCE:
+            self._take_hashed()
+
+    def _take_hashed(self) -> None:
+        at, values, pending = self._hashed.popleft()
+        self._new_prints[at] = print_ = pending.result()
+        self._new_records[at] = RECORD.pack(*values, print_)
 
     def _store_new(self) -> None:
         """Write down what was only gathered so far.
@@ -247,6 +270,8 @@ class Spool:
         if not self._new_prints:
             return
         assert self._index and self._contexts
+        while self._hashed:
+            self._take_hashed()
         contexts, records = b"".join(self._new_contexts), b"".join(self._new_records)
         # At their places, so that what a full disk has cut off can be written again.
         _write_at(self._contexts, contexts, self._ends[1] - len(contexts))
@@ -286,6 +311,9 @@ class Spool:
             self._ids.check()
 
     def _close_files(self) -> None:
+        if self._hasher is not None:
+            self._hasher.shutdown()
+            self._hasher = None
         for file in (self._index, self._bodies, self._contexts):
             if file is not None:
                 file.close()

@@ -132,7 +132,9 @@ def fingerprint(job_id: str, behind_id: bytes, body: bytes, nth: int = 0) -> byt
         body: Its request.
         nth: Which of the jobs with this id it is; 0 where it is the first.
     """
-    first = digest(job_id.encode() + behind_id + body)
+    hashed = hashlib.blake2b(job_id.encode() + behind_id, digest_size=FINGERPRINT_BYTES)
+    hashed.update(body)
+    first = hashed.digest()
     return digest(first + b"%d" % nth) if nth else first
 
 
