@@ -29,7 +29,7 @@ help:
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script and a floor; minutes"
-	@echo "make bench-full  the same with a million jobs, about an hour; writes bench.md and bench.svg"
+	@echo "make bench-full  the same with a million jobs, 20 minutes; writes bench.md and bench.svg"
 	@echo "make docs   the documentation, in build/docs"
 	@echo "make clean  removes what these have made, except $(VENV)"
 
@@ -55,7 +55,8 @@ types: $(VENV)/.tools
 bench: $(VENV)/.tools
 	@$(PYTHON) -m tests.bench $(BENCH)
 
-# Needs about an hour and 30 GB of room for a while.
+# Needs 20 minutes and 30 GB of room for a while. `python -m tests.bench.publish tests/bench` puts
+# what it finds into the README and the documentation.
 bench-full: $(VENV)/.tools
 	@$(PYTHON) -m tests.bench --full --out tests/bench $(BENCH)
 
