@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists
 
 from batchata_prefect.calls import one_line
 from batchata_prefect.session import AccountLimits, Flight, Session
@@ -33,6 +33,7 @@ from batchata_prefect.session import AccountLimits, Flight, Session
 _CALL_SECONDS = 20.0
 _LONGEST_SECONDS = 30.0
 _LOCKED = 423
+_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,33 +74,36 @@ async def find_limits(run: Session) -> None:
     """
     try:
         async with asyncio.timeout(_CALL_SECONDS), get_client() as client:
+            there = await _names(client)
             for provider in run.providers:
                 account = account_of(run, provider)
                 batches = f"batchata-{provider}-batches@{account}"
                 creates = f"batchata-{provider}-creates@{account}"
                 if run.around_id is not None and provider in DEFAULTS:
                     told = DEFAULTS[provider]
-                    await _make(client, batches, told.batches)
-                    await _make(client, creates, told.creates, told.per_second)
+                    if batches not in there:
+                        await _make(client, batches, told.batches)
+                    if creates not in there:
+                        await _make(client, creates, told.creates, told.per_second)
+                    there |= {batches, creates}
                 run.account_limits[provider] = AccountLimits(
-                    batches if await _is_there(client, batches) else None,
-                    creates if await _is_there(client, creates) else None,
+                    batches if batches in there else None, creates if creates in there else None
                 )
     except Exception as error:
         get_run_logger().debug("the account's limits are not known (%s)", one_line(error))
 
 
-async def _is_there(client: PrefectClient, name: str) -> bool:
-    try:
-        await client.read_global_concurrency_limit_by_name(name)
-    except ObjectNotFound:
-        return False
-    return True
+async def _names(client: PrefectClient) -> set[str]:
+    """Names of all global concurrency limits; one call for nearly everybody."""
+    names: set[str] = set()
+    while True:
+        page = await client.read_global_concurrency_limits(limit=_PAGE, offset=len(names))
+        names |= {limit.name for limit in page}
+        if len(page) < _PAGE:
+            return names
 
 
 async def _make(client: PrefectClient, name: str, limit: int, decay: float | None = None) -> None:
-    if await _is_there(client, name):
-        return
     values: dict[str, Any] = {"name": name, "limit": limit}
     if decay is not None:
         values["slot_decay_per_second"] = decay

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import orjson
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from batchata_prefect.cli import main
 from tests.chaos.killing import Forker, check_all_paid_once
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -40,14 +43,16 @@ def told(tmp_path: Path) -> dict[str, Any]:
 
 
 def batchata(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "batchata_prefect.cli", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "160"},
-        timeout=60,
-        check=False,
-    )
+    """The command, called as its entry point calls it; a process costs two seconds of CPU."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["batchata", *arguments])
+        patch.setenv("COLUMNS", "160")
+        with pytest.raises(SystemExit) as ended:
+            main()
+    code = ended.value.code
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def asked(*arguments: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prefect.filesystems import RemoteFileSystem
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from batchata_prefect import Batch, ValidationError
@@ -35,19 +36,11 @@ run = batch.run()
 print("STATUS", run.manifest["status"], run.status()["completed"], run.status()["resumed"])
 """
 COMMAND = "import sys; from batchata_prefect.cli import main; sys.argv[0] = 'batchata'; main()"
-BLOCK = """
-import sys
-from prefect.filesystems import RemoteFileSystem
-
-RemoteFileSystem(
-    basepath=sys.argv[1], settings={"client_kwargs": {"endpoint_url": sys.argv[2]}}
-).save(sys.argv[3], overwrite=True)
-"""
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, str]]:
-    """Environment of an S3 server with the bucket `results`."""
+def s3(prefect_server) -> Iterator[dict[str, str]]:
+    """Environment of an S3 server with the bucket `results`, and a block `records` in it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0)
@@ -62,6 +55,9 @@ def s3() -> Iterator[dict[str, str]]:
     before = dict(os.environ)
     os.environ.update(environment)
     storage().mkdir("results")
+    told = {"client_kwargs": {"endpoint_url": environment["AWS_ENDPOINT_URL"]}}
+    block = RemoteFileSystem(basepath="s3://results/records", settings=told)
+    block.save("records", overwrite=True)
     yield environment
     os.environ.clear()
     os.environ.update(before)
@@ -118,7 +114,6 @@ def test_another_machine_goes_on(tmp_path: Path, prefect_server, sandbox, s3) ->
     """A run killed on one machine is finished by a second, and a third finds it done."""
     url, state = "s3://results/nightly", "remote-file-system/records"
     one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
-    one.run(BLOCK, "s3://results/records", s3["AWS_ENDPOINT_URL"], "records")
     billed_before = len(list(sandbox.ledger.billed()))
     sandbox.limits(seconds=4)
     process = one.start(RUN, url, state)
@@ -157,8 +152,7 @@ def test_a_command_is_retried_on_another_machine(
     jobs = tmp_path / "jobs.csv"
     jobs.write_text("text\n" + "".join(f"{tmp_path} {n}\n" for n in range(3)))
     one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
-    one.run(BLOCK, "s3://results/records", s3["AWS_ENDPOINT_URL"], "cli")
-    url, state = "s3://results/cli", "remote-file-system/cli"
+    url, state = "s3://results/cli", "remote-file-system/records"
     told = ("--model", "gpt-6-luna", "--prompt", "{text}", "--out", url, "--state", state, "--json")
     asked = one.command(1, "run", str(jobs), *told, "--max-tokens", "9")
     assert asked["results"] == f"{url}/results.jsonl"
