@@ -48,6 +48,8 @@ def batchata(*arguments: str) -> subprocess.CompletedProcess[str]:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["batchata", *arguments])
         patch.setenv("COLUMNS", "160")
+        # What the command sets for its own process must not stay in that of the tests.
+        patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         with pytest.raises(SystemExit) as ended:
             main()
     code = ended.value.code
