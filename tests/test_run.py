@@ -147,6 +147,17 @@ def test_a_second_run_sends_nothing(tmp_path: Path, sandbox, bill) -> None:
     assert set(bill().values()) == {1}
 
 
+def test_without_its_first_jobs_a_set_is_read_again(tmp_path: Path, sandbox, bill) -> None:
+    """Jobs taken away from the front of a batch leave the others their answers."""
+    for first in (0, 1, 2):
+        batch = new_batch(tmp_path, items_per_batch=6)
+        for n in range(first, 6):
+            batch.add_job(prompt=f"{tmp_path} {n}", model=GPT, id=f"j{n}")
+        results = batch.run().results()
+        assert [r.job_id for r in results["completed"]] == [f"j{n}" for n in range(first, 6)]
+    assert sum(bill().values()) == 6
+
+
 def test_only_added_and_changed_jobs_are_bought(tmp_path: Path, sandbox, bill) -> None:
     """One changed and one new job among many cost two requests; the removed one is dropped."""
     mixed(tmp_path).run()

@@ -151,8 +151,8 @@ _REST = ("schema", "citations", "sources", "files", "prefix")
 
 def in_a_row(ordinals: array[int]) -> Sequence[int]:
     """The same ordinals, in no memory where they follow each other, as they nearly always do."""
-    if not ordinals:
-        return ordinals
+    if not ordinals or ordinals[0] < 0:
+        return ordinals  # -1 stands for a job that is gone, and is the ordinal of none
     whole = range(ordinals[0], ordinals[0] + len(ordinals))
     return whole if ordinals == array(ordinals.typecode, whole) else ordinals
 
