@@ -17,7 +17,7 @@ from batchata_prefect.intake import JOB_FIELDS, Intake
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.pricing import PriceBook, Prices
 from batchata_prefect.providers import provider_for, providers
-from batchata_prefect.remote import is_url, probe, working_folder
+from batchata_prefect.remote import is_url, normal, probe, working_folder
 from batchata_prefect.run import BatchRun, ProgressCallback
 from batchata_prefect.session import (
     Counting,
@@ -140,7 +140,7 @@ class Batch:
             require("pyarrow", "parquet", "result_format='parquet'")
         if estimate not in {"bound", "exact"}:
             raise ValidationError(f"estimate must be 'bound' or 'exact', not {estimate!r}")
-        self._results_url = str(results_dir).rstrip("/") if is_url(results_dir) else None
+        self._results_url = normal(str(results_dir)) if is_url(results_dir) else None
         if self._results_url is not None:
             self._results_dir = working_folder(self._results_url)
         else:

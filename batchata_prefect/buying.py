@@ -15,6 +15,7 @@ from functools import lru_cache
 from prefect import get_run_logger
 
 from batchata_prefect import plan, quota
+from batchata_prefect.calls import keep
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.journal import Journal
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
@@ -317,8 +318,15 @@ async def _reserve(
         return None
     intent = Intent(chunk, datetime.now(UTC), cut.members)
     entry = Entry(chunk, intent.since)
+    records, lease = run.records, run.lease
+
+    async def write() -> None:
+        if lease is not None:
+            await lease.hold()
+        await records.write_intent(intent)
+
     try:
-        await run.records.write_intent(intent)
+        await keep(run, entry, "intent", write, lost="it was not sent:")
         run.ledger.append(entry)
     finally:
         claimed.landed()

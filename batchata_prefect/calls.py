@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from prefect import get_run_logger
 
-from batchata_prefect.errors import BatchSubmissionError, ProviderError
+from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
+from batchata_prefect.lease import TakenOverError
+from batchata_prefect.ledger import Entry
 from batchata_prefect.session import Flight, Session
 
 T = TypeVar("T")
@@ -90,6 +92,39 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
         else:
             flight.waiting_for = None
             return result
+
+
+async def keep(
+    run: Session, entry: Entry, what: str, write: Callable[[], Awaitable[None]], *, lost: str
+) -> None:
+    """Make a record durable; a storage that refuses it for a while has time to recover.
+
+    Args:
+        run: The session.
+        entry: The chunk.
+        what: Kind of record, for a person.
+        write: Writes it.
+        lost: What is so at the provider where it stays unwritten.
+
+    Raises:
+        TakenOverError: Another process has taken over.
+        StateError: It is refused for `Pace.retry_longest` seconds.
+    """
+    clock = asyncio.get_running_loop().time
+    began, failures = clock(), 0
+    while True:
+        try:
+            await write()
+        except TakenOverError:
+            raise
+        except StateError as error:
+            failures += 1
+            if clock() - began > run.pace.retry_longest or run.out_of_patience:
+                raise StateError(f"{entry.chunk.name}: {lost} {error}") from error
+            get_run_logger().warning("its %s cannot be stored yet: %s", what, error)
+            await asyncio.sleep(backoff(run, failures))
+        else:
+            return
 
 
 def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:

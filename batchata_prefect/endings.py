@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 from batchata_prefect import events
+from batchata_prefect.calls import keep
 from batchata_prefect.ledger import (
     ANSWERED,
     CANCELED,
@@ -25,10 +26,21 @@ from batchata_prefect.spool import WAITING
 
 
 async def close(run: Session, flight: Flight, ending: Ending) -> None:
-    """Write a chunk's ending and move its jobs on."""
-    assert run.records is not None
-    entry = flight.entry
-    await run.records.write_ending(entry.chunk.sequence, ending)
+    """Write a chunk's ending and move its jobs on.
+
+    Raises:
+        StateError: The ending cannot be stored.
+    """
+    records, entry = run.records, flight.entry
+    assert records is not None
+    await keep(
+        run,
+        entry,
+        "ending",
+        lambda: records.write_ending(entry.chunk.sequence, ending),
+        lost="it has ended, and that cannot be recorded. What was answered is on disk, the next "
+        "run takes it up, and nothing is paid twice:",
+    )
     entry.ending = ending
     events.ended(run, entry, ending)
     await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)

@@ -13,7 +13,7 @@ from batchata_prefect.calls import GaveUpError, backoff, one_line, persist
 from batchata_prefect.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.reading import count_rows
-from batchata_prefect.remote import bring_file, bring_manifest, publish
+from batchata_prefect.remote import bring_file, bring_manifest, publish, put_file
 from batchata_prefect.session import Flight, Session
 
 _BUFFER_BYTES = 1 << 20
@@ -83,7 +83,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         OSError: The disk is full or not writable.
     """
     ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
-    if ending is None or receipt is None:
+    if ending is None:
         return
     if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
         return
@@ -91,6 +91,8 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         return
     if await asyncio.to_thread(_brought, run, ending, chunk):
         return
+    if receipt is None:
+        return  # of a realtime request, no provider keeps the reply
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     get_run_logger().warning("%s: its reply file is gone, fetching it again", chunk.name)
     try:
@@ -120,9 +122,21 @@ async def put_results(run: Session) -> None:
     """
     if (url := run.settings.results_url) is None:
         return
-    raw = run.settings.raw_files
-    if await asyncio.to_thread(publish, run.results_dir, url, raw_files=raw):
+    if await asyncio.to_thread(publish, run.results_dir, url):
         get_run_logger().info("the results are at %s", url)
+
+
+async def put_replies(run: Session, chunk: Chunk) -> None:
+    """Put the replies of a chunk where the results go, before its ending says that it has them.
+
+    For those that can be had once: another machine would find them nowhere else.
+
+    Raises:
+        StateError: They cannot be put there; they are in the working folder.
+    """
+    if (url := run.settings.results_url) is not None:
+        path = run.reply_file(chunk.token)
+        await asyncio.to_thread(put_file, url, run.results_dir, path)
 
 
 def _brought(run: Session, ending: Ending, chunk: Chunk) -> bool:
@@ -131,7 +145,7 @@ def _brought(run: Session, ending: Ending, chunk: Chunk) -> bool:
     if url is None or not bring_file(url, run.results_dir, path):
         return False
     rows, whole = count_rows(path)
-    if whole and rows >= ending.marks.count(ANSWERED):
+    if whole and rows >= ending.marks.count(ANSWERED) + ending.marks.count(NOT_AS_ASKED):
         return True
     path.unlink()
     return False

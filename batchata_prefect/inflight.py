@@ -22,7 +22,7 @@ from batchata_prefect.ledger import Entry, Receipt, Start
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
 from batchata_prefect.records import Records, storage_at
-from batchata_prefect.remote import is_url, working_folder
+from batchata_prefect.remote import is_url, normal, working_folder
 
 _NOTE = "run.json"
 
@@ -87,7 +87,7 @@ async def open_run(
 
 def _noted(results_dir: str | Path) -> dict[str, Any]:
     if is_url(results_dir):
-        directory, key = working_folder(str(results_dir)), str(results_dir)
+        directory, key = working_folder(str(results_dir)), normal(str(results_dir))
     else:
         directory = Path(results_dir).expanduser().resolve()
         key = str(directory)

@@ -27,6 +27,10 @@ _held: set[str] = set()
 """Tokens of the leases that this process holds."""
 
 
+class TakenOverError(StateError):
+    """Another process works on the run key, as after a sleep of this process's machine."""
+
+
 class Lease:
     """This process's claim to one run key.
 
@@ -63,12 +67,17 @@ class Lease:
         _held.add(self._token)
         return None
 
+    @property
+    def has_run_out(self) -> bool:
+        """Whether another process may take over, as this one could not renew the lease."""
+        return _now() - self._renewed > self.seconds
+
     async def hold(self) -> None:
         """Make sure that this process still owns the run; before anything is bought.
 
         Raises:
-            StateError: Another process has taken over, as after a sleep of the machine, or the
-                storage fails.
+            TakenOverError: Another process has taken over.
+            StateError: The storage fails.
         """
         if _now() - self._renewed > self.seconds / 2:
             await self.renew()
@@ -77,11 +86,12 @@ class Lease:
         """Tell the others that this process lives.
 
         Raises:
-            StateError: Another process has taken over, or the storage fails.
+            TakenOverError: Another process has taken over.
+            StateError: The storage fails.
         """
         holder = await self._records.owner()
         if holder is not None and holder["token"] != self._token:
-            raise StateError(
+            raise TakenOverError(
                 f"{_name(holder)} has taken over the job set "
                 f"{self._records.run_key!r}, because this process did not answer for "
                 f"{self.seconds:.0f} s. It sends nothing more; nothing is paid twice"

@@ -17,6 +17,7 @@ from batchata_prefect import budget
 from batchata_prefect.calls import backoff, one_line, retry_after
 from batchata_prefect.endings import close
 from batchata_prefect.errors import BatchSubmissionError, StateError
+from batchata_prefect.fetching import put_replies
 from batchata_prefect.journal import Journal, Told
 from batchata_prefect.ledger import (
     ANSWERED,
@@ -126,6 +127,7 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     if sending.refused is not None:
         reason = one_line(sending.refused)
     collected = await asyncio.to_thread(_collect, run, flight, told, reason)
+    await put_replies(run, chunk)
     ending = Ending(
         status="ended",
         marks=collected.marks,

@@ -15,6 +15,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -34,10 +35,31 @@ def is_url(place: object) -> bool:
     return "://" in str(place)
 
 
+def normal(url: str) -> str:
+    """A URL as it stands in records and manifests.
+
+    Raises:
+        ValidationError: It holds a password; the text does not show it.
+    """
+    parts = urlsplit(url)
+    if parts.password:
+        raise ValidationError(
+            f"the URL of the results at {parts.hostname!r} holds a password, which would stand in "
+            "records and logs. Nothing was sent; give it to the driver: its environment variables, "
+            "or ~/.config/fsspec"
+        )
+    return url.rstrip("/")
+
+
 def working_folder(url: str) -> Path:
-    """The local folder for the results at a URL: the same at each start on this machine."""
+    """The local folder for the results at a URL: the same at each start on this machine.
+
+    Raises:
+        ValidationError: The URL holds a password.
+    """
     from prefect.settings import PREFECT_HOME
 
+    url = normal(url)
     name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
     return Path(PREFECT_HOME.value()) / "batchata" / f"{name}-{digest}"
@@ -90,15 +112,15 @@ def probe(url: str) -> None:
         ) from error
 
 
-def publish(folder: Path, url: str, *, raw_files: bool) -> bool:
+def publish(folder: Path, url: str) -> bool:
     """Put the results of a finished run at a URL; False where they are there already.
 
-    Results of another run that lie there are kept under other names.
+    Results of another run that lie there are kept under other names. Requests and replies that
+    are kept in the folder are put there too.
 
     Args:
         folder: The working folder.
         url: The URL.
-        raw_files: Whether requests and replies are put there as well.
 
     Raises:
         StateError: They cannot be put there; they are in the working folder.
@@ -117,19 +139,16 @@ def publish(folder: Path, url: str, *, raw_files: bool) -> bool:
         ]
         if (folder / ORDER).exists():
             files.append(ORDER)
-        if raw_files:
-            files += [
-                path.relative_to(folder).as_posix()
-                for path in (folder / RAW).rglob("*.json*")
-                if not path.name.endswith(".download")
-                and _size(system, f"{root}/{path.relative_to(folder).as_posix()}")
-                != path.stat().st_size
-            ]
+        files += [
+            path.relative_to(folder).as_posix()
+            for path in (folder / RAW).rglob("*.json*")
+            if not path.name.endswith(".download")
+            and _size(system, f"{root}/{path.relative_to(folder).as_posix()}")
+            != path.stat().st_size
+        ]
         _make_folder(system, root)
         for name in files:
-            target = f"{root}/{name}"
-            _make_folder(system, target.rpartition("/")[0])
-            system.put_file(str(folder / name), target)
+            _put(system, folder / name, f"{root}/{name}")
         system.pipe_file(f"{root}/{MANIFEST}", manifest)
     except (StateError, ValidationError):
         raise
@@ -139,6 +158,26 @@ def publish(folder: Path, url: str, *, raw_files: bool) -> bool:
             f"{str(folder)!r}; run again to put them there, nothing is paid twice"
         ) from error
     return True
+
+
+def put_file(url: str, folder: Path, path: Path) -> None:
+    """Put one file of the working folder at its URL.
+
+    Raises:
+        StateError: It cannot be put there.
+    """
+    try:
+        system, root = _open(url)
+        _put(system, path, f"{root}/{path.relative_to(folder).as_posix()}")
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(
+            f"{path.name!r} cannot be put at {url!r}: {_one_line(error)}. It is in {str(folder)!r}"
+        ) from error
+
+
+def _put(system: Any, path: Path, target: str) -> None:
+    _make_folder(system, target.rpartition("/")[0])
+    system.put_file(str(path), target)
 
 
 def bring(url: str) -> Path:

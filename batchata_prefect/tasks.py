@@ -18,9 +18,9 @@ from prefect.tasks import Task
 
 from batchata_prefect import events
 from batchata_prefect.account_limits import take_turn
-from batchata_prefect.calls import GaveUpError, backoff, one_line, persist, refusal
-from batchata_prefect.errors import BatchataError, BatchSubmissionError, StateError
-from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Entry, Receipt
+from batchata_prefect.calls import GaveUpError, keep, one_line, persist, refusal
+from batchata_prefect.errors import BatchataError, BatchSubmissionError
+from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Receipt
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.realtime import answer_now, goes_over
 from batchata_prefect.session import Flight, Session, session
@@ -222,37 +222,20 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     receipt = Receipt(batch.batch_id, batch.created_at or datetime.now(UTC), adopted)
     flight.waiting_for = None
     flight.batch = batch
-    await _write_receipt(run, entry, receipt)
+    records = run.records
+    assert records is not None
+    await keep(
+        run,
+        entry,
+        "receipt",
+        lambda: records.write_receipt(entry.chunk.sequence, receipt),
+        lost=f"it was sent as {batch.batch_id}, and that cannot be recorded. The next run finds it "
+        "at the provider, and nothing is paid twice:",
+    )
     entry.receipt = receipt
     events.submitted(entry)
     if not adopted:
         get_run_logger().info("sent as %s", batch.batch_id)
-
-
-async def _write_receipt(run: Session, entry: Entry, receipt: Receipt) -> None:
-    """Make a receipt durable; a storage that refuses it for a while has time to recover.
-
-    Raises:
-        StateError: It refuses for `Pace.retry_longest` seconds.
-    """
-    assert run.records is not None
-    clock = asyncio.get_running_loop().time
-    began, failures = clock(), 0
-    while True:
-        try:
-            await run.records.write_receipt(entry.chunk.sequence, receipt)
-        except StateError as error:
-            failures += 1
-            if clock() - began > run.pace.retry_longest or run.out_of_patience:
-                raise StateError(
-                    f"{entry.chunk.name}: it was sent as {receipt.batch_id}, and that cannot be "
-                    f"recorded: {error} The next run finds it at the provider, and nothing is "
-                    "paid twice"
-                ) from error
-            get_run_logger().warning("its receipt cannot be stored yet: %s", error)
-            await asyncio.sleep(backoff(run, failures))
-        else:
-            return
 
 
 async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:

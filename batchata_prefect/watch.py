@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from batchata_prefect import events
 from batchata_prefect.calls import one_line
 from batchata_prefect.errors import StateError
+from batchata_prefect.lease import TakenOverError
 from batchata_prefect.session import TERMINATED, Session
 
 _TICK_SECONDS = 1.0
@@ -50,8 +51,11 @@ async def _watch(run: Session, flow_run_ids: list[Any]) -> None:
             try:
                 await run.lease.renew()
             except StateError as error:
-                get_run_logger().error("%s", error)
-                run.stop(str(error), "detach")
+                if isinstance(error, TakenOverError) or run.lease.has_run_out:
+                    get_run_logger().error("%s", error)
+                    run.stop(str(error), "detach")
+                else:
+                    get_run_logger().warning("its lease cannot be renewed yet: %s", error)
         if run.stopped is None and now - looked >= run.pace.watch:
             looked = now
             await _look_at_prefect(run, flow_run_ids)

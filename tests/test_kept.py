@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from pypdf import PdfWriter
 
 from batchata_prefect import Batch
 from batchata_prefect.spool import Spool
@@ -43,7 +46,8 @@ def told(batch: Batch, spool: Spool) -> Any:
         reader.close()
     sizes = [spool.size(family) for family in families]
     examples = [spool.example(family) for family in families]
-    return spool.digest, families, sizes, examples, rows, bodies, contexts
+    beside = spool.has_prefixes, spool.files
+    return spool.digest, families, sizes, examples, rows, bodies, contexts, beside
 
 
 def was_kept(out: Path) -> list[str]:
@@ -59,6 +63,31 @@ def test_jobs_taken_over_are_those_made_anew(tmp_path: Path) -> None:
     assert told(batch, again) == first
     assert len(batch) == 3_000
     assert (again.directory / "bodies").stat().st_ino == inode
+
+
+def test_what_is_uploaded_and_sent_side_by_side_is_kept_too(tmp_path: Path) -> None:
+    """Large files inside the rows, and prefixes that the jobs share."""
+    pdf = tmp_path / "a.pdf"
+    writer = PdfWriter()
+    writer.add_blank_page(72, 72)
+    writer.add_attachment("large", os.urandom(150_000))
+    writer.write(pdf)
+    data = base64.b64encode(pdf.read_bytes()).decode()
+    source = {"type": "base64", "media_type": "application/pdf", "data": data}
+    content = [{"type": "document", "source": source}, {"type": "text", "text": "What is it?"}]
+    row = {"model": "claude-sonnet-5-5", "messages": [{"role": "user", "content": content}]}
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("".join(json.dumps({**row, "id": str(n)}) + "\n" for n in range(3)))
+    system, out = "Be brief. " * 2_000, tmp_path / "out"
+
+    def start() -> Any:
+        return told(*made(out, rows, prompt=None, cache_prefix=True, system=system))
+
+    first = start()
+    assert was_kept(out)
+    assert first[-1][0]
+    assert [jobs for jobs, _ in first[-1][1].values()] == [3]
+    assert start() == first
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,20 @@ def test_what_cannot_be_written_is_refused_before_anything_is_paid(
     assert not storage().exists("no-such-bucket")
 
 
+def test_a_password_in_the_url_is_refused_and_not_shown(tmp_path: Path) -> None:
+    """It would stand in records, manifests and logs."""
+    for use in (Batch, bring):
+        with pytest.raises(ValidationError, match=r"'far\.test' holds a password") as raised:
+            use("sftp://me:hush-hush@far.test/out")
+        assert "hush-hush" not in str(raised.value)
+
+
+def test_a_slash_at_the_end_names_the_same_results() -> None:
+    """The run, its folder and `batchata status` agree on it."""
+    assert working_folder("s3://bucket/out/") == working_folder("s3://bucket/out")
+    assert repr(Batch("s3://bucket/out/")) == repr(Batch("s3://bucket/out"))
+
+
 def _folder(path: Path, run_key: str, **files: str) -> Path:
     path.mkdir(parents=True)
     for name, text in files.items():
@@ -196,9 +210,9 @@ def test_results_of_another_run_are_kept(tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'far'}"
     old = _folder(tmp_path / "old", "one", results_jsonl="old", report_html="old")
     new = _folder(tmp_path / "new", "two", results_jsonl="new")
-    assert publish(old, url, raw_files=True)
-    assert not publish(old, url, raw_files=True)
-    assert publish(new, url, raw_files=True)
+    assert publish(old, url)
+    assert not publish(old, url)
+    assert publish(new, url)
     found = {path.name: path.read_text() for path in (tmp_path / "far").iterdir()}
     assert found["results.jsonl"] == "new"
     (kept,) = (text for name, text in found.items() if name.startswith("results.2"))
@@ -212,10 +226,10 @@ def test_a_publish_that_broke_off_is_finished_by_the_next(tmp_path: Path) -> Non
     folder = _folder(tmp_path / "run", "one", results_jsonl="rows")
     (tmp_path / "far" / "results.jsonl").mkdir(parents=True)  # in the way of the file
     with pytest.raises(StateError, match=r"cannot be put at 'file://.*run again to put them there"):
-        publish(folder, url, raw_files=True)
+        publish(folder, url)
     assert not (tmp_path / "far" / "manifest.json").exists()
     (tmp_path / "far" / "results.jsonl").rmdir()
-    assert publish(folder, url, raw_files=True)
+    assert publish(folder, url)
     assert (tmp_path / "far" / "results.jsonl").read_text() == "rows"
 
 
@@ -226,8 +240,8 @@ def test_results_are_brought_as_they_are_there(
     url = f"file://{tmp_path / 'far'}"
     monkeypatch.setattr("batchata_prefect.remote.working_folder", lambda _: tmp_path / "mine")
     assert working_folder(url) != working_folder(f"{url}2")
-    publish(_folder(tmp_path / "a", "one", results_jsonl="first"), url, raw_files=False)
+    publish(_folder(tmp_path / "a", "one", results_jsonl="first"), url)
     assert (bring(url) / "results.jsonl").read_text() == "first"
-    publish(_folder(tmp_path / "b", "two", results_parquet="second"), url, raw_files=False)
+    publish(_folder(tmp_path / "b", "two", results_parquet="second"), url)
     assert (bring(url) / "results.parquet").read_text() == "second"
     assert not (tmp_path / "mine" / "results.jsonl").exists()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_HOME, temporary_settings
 
-from batchata_prefect import Batch, BatchRun, ValidationError
+from batchata_prefect import Batch, BatchRun, StateError, ValidationError
 from batchata_prefect.journal import Journal
 from batchata_prefect.sandbox import Sandbox
 
@@ -177,3 +178,30 @@ def test_a_journal_that_was_cut_off(tmp_path: Path) -> None:
     (tmp_path / "x.journal").write_bytes(whole[:-3])
     told = journal.read()
     assert (told.open, told.rows) == ({0, 3}, [b'{"a":1}'])
+
+
+def test_its_replies_outlive_the_machine(
+    tmp_path: Path, slow, billed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With results at a URL they are there before the run is over: no provider keeps them."""
+    url = f"file://{tmp_path / 'far'}"
+
+    def start(home: str) -> BatchRun:
+        with temporary_settings({PREFECT_HOME: tmp_path / home}):
+            batch = Batch(url, items_per_batch=6).set_state(file=tmp_path / "state")
+            batch.add_time_limit(
+                seconds=10, on_deadline="realtime", realtime_usd=5, margin_seconds=8
+            )
+            for n in range(6):
+                batch.add_job(prompt=f"{tmp_path} {n}", model=GPT, max_tokens=100, id=f"j{n}")
+            return batch.run()
+
+    def breaks(*_: Any) -> bool:
+        raise StateError("the machine is gone")
+
+    with monkeypatch.context() as patch, pytest.raises(StateError, match="is gone"):
+        patch.setattr("batchata_prefect.fetching.publish", breaks)
+        start("one")
+    assert len(billed()[0]) == 6
+    assert codes(start("two")) == {None: 6}
+    assert len(both(billed)) == 6

@@ -17,8 +17,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, BatchRun, ProviderError, StateError
+from batchata_prefect.lease import Lease
 from batchata_prefect.models import Chunk, Reply, Usage
 from batchata_prefect.providers import providers
+from batchata_prefect.records import Records
 from tests.chaos.killing import Forker, check_all_paid_once
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -244,25 +246,58 @@ def test_a_receipt_that_cannot_be_stored(
     assert any(batch["adopted"] for batch in again.manifest["batches"])
 
 
-def test_a_receipt_that_can_be_stored_a_little_later(
-    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["intent", "receipt", "ending"])
+def test_a_record_that_can_be_stored_a_little_later(
+    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A storage that fails for a moment does not end the run."""
-    monkeypatch.setenv("BATCHATA_RETRY_LONGEST_SECONDS", "5")
-    sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
-    batch = make(tmp_path)
-    run = batch._prepare(None, 0.1)
+    monkeypatch.setenv("BATCHATA_RETRY_LONGEST_SECONDS", "20")
     state, away = tmp_path / "state", tmp_path / "away"
+    write: Any = getattr(Records, f"write_{kind}")
+    refused: list[StateError] = []
 
-    def trip() -> None:
-        state.rename(away)
-        state.write_text("no directory")
-        time.sleep(2.5)
+    def bring_back() -> None:
         state.unlink()
         away.rename(state)
 
-    _when(run, lambda: len(run._session.flights) == 2, trip)
-    run.execute()
+    async def trip(*arguments: Any) -> None:
+        if not refused:
+            state.rename(away)
+            state.write_text("no directory")
+            threading.Timer(1, bring_back).start()
+        try:
+            await write(*arguments)
+        except StateError as error:
+            refused.append(error)
+            raise
+
+    monkeypatch.setattr(Records, f"write_{kind}", trip)
+    make(tmp_path).run()
+    assert refused
+    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+
+
+def test_a_lease_that_can_be_renewed_a_little_later(
+    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else can have taken it as long as it has not run out."""
+    monkeypatch.setenv("BATCHATA_LEASE_SECONDS", "3")
+    sandbox.limits(seconds=5)
+    renew, tries = Lease.renew, [0]
+
+    async def trip(lease: Lease) -> None:
+        tries[0] += 1
+        if tries[0] == 1:
+            raise StateError("the storage is away")
+        await renew(lease)
+
+    monkeypatch.setattr(Lease, "renew", trip)
+    try:
+        run = make(tmp_path).run()
+    finally:
+        sandbox.limits(seconds=0.1)
+    assert tries[0] > 1
+    assert run.is_complete
     check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
 
 

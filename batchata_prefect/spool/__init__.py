@@ -16,7 +16,7 @@ import struct
 import tempfile
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -88,12 +88,16 @@ class Facts(NamedTuple):
         examples: Id of one job of each.
         ends: Bytes of all bodies, and of all contexts.
         digests: Of all fingerprints, and of all contexts.
+        has_prefixes: As the spool's own.
+        files: As the spool's own.
     """
 
     families: Sequence[Sequence[str]]
     examples: Sequence[str]
     ends: Sequence[int]
     digests: Sequence[str]
+    has_prefixes: bool
+    files: Mapping[str, Sequence[int]]
 
 
 class Spool:
@@ -353,7 +357,8 @@ class Spool:
         self._store_new()
         families = [(each.provider, each.endpoint, each.model) for each in self.families()]
         digests = [each.hexdigest() for each in self._digests]
-        return Facts(families, self._examples, self._ends, digests)
+        ends, prefixes = self._ends, self.has_prefixes
+        return Facts(families, self._examples, ends, digests, prefixes, self.files)
 
     def restore(self, facts: Facts, codes: array[int]) -> None:
         """Be the sealed spool whose files were put in the place of this one's.
@@ -368,6 +373,8 @@ class Spool:
         ):
             self._new_family(provider, endpoint, model, example)
         self._ends = (facts.ends[0], facts.ends[1])
+        self.has_prefixes = facts.has_prefixes
+        self.files = {name: (jobs, size) for name, (jobs, size) in facts.files.items()}
         self.states.add(array("I", [code >> FAMILY_SHIFT for code in codes]))
         self._restored = facts
 

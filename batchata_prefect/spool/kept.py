@@ -20,7 +20,7 @@ from batchata_prefect.spool.layout import BUFFER_BYTES
 
 _FILES = ("index", "contexts", "bodies")
 _FACTS = "facts.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 def keep(spool: Spool, parent: Path, name: str) -> None:

@@ -93,4 +93,5 @@ async def answers(order: Order, client: Any, batch: ProviderBatch) -> dict[int |
 
 
 def billed(sandbox: Any) -> list[str]:
-    return [row.custom_id for row in sandbox.ledger.billed()]
+    """Rows of batches that were billed; what went through the realtime API has no custom_id."""
+    return [row.custom_id for row in sandbox.ledger.billed() if row.custom_id is not None]
