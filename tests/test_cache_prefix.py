@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from pypdf import PdfWriter
 
 from batchata_prefect import Batch
 
@@ -96,6 +98,33 @@ def test_it_resumes_and_stays_in_the_budget(tmp_path: Path, sandbox) -> None:
     assert run.manifest is not None
     assert run.manifest["counts"]["completed"] == 6
     assert run.manifest["cost_usd"] <= planned["cost_upper_usd"]
+
+
+@pytest.mark.parametrize("document", ["text", "pdf"])
+def test_the_bound_holds_where_all_of_the_input_is_written(
+    tmp_path: Path, sandbox, document: str
+) -> None:
+    """Writing to the cache for an hour costs twice the input price, and a sample may write all."""
+    path = tmp_path / f"a.{document}"
+    if document == "pdf":
+        writer = PdfWriter()
+        writer.add_blank_page(72, 72)
+        writer.write(path)
+    else:
+        path.write_text(LONG)
+
+    def upper(*, cache_prefix: bool, max_tokens: int) -> Decimal:
+        batch = Batch(tmp_path / "out").set_state(file=tmp_path / "state")
+        batch.add_job(
+            file=path, prompt="Hi", model=CLAUDE, max_tokens=max_tokens, cache_prefix=cache_prefix
+        )
+        planned = batch.run(dry_run=True).planned
+        assert planned is not None
+        return Decimal(str(planned["cost_upper_usd"]))
+
+    output = upper(cache_prefix=False, max_tokens=101) - upper(cache_prefix=False, max_tokens=1)
+    plain, cached = (upper(cache_prefix=on, max_tokens=101) for on in (False, True))
+    assert float(cached - output) >= 1.98 * float(plain - output)
 
 
 def test_own_markers_are_left_alone(tmp_path: Path, sandbox) -> None:
