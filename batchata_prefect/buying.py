@@ -287,7 +287,7 @@ async def _reserve(
     """Make the intent durable: from here on its upper bound is held until its cost is known."""
     assert run.records is not None
     if run.spool.has_prefixes:
-        cut = await asyncio.to_thread(_side_by_side, run, cut)
+        cut = await run.alone(_side_by_side, run, cut)
     sequence = len(run.ledger)
     generation = run.records.generation
     identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
@@ -348,7 +348,7 @@ async def _prepare_files(run: Session, family: Family, chunk: Chunk, cut: plan.C
             await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
             return
         uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
-        await asyncio.to_thread(write_request_file, run, chunk, cut.ordinals, uploads)
+        await run.alone(write_request_file, run, chunk, cut.ordinals, uploads)
     except OSError as error:
         raise StateError(
             f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "

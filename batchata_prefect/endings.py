@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 
 from batchata_prefect import events
@@ -58,7 +57,7 @@ async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resume
     assert entry.ending is not None
     changed: frozenset[int] = frozenset()
     if NOT_AS_ASKED in entry.ending.marks and run.settings.max_reasks:
-        changed = await asyncio.to_thread(reask, run, entry, ordinals)
+        changed = await run.alone(reask, run, entry, ordinals)
     if entry.ending.marks.count(ANSWERED) == len(ordinals):
         run.spool.states.move(ordinals, JOB_ANSWERED)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from prefect import flow
@@ -59,6 +58,8 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
         run.error = error
         return Failed(message=str(error))
+    finally:
+        run.unbind()
 
 
 async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
@@ -77,7 +78,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
                 return await sleepy(run)
             for entry, ordinals in zip(run.ledger, run.members, strict=True):
                 await restore(run, entry, ordinals)
-            run.manifest = await asyncio.to_thread(finish, run)
+            run.manifest = await run.alone(finish, run)
             tell_failures(run.manifest)
             await keep_page(run.manifest, run.results_dir)
             await put_results(run)

@@ -126,7 +126,7 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     reason = run.stopped.reason if run.stopped else TIME_LIMIT if run.is_ending else REALTIME
     if sending.refused is not None:
         reason = one_line(sending.refused)
-    collected = await asyncio.to_thread(_collect, run, flight, told, reason)
+    collected = await run.alone(_collect, run, flight, told, reason)
     await put_replies(run, chunk)
     ending = Ending(
         status="ended",

@@ -78,7 +78,7 @@ async def _read_records(run: Session) -> None:
             )
     strangers = 0
     async for entry, members in run.records.ledger():
-        ordinals = await asyncio.to_thread(run.spool.locate, members)
+        ordinals = await run.alone(run.spool.locate, members)
         run.ledger.append(entry)
         run.members.append(ordinals)
         run.spool.states.move(ordinals, IN_FLIGHT)

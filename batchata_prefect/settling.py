@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -114,18 +113,17 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
         except NotThereError:
             if not _is_past_retention(run, batch):
                 raise
-            return await asyncio.to_thread(_lose, run, flight, batch)
-        async with run.reading:
-            collected = await asyncio.to_thread(
-                read_chunk,
-                run,
-                flight.entry,
-                flight.ordinals,
-                replies,
-                batch,
-                flight.canceled,
-                short=flight.short,
-            )
+            return await run.alone(_lose, run, flight, batch)
+        collected = await run.alone(
+            read_chunk,
+            run,
+            flight.entry,
+            flight.ordinals,
+            replies,
+            batch,
+            flight.canceled,
+            short=flight.short,
+        )
         times += 1
         if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
             return collected
@@ -154,7 +152,7 @@ async def never_created(run: Session, flight: Flight) -> str:
     chunk = flight.entry.chunk
     marks = AGAIN * chunk.count
     if flight.refused is not None:
-        collected = await asyncio.to_thread(
+        collected = await run.alone(
             read_chunk,
             run,
             flight.entry,

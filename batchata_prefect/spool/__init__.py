@@ -389,7 +389,9 @@ class Spool:
             own.replace(bodies)
             for known in self._each():
                 self._digests[0].update(known.fingerprint)
-            self._digests[1].update((self.directory / "contexts").read_bytes())
+            with (self.directory / "contexts").open("rb") as contexts:
+                while piece := contexts.read(BUFFER_BYTES):
+                    self._digests[1].update(piece)
             self._restored = None
         self._open_for_jobs()
 
