@@ -21,9 +21,10 @@ from batchata_prefect.journal import Journal
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.models import Chunk
 from batchata_prefect.observed import correction
+from batchata_prefect.providers import Requests
 from batchata_prefect.realtime import AT_MOST
 from batchata_prefect.realtime import room_usd as realtime_room
-from batchata_prefect.replies import write_request_file
+from batchata_prefect.request_files import prepare_requests
 from batchata_prefect.session import Flight, Session
 from batchata_prefect.sharing import (
     KEEP_SECONDS,
@@ -307,7 +308,7 @@ async def _reserve(
         correction=factor,
         realtime=realtime,
     )
-    await _prepare_files(run, family, chunk, cut)
+    requests = await _prepare_files(run, family, chunk, cut)
     if run.lease is not None:
         await run.lease.hold()
     claimed = await claim(run, chunk)
@@ -332,13 +333,15 @@ async def _reserve(
         claimed.landed()
     run.members.append(cut.ordinals)
     run.spool.states.move(cut.ordinals, IN_FLIGHT)
-    flight = Flight(entry, cut.ordinals, fresh=True)
+    flight = Flight(entry, cut.ordinals, fresh=True, requests=requests)
     run.flights[sequence] = flight
     return flight
 
 
-async def _prepare_files(run: Session, family: Family, chunk: Chunk, cut: plan.Cut) -> None:
-    """Write what the chunk needs on disk before its intent.
+async def _prepare_files(
+    run: Session, family: Family, chunk: Chunk, cut: plan.Cut
+) -> Requests | None:
+    """Write what the chunk needs on disk before its intent; what is sent, where that is one file.
 
     Raises:
         StateError: The disk is full or not writable.
@@ -346,9 +349,9 @@ async def _prepare_files(run: Session, family: Family, chunk: Chunk, cut: plan.C
     try:
         if chunk.realtime:
             await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
-            return
+            return None
         uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
-        await run.alone(write_request_file, run, chunk, cut.ordinals, uploads)
+        return await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
     except OSError as error:
         raise StateError(
             f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "

@@ -1,4 +1,4 @@
-"""The files of one chunk: the request file out, the replies in, and the answers read from them."""
+"""The replies of one chunk, and the answers read from them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from batchata_prefect.ledger import (
     Ending,
     Entry,
 )
-from batchata_prefect.models import Chunk, ProviderBatch
-from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.models import ProviderBatch
 from batchata_prefect.reading import Collected, collect
 from batchata_prefect.session import Session
-from batchata_prefect.whole_files import whole_file
 
 
 def read_chunk(
@@ -195,33 +193,6 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
         return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
 
     return told
-
-
-def write_request_file(
-    run: Session, chunk: Chunk, ordinals: Sequence[int], uploads: Mapping[str, str]
-) -> None:
-    """Write the chunk file: one line a request, in the order of their places.
-
-    Args:
-        run: The session.
-        chunk: The chunk.
-        ordinals: Its jobs.
-        uploads: Digest of a document -> id of its upload, which stands in for it.
-
-    Raises:
-        OSError: The disk is full or not writable; nothing was sent.
-    """
-    provider = run.providers[chunk.provider]
-    jobs = run.spool.reader()
-    try:
-        # Not synced: after a loss of power it is made anew from the jobs, or not needed at all.
-        with whole_file(run.request_file(chunk.token), synced=False) as file:
-            for place, body in enumerate(jobs.bodies(ordinals)):
-                sent = with_uploads(body, uploads) if uploads else body
-                file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))
-                file.write(b"\n")
-    finally:
-        jobs.close()
 
 
 def fault_text(batch: ProviderBatch) -> str | None:

@@ -20,7 +20,7 @@ from batchata_prefect.errors import BatchataError, ValidationError
 from batchata_prefect.ledger import Entry
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.pricing import PriceBook
-from batchata_prefect.providers import Key, Provider
+from batchata_prefect.providers import Key, Provider, Requests
 from batchata_prefect.schema import AnswerSchema
 from batchata_prefect.spool import Spool
 from batchata_prefect.throttle import Throttle
@@ -216,6 +216,7 @@ class Flight:
         entry: Its line in the ledger.
         ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
         fresh: Whether the create was surely not sent yet.
+        requests: Opens what is sent; None where nothing is to be.
         batch: What the provider said last.
         started: Monotonic time at which this process took it up.
         canceled: Why we asked for its cancellation; None where we did not.
@@ -236,6 +237,7 @@ class Flight:
     entry: Entry
     ordinals: Sequence[int]
     fresh: bool = False
+    requests: Requests | None = None
     batch: ProviderBatch | None = None
     started: float = field(default_factory=time.monotonic)
     canceled: str | None = None

@@ -107,6 +107,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     refusals = 0
     while flight.fresh:
+        assert flight.requests is not None
         await take_turn(run, flight)
         size = await _room_to_send(run, flight)
         if chunk.provider in run.closed:
@@ -119,7 +120,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
         run.sending_bytes += size
         try:
             try:
-                batch = await provider.create(client, chunk, run.request_file(chunk.token))
+                batch = await provider.create(client, chunk, flight.requests)
             finally:
                 run.sending_bytes -= size
         except Exception as error:
@@ -155,8 +156,7 @@ async def _room_to_send(run: Session, flight: Flight) -> int:
     Sent all at once they would share the line, and the first would begin to be answered when the
     last has arrived.
     """
-    path = run.request_file(flight.entry.chunk.token)
-    size = await asyncio.to_thread(lambda: path.stat().st_size if path.exists() else 0)
+    size = flight.entry.chunk.size_bytes
     while run.sending_bytes and run.sending_bytes + size > _SENT_AT_ONCE_BYTES:
         if run.is_ending or run.is_realtime:
             break
@@ -233,6 +233,8 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
         "at the provider, and nothing is paid twice:",
     )
     entry.receipt = receipt
+    if not run.settings.raw_files:
+        run.request_file(entry.chunk.token).unlink(missing_ok=True)
     events.submitted(entry)
     if not adopted:
         get_run_logger().info("sent as %s", batch.batch_id)

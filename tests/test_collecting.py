@@ -9,6 +9,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -187,7 +188,7 @@ async def batch_at(sandbox, name: str, tmp_path: Path, provider: str = "openai")
         output_tokens=1,
         reserved_usd=None,
     )
-    batch = await found.create(client, chunk, path)
+    batch = await found.create(client, chunk, partial(path.open, "rb"))
     await client.close()
     return Watched(provider, batch.batch_id, batch.created_at or datetime.now(UTC))
 

@@ -7,13 +7,13 @@ is one such module and one entry point in the group `batchata_prefect.providers`
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from io import RawIOBase
+from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 from batchata_prefect.errors import ProviderNotFoundError
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Reply, Request
@@ -55,6 +55,10 @@ class Key:
         """Arguments of the SDK's client."""
         given = {"api_key": self.api_key, **self.options}
         return given if self.base_url is None else {**given, "base_url": self.base_url}
+
+
+Requests: TypeAlias = Callable[[], BinaryIO | RawIOBase]
+"""Opens the chunk file from its start, as often as it is sent: a request and a newline a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,8 @@ class Provider(Protocol):
         """Bytes on the wire of `count` lines of `lines_bytes` bytes in all, newlines left out."""
         ...
 
-    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
-        """Create the provider batch from the chunk file at `path`; the one call that costs money.
+    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
+        """Create the provider batch of these requests; the one call that costs money.
 
         Never retried inside: an error other than those of `created_nothing` leaves it open
         whether the batch exists.

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import datetime
-from pathlib import Path
+from os import SEEK_END
 from typing import Any
 
 import orjson
@@ -25,7 +25,7 @@ from batchata_prefect.models import (
     Reply,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, wire
+from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic_body import LIMITS, render
 from batchata_prefect.providers.anthropic_replies import answer, ordinary
@@ -124,16 +124,16 @@ class Anthropic:
         """Bytes of the create body of so many lines."""
         return len(_OPEN) + lines_bytes + max(count - 1, 0) + len(_CLOSE)
 
-    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
-        """Create the batch, streaming the file; memory does not grow with it."""
-        size = await asyncio.to_thread(_body_bytes, path)
+    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
+        """Create the batch, streaming the requests; memory does not grow with it."""
+        size = await asyncio.to_thread(_body_bytes, requests)
         reply = await wire.send(
             client,
             _PATH,
             "id",
             headers={"Content-Type": "application/json", "Content-Length": str(size)},
             retries=0,
-            content=_body(path),
+            content=_body(requests),
         )
         return _batch(reply)
 
@@ -312,16 +312,15 @@ class Anthropic:
         """Nothing was uploaded."""
 
 
-def _body_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(size - 1, 0))
-        return len(_OPEN) + size - file.read().endswith(b"\n") + len(_CLOSE)
+def _body_bytes(requests: Requests) -> int:
+    with requests() as file:
+        # The newline of the last request goes.
+        return len(_OPEN) + max(file.seek(0, SEEK_END) - 1, 0) + len(_CLOSE)
 
 
-async def _body(path: Path) -> AsyncIterator[bytes]:
+async def _body(requests: Requests) -> AsyncIterator[bytes]:
     """The create body of a chunk file, piece by piece."""
-    file = await asyncio.to_thread(path.open, "rb")
+    file = await asyncio.to_thread(requests)
     with file:
         yield _OPEN
         held = b""

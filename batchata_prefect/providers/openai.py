@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
-from pathlib import Path
+from os import SEEK_END
 from typing import Any, cast
 
 import orjson
@@ -26,7 +26,7 @@ from batchata_prefect.models import (
     Reply,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, wire
+from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai_body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai_replies import answer, ordinary
@@ -129,16 +129,16 @@ class OpenAI:
         """Bytes of the request file of so many lines."""
         return lines_bytes + count
 
-    async def create(self, client: Any, chunk: Chunk, path: Path) -> ProviderBatch:
-        """Upload the request file, unless it is there already, and create the batch from it.
+    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
+        """Upload the requests as a file, unless it is there already, and create the batch from it.
 
         Raises:
             UploadError: The file could not be uploaded.
-            OSError: There is no such file; nothing was sent.
+            OSError: They cannot be read; nothing was sent.
         """
-        size = (await asyncio.to_thread(path.stat)).st_size
+        size = await asyncio.to_thread(_size, requests)
         try:
-            file_id = await _uploaded(client, chunk, size) or await _upload(client, chunk, path)
+            file_id = await _uploaded(client, chunk, size) or await _upload(client, chunk, requests)
         except Exception as error:
             raise UploadError(chunk, error) from error
         body = {
@@ -308,9 +308,9 @@ async def _uploaded(client: Any, chunk: Chunk, size: int) -> str | None:
     return None
 
 
-async def _upload(client: Any, chunk: Chunk, path: Path) -> str:
+async def _upload(client: Any, chunk: Chunk, requests: Requests) -> str:
     # The SDK reads a path into memory, and streams an open file [openai/_files.py].
-    with await asyncio.to_thread(path.open, "rb") as file:
+    with await asyncio.to_thread(requests) as file:
         reply = await wire.send(
             client,
             "/files",
@@ -321,6 +321,11 @@ async def _upload(client: Any, chunk: Chunk, path: Path) -> str:
             files=[("file", (_file_name(chunk), file, "application/jsonl"))],
         )
     return str(reply["id"])
+
+
+def _size(requests: Requests) -> int:
+    with requests() as file:
+        return file.seek(0, SEEK_END)
 
 
 def _batch(data: Mapping[str, Any]) -> ProviderBatch:

@@ -506,6 +506,11 @@ class Spool:
     def _open_index(self) -> BinaryIO:
         return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
 
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether its jobs were made at an earlier start."""
+        return self._restored is not None
+
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
         behind_ids = None if self._restored is None else self._behind_ids

@@ -14,7 +14,7 @@ from .work import ASK, MAX_TOKENS, TEXT, Clock, Work
 
 PHASES = {
     "plan": [("plan", "cut")],
-    "write requests": [("buying", "write_request_file")],
+    "write requests": [("buying", "prepare_requests")],
     "send": [("providers.anthropic", "Anthropic.create"), ("providers.openai", "OpenAI.create")],
     "poll": [("providers.anthropic", "Anthropic.poll"), ("providers.openai", "OpenAI.poll")],
     "download": [("settling", "fetch")],

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,7 +49,7 @@ class Order:
                 file.write(line + b"\n")
 
     async def create(self, client: Any) -> ProviderBatch:
-        return await self.provider.create(client, self.chunk, self.path)
+        return await self.provider.create(client, self.chunk, partial(self.path.open, "rb"))
 
     async def find(self, client: Any, known: frozenset[str] = NOBODY) -> Any:
         return await self.provider.find(client, self.chunk, datetime.now(UTC), known)
