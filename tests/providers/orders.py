@@ -30,6 +30,7 @@ class Order:
         ]
         self.provider = provider
         self.path = path
+        self.requests = partial(path.open, "rb")
         self.chunk = Chunk(
             sequence=0,
             round=0,
@@ -49,7 +50,7 @@ class Order:
                 file.write(line + b"\n")
 
     async def create(self, client: Any) -> ProviderBatch:
-        return await self.provider.create(client, self.chunk, partial(self.path.open, "rb"))
+        return await self.provider.create(client, self.chunk, self.requests)
 
     async def find(self, client: Any, known: frozenset[str] = NOBODY) -> Any:
         return await self.provider.find(client, self.chunk, datetime.now(UTC), known)

@@ -50,12 +50,12 @@ def test_the_create_body_is_the_same_in_pieces_of_any_size(tmp_path, monkeypatch
     lines = placed.path.read_bytes().splitlines()
 
     async def sent() -> bytes:
-        return b"".join([part async for part in anthropic_module._body(placed.path)])
+        return b"".join([part async for part in anthropic_module._body(placed.requests)])
 
     body = asyncio.run(sent())
     assert body == b'{"requests":[' + b",".join(lines) + b"]}"
     reckoned = Anthropic().wire_bytes(sum(map(len, lines)), len(lines))
-    assert len(body) == reckoned == anthropic_module._body_bytes(placed.path)
+    assert len(body) == reckoned == anthropic_module._body_bytes(placed.requests)
 
 
 def test_an_openai_file_has_the_size_that_was_reckoned(tmp_path):
