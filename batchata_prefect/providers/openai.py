@@ -10,8 +10,9 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
+from io import RawIOBase
 from os import SEEK_END
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import orjson
 
@@ -73,6 +74,10 @@ class OpenAI:
 
     name = "openai"
     limits = LIMITS
+
+    def __init__(self) -> None:
+        self._tried: set[str] = set()
+        """Tokens of chunks whose create failed: their file may be there already."""
 
     def serves(self, model: str) -> bool:
         """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
@@ -136,18 +141,24 @@ class OpenAI:
             UploadError: The file could not be uploaded.
             OSError: They cannot be read; nothing was sent.
         """
-        size = await asyncio.to_thread(_size, requests)
-        try:
-            file_id = await _uploaded(client, chunk, size) or await _upload(client, chunk, requests)
-        except Exception as error:
-            raise UploadError(chunk, error) from error
+        file_id = None
+        with await asyncio.to_thread(requests) as file:
+            try:
+                if chunk.token in self._tried:
+                    file_id = await _uploaded(client, chunk, file)
+                self._tried.add(chunk.token)
+                file_id = file_id or await _upload(client, chunk, file)
+            except Exception as error:
+                raise UploadError(chunk, error) from error
         body = {
             "input_file_id": file_id,
             "endpoint": chunk.endpoint,
             "completion_window": "24h",
             "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
-        return _batch(await wire.post(client, "/batches", "id", body=body))
+        created = _batch(await wire.post(client, "/batches", "id", body=body))
+        self._tried.discard(chunk.token)
+        return created
 
     def created_nothing(self, error: BaseException) -> bool:
         """Whether the error of a create proves that no batch was made."""
@@ -293,8 +304,10 @@ def _file_name(chunk: Chunk) -> str:
     return f"batchata-{chunk.token}.jsonl"
 
 
-async def _uploaded(client: Any, chunk: Chunk, size: int) -> str | None:
+async def _uploaded(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str | None:
     """Id of the chunk's file among the newest uploads: an earlier create may have left it."""
+    size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
+    await asyncio.to_thread(requests.seek, 0)
     params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
     try:
         page = await wire.get(client, "/files", "data", params)
@@ -308,24 +321,18 @@ async def _uploaded(client: Any, chunk: Chunk, size: int) -> str | None:
     return None
 
 
-async def _upload(client: Any, chunk: Chunk, requests: Requests) -> str:
+async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str:
     # The SDK reads a path into memory, and streams an open file [openai/_files.py].
-    with await asyncio.to_thread(requests) as file:
-        reply = await wire.send(
-            client,
-            "/files",
-            "id",
-            headers={"Content-Type": "multipart/form-data"},
-            retries=wire.RETRIES,
-            body={"purpose": "batch"},
-            files=[("file", (_file_name(chunk), file, "application/jsonl"))],
-        )
+    reply = await wire.send(
+        client,
+        "/files",
+        "id",
+        headers={"Content-Type": "multipart/form-data"},
+        retries=wire.RETRIES,
+        body={"purpose": "batch"},
+        files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
+    )
     return str(reply["id"])
-
-
-def _size(requests: Requests) -> int:
-    with requests() as file:
-        return file.seek(0, SEEK_END)
 
 
 def _batch(data: Mapping[str, Any]) -> ProviderBatch:

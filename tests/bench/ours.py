@@ -55,7 +55,13 @@ def _run(work: Work, *, again: bool, from_file: bool = False) -> None:
             _time(module, name, phase, took)
     clock = Clock()
     folder = work.folder / ("ours-file" if from_file else "ours")
-    batch = Batch(folder / "results", items_per_batch=work.per_batch, raw_files=False)
+    # As many at once as the other contenders send.
+    batch = Batch(
+        folder / "results",
+        max_parallel_batches=len(work.starts()),
+        items_per_batch=work.per_batch,
+        raw_files=False,
+    )
     batch.set_state(file=folder / "state")
     batch.set_default_params(model=work.model, max_tokens=MAX_TOKENS)
     if from_file:

@@ -192,8 +192,10 @@ def test_an_upload_is_not_repeated_for_a_second_create(sandbox, tmp_path):
     sandbox.fault("openai", operation="create", mode="status", status=429)
 
     async def twice(client: Any) -> None:
+        listed = sandbox.ledger.calls().get("openai.file", 0)
         with pytest.raises(Exception):  # noqa: B017 - any refusal
             await placed.create(client)
+        assert sandbox.ledger.calls().get("openai.file", 0) == listed, "nothing can be there yet"
         uploads = sandbox.ledger.calls()["openai.upload"]
         batch = await placed.create(client)
         assert sandbox.ledger.calls()["openai.upload"] == uploads
@@ -207,13 +209,18 @@ def test_an_upload_is_not_repeated_for_a_second_create(sandbox, tmp_path):
 
 
 def test_a_file_list_that_is_refused_does_not_stop_an_upload(sandbox, tmp_path):
-    """A key that may not list files, and a server that has no list, can create batches."""
+    """A key that may not list files, and a server that has no list, can create batches again."""
     gpt = OpenAI()
     placed = Order(gpt, tmp_path / "r.jsonl", ["a"], str(tmp_path))
+    sandbox.fault("openai", operation="create", mode="status", status=429)
     sandbox.fault("openai", operation="file", mode="status", status=403)
 
     async def create(client: Any) -> None:
+        with pytest.raises(Exception):  # noqa: B017 - any refusal
+            await placed.create(client)
+        listed = sandbox.ledger.calls().get("openai.file", 0)
         assert (await placed.create(client)).batch_id
+        assert sandbox.ledger.calls()["openai.file"] > listed
 
     run(gpt, create)
 
