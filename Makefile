@@ -37,8 +37,8 @@ demo: $(VENV)/.package
 	@$(PYTHON) flows/demo.py --provider $(PROVIDER) --results-dir $(RESULTS_DIR)
 
 test: $(VENV)/.tools
-	@# Most tests wait for a server or a process, so three at a time use two cores well.
-	@$(PYTHON) -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
+	@# Most tests wait for a server or a process, so four at a time use two cores well.
+	@$(PYTHON) -m pytest --numprocesses 4 --dist worksteal $(PYTEST)
 
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
