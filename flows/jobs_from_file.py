@@ -39,8 +39,7 @@ async def jobs_from_file(
     items_per_batch: PositiveInt = 10_000,
     max_parallel_batches: PositiveInt = 10,
     response_model: ImportString[Any] | dict[str, Any] | None = None,
-    enable_citations: bool = False,
-    citations: Literal["quoted"] | None = None,
+    citations: Literal["none", "provider", "quoted"] = "none",
     cache_prefix: bool = False,
     max_reasks: NonNegativeInt = 0,
     tags: list[str] | None = None,
@@ -87,9 +86,9 @@ async def jobs_from_file(
         max_parallel_batches: Provider batches in flight at once.
         response_model: What answers are parsed into: a JSON schema, or the import path of a
             pydantic model, such as my_package.models:Invoice.
-        enable_citations: Whether answers cite the job's document, where the provider has citations.
-        citations: quoted asks for quotes instead, on every provider; those that stand in no
-            document are dropped and counted.
+        citations: Whether answers cite the job's document: provider with the provider's own
+            citations, where it has them; quoted with quotes, on every provider, of which those
+            that stand in no document are dropped and counted.
         cache_prefix: Whether the jobs begin with the same system prompt or documents, which are
             then held in the provider's cache.
         max_reasks: Times that a job is asked again, and paid again, because its answer was cut off
@@ -143,8 +142,8 @@ async def jobs_from_file(
         "system": system,
         "max_tokens": max_tokens,
         "response_model": response_model,
-        "enable_citations": enable_citations,
-        "citations": citations,
+        "enable_citations": citations == "provider",
+        "citations": "quoted" if citations == "quoted" else None,
         "cache_prefix": cache_prefix,
         "tags": tags,
         "endpoint": endpoint,

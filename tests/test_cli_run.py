@@ -224,6 +224,7 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         told += ["--tag", "a", "--tag", "b", "--param", "seed=1", "--prices", "prices.toml"]
         told += ["--realtime", "1.5", "--exact", "--canary", "0.1"]
         told += ["--response-model", "schema.json", "--time-limit", "90m", "--metadata", "land"]
+        told += ["--citations", "quoted"]
         done = here(cities, *told, "--name", "n", "--cron", "0 2 * * *", "--pool", "walk")
         assert done.returncode == 0, done.stderr
         assert "prefect deployment run jobs-from-file/n" in done.stderr
@@ -243,6 +244,7 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         "realtime_limit_usd": 1.5,
         "exact_counts": True,
         "canary": 0.1,
+        "citations": "quoted",
         "metadata_columns": ["land"],
         "results_dir": str(cities / "results" / "{run_key}"),
     }

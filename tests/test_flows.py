@@ -60,6 +60,14 @@ def test_every_parameter_is_described_and_the_plain_ones_come_first(
     assert jobs_from_file.parameters.required == ["jobs"]
 
 
+def test_every_choice_can_be_made_in_the_form(jobs_from_file: Flow[Any, Any]) -> None:
+    """The UI shows a single possible value as a constant, which nobody can choose."""
+    properties = jobs_from_file.parameters.properties
+    assert '"const"' not in json.dumps(properties)
+    assert properties["citations"]["enum"] == ["none", "provider", "quoted"]
+    assert properties["wait"]["enum"] == ["poll", "suspend"]
+
+
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -144,6 +152,31 @@ def test_documents_and_a_response_model(
         {"invoice_number": "NW-1042", "total": 1353.24},
         {"invoice_number": "2297/B", "total": 1204.2},
     ]
+
+
+@pytest.mark.parametrize("asked", ["provider", "quoted"])
+def test_answers_cite_their_documents(
+    jobs_from_file: Flow[Any, Any], tmp_path: Path, sandbox, asked: str
+) -> None:
+    """Whichever way is chosen in the form."""
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"file": str(DOCUMENTS / "invoice-1042.pdf")}) + "\n")
+    summary = run(
+        jobs_from_file,
+        jobs=str(jobs),
+        prompt="Read this invoice.",
+        model="claude-haiku-5-5",
+        results_dir=str(tmp_path / "out"),
+        citations=asked,
+        file_column="file",
+        run_key=str(tmp_path),
+        state=str(tmp_path / "state"),
+    )
+    (row,) = rows_of(summary)
+    assert json.loads(row["citations_json"])
+    (request,) = (tmp_path / "out/raw_files/requests").iterdir()
+    native = b'"citations":{"enabled":true}' in request.read_bytes()
+    assert native == (asked == "provider")
 
 
 def test_same_run_key_buys_nothing_again(
