@@ -15,7 +15,7 @@ from functools import lru_cache
 from prefect import get_run_logger
 
 from batchata_prefect import plan, quota
-from batchata_prefect.calls import keep
+from batchata_prefect.calls import keep, own
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.journal import Journal
 from batchata_prefect.ledger import FINGERPRINT_BYTES, Entry, Intent
@@ -309,19 +309,19 @@ async def _reserve(
         realtime=realtime,
     )
     requests = await _prepare_files(run, family, chunk, cut)
-    if run.lease is not None:
-        await run.lease.hold()
+    entry = Entry(chunk, datetime.now(UTC))
+    await own(run, entry)
     claimed = await claim(run, chunk)
     if claimed is None:
         # Another run was faster.
         run.request_file(chunk.token).unlink(missing_ok=True)
         run.turn_away(chunk.provider, chunk.model)
         return None
-    intent = Intent(chunk, datetime.now(UTC), cut.members)
-    entry = Entry(chunk, intent.since)
+    intent = Intent(chunk, entry.since, cut.members)
     records, lease = run.records, run.lease
 
     async def write() -> None:
+        # Each time: a storage that was away for long may have let another process take over.
         if lease is not None:
             await lease.hold()
         await records.write_intent(intent)

@@ -127,6 +127,19 @@ async def keep(
             return
 
 
+async def own(run: Session, entry: Entry) -> None:
+    """Make sure that no other process has taken the run over; right before anything is bought.
+
+    A machine may sleep between any two steps, and its clock for timeouts stands still meanwhile.
+
+    Raises:
+        TakenOverError: Another process has taken over.
+        StateError: The lease cannot be renewed for `Pace.retry_longest` seconds.
+    """
+    if run.lease is not None:
+        await keep(run, entry, "lease", run.lease.hold, lost="nothing more of it is sent:")
+
+
 def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:
     """Seconds to wait after a create that made nothing; None where the chunk is refused.
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from prefect import get_run_logger
 
 from batchata_prefect import budget
-from batchata_prefect.calls import backoff, one_line, retry_after
+from batchata_prefect.calls import backoff, keep, one_line, own, retry_after
 from batchata_prefect.endings import close
 from batchata_prefect.errors import BatchSubmissionError, StateError
 from batchata_prefect.fetching import put_replies
@@ -127,7 +127,13 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     if sending.refused is not None:
         reason = one_line(sending.refused)
     collected = await run.alone(_collect, run, flight, told, reason)
-    await put_replies(run, chunk)
+    await keep(
+        run,
+        flight.entry,
+        "replies",
+        lambda: put_replies(run, chunk),
+        lost="what was answered is on disk, the next run takes it up, and nothing is paid twice:",
+    )
     ending = Ending(
         status="ended",
         marks=collected.marks,
@@ -207,6 +213,7 @@ class _Sending:
         failures = 0
         while not run.is_ending and self.refused is None:
             await throttle.turn()
+            await own(run, self.flight.entry)
             await asyncio.to_thread(self.journal.sent, place)
             try:
                 row = await provider.answer(client, chunk.custom_id(place), body, chunk.endpoint)
@@ -251,20 +258,23 @@ def _collect(run: Session, flight: Flight, told: Told, reason: str | None) -> Co
     )
     if not open_places or collected.cost_usd is None:
         return collected
-    return replace(collected, cost_usd=collected.cost_usd + _doubt(run, flight, open_places))
+    doubt = _doubt(run, flight, open_places)
+    return replace(collected, cost_usd=None if doubt is None else collected.cost_usd + doubt)
 
 
-def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal:
-    """Upper bound in USD of requests whose replies were lost."""
+def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal | None:
+    """Upper bound in USD of requests whose replies were lost; None where it is not known."""
     chunk = flight.entry.chunk
     total = Decimal(0)
     for place in places:
         ordinal = flight.ordinals[place]
         if ordinal < 0:
-            return chunk.reserved_usd or total
+            return chunk.reserved_usd
         _, input_bound, output_bound = run.spool.tokens(ordinal)
         usd = run.prices.bound(
             chunk.provider, chunk.model, input_bound, output_bound, realtime=True
         )
-        total += (usd or Decimal(0)) * Decimal(chunk.correction)
-    return min(total, chunk.reserved_usd or total)
+        if usd is None:
+            return chunk.reserved_usd
+        total += usd * Decimal(chunk.correction)
+    return total if chunk.reserved_usd is None else min(total, chunk.reserved_usd)

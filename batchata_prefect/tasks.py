@@ -18,7 +18,7 @@ from prefect.tasks import Task
 
 from batchata_prefect import events
 from batchata_prefect.account_limits import take_turn
-from batchata_prefect.calls import GaveUpError, keep, one_line, persist, refusal
+from batchata_prefect.calls import GaveUpError, keep, one_line, own, persist, refusal
 from batchata_prefect.errors import BatchataError, BatchSubmissionError
 from batchata_prefect.ledger import REALTIME, TIME_LIMIT, Receipt
 from batchata_prefect.models import ProviderBatch
@@ -116,6 +116,7 @@ async def _buy(run: Session, flight: Flight) -> bool:
         if run.is_ending or run.is_realtime:
             flight.held_back = _why_end(run, flight) or REALTIME
             return False
+        await own(run, flight.entry)
         flight.fresh = False
         run.sending_bytes += size
         try:

@@ -77,7 +77,7 @@ class OpenAI:
 
     def __init__(self) -> None:
         self._tried: set[str] = set()
-        """Tokens of chunks whose create failed: their file may be there already."""
+        """Tokens of chunks whose create began and did not succeed: their file may be there."""
 
     def serves(self, model: str) -> bool:
         """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
