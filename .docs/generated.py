@@ -23,8 +23,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def advice() -> str:
     """Every error code with its next step, by its place in the table of the code."""
-    from batchata_prefect.advice import ADVICE, what_to_do
-    from batchata_prefect.plan import RETRY_CODES
+    from batchata_prefect.jobs.chunks import RETRY_CODES
+    from batchata_prefect.results.codes import ADVICE, what_to_do
 
     lines = ["| `error_code` | what to do |", "|---|---|"]
     lines += [f"| `{code}` | {text} |" for code, text in ADVICE.items()]
@@ -36,7 +36,7 @@ def advice() -> str:
 
 def pace() -> str:
     """How long is waited for what, and the variable that changes it."""
-    from batchata_prefect.session import Pace
+    from batchata_prefect.engine.session import Pace
 
     words = _attributes(Pace.__doc__ or "")
     lines = ["| variable | seconds | waits |", "|---|--:|---|"]

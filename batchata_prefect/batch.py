@@ -11,15 +11,7 @@ from typing import Any, Literal, Self, Unpack, cast
 
 from dotenv import load_dotenv
 
-from batchata_prefect.errors import ProviderError, ProviderNotFoundError, ValidationError
-from batchata_prefect.frames import require
-from batchata_prefect.intake import JOB_FIELDS, Intake
-from batchata_prefect.models import FileInput, Job, Message, ResponseModel
-from batchata_prefect.pricing import PriceBook, Prices
-from batchata_prefect.providers import provider_for, providers
-from batchata_prefect.remote import is_url, normal, probe, working_folder
-from batchata_prefect.run import BatchRun, ProgressCallback
-from batchata_prefect.session import (
+from batchata_prefect.engine.session import (
     Counting,
     IfRunning,
     OnCancel,
@@ -30,7 +22,16 @@ from batchata_prefect.session import (
     Told,
     Wait,
 )
-from batchata_prefect.spool import MOST_ATTEMPTS, Spool
+from batchata_prefect.errors import ProviderError, ProviderNotFoundError, ValidationError
+from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
+from batchata_prefect.jobs.spool import MOST_ATTEMPTS, Spool
+from batchata_prefect.models import FileInput, Job, Message, ResponseModel
+from batchata_prefect.money.own import Prices
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import provider_for, providers
+from batchata_prefect.results.frames import require
+from batchata_prefect.results.remote import is_url, normal, probe, working_folder
+from batchata_prefect.run import BatchRun, ProgressCallback
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -422,7 +423,7 @@ class Batch:
                 named together. The batch then holds only the good ones; make a new one.
         """
         # fsspec takes a while to import, and jobs that are added one by one never need it.
-        from batchata_prefect.sources import RowForm, place_of, rows_of
+        from batchata_prefect.jobs.sources import RowForm, place_of, rows_of
 
         origin: str | None = None
         if isinstance(source, (str, os.PathLike)):

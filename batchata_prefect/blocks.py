@@ -24,8 +24,8 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from pydantic import Field, PositiveInt
 
 from batchata_prefect.batch import Batch
-from batchata_prefect.credentials import AnthropicCredentials, OpenAICredentials
 from batchata_prefect.errors import StateError
+from batchata_prefect.records.credentials import AnthropicCredentials, OpenAICredentials
 from batchata_prefect.run import BatchRun
 
 __all__ = ["AnthropicCredentials", "JobsFile", "JobsFileRun", "OpenAICredentials"]

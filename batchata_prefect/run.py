@@ -16,15 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from batchata_prefect import budget
-from batchata_prefect.diff import RunDiff
-from batchata_prefect.errors import StateError
-from batchata_prefect.ledger import NEVER_SENT
-from batchata_prefect.models import JobResult
-from batchata_prefect.pricing import PriceBook
-from batchata_prefect.results import read_results
-from batchata_prefect.schema import AnswerSchema
-from batchata_prefect.session import (
+from batchata_prefect.content.schema import AnswerSchema
+from batchata_prefect.engine.session import (
     TERMINATED,
     Flight,
     Pace,
@@ -33,8 +26,15 @@ from batchata_prefect.session import (
     enter,
     leave,
 )
-from batchata_prefect.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
-from batchata_prefect.standing import FailureCodes, waits
+from batchata_prefect.engine.status import FailureCodes, waits
+from batchata_prefect.errors import StateError
+from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
+from batchata_prefect.models import JobResult
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import NEVER_SENT
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.results.diff import RunDiff
+from batchata_prefect.results.read import read_results
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -145,10 +145,10 @@ class BatchRun:
             run.waiting_for = "Prefect to start"
             self._report(callbacks)
             # Prefect takes seconds to import; whoever only builds or reads does not pay for it.
-            from batchata_prefect.flow import run_batch
-            from batchata_prefect.server import start_own_server
-            from batchata_prefect.suspending import deployed_run, fall_asleep, may_suspend
-            from batchata_prefect.suspending import leave as leave_sleepers
+            from batchata_prefect.engine.flow import run_batch
+            from batchata_prefect.engine.server import start_own_server
+            from batchata_prefect.engine.suspend import deployed_run, fall_asleep, may_suspend
+            from batchata_prefect.engine.suspend import leave as leave_sleepers
 
             ticker = asyncio.create_task(self._tick(callbacks))
             # The collector would go through all of Prefect's objects again for every few
@@ -311,7 +311,7 @@ class BatchRun:
     def _callbacks(self, stack: ExitStack) -> list[ProgressCallback]:
         callbacks: list[ProgressCallback] = []
         if self.print_status:
-            from batchata_prefect.progress import Progress
+            from batchata_prefect.views.terminal import Progress
 
             callbacks.append(stack.enter_context(Progress(results_dir=str(self.results_dir))))
         if self._callback is not None:
@@ -471,7 +471,7 @@ class BatchRun:
             StateError: The run is not complete.
             ValidationError: pyarrow is not installed.
         """
-        from batchata_prefect.frames import arrow_table
+        from batchata_prefect.results.frames import arrow_table
 
         if not self.is_complete:
             raise StateError(f"the run has no results yet in {str(self.results_dir)!r}; run it")
@@ -488,7 +488,7 @@ class BatchRun:
             StateError: The run is not complete.
             ValidationError: pandas or pyarrow is not installed.
         """
-        from batchata_prefect.frames import require
+        from batchata_prefect.results.frames import require
 
         require("pandas", "frames", "to_pandas()")
         return self.to_arrow().to_pandas(**kwargs)
@@ -500,7 +500,7 @@ class BatchRun:
             StateError: The run is not complete.
             ValidationError: polars or pyarrow is not installed.
         """
-        from batchata_prefect.frames import require
+        from batchata_prefect.results.frames import require
 
         return require("polars", "frames", "to_polars()").from_arrow(self.to_arrow())
 
@@ -543,7 +543,7 @@ class BatchRun:
 
     def plan(self) -> BatchRun:
         """Find out what a run would send and cost, without sending it; see `planned`."""
-        from batchata_prefect.dryrun import dry_run, show
+        from batchata_prefect.engine.dry_run import dry_run, show
 
         self._session.spool.reset()
         self.planned = dry_run(self._session)

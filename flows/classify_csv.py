@@ -16,7 +16,7 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from batchata_prefect import Batch
-from batchata_prefect.sources import jobs_from_rows, read_rows
+from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 
 
 class Label(BaseModel):

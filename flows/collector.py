@@ -9,7 +9,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from batchata_prefect.collecting import collect
+from batchata_prefect.collector.collect import collect
 
 
 @flow(name="batchata-collector", flow_run_name="collector", persist_result=False)

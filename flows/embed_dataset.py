@@ -14,7 +14,7 @@ from pathlib import Path
 from prefect import flow
 
 from batchata_prefect import Batch
-from batchata_prefect.sources import read_rows
+from batchata_prefect.jobs.sources import read_rows
 
 
 @flow(name="embed-dataset")

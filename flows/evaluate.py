@@ -14,7 +14,7 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from batchata_prefect import Batch
-from batchata_prefect.sources import read_rows
+from batchata_prefect.jobs.sources import read_rows
 
 
 class Verdict(BaseModel):

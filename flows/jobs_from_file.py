@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import Field, ImportString, NonNegativeInt, PositiveFloat, PositiveInt
 
 from batchata_prefect import Batch, BatchRun
-from batchata_prefect.report import summary
+from batchata_prefect.views.report import summary
 
 
 @flow(name="jobs-from-file", flow_run_name="jobs from {jobs}", persist_result=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 from batchata_prefect import Batch
-from batchata_prefect.sources import read_rows
+from batchata_prefect.jobs.sources import read_rows
 
 
 @flow(name="nightly-tickets", retries=2, retry_delay_seconds=600)

@@ -18,7 +18,8 @@ from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitUpdate,
 )
 
-from batchata_prefect import Batch, shared
+from batchata_prefect import Batch
+from batchata_prefect.records import shares
 
 OPEN = {"validating", "in_progress", "finalizing"}
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -165,11 +166,11 @@ def test_the_place_of_a_dead_run_comes_back(
     """What a killed run holds is waited for and ends by itself; at the end nobody holds a place."""
     batches.make(1)
     name = f"batches in flight of openai at {account}"
-    asyncio.run(shared.settle(name, "a run that was killed", 1, lasts=2))
+    asyncio.run(shares.settle(name, "a run that was killed", 1, lasts=2))
     assert len(make(tmp_path, count=2).run().results()["completed"]) == 2
     assert watch.first_after() >= 1.5
     assert watch.most == 1
-    assert not any(holding.amount for holding in asyncio.run(shared.held(name)))
+    assert not any(holding.amount for holding in asyncio.run(shares.held(name)))
 
 
 def test_batches_are_created_no_faster_than_the_limit(

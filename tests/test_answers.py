@@ -11,11 +11,11 @@ import orjson
 import pytest
 from pydantic import BaseModel, Field
 
-from batchata_prefect.answers import Reading, blank_row, from_row, merge_attempts
+from batchata_prefect.content.schema import AnswerSchema, answer_schema, from_plain, to_plain
+from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk, Citing, JobResult, Reply, TextBlock, Usage
-from batchata_prefect.pricing import PriceBook
-from batchata_prefect.schema import AnswerSchema, answer_schema, from_plain, to_plain
-from batchata_prefect.spool import Context
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.results.row import Reading, blank_row, from_row, merge_attempts
 
 CHUNK = Chunk(0, 1, "ab" * 32, "anthropic", "/v1/messages", "m", 9, 0, 0, 0, Decimal(1))
 PRICES = PriceBook({"m": {"input": 1, "output": 10}})

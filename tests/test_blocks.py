@@ -23,7 +23,7 @@ from batchata_prefect import (
     ValidationError,
 )
 from batchata_prefect.blocks import AnthropicCredentials, JobsFile, OpenAICredentials
-from batchata_prefect.inflight import open_run, status
+from batchata_prefect.collector.inflight import open_run, status
 from batchata_prefect.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -15,14 +15,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchata_prefect.answers import Reading
-from batchata_prefect.citations import (
+from batchata_prefect.content.citations import (
     drop_unverified,
     map_citations,
     read_citations,
     verify,
 )
-from batchata_prefect.citations.originals import (
+from batchata_prefect.content.citations.originals import (
     Held,
     Pages,
     Part,
@@ -31,12 +30,13 @@ from batchata_prefect.citations.originals import (
     pdf_original,
     text_original,
 )
-from batchata_prefect.citations.written import days, normal, numbers
+from batchata_prefect.content.citations.written import days, normal, numbers
+from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk, Citation, TextBlock
-from batchata_prefect.pricing import PriceBook
-from batchata_prefect.providers.anthropic import Anthropic
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.providers.originals import held_in
-from batchata_prefect.spool import Context
+from batchata_prefect.results.row import Reading
 from tests.test_documents import make_pdf
 
 # Real replies

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchata_prefect import Batch, Job, JobResult, ValidationError
-from batchata_prefect.spool import SpoolReader
+from batchata_prefect.jobs.spool import SpoolReader
 from tests.test_documents import PNG, make_pdf
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"

@@ -22,14 +22,14 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running, Suspe
 from starlette.testclient import TestClient
 
 from batchata_prefect import Batch, ValidationError
-from batchata_prefect.collecting import MOST_REVIVALS, Round, collect, is_due
+from batchata_prefect.collector.collect import MOST_REVIVALS, Round, collect, is_due
 from batchata_prefect.errors import MissingCredentialsError
-from batchata_prefect.lease import Lease
-from batchata_prefect.ledger import Entry, Intent, Receipt, Start
 from batchata_prefect.models import Chunk
+from batchata_prefect.money.ledger import Entry, Intent, Receipt, Start
 from batchata_prefect.providers import providers
-from batchata_prefect.records import DurableFileSystem, Records
-from batchata_prefect.waiting import Place, Waiting, Watched, forget, places, write
+from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, places, write
+from batchata_prefect.records.store import DurableFileSystem, Records
 from batchata_prefect.webhook import application
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 import pytest
 
-from batchata_prefect.diff import RunDiff, compare
 from batchata_prefect.errors import StateError
+from batchata_prefect.results.diff import RunDiff, compare
 
 
 def row(job_id: str, **changes: Any) -> dict[str, Any]:

@@ -17,14 +17,14 @@ import fsspec
 import pypdf
 import pytest
 
-from batchata_prefect.documents import (
+from batchata_prefect.content.documents import (
     Document,
     has_text,
     load_documents,
     pdf_page_texts,
     pdf_shown_bytes,
 )
-from batchata_prefect.documents.pdf import string_bytes
+from batchata_prefect.content.documents.pdf import string_bytes
 from batchata_prefect.errors import ValidationError
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect import Batch, BatchRun, shared
+from batchata_prefect import Batch, BatchRun
+from batchata_prefect.records import shares
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -111,11 +112,11 @@ def test_a_dead_holder_is_forgotten(tmp_path: Path, tight) -> None:
     name = f"enqueued tokens of {GPT} at {tight.environment()['OPENAI_BASE_URL']}"
 
     async def hold() -> None:
-        await shared.settle(name, "a run that was killed", 1_800, lasts=3)
+        await shares.settle(name, "a run that was killed", 1_800, lasts=3)
 
     asyncio.run(hold())
     began = time.monotonic()
     check(make(tmp_path, quota={GPT: 1_800}).run())
     assert time.monotonic() - began > 2
-    holders = {holding.owner: holding.amount for holding in asyncio.run(shared.held(name))}
+    holders = {holding.owner: holding.amount for holding in asyncio.run(shares.held(name))}
     assert not any(holders.values())

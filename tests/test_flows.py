@@ -18,7 +18,7 @@ from prefect.exceptions import FailedRun, ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
 
-from batchata_prefect.sources import read_rows
+from batchata_prefect.jobs.sources import read_rows
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ROOT / "flows" / "documents"

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pypdf import PdfWriter
 
 from batchata_prefect import Batch
-from batchata_prefect.spool import Spool
+from batchata_prefect.jobs.spool import Spool
 
 
 class Ticket(BaseModel):

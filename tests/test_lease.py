@@ -16,8 +16,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, StateError
-from batchata_prefect.lease import Lease
-from batchata_prefect.records import DurableFileSystem, Records
+from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.store import DurableFileSystem, Records
 from tests.chaos.killing import Forker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

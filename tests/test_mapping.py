@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from batchata_prefect.citations import map_citations
+from batchata_prefect.content.citations import map_citations
 from batchata_prefect.models import TextBlock
 
 D = Decimal

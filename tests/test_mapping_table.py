@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import BaseModel
 
-from batchata_prefect.citations import map_citations
+from batchata_prefect.content.citations import map_citations
 from batchata_prefect.models import TextBlock
 
 D = Decimal

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_HOME, temporary_settings
 
 from batchata_prefect import Batch, ValidationError
 from batchata_prefect.errors import StateError
-from batchata_prefect.remote import bring, publish, working_folder
+from batchata_prefect.results.remote import bring, publish, working_folder
 
 JOBS = 12
 RUN = """
@@ -238,7 +238,9 @@ def test_results_are_brought_as_they_are_there(
 ) -> None:
     """A reader gets what lies at the URL, also after another machine has put something new."""
     url = f"file://{tmp_path / 'far'}"
-    monkeypatch.setattr("batchata_prefect.remote.working_folder", lambda _: tmp_path / "mine")
+    monkeypatch.setattr(
+        "batchata_prefect.results.remote.working_folder", lambda _: tmp_path / "mine"
+    )
     assert working_folder(url) != working_folder(f"{url}2")
     publish(_folder(tmp_path / "a", "one", results_jsonl="first"), url)
     assert (bring(url) / "results.jsonl").read_text() == "first"

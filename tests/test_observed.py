@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchata_prefect import Batch, budget
-from batchata_prefect.ledger import Ending, Entry
+from batchata_prefect import Batch
 from batchata_prefect.models import Chunk, Usage
-from batchata_prefect.observed import (
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import Ending, Entry
+from batchata_prefect.money.observed import (
     correction,
     input_ratio,
     input_share,

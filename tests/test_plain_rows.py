@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchata_prefect.answer_files import open_answers
-from batchata_prefect.answers import Reading
+from batchata_prefect.jobs.spool import Context, Stored, pack
+from batchata_prefect.jobs.spool.layout import unpack
 from batchata_prefect.models import Chunk, Reply, TextBlock, Usage
-from batchata_prefect.plain_rows import Bills, PlainRows
-from batchata_prefect.pricing import PriceBook
-from batchata_prefect.providers.openai import OpenAI
-from batchata_prefect.reading import collect
-from batchata_prefect.spool import Context, Stored, pack
-from batchata_prefect.spool.layout import unpack
-from batchata_prefect.tally import Tally
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.openai.batches import OpenAI
+from batchata_prefect.results.answer_file import open_answers
+from batchata_prefect.results.plain_rows import Bills, PlainRows
+from batchata_prefect.results.read import collect
+from batchata_prefect.results.row import Reading
+from batchata_prefect.results.tally import Tally
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 COUNTS = st.integers(0, 10**9)

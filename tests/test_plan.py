@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchata_prefect import plan
+from batchata_prefect.jobs import chunks
+from batchata_prefect.jobs.spool import Row
 from batchata_prefect.models import Reply
-from batchata_prefect.spool import Row
 
 
 def rows(*sizes: int, tokens: int = 10) -> list[Row]:
     return [Row(n, b"%12d" % n, size, tokens, tokens, 5) for n, size in enumerate(sizes)]
 
 
-def cut(items: list[Row], **changes: object) -> plan.Cut:
+def cut(items: list[Row], **changes: object) -> chunks.Cut:
     options: dict[str, object] = {
         "max_requests": 100,
         "max_bytes": 10_000,
@@ -28,7 +28,7 @@ def cut(items: list[Row], **changes: object) -> plan.Cut:
         "bound": lambda i, o: Decimal(i + o),
         "room": None,
     }
-    return plan.cut(items, **{**options, **changes})  # type: ignore[arg-type]
+    return chunks.cut(items, **{**options, **changes})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_small_cuts_wait_for_room_while_batches_run(
     taken: int, short: bool, busy: bool, sends: bool
 ) -> None:
     """A cut that the budget made short goes out only half full or when nothing is running."""
-    part = plan.Cut(array("q", range(taken)), b"", 0, 0, 0, 0, Decimal(0), short)
-    assert plan.worth_sending(part, wanted=10, busy=busy) is sends
+    part = chunks.Cut(array("q", range(taken)), b"", 0, 0, 0, 0, Decimal(0), short)
+    assert chunks.worth_sending(part, wanted=10, busy=busy) is sends
 
 
 @pytest.mark.parametrize(
@@ -131,4 +131,4 @@ def test_small_cuts_wait_for_room_while_batches_run(
 )
 def test_mark(outcome: str, code: str | None, letter: str) -> None:
     """Only what says nothing against the request may be sent again."""
-    assert plan.mark(Reply("x-0", outcome), code) == letter  # type: ignore[arg-type]
+    assert chunks.mark(Reply("x-0", outcome), code) == letter  # type: ignore[arg-type]

@@ -20,10 +20,12 @@ from genai_prices.data import providers as price_data
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from batchata_prefect.documents import Document, load_documents
+from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Usage
-from batchata_prefect.pricing import PriceBook, estimate_document, estimate_text, read_prices
+from batchata_prefect.money.own import read_prices
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 BATCH = {"processing": "batch"}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -793,7 +795,7 @@ def test_importing_costs_little():
     """Neither module loads Prefect, an SDK, a PDF reader or the price table when imported."""
     heavy = ["prefect", "anthropic", "openai", "pypdf", "mammoth", "fsspec", "genai_prices"]
     code = (
-        "import sys, batchata_prefect.pricing, batchata_prefect.documents;"
+        "import sys, batchata_prefect.money.prices, batchata_prefect.content.documents;"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from batchata_prefect.errors import ProviderError, ValidationError
 from batchata_prefect.models import Job
-from batchata_prefect.pricing.exact import can_count, counted_bound, exact_input_tokens
 from batchata_prefect.providers import provider_for
+from batchata_prefect.providers.exact import can_count, counted_bound, exact_input_tokens
 
 pytestmark = pytest.mark.anyio
 

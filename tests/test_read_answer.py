@@ -15,9 +15,8 @@ import jsonschema
 import pytest
 from pydantic import BaseModel, RootModel, create_model, field_validator
 
-from batchata_prefect.citations.quotes import quoted_schema, read_quoted
-from batchata_prefect.errors import ParseError, ValidationError
-from batchata_prefect.schema import (
+from batchata_prefect.content.citations.quotes import quoted_schema, read_quoted
+from batchata_prefect.content.schema import (
     answer_schema,
     for_anthropic,
     for_openai,
@@ -26,6 +25,7 @@ from batchata_prefect.schema import (
     read_answer,
     to_plain,
 )
+from batchata_prefect.errors import ParseError, ValidationError
 from tests.test_schema import (
     FAULTS,
     PROVIDERS,
@@ -361,7 +361,7 @@ def test_digest_and_wire_form_are_the_same_in_every_process() -> None:
     program = (
         "import json\n"
         "from pydantic import BaseModel, Field\n"
-        "from batchata_prefect.schema import answer_schema, for_anthropic, for_openai\n"
+        "from batchata_prefect.content.schema import answer_schema, for_anthropic, for_openai\n"
         "class A(BaseModel):\n"
         "    tags: set[str] = {'a', 'b', 'c', 'd', 'e'}\n"
         "    code: str = Field(pattern='^x', min_length=1, max_length=5)\n"
@@ -384,7 +384,7 @@ def test_digest_and_wire_form_are_the_same_in_every_process() -> None:
 def test_nothing_heavy_is_imported() -> None:
     """Schemas and citations cost neither an SDK nor Prefect to import."""
     program = (
-        "import sys, batchata_prefect.schema, batchata_prefect.citations.quotes\n"
+        "import sys, batchata_prefect.content.schema, batchata_prefect.content.citations.quotes\n"
         "print([m for m in ('anthropic', 'openai', 'prefect', 'jsonschema', 'rapidfuzz', 'pypdf') "
         "if m in sys.modules])"
     )

@@ -13,7 +13,7 @@ import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
 from batchata_prefect import Batch, BatchRun, StateError, ValidationError
-from batchata_prefect.journal import Journal
+from batchata_prefect.records.journal import Journal
 from batchata_prefect.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -200,7 +200,7 @@ def test_its_replies_outlive_the_machine(
         raise StateError("the machine is gone")
 
     with monkeypatch.context() as patch, pytest.raises(StateError, match="is gone"):
-        patch.setattr("batchata_prefect.fetching.publish", breaks)
+        patch.setattr("batchata_prefect.engine.download.publish", breaks)
         start("one")
     assert len(billed()[0]) == 6
     assert codes(start("two")) == {None: 6}

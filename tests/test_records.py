@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
-from batchata_prefect import budget
 from batchata_prefect.errors import StateError
-from batchata_prefect.ledger import Ending, Entry, Intent, Receipt, Start
 from batchata_prefect.models import Chunk, Usage
-from batchata_prefect.records import DurableFileSystem, Records, is_missing, storage_at
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Start
+from batchata_prefect.records.store import DurableFileSystem, Records, is_missing, storage_at
 
 NOW = datetime(2026, 11, 22, 3, 0, 0, 123456, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from batchata_prefect.report import markdown, summary, text
-from batchata_prefect.report.figures import ROWS_READ, Figures, figures
-from batchata_prefect.report.page import page, write_page
+from batchata_prefect.views.report import markdown, summary, text
+from batchata_prefect.views.report.figures import ROWS_READ, Figures, figures
+from batchata_prefect.views.report.page import page, write_page
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def results(tmp_path: Path) -> Path:
 def test_saving_is_the_realtime_price_of_the_same_tokens_less_the_cost(results: Path) -> None:
     """A batch costs half: the realtime price of the whole is twice what all attempts cost."""
     from batchata_prefect.models import Usage
-    from batchata_prefect.pricing import PriceBook
+    from batchata_prefect.money.prices import PriceBook
 
     usage = Usage(input_tokens=1000, output_tokens=500)
     cost = PriceBook().cost("openai", "gpt-6-luna", usage)

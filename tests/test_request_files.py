@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from batchata_prefect import Batch
+from batchata_prefect.engine.request_files import SpooledRequests
 from batchata_prefect.models import Chunk
 from batchata_prefect.providers import provider_for
-from batchata_prefect.request_files import SpooledRequests
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 BOTH = pytest.mark.parametrize("model", [CLAUDE, GPT])

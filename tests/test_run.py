@@ -90,7 +90,7 @@ def test_large_batches_are_sent_one_after_the_other(
     tmp_path: Path, sandbox, bill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those that would share the line wait; together they are all sent, each once."""
-    monkeypatch.setattr("batchata_prefect.tasks._SENT_AT_ONCE_BYTES", 1)
+    monkeypatch.setattr("batchata_prefect.engine.provider_batch._SENT_AT_ONCE_BYTES", 1)
     known = len(list(sandbox.ledger.batches()))
     sandbox.fault(None, operation="create", mode="delay", seconds=0.4, times=4)
     run = mixed(tmp_path, 12).run()

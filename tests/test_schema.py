@@ -24,13 +24,13 @@ from pydantic import (
     create_model,
 )
 
-from batchata_prefect.errors import ValidationError
-from batchata_prefect.schema import (
+from batchata_prefect.content.schema import (
     answer_schema,
     for_anthropic,
     for_openai,
     read_answer,
 )
+from batchata_prefect.errors import ValidationError
 
 
 class Color(Enum):

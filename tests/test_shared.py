@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_API_URL
 
-from batchata_prefect import shared
 from batchata_prefect.errors import StateError
-from batchata_prefect.shared import Holding, Share, claim, held, release, settle
+from batchata_prefect.records import shares
+from batchata_prefect.records.shares import Holding, Share, claim, held, release, settle
 
 ROOT = Path(__file__).parents[1]
 
@@ -216,7 +216,7 @@ def test_a_quota_ends_by_itself_and_a_budget_does_not():
             granted.append(await claim("q", f"next-{hours}", 1, 10, lasts=lasts, register=memory))
         return granted
 
-    assert simulated(go(shared.QUOTA_SECONDS)) == [False, True]
+    assert simulated(go(shares.QUOTA_SECONDS)) == [False, True]
     assert simulated(go(None)) == [False, False]
 
 
@@ -267,7 +267,7 @@ def test_more_runs_than_a_page_are_all_counted(name):
     """230 runs that hold one each leave nothing of a budget of 230."""
 
     async def go() -> None:
-        register = shared.PrefectRegister()
+        register = shares.PrefectRegister()
         now = datetime.now(UTC)
         async with AsyncClientContext.get_or_create():  # one connection for all of them
             for n in range(230):
@@ -284,7 +284,7 @@ def test_a_strange_variable_is_never_taken_for_nothing(name):
 
     async def go() -> None:
         assert await claim(name, "one", 1, 10)
-        variable = shared._variable_name(name, "one")
+        variable = shares._variable_name(name, "one")
         async with httpx.AsyncClient(base_url=PREFECT_API_URL.value()) as client:
             path = f"/variables/name/{variable}"
             (await client.patch(path, json={"value": "mine"})).raise_for_status()
@@ -308,7 +308,7 @@ def test_a_prefect_that_is_away_is_an_error(name, monkeypatch):
 CLAIMANT = """
 import asyncio, fcntl, json, os, random, sys, time
 from decimal import Decimal
-from batchata_prefect.shared import Share
+from batchata_prefect.records.shares import Share
 
 name, owner, path, limit, seconds = sys.argv[1:6]
 ledger_path = f"{path}.{owner}"

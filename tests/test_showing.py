@@ -117,5 +117,5 @@ def test_a_prefect_without_events_does_not_hold_a_run_up(
     def broken(*_: Any, **__: Any) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr("batchata_prefect.events.emit_event", broken)
+    monkeypatch.setattr("batchata_prefect.views.events.emit_event", broken)
     assert len(make(tmp_path).run().results()["completed"]) == 6

@@ -15,8 +15,8 @@ import fsspec
 import pytest
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.sources import fill, jobs_from_rows, read_rows
 from batchata_prefect.models import Job
-from batchata_prefect.sources import fill, jobs_from_rows, read_rows
 
 ROWS = [{"id": "a", "text": "Grüße, {x}\nnext"}, {"id": "b", "text": 'say "hi"'}]
 CSV = 'id,text\r\na,"Grüße, {x}\nnext"\r\nb,"say ""hi"""\r\n'

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, WAITING, Spool, sweep
+from batchata_prefect.jobs.spool.layout import fingerprint
 from batchata_prefect.models import Estimate, Job, Request
-from batchata_prefect.spool import ANSWERED, FAILED, IN_FLIGHT, WAITING, Spool, sweep
-from batchata_prefect.spool.layout import fingerprint
 
 
 def request(body: bytes, model: str = "m", provider: str = "p") -> Request:
@@ -125,7 +125,7 @@ def test_more_jobs_can_be_added_after_a_run(tmp_path: Path) -> None:
 def test_spools_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
     """A killed process leaves its spool; the next run removes it."""
     code = (
-        "import os, pathlib; from batchata_prefect.spool import Spool;"
+        "import os, pathlib; from batchata_prefect.jobs.spool import Spool;"
         f"Spool.create(pathlib.Path({str(tmp_path)!r})); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)

@@ -24,7 +24,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Cancelling
 
-from batchata_prefect.collecting import Round, collect
+from batchata_prefect.collector.collect import Round, collect
 from batchata_prefect.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]

@@ -17,10 +17,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, BatchRun, ProviderError, StateError
-from batchata_prefect.lease import Lease
 from batchata_prefect.models import Chunk, Reply, Usage
 from batchata_prefect.providers import providers
-from batchata_prefect.records import Records
+from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.store import Records
 from tests.chaos.killing import Forker, check_all_paid_once
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -16,9 +16,9 @@ from rich.text import Text
 
 from batchata_prefect.cli.options import Json, ResultsDir
 from batchata_prefect.cli.output import print_json, show, tell, width
+from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.finish import read_manifest
-from batchata_prefect.progress import dollars
+from batchata_prefect.views.terminal import dollars
 
 _SHOWN = 50
 
@@ -94,14 +94,14 @@ def report(
     if manifest is None:
         raise StateError(f"{str(results_dir)!r} has no manifest.json of a run that is over")
     if html:
-        from batchata_prefect.report.page import write_page
+        from batchata_prefect.views.report.page import write_page
 
         sys.stdout.write(f"{write_page(results_dir, manifest)}\n")
     elif as_json:
         print_json("report", manifest)
     else:
-        from batchata_prefect.report import text
-        from batchata_prefect.report.figures import figures
+        from batchata_prefect.views.report import text
+        from batchata_prefect.views.report.figures import figures
 
         drawn = figures(manifest, results_dir / "results.jsonl")
         show(text(manifest, drawn, results_dir, width()))

@@ -12,7 +12,7 @@ from rich.text import Text
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.models import Usage
-from batchata_prefect.pricing import PriceBook
+from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
 
 _PROVIDERS = {"anthropic", "openai"}
@@ -165,9 +165,9 @@ def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
 
 def _most_output(provider: str, model: str) -> int | None:
     if provider == "anthropic":
-        from batchata_prefect.providers.claude_models import most_tokens
+        from batchata_prefect.providers.anthropic.models import most_tokens
     else:
-        from batchata_prefect.providers.openai_body import most_tokens
+        from batchata_prefect.providers.openai.body import most_tokens
     return most_tokens(model)
 
 
@@ -175,7 +175,7 @@ def _takes_temperature(provider: str, model: str) -> bool | None:
     """Not on Claude at all [api/migration-2026-10-21], nor on OpenAI's reasoning models."""
     if provider == "anthropic":
         return False
-    from batchata_prefect.providers.openai_body import reasons
+    from batchata_prefect.providers.openai.body import reasons
 
     return None if "embedding" in model else not reasons(model)
 

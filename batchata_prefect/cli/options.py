@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeAlias
 from cyclopts import Group, Parameter, Token
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.remote import bring, is_url
+from batchata_prefect.results.remote import bring, is_url
 
 QUIET = Parameter(name=["--quiet", "-q"], negative="", show_default=False)
 

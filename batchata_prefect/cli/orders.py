@@ -15,9 +15,9 @@ import orjson
 from batchata_prefect.batch import Batch
 from batchata_prefect.cli.options import Ask, Ways, seconds
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.remote import ORDER, read_order, working_folder
-from batchata_prefect.sources import jobs_from_rows, read_rows
-from batchata_prefect.whole_files import write_json
+from batchata_prefect.files import write_json
+from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
+from batchata_prefect.results.remote import ORDER, read_order, working_folder
 
 SANDBOX = Path(".batchata", "sandbox")
 """What the sandbox of a run leaves in its results directory; without it the run starts over."""

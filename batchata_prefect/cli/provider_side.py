@@ -9,7 +9,7 @@ from rich.table import Table
 
 from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.inflight import Known, Line, adopt, cancel, open_run, status
+from batchata_prefect.collector.inflight import Known, Line, adopt, cancel, open_run, status
 from batchata_prefect.providers import Ours
 
 

@@ -16,7 +16,7 @@ from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
-from batchata_prefect.remote import bring
+from batchata_prefect.results.remote import bring
 
 _Text = Annotated[str | None, Parameter(group=JOBS)]
 

@@ -132,8 +132,8 @@ def _told(manifest: dict[str, Any], place: Path | str) -> dict[str, Any]:
 
 
 def _say(manifest: dict[str, Any], order: Order) -> None:
-    from batchata_prefect.report import text
-    from batchata_prefect.report.figures import figures
+    from batchata_prefect.views.report import text
+    from batchata_prefect.views.report.figures import figures
 
     tell()
     drawn = figures(manifest, order.out / "results.jsonl")

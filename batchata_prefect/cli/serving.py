@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from batchata_prefect.cli.options import Ask, JobsFile, Ways, seconds
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.pricing import read_prices
+from batchata_prefect.money.own import read_prices
 
 _BESIDE_SECONDS = 2.0
 

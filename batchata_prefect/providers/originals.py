@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import orjson
 
-from batchata_prefect.citations.originals import (
+from batchata_prefect.content.citations.originals import (
     Held,
     Original,
     blocks_original,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from batchata_prefect.models import Estimate, Job, Request
-from batchata_prefect.pricing import estimate_text
+from batchata_prefect.providers.tokens import estimate_text
 
 _SAMPLES = ("batchata prompt 7c1e", "a longer one, batchata prompt 7c1e, with 12 words: 'ten', `x`")
 

@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import orjson
 
-from batchata_prefect.documents import Document, load_documents
+from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import DEFAULT_MAX_TOKENS, Estimate, Job, Message, Request
-from batchata_prefect.pricing import estimate_document, estimate_text
 from batchata_prefect.providers.attachments import LEAST_BYTES
+from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 UNSEEN = (5_000, 1_000_000)
 """Tokens of what is not in the request: a URL, an uploaded file, a stored conversation, what a

@@ -45,7 +45,7 @@ def again_file(work: Work) -> None:
 
 
 def _run(work: Work, *, again: bool, from_file: bool = False) -> None:
-    import_module("batchata_prefect.flow")
+    import_module("batchata_prefect.engine.flow")
     from batchata_prefect import Batch
 
     import_module(work.provider)

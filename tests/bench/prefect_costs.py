@@ -33,7 +33,7 @@ batches, out = int(sys.argv[1]), sys.argv[2]
 batch = Batch(out, items_per_batch=1, max_parallel_batches=32)
 for n in range(batches):
     batch.add_job(prompt=f"{out} {n}", model="gpt-6-luna", max_tokens=50)
-import batchata_prefect.flow
+import batchata_prefect.engine.flow
 began = time.monotonic()
 run = batch.run()
 assert len(run.results()["completed"]) == batches

@@ -27,8 +27,8 @@ import prefect.utilities.visualization  # noqa: F401
 import rich._emoji_codes  # noqa: F401
 import truststore  # noqa: F401
 
-import batchata_prefect.flow
-import batchata_prefect.report.page  # noqa: F401
+import batchata_prefect.engine.flow
+import batchata_prefect.views.report.page  # noqa: F401
 from batchata_prefect import Batch
 
 PROMPT = "Say what number {n} is. Number: {n}"

@@ -16,8 +16,8 @@ from pypdf import PdfWriter
 
 from batchata_prefect.models import Job, Request
 from batchata_prefect.providers import Provider
-from batchata_prefect.providers.anthropic import Anthropic
-from batchata_prefect.providers.openai import OpenAI
+from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.openai.batches import OpenAI
 
 from .orders import Order
 

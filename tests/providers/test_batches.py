@@ -12,8 +12,8 @@ import pytest
 from batchata_prefect.errors import MissingCredentialsError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import wire
-from batchata_prefect.providers.anthropic import Anthropic, ResultsNotReadyError
-from batchata_prefect.providers.openai import OpenAI
+from batchata_prefect.providers.anthropic.batches import Anthropic, ResultsNotReadyError
+from batchata_prefect.providers.openai.batches import OpenAI
 
 from .orders import Order, answers, finished, rows, run
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect.providers import anthropic as anthropic_module
 from batchata_prefect.providers import wire
-from batchata_prefect.providers.anthropic import Anthropic
-from batchata_prefect.providers.openai import OpenAI, UploadError
+from batchata_prefect.providers.anthropic import batches as anthropic_batches
+from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.openai.batches import OpenAI, UploadError
 
 from .orders import Order, answers, finished, run
 
@@ -45,17 +45,17 @@ def test_a_batch_lives_from_create_to_its_answers(sandbox, provider, order):
 @pytest.mark.parametrize("piece", [1, 2, 5, 64, 127, 128, 1 << 18])
 def test_the_create_body_is_the_same_in_pieces_of_any_size(tmp_path, monkeypatch, piece: int):
     """The streamed body is the requests between commas, of just the size that was reckoned."""
-    monkeypatch.setattr(anthropic_module, "_PIECE_BYTES", piece)
+    monkeypatch.setattr(anthropic_batches, "_PIECE_BYTES", piece)
     placed = Order(Anthropic(), tmp_path / "r.jsonl", ["One", "Two, {}", "Three"])
     lines = placed.path.read_bytes().splitlines()
 
     async def sent() -> bytes:
-        return b"".join([part async for part in anthropic_module._body(placed.requests)])
+        return b"".join([part async for part in anthropic_batches._body(placed.requests)])
 
     body = asyncio.run(sent())
     assert body == b'{"requests":[' + b",".join(lines) + b"]}"
     reckoned = Anthropic().wire_bytes(sum(map(len, lines)), len(lines))
-    assert len(body) == reckoned == anthropic_module._body_bytes(placed.requests)
+    assert len(body) == reckoned == anthropic_batches._body_bytes(placed.requests)
 
 
 def test_an_openai_file_has_the_size_that_was_reckoned(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from batchata_prefect.errors import ProviderError
 from batchata_prefect.providers import wire
-from batchata_prefect.providers.anthropic import Anthropic
+from batchata_prefect.providers.anthropic.batches import Anthropic
 
 from .orders import NOBODY, Order, answers, billed, finished, run
 

@@ -8,8 +8,8 @@ from itertools import product
 from typing import Any
 
 from batchata_prefect.errors import ParseError
-from batchata_prefect.providers.anthropic import Anthropic
-from batchata_prefect.providers.openai import OpenAI
+from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.openai.batches import OpenAI
 
 GPT: dict[str, Any] = {
     "id": "batch_req_1",

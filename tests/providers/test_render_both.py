@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from batchata_prefect.models import Job
-from batchata_prefect.providers.anthropic import Anthropic
-from batchata_prefect.providers.openai import OpenAI
+from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.openai.batches import OpenAI
 
 from .conftest import PNG, claude_job, gpt_job, pdf
 

@@ -1,0 +1,247 @@
+"""What a job set has at the providers, told from its records alone: for whoever has lost the run.
+
+Needs no jobs and no Prefect flow: a results directory or a run key, and the API keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.errors import StateError
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.money.ledger import Entry, Receipt, Start
+from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
+from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.store import Records, storage_at
+from batchata_prefect.results.remote import is_url, normal, working_folder
+
+_NOTE = "run.json"
+
+
+def note_run(own_dir: Path, run_key: str, state: str | None) -> None:
+    """Write down where a results directory's records are, for `open_run`."""
+    own_dir.mkdir(parents=True, exist_ok=True)
+    note = orjson.dumps({"run_key": run_key, "state": state})
+    (own_dir / _NOTE).write_bytes(note)
+
+
+@dataclass(slots=True)
+class Known:
+    """A job set's records.
+
+    Attributes:
+        records: Where they are.
+        start: Its newest start.
+        entries: Its ledger, oldest first.
+    """
+
+    records: Records
+    start: Start
+    entries: list[Entry] = field(default_factory=list[Entry])
+
+    @property
+    def open(self) -> list[Entry]:
+        """Chunks whose ending is not recorded; realtime ones have nothing at the provider."""
+        return [e for e in self.entries if e.ending is None and not e.chunk.realtime]
+
+
+async def open_run(
+    results_dir: str | Path | None, run_key: str | None = None, state: str | None = None
+) -> Known:
+    """The records of a job set.
+
+    Args:
+        results_dir: Its results directory; where it is gone, its name still serves as the key.
+        run_key: Its run key, where it has one of its own.
+        state: Where its records are, as in `Batch.set_state`.
+
+    Raises:
+        StateError: There are no records, or they cannot be read.
+    """
+    if results_dir is not None:
+        noted = await asyncio.to_thread(_noted, results_dir)
+        run_key, state = run_key or noted["run_key"], state or noted["state"]
+    if run_key is None:
+        raise StateError("name a results directory or a run key")
+    records = Records(await storage_at(state), run_key)
+    start = await records.start()
+    if start is None:
+        raise StateError(
+            f"there are no records of {run_key!r} at {records.location}. Give the results "
+            "directory, or the run_key and state that the run was given"
+        )
+    known = Known(records, start)
+    async for entry, _ in records.ledger():
+        known.entries.append(entry)
+    return known
+
+
+def _noted(results_dir: str | Path) -> dict[str, Any]:
+    if is_url(results_dir):
+        directory, key = working_folder(str(results_dir)), normal(str(results_dir))
+    else:
+        directory = Path(results_dir).expanduser().resolve()
+        key = str(directory)
+    try:
+        return orjson.loads((directory / ".batchata" / _NOTE).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {"run_key": key, "state": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One chunk that has no recorded ending.
+
+    Attributes:
+        entry: Its line in the ledger.
+        batch: What the provider says; None where nobody knows whether it was created.
+    """
+
+    entry: Entry
+    batch: ProviderBatch | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        chunk, batch = self.entry.chunk, self.batch
+        return {
+            "name": chunk.name,
+            "provider": chunk.provider,
+            "batch_id": batch.batch_id if batch else None,
+            "status": batch.raw_status if batch else "not known to be created",
+            "jobs": chunk.count,
+            "answered": batch.succeeded if batch else 0,
+            "sent_at": self.entry.since.isoformat(),
+            "expires_at": batch.expires_at.isoformat() if batch and batch.expires_at else None,
+            "reserved_usd": None if chunk.reserved_usd is None else float(chunk.reserved_usd),
+        }
+
+
+async def status(known: Known) -> list[Line]:
+    """What a job set has in flight, as the providers say now.
+
+    Raises:
+        ProviderError: A key is missing or refused.
+    """
+    async with _connections(known) as connect:
+        return [await _line(connect, entry) for entry in known.open]
+
+
+async def _line(connect: _Connections, entry: Entry) -> Line:
+    if entry.receipt is None:
+        return Line(entry, None)
+    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    return Line(entry, await provider.poll(client, entry.receipt.batch_id))
+
+
+async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[Ours]]:
+    """Find the batches of uncertain creates and record them; and what else is unclaimed.
+
+    Args:
+        known: The job set.
+        seconds: How long another process's lease is respected.
+
+    Returns:
+        The chunks whose batch was found; and the batches with our token that no record of this
+        job set names: of another job set, or of one whose records are lost.
+
+    Raises:
+        ProviderError: A key is missing or refused.
+        StateError: A process is running the job set.
+    """
+    adopted: list[Line] = []
+    unclaimed: list[Ours] = []
+    async with _connections(known) as connect, _owning(known, seconds):
+        for entry in known.open:
+            found = await _find(connect, known, entry) if entry.receipt is None else None
+            if found is not None:
+                adopted.append(Line(entry, found))
+        names = sorted({entry.chunk.provider for entry in known.entries} or providers())
+        claimed = {entry.receipt.batch_id for entry in known.entries if entry.receipt}
+        for name in names:
+            provider, client = connect(name, None)
+            since = known.start.started_at - timedelta(days=1)
+            found_there = await provider.ours(client, since)
+            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in claimed]
+    return adopted, unclaimed
+
+
+async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
+    """Cancel at the providers what a job set has in flight; the next run collects and goes on.
+
+    Raises:
+        ProviderError: A key is missing or refused.
+        StateError: A process is running the job set: that one is to be cancelled.
+    """
+    lines: list[Line] = []
+    async with _connections(known) as connect, _owning(known, seconds):
+        for entry in known.open:
+            provider, client = connect(entry.chunk.provider, entry.chunk.model)
+            batch = None
+            if entry.receipt is None:
+                batch = await _find(connect, known, entry)
+            if entry.receipt is not None:
+                batch = await provider.cancel(client, entry.receipt.batch_id)
+            lines.append(Line(entry, batch))
+    return lines
+
+
+async def _find(connect: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
+    """The batch of an uncertain create, recorded from here on."""
+    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    claimed = frozenset(e.receipt.batch_id for e in known.entries if e.receipt)
+    found = await provider.find(client, entry.chunk, entry.since, claimed)
+    if found.batch is None:
+        return None
+    made = found.batch.created_at or datetime.now(UTC)
+    receipt = Receipt(found.batch.batch_id, made, adopted=True)
+    await known.records.write_receipt(entry.chunk.sequence, receipt)
+    entry.receipt = receipt
+    return found.batch
+
+
+@asynccontextmanager
+async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
+    lease = Lease(known.records, seconds)
+    owner = await lease.attempt()
+    if owner is not None:
+        raise StateError(
+            f"{owner} is running {known.records.run_key!r}. Cancel that run instead: Ctrl-C there, "
+            "or cancel its flow run in Prefect. If the process is gone with its machine, try "
+            f"again in {seconds:.0f} s"
+        )
+    try:
+        yield
+    finally:
+        await lease.release()
+
+
+class _Connections:
+    """Clients of providers, each connected when it is first needed."""
+
+    def __init__(self, stack: AsyncExitStack, keys: Mapping[str, Key]) -> None:
+        self._stack = stack
+        self._keys = keys
+        self._clients: dict[str, Any] = {}
+
+    def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
+        provider = providers()[name] if model is None else provider_for(model, name)
+        if name not in self._clients:
+            self._clients[name] = provider.connect(self._keys.get(name))
+            self._stack.push_async_callback(self._clients[name].close)
+        return provider, self._clients[name]
+
+
+@asynccontextmanager
+async def _connections(known: Known) -> AsyncGenerator[_Connections]:
+    keys = await load_keys(known.start.credentials)
+    async with AsyncExitStack() as stack:
+        yield _Connections(stack, keys)

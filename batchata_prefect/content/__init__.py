@@ -1,0 +1,1 @@
+"""What is in a document, in a response model and in a citation; pure."""

@@ -1,0 +1,282 @@
+"""Files that go into a request: read once, and refused before anything is paid.
+
+A document is what the user's path, URL or bytes hold. Which wire form it takes, and how many pages
+or pixels a model accepts, is the provider's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+from batchata_prefect.content.documents import formats, pdf
+from batchata_prefect.content.documents.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.models import FileInput
+
+CACHE_BYTES = 64_000_000
+"""Memory that documents may keep, base64 and text included, so that many jobs can share one."""
+
+# Sequences that are one file, or nothing that is one.
+_ONE = (str, bytes, bytearray, memoryview)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One file, as read.
+
+    Attributes:
+        name: File name; the title that citations name.
+        media_type: What the bytes are; the suffix only decides where the bytes do not say.
+        data: The exact bytes.
+        text: The decoded text of a text file, the HTML of a DOCX; None for all else.
+        pages: Pages of a PDF.
+        width: Width of an image in pixels.
+        height: Height of an image in pixels.
+        digest: SHA-256 of the bytes, in hex.
+        kind: The family that the media type belongs to.
+        memo: What was worked out of the bytes and need not be worked out again.
+    """
+
+    name: str
+    media_type: str
+    data: bytes
+    text: str | None
+    pages: int | None
+    width: int | None
+    height: int | None
+    digest: str
+    kind: DocumentKind
+    memo: dict[str, Any] = field(
+        default_factory=dict[str, Any], init=False, repr=False, compare=False
+    )
+
+    @property
+    def base64(self) -> str:
+        """The bytes in standard base64 without line breaks; encoded once."""
+        if "base64" not in self.memo:
+            import pybase64  # thirty times as fast as the standard library's
+
+            self.memo["base64"] = pybase64.b64encode_as_string(self.data)
+        return cast(str, self.memo["base64"])
+
+
+def load_documents(file: FileInput, *, job_id: str) -> tuple[Document, ...]:
+    """The documents that a job's `file` names, in the order given.
+
+    A document that several jobs use is read, checked and encoded once, as long as it does not
+    change and fits into `CACHE_BYTES` together with the others.
+
+    Args:
+        file: Path, URL (`s3://`, `gs://`, `https://`, ... through fsspec), bytes, or several.
+        job_id: Id of the job, for the text of errors.
+
+    Raises:
+        ValidationError: A file is missing, empty, unreadable, too large, a directory, an encrypted
+            or broken PDF, a broken image or DOCX, text that cannot be decoded, or of a type that
+            cannot be told. It names all faulty files of the job.
+    """
+    single = isinstance(file, _ONE) or not isinstance(file, Sequence)
+    items: list[Any] = [file] if single else list(cast("Sequence[Any]", file))
+    documents: list[Document] = []
+    faults: list[str] = [] if items else [f"job {job_id!r}: file is an empty list"]
+    for number, item in enumerate(items, start=1):
+        stem = "document" if single else f"document-{number}"
+        try:
+            documents.append(_load(item, stem))
+        except RefusedError as refusal:
+            faults.append(f"job {job_id!r}: file {_shown(item, stem)} {refusal}")
+    if faults:
+        raise ValidationError("; ".join(faults) + ". Nothing was sent.", faults)
+    return tuple(documents)
+
+
+def pdf_page_texts(document: Document) -> list[str]:
+    """The text of each page of a PDF, in order; nothing for other documents.
+
+    A page that cannot be read gives an empty text. Takes tens of milliseconds a page, once.
+    """
+    if "texts" not in document.memo:
+        document.memo["texts"] = pdf.page_texts(document.data, document.pages or 0)
+    return list(cast("list[str]", document.memo["texts"]))
+
+
+def pdf_shown_bytes(document: Document) -> tuple[int | None, ...]:
+    """Bytes of text that each page of a PDF shows; nothing for other documents.
+
+    A quick upper bound of a page's length, see `pdf.shown_bytes`; None where a page cannot be read.
+    """
+    if "shown" not in document.memo:
+        document.memo["shown"] = tuple(pdf.shown_bytes(document.data, document.pages or 0))
+    return cast("tuple[int | None, ...]", document.memo["shown"])
+
+
+def has_text(document: Document) -> bool:
+    """Whether there is text to cite; false for images and for scanned PDFs."""
+    if document.kind != "pdf":
+        return bool(document.text)
+    if not any(shown is None or shown for shown in pdf_shown_bytes(document)):
+        return False
+    return any(text.strip() for text in pdf_page_texts(document))
+
+
+class _Shelf:
+    """Documents by key; the least recently used go once all of them pass a number of bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.size_bytes = 0
+        self._documents: OrderedDict[Hashable, Document] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Document | None:
+        with self._lock:
+            document = self._documents.get(key)
+            if document is not None:
+                self._documents.move_to_end(key)
+            return document
+
+    def put(self, key: Hashable, document: Document) -> None:
+        size = _kept_bytes(document)
+        if size > self.limit_bytes:
+            return
+        with self._lock:
+            if key in self._documents:
+                return
+            self._documents[key] = document
+            self.size_bytes += size
+            while self.size_bytes > self.limit_bytes:
+                _, dropped = self._documents.popitem(last=False)
+                self.size_bytes -= _kept_bytes(dropped)
+
+
+def _kept_bytes(document: Document) -> int:
+    """Bytes that a document may come to hold: its data, base64 of it, its text, and a little."""
+    return len(document.data) * 7 // 3 + len(document.text or "") + 1_000
+
+
+_shelf = _Shelf(CACHE_BYTES)
+
+
+def _shown(item: Any, stem: str) -> str:
+    """The file as an error names it, without those parts of a URL that may hold secrets."""
+    if isinstance(item, bytes):
+        return f"{stem!r} ({len(item):,} bytes)"
+    text = str(item)
+    if "://" in text:
+        parts = urlsplit(text)
+        text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return repr(text if len(text) <= 200 else text[:200] + "...")
+
+
+def _load(item: Any, stem: str) -> Document:
+    if isinstance(item, bytes):
+        key = ("bytes", stem, _digest(item))
+        return _shelf.get(key) or _shelved(key, item, stem, named=False)
+    if isinstance(item, str) and "://" in item:
+        return _load_url(item)
+    if isinstance(item, (str, os.PathLike)):
+        return _load_path(Path(cast("str | os.PathLike[str]", item)).expanduser())
+    raise RefusedError(f"is {type(item).__name__}; give a path, a URL or bytes")
+
+
+def _load_path(path: Path) -> Document:
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise RefusedError("is a directory; name the files in it")
+        if not stat.S_ISREG(found.st_mode):
+            raise RefusedError("is not a regular file")
+        _refuse_size(found.st_size)
+        # Device and inode are the same file under any link, without resolving every path.
+        key = (path.name, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
+        return _shelf.get(key) or _shelved(key, path.read_bytes(), path.name)
+    except FileNotFoundError:
+        raise RefusedError("does not exist") from None
+    except (OSError, ValueError) as error:
+        raise RefusedError(f"cannot be read: {_reason(error)}") from error
+
+
+def _load_url(url: str) -> Document:
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return _load_path(Path(unquote(parts.path)))
+    try:
+        key, read = _open_url(url)
+        document = _shelf.get(key)
+        data = b"" if document else read()
+    except RefusedError:
+        raise
+    except FileNotFoundError:
+        raise RefusedError("does not exist") from None
+    except ImportError as error:
+        raise RefusedError(f"needs a driver that is not installed: {error}") from error
+    except Exception as error:
+        # Each file system has errors of its own, and their texts may quote a signed URL.
+        reason = type(error).__name__ if parts.query or "@" in parts.netloc else _reason(error)
+        raise RefusedError(f"cannot be read: {reason}") from error
+    name = unquote(PurePosixPath(parts.path).name) or "document"
+    return document or _shelved(key, data, name)
+
+
+def _open_url(url: str) -> tuple[Hashable, Callable[[], bytes]]:
+    """A key that changes with the content, as far as the file system tells, and how to read it."""
+    import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+    opened: tuple[Any, str] = cast(Any, fsspec).url_to_fs(url)
+    filesystem, path = opened
+    info: dict[str, Any] = filesystem.info(path)
+    if info.get("type") == "directory":
+        raise RefusedError("is a directory; name the files in it")
+    _refuse_size(info.get("size") or 0)
+    return ("url", url, str(filesystem.ukey(path))), lambda: filesystem.cat_file(path)
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return text or type(error).__name__
+
+
+def _refuse_size(size_bytes: int) -> None:
+    if size_bytes > MAX_FILE_BYTES:
+        raise RefusedError(
+            f"has {size_bytes:,} bytes; no provider takes more than {MAX_FILE_BYTES:,}"
+        )
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _shelved(key: Hashable, data: bytes, name: str, *, named: bool = True) -> Document:
+    document = _document(data, name, named=named)
+    _shelf.put(key, document)
+    return document
+
+
+def _document(data: bytes, name: str, *, named: bool) -> Document:
+    """The document of some bytes; `named` where the name is the user's and its suffix counts."""
+    if not data:
+        raise RefusedError("is empty")
+    _refuse_size(len(data))
+    media_type, kind = formats.identify(data, name if named else "")
+    text = pages = width = height = None
+    if kind == "pdf":
+        pages = pdf.page_count(data)
+    elif kind == "image":
+        width, height = formats.image_size(data, media_type)
+    elif kind == "docx":
+        text = formats.docx_html(data)
+    elif kind == "text":
+        text = formats.decode(data)
+    if not named:
+        name += formats.suffix_of(media_type, kind)
+    return Document(name, media_type, data, text, pages, width, height, _digest(data), kind)

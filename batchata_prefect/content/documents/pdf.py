@@ -1,0 +1,127 @@
+"""What is in a PDF: its pages, their text, and how much text they show."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from batchata_prefect.content.documents.formats import RefusedError
+
+_T = TypeVar("_T")
+
+_LITERAL = re.compile(rb"\\[0-7]{1,3}|\\.|[()]", re.DOTALL)
+_HEX = re.compile(rb"<([0-9A-Fa-f\s]++)>")
+
+
+def _reader(data: bytes) -> Any:
+    import pypdf  # slow to import, and jobs without a PDF never need it
+
+    log = logging.getLogger("pypdf")
+    if log.level == logging.NOTSET:
+        # It warns of every oddity of every file; what matters is in our own error.
+        log.setLevel(logging.CRITICAL)
+    return pypdf.PdfReader(io.BytesIO(data))
+
+
+def page_count(data: bytes) -> int:
+    """Number of pages.
+
+    Raises:
+        RefusedError: The PDF is encrypted, broken or has no page.
+    """
+    try:
+        reader = _reader(data)
+        encrypted = bool(reader.is_encrypted)
+        pages = 0 if encrypted else len(reader.pages)
+    except Exception as error:
+        # pypdf raises its own errors and, deep in a damaged file, any other.
+        text = str(error) or type(error).__name__
+        raise RefusedError(f"is a broken PDF: {text}") from error
+    if encrypted:
+        # Also where it opens without a password: "no passwords/encryption" (Claude docs, PDF
+        # support), which the API would say an hour later.
+        raise RefusedError("is an encrypted PDF, which the providers refuse; save it decrypted")
+    if not pages:
+        raise RefusedError("is a PDF without pages")
+    return pages
+
+
+def page_texts(data: bytes, pages: int) -> list[str]:
+    """The text of each page; empty where a page cannot be read. Tens of milliseconds a page."""
+    return _each(data, pages, _text, "")
+
+
+def shown_bytes(data: bytes, pages: int) -> list[int | None]:
+    """Bytes of text that each page shows; None where a page cannot be read.
+
+    Counts the strings in a page's content without laying them out: one byte a character with
+    simple fonts, two with composite ones. About 1 ms a page, where its text takes 30 ms.
+    """
+    return _each(data, pages, _shown_on, None)
+
+
+def _each(data: bytes, pages: int, work: Callable[[Any], _T], otherwise: _T) -> list[_T]:
+    """What `work` makes of each page; `otherwise` for those where pypdf gives up."""
+    results: list[_T] = []
+    if not pages:
+        return results
+    all_pages = _reader(data).pages
+    for number in range(pages):
+        try:
+            results.append(work(all_pages[number]))
+        except Exception:
+            results.append(otherwise)
+    return results
+
+
+def _text(page: Any) -> str:
+    return cast(str, page.extract_text())
+
+
+def _shown_on(page: Any) -> int | None:
+    contents = page.get_contents()
+    data = b"" if contents is None else cast(bytes, contents.get_data())
+    return _shown_in(data, page.get("/Resources"), depth=0)
+
+
+def _shown_in(data: bytes, resources: Any, depth: int) -> int:
+    """Bytes of text shown by a content stream and by the forms that it draws."""
+    total = string_bytes(data)
+    forms: Any = resources.get_object().get("/XObject") if resources is not None else None
+    if forms is None or depth > 4:
+        return total
+    for name, reference in forms.get_object().items():
+        # Some writers list every form of the file on every page; only the drawn ones count.
+        drawn = data.count(str(name).encode("latin-1", "replace"))
+        if not drawn:
+            continue
+        form = reference.get_object()
+        if form.get("/Subtype") == "/Form":
+            total += drawn * _shown_in(form.get_data(), form.get("/Resources"), depth + 1)
+    return total
+
+
+def string_bytes(data: bytes) -> int:
+    """Bytes in the literal and hex strings of a content stream; never fewer than it shows.
+
+    Literal strings nest, so brackets are counted; binary data between brackets counts as text.
+    """
+    total = sum(len(match[1]) // 2 for match in _HEX.finditer(data))
+    depth = start = 0
+    for match in _LITERAL.finditer(data):
+        token = match[0]
+        if token == b"(":
+            if not depth:
+                start = match.end()
+            depth += 1
+        elif token == b")":
+            depth -= depth > 0
+            if start and not depth:
+                total += match.start() - start
+                start = 0
+        elif depth:
+            total -= len(token) - 1
+    return total + (len(data) - start if depth else 0)

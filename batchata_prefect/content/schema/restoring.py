@@ -1,0 +1,195 @@
+"""The way back of conversion: an answer on the wire, into the form of the plain schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+from batchata_prefect.content.schema.nodes import (
+    Schema,
+    UnfitError,
+    allows_null,
+    map_values,
+    resolved,
+    schema_nodes,
+    tuple_slots,
+    variants_of,
+)
+
+
+def needs_restoring(schema: Mapping[str, Any]) -> bool:
+    """Whether valid answers on the wire can differ from valid values of the schema."""
+    return any(
+        node.get("format") == "decimal" or map_values(node) is not None or tuple_slots(node)
+        for node in schema_nodes(schema)
+    )
+
+
+def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
+    """The value in the form that the plain schema describes.
+
+    Lists of keys and values become dictionaries, named slots become tuples, decimals become their
+    exact digits, a null for a field with a default is left out, and an allowed value in another
+    case becomes the allowed one. A value that already has its plain form stays as it is.
+
+    Args:
+        value: Parsed JSON, with its fractions as `Decimal`.
+        node: The schema node of the value.
+        root: The whole plain schema.
+
+    Raises:
+        ValueError: A dictionary has a key twice.
+    """
+    try:
+        plain = resolved(node, root)
+    except UnfitError:
+        return value
+    variants = variants_of(plain)
+    if variants is not None:
+        options = list(_flat(variants, root))
+        if isinstance(value, Decimal) and any(_is_free_text(option) for option in options):
+            # Between a decimal and a text, the digits as text would become the text.
+            return float(value)
+        chosen = _variant(value, options, root)
+        return value if chosen is None else restored(value, chosen, root)
+    if isinstance(value, dict):
+        return _object(cast("dict[str, Any]", value), plain, root)
+    if isinstance(value, list):
+        return _array(cast("list[Any]", value), plain, root)
+    if isinstance(value, Decimal):
+        return str(value) if plain.get("format") == "decimal" else float(value)
+    if isinstance(value, str):
+        return _allowed(value, plain)
+    return value
+
+
+def _object(value: dict[str, Any], plain: Schema, root: Mapping[str, Any]) -> Any:
+    slots = tuple_slots(plain)
+    if slots is not None and value.keys() == slots.keys():
+        return [restored(value[name], slots[name], root) for name in slots]
+    values = map_values(plain)
+    if values is not None:
+        return {key: restored(item, values, root) for key, item in value.items()}
+    properties = cast("dict[str, Any]", plain.get("properties") or {})
+    required = cast("list[str]", plain.get("required") or [])
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        child = properties.get(key)
+        if item is None and child is not None and key not in required:
+            if allows_null(child, root):
+                out[key] = None
+            continue
+        out[key] = item if child is None else restored(item, child, root)
+    return out
+
+
+def _array(value: list[Any], plain: Schema, root: Mapping[str, Any]) -> Any:
+    values = map_values(plain)
+    if values is not None and all(_is_pair(item) for item in value):
+        pairs = cast("list[dict[str, Any]]", value)
+        names = cast("Schema", plain.get("propertyNames") or {})
+        keys = [restored(pair["key"], names, root) for pair in pairs]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            raise ValueError(f"the key {twice!r} is given twice")
+        items = [restored(pair["value"], values, root) for pair in pairs]
+        return dict(zip(keys, items, strict=True))
+    slots = cast("list[Any]", plain.get("prefixItems") or [])
+    if slots:
+        rest = [None] * (len(value) - len(slots))
+        return [
+            item if slot is None else restored(item, slot, root)
+            for item, slot in zip(value, [*slots, *rest], strict=False)
+        ]
+    items = plain.get("items")
+    return value if items is None else [restored(item, items, root) for item in value]
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, dict) and cast("dict[str, Any]", item).keys() == {"key", "value"}
+
+
+def _allowed(value: str, plain: Schema) -> str:
+    values = [plain["const"]] if "const" in plain else cast("list[Any]", plain.get("enum") or [])
+    if not values or value in values:
+        return value
+    alike = [one for one in values if isinstance(one, str) and _fold(one) == _fold(value)]
+    return alike[0] if len(alike) == 1 else value
+
+
+def _fold(text: str) -> str:
+    return text.strip().casefold()
+
+
+def _is_free_text(plain: Schema) -> bool:
+    return plain.get("type") == "string" and "enum" not in plain and "const" not in plain
+
+
+def _variant(value: Any, options: list[Schema], root: Mapping[str, Any]) -> Schema | None:
+    """The variant of a union that fits the value best; None where none does."""
+    best: tuple[tuple[int, ...], Schema] | None = None
+    for variant in options:
+        score = _misfit(value, variant, root)
+        if score is not None and (best is None or score < best[0]):
+            best = (score, variant)
+    return None if best is None else best[1]
+
+
+def _flat(variants: list[Any], root: Mapping[str, Any]) -> Iterator[Schema]:
+    for variant in variants:
+        try:
+            plain = resolved(variant, root)
+        except UnfitError:
+            continue
+        inner = variants_of(plain)
+        if inner is None:
+            yield plain
+        else:
+            yield from _flat(inner, root)
+
+
+def _misfit(value: Any, plain: Schema, root: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """How badly a value fits a variant, less is better; None where it cannot."""
+    kind = plain.get("type")
+    if isinstance(value, dict):
+        given = cast("dict[str, Any]", value)
+        slots = tuple_slots(plain)
+        if slots is not None:
+            return (0, 0) if given.keys() == slots.keys() else None
+        if map_values(plain) is not None:
+            return (1, 0)
+        if kind != "object" and "properties" not in plain:
+            return None
+        return _object_misfit(given, plain, root)
+    if isinstance(value, list):
+        if kind == "array":
+            return (1,)
+        if map_values(plain) is not None:
+            return (0,) if all(_is_pair(item) for item in cast("list[Any]", value)) else None
+        return None
+    values = [plain["const"]] if "const" in plain else cast("list[Any]", plain.get("enum") or [])
+    if values:
+        if value in values:
+            return (0,)
+        return (2,) if isinstance(value, str) and _allowed(value, plain) in values else None
+    if isinstance(value, str):
+        return (1,) if kind == "string" else None
+    if isinstance(value, Decimal):
+        return (1,) if kind == "number" else None
+    return None
+
+
+def _object_misfit(
+    value: dict[str, Any], plain: Schema, root: Mapping[str, Any]
+) -> tuple[int, ...]:
+    properties = cast("dict[str, Any]", plain.get("properties") or {})
+    wrong_tags = 0
+    for name, child in properties.items():
+        tag = resolved(child, root)
+        tagged = "const" in tag or "enum" in tag
+        if tagged and name in value and _misfit(value[name], tag, root) is None:
+            wrong_tags += 1
+    missing = sum(name not in value for name in cast("list[str]", plain.get("required") or []))
+    unknown = sum(name not in properties for name in value)
+    return (wrong_tags, missing, unknown)

@@ -1,0 +1,151 @@
+"""Replies fetched from the provider, or from where earlier results lie; results put there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import get_run_logger
+
+from batchata_prefect.engine.retries import GaveUpError, backoff, one_line, persist
+from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.models import Chunk, ProviderBatch
+from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.results.read import count_rows
+from batchata_prefect.results.remote import bring_file, bring_manifest, publish, put_file
+
+_BUFFER_BYTES = 1 << 20
+_SAME_TIMES = 3
+_SHORT_TIMES = 12
+
+
+async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
+    """Have the provider's rows on disk, whole.
+
+    A transfer can end early without an error, so rows are counted. Fewer rows than requests are
+    fetched again, and believed only when they are the same several times and no fewer than the
+    provider counts: what is taken for missing is sent again, and must not have been paid.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    chunk = flight.entry.chunk
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    path = run.reply_file(chunk.token)
+    if path.exists():
+        return path
+    partial = path.with_name(f"{path.name}.download")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+
+    async def transfer() -> tuple[int, bool]:
+        with partial.open("wb", buffering=_BUFFER_BYTES) as file:
+            async for piece in provider.download(client, batch):
+                file.write(piece)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        return await asyncio.to_thread(count_rows, partial)
+
+    counted = min(batch.succeeded + batch.failed, chunk.count)
+    seen: list[int] = []
+    while True:
+        rows, whole = await persist(run, flight, "download", transfer)
+        if whole and rows >= chunk.count:
+            break
+        seen.append(rows if whole else -1)
+        if len(seen) >= _SAME_TIMES and len(set(seen[-_SAME_TIMES:])) == 1 and rows >= counted:
+            break
+        if whole and len(seen) >= _SHORT_TIMES:
+            flight.short = True
+            get_run_logger().error(
+                "%d rows arrive, but %s counts %d; what is missing may be paid and is not sent "
+                "again",
+                rows,
+                batch.batch_id,
+                counted,
+            )
+            break
+        get_run_logger().info(
+            "%d of %d rows arrived, fetching them again", max(rows, 0), chunk.count
+        )
+        if run.out_of_patience:
+            raise GaveUpError(f"{max(rows, 0)} of {chunk.count} rows arrive")
+        await run.pause(backoff(run, len(seen)))
+    partial.replace(path)
+    return path
+
+
+async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
+    """Fetch the replies of an ended chunk again, where their file is gone and answers were in it.
+
+    Raises:
+        OSError: The disk is full or not writable.
+    """
+    ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
+    if ending is None:
+        return
+    if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
+        return
+    if run.answer_file(chunk.token).exists() or run.reply_file(chunk.token).exists():
+        return
+    if await asyncio.to_thread(_brought, run, ending, chunk):
+        return
+    if receipt is None:
+        return  # of a realtime request, no provider keeps the reply
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    get_run_logger().warning("%s: its reply file is gone, fetching it again", chunk.name)
+    try:
+        batch = await provider.poll(client, receipt.batch_id)
+        await fetch(run, Flight(entry, ordinals), batch)
+    except OSError:
+        raise
+    except Exception as error:
+        get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
+
+
+async def look_at_results(run: Session) -> None:
+    """Have the manifest of the results at a URL, which says whose they are.
+
+    Raises:
+        StateError: It cannot be read.
+    """
+    if (url := run.settings.results_url) is not None:
+        await asyncio.to_thread(bring_manifest, url)
+
+
+async def put_results(run: Session) -> None:
+    """Put the results where the run was told to, if that is a URL.
+
+    Raises:
+        StateError: They cannot be put there; they are in the working folder.
+    """
+    if (url := run.settings.results_url) is None:
+        return
+    if await asyncio.to_thread(publish, run.results_dir, url):
+        get_run_logger().info("the results are at %s", url)
+
+
+async def put_replies(run: Session, chunk: Chunk) -> None:
+    """Put the replies of a chunk where the results go, before its ending says that it has them.
+
+    For those that can be had once: another machine would find them nowhere else.
+
+    Raises:
+        StateError: They cannot be put there; they are in the working folder.
+    """
+    if (url := run.settings.results_url) is not None:
+        path = run.reply_file(chunk.token)
+        await asyncio.to_thread(put_file, url, run.results_dir, path)
+
+
+def _brought(run: Session, ending: Ending, chunk: Chunk) -> bool:
+    """Whether the replies of a chunk came back from where the results are put, and are whole."""
+    url, path = run.settings.results_url, run.reply_file(chunk.token)
+    if url is None or not bring_file(url, run.results_dir, path):
+        return False
+    rows, whole = count_rows(path)
+    if whole and rows >= ending.marks.count(ANSWERED) + ending.marks.count(NOT_AS_ASKED):
+        return True
+    path.unlink()
+    return False

@@ -1,0 +1,277 @@
+"""What a run would send and cost, found without sending anything or touching a result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from batchata_prefect.engine.counting import count_exactly
+from batchata_prefect.engine.endings import take_in
+from batchata_prefect.engine.recovery import connected
+from batchata_prefect.engine.session import Pace, Session
+from batchata_prefect.jobs import chunks
+from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
+from batchata_prefect.models import Usage
+from batchata_prefect.money import budget
+from batchata_prefect.money.observed import input_ratio, output_a_job
+from batchata_prefect.providers import provider_for
+from batchata_prefect.records.store import Records, storage_at
+
+_LIKELY_OUTPUT = 0.25
+"""Part of `max_tokens` that an answer is taken to have, where none of its model was seen."""
+
+_LIKELY_SECONDS = 3600.0
+"""How long a batch is taken to run: most end within an hour [Anthropic batch-processing]."""
+
+_USD = ("cost_low_usd", "cost_likely_usd", "cost_upper_usd", "realtime_likely_usd")
+
+
+def dry_run(run: Session) -> dict[str, Any]:
+    """The plan of a run as plain values.
+
+    Returns:
+        `jobs`, `answered` (done already), `failed` (done, not sent again), `in_flight`, `to_send`,
+        `spent_usd`, `reserved_usd`, `cost_limit_usd`, `batches` (one a planned provider batch),
+        `by_model` (their sums), `cost_low_usd` (input only), `cost_likely_usd` (with the output
+        that was seen of the model so far, or a quarter of `max_tokens`), `cost_upper_usd` (what is
+        reserved), `realtime_likely_usd` (the likely cost at the standard rate), `api_calls` (if a
+        batch takes an hour), `jobs_covered` (how many the cost limit lets go out at once, None
+        without one), `warnings`. Costs in USD, None where a price is unknown.
+    """
+    _wait_for(lambda: _recover(run))
+    batches: list[dict[str, Any]] = []
+    notes: list[str] = []
+    for family in run.spool.families():
+        note = run.prices.note(family.provider, family.model)
+        if note:
+            notes.append(f"{family.model}: {note}")
+        for attempts in range(run.settings.max_attempts):
+            batches += _batches(run, family, attempts)
+    running = min(len(batches), run.settings.max_parallel_batches)
+    polls = _polls(run.pace, running)
+    for batch in batches:
+        batch["api_calls"] += polls
+    total = _sums(batches)
+    upper: Decimal | None = total["cost_upper_usd"]
+    room = budget.room(run.ledger, run.settings.cost_limit_usd)
+    covered = None if room is None else _covered(batches, room)
+    if covered is not None and covered < total["jobs"]:
+        notes.append(
+            f"the upper bound of {_usd(upper)} is more than the {_usd(room)} that the cost limit "
+            f"leaves: about {covered:,} of {total['jobs']:,} jobs go out at once, the others as "
+            "real costs, which are mostly lower, make room; what then does not fit is not sent"
+        )
+    if any(batch["output_seen"] is False for batch in batches):
+        notes.append(
+            "the likely cost takes a quarter of max_tokens for each answer, as none was seen yet; "
+            "run(canary=0.01) measures it"
+        )
+    spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for batch in batches:
+        by_model.setdefault(f"{batch['provider']} {batch['model']}", []).append(batch)
+    return {
+        "jobs": run.spool.count,
+        "answered": run.spool.states.counts[ANSWERED],
+        "failed": run.spool.states.counts[FAILED],
+        "in_flight": sum(len(f) - f.count(-1) for f in _flying(run)),
+        "to_send": total["jobs"],
+        "spent_usd": _number(spent),
+        "reserved_usd": _number(held),
+        "cost_limit_usd": _number(run.settings.cost_limit_usd),
+        "batches": [{**batch, **_numbers(batch)} for batch in batches],
+        "by_model": {name: {**(s := _sums(of)), **_numbers(s)} for name, of in by_model.items()},
+        **_numbers(total),
+        "api_calls": total["api_calls"],
+        "jobs_covered": covered,
+        "warnings": notes,
+    }
+
+
+def _polls(pace: Pace, running: int) -> int:
+    """Polls of one batch that takes an hour beside others."""
+    age, polls = 0.0, 0
+    while age < _LIKELY_SECONDS:
+        age += pace.poll(age, running)
+        polls += 1
+    return polls
+
+
+def _covered(batches: list[dict[str, Any]], room: Decimal) -> int:
+    """Jobs whose upper bound fits into what a limit leaves; the last batch is cut."""
+    covered = 0
+    for batch in batches:
+        upper: Decimal | None = batch["cost_upper_usd"]
+        if upper is None:
+            continue
+        fits = 1.0 if upper <= room else float(max(room, Decimal(0)) / upper)
+        covered += int(batch["jobs"] * fits)
+        room -= upper
+        if room <= 0:
+            break
+    return covered
+
+
+def _sums(batches: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = ("jobs", "bytes", "input_tokens", "output_tokens_upper", "api_calls")
+    return {
+        "batches": len(batches),
+        **{name: sum(batch[name] for batch in batches) for name in counts},
+        **{name: _sum([batch[name] for batch in batches]) for name in _USD},
+    }
+
+
+async def _recover(run: Session) -> None:
+    await _read_records(run)
+    if run.settings.estimate == "exact":
+        async with connected(run):
+            await count_exactly(run)
+
+
+async def _read_records(run: Session) -> None:
+    records = Records(await storage_at(run.settings.state), run.settings.run_key)
+    run.ledger.clear()
+    run.members.clear()
+    if await records.start() is None or not run.settings.reuse_state:
+        return
+    async for entry, members in records.ledger():
+        ordinals = run.spool.locate(members)
+        run.ledger.append(entry)
+        run.members.append(ordinals)
+        run.spool.states.move(ordinals, IN_FLIGHT)
+        if entry.ending is not None:
+            name = entry.chunk.provider
+            run.providers.setdefault(name, provider_for(entry.chunk.model, name))
+            await take_in(run, entry, ordinals, resumed=True)
+
+
+def _flying(run: Session) -> list[Sequence[int]]:
+    pairs = zip(run.ledger, run.members, strict=True)
+    return [ordinals for entry, ordinals in pairs if entry.ending is None]
+
+
+def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]]:
+    provider = provider_for(family.model, family.provider)
+    found: list[dict[str, Any]] = []
+    while run.spool.states.waiting(family.id, attempts):
+        cut = chunks.cut(
+            run.spool.waiting(family, attempts),
+            **chunks.limits(
+                provider,
+                family.endpoint,
+                run.settings.items_per_batch,
+                run.settings.tokens_per_batch,
+            ),
+            bound=lambda i, o: run.prices.bound(family.provider, family.model, i, o),
+            room=None,
+        )
+        run.spool.states.move(cut.ordinals, IN_FLIGHT)
+        found.append(_planned(run, family, cut, provider.limits.calls))
+    return found
+
+
+def _planned(run: Session, family: Family, cut: chunks.Cut, calls: int) -> dict[str, Any]:
+    """One batch of the plan."""
+    name, model, prices = family.provider, family.model, run.prices
+    ratio, seen = input_ratio(run.ledger, name, model), output_a_job(run.ledger, name, model)
+    input_tokens = cut.likely_tokens if ratio is None else int(cut.input_tokens * ratio)
+    output = cut.output_tokens * _LIKELY_OUTPUT if seen is None else seen * len(cut.ordinals)
+    likely = Usage(input_tokens, min(int(output), cut.output_tokens))
+    return {
+        "provider": name,
+        "endpoint": family.endpoint,
+        "model": model,
+        "jobs": len(cut.ordinals),
+        "bytes": cut.size_bytes,
+        "input_tokens": input_tokens,
+        "output_tokens_likely": likely.output_tokens,
+        "output_tokens_upper": cut.output_tokens,
+        "output_seen": seen is not None,
+        "cost_low_usd": prices.cost(name, model, Usage(input_tokens=input_tokens)),
+        "cost_likely_usd": prices.cost(name, model, likely),
+        "cost_upper_usd": cut.bound_usd,
+        "realtime_likely_usd": prices.realtime_cost(name, model, likely),
+        "api_calls": calls,
+    }
+
+
+def show(planned: dict[str, Any]) -> None:
+    """Print a plan as a table."""
+    table = Table(title="Dry run: nothing was sent")
+    left = {"model"}
+    columns = ("model", "batches", "jobs", "MB", "input tokens", "low", "likely", "at most, USD")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    for name, sums in planned["by_model"].items():
+        table.add_row(
+            name,
+            f"{sums['batches']:,}",
+            f"{sums['jobs']:,}",
+            f"{sums['bytes'] / 1e6:,.2f}",
+            f"{sums['input_tokens']:,}",
+            *(_shown(sums[key]) for key in _USD[:3]),
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        f"{planned['jobs']:,} jobs: {planned['answered']:,} answered already, "
+        f"{planned['failed']:,} failed for good, {planned['in_flight']:,} in flight, "
+        f"{planned['to_send']:,} to send with about {planned['api_calls']:,} API calls"
+    )
+    if planned["cost_likely_usd"] is not None and planned["realtime_likely_usd"]:
+        console.print(
+            f"Likely ${planned['cost_likely_usd']:,.4f}; the same at realtime prices "
+            f"${planned['realtime_likely_usd']:,.4f}"
+        )
+    for warning in planned["warnings"]:
+        console.print(f"Note: {warning}", markup=False)
+
+
+def _shown(amount: float | None) -> str:
+    return "unknown" if amount is None else f"{amount:,.4f}"
+
+
+def _usd(amount: Decimal | None) -> str:
+    return "an unknown amount" if amount is None else f"${amount:,.4f}"
+
+
+def _wait_for(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run async work to its end, also where an event loop is running already."""
+    raised: list[BaseException] = []
+    context = contextvars.copy_context()
+
+    def body() -> None:
+        try:
+            context.run(asyncio.run, work())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=body, name="batchata-dry-run")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def _sum(amounts: list[Decimal | None]) -> Decimal | None:
+    total = Decimal(0)
+    for amount in amounts:
+        if amount is None:
+            return None
+        total += amount
+    return total
+
+
+def _numbers(amounts: dict[str, Any]) -> dict[str, float | None]:
+    return {name: _number(amounts[name]) for name in _USD}
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

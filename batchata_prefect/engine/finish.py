@@ -1,0 +1,295 @@
+"""The end of a run: every job in exactly one place, `results.jsonl` and `manifest.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.engine.read_chunk import answers_of
+from batchata_prefect.engine.session import Session
+from batchata_prefect.files import whole_file, write_json
+from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
+from batchata_prefect.results.assemble import Part, assemble
+from batchata_prefect.results.codes import what_to_do
+from batchata_prefect.results.frames import write_parquet
+from batchata_prefect.results.row import blank_row, package
+from batchata_prefect.results.tally import Tally
+
+COST_LIMIT = "Cost limit exceeded"
+MANIFEST_FORMAT = 1
+
+
+def finish(run: Session) -> dict[str, Any]:
+    """Write the results and the manifest; what is there already and still true is left alone.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    results, manifest_path = run.results_dir / "results.jsonl", run.results_dir / "manifest.json"
+    done = _still_true(run, results)
+    if done is not None:
+        return done
+    _set_aside(run, results, manifest_path)
+    parts = [
+        part
+        for entry, ordinals in zip(run.ledger, run.members, strict=True)
+        if (part := _part(run, entry, ordinals)) is not None
+    ]
+    jobs = run.spool.reader()
+    try:
+        tally = assemble(
+            results,
+            parts,
+            jobs,
+            run.spool.count,
+            unsent=lambda job, family: _unsent(run, job, family),
+            unanswered=_unanswered(run),
+            each_to=run.results_dir if run.settings.result_format == "json" else None,
+        )
+    finally:
+        jobs.close()
+    if run.settings.result_format == "parquet":
+        with whole_file(_parquet(run)) as file:
+            write_parquet(results, file)
+    manifest = _manifest(run, tally, results.stat().st_size)
+    write_json(manifest_path, manifest)
+    for part in parts:
+        part.answers.path.unlink(missing_ok=True)
+    return manifest
+
+
+def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
+    """The manifest on disk, where nothing has happened since it was written."""
+    manifest = read_manifest(run.results_dir)
+    if manifest is None or not results.exists():
+        return None
+    if run.settings.result_format == "parquet" and not _parquet(run).exists():
+        return None
+    same = (
+        # A newer version may read more out of the same replies, and that costs nothing.
+        manifest.get("package") == package()
+        and manifest.get("job_set") == run.spool.digest
+        and manifest.get("run_key") == run.settings.run_key
+        and manifest.get("ledger") == _ledger_digest(run)
+        and manifest.get("result_format") == run.settings.result_format
+        and manifest.get("results_bytes") == results.stat().st_size
+        and not run.spool.states.counts[WAITING]
+        and not run.spool.states.counts[IN_FLIGHT]
+        and not run.spool.states.counts[HELD]
+    )
+    return manifest if same else None
+
+
+def _parquet(run: Session) -> Path:
+    return run.results_dir / "results.parquet"
+
+
+def _ledger_digest(run: Session) -> list[int]:
+    """Generation, entries and ended entries: what changes whenever anything is bought or ends."""
+    assert run.records is not None
+    ended = sum(1 for entry in run.ledger if entry.ending is not None)
+    return [run.records.generation, len(run.ledger), ended]
+
+
+def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
+    """Keep results that are not of this run: starting over never deletes what is there."""
+    assert run.records is not None
+    manifest = read_manifest(run.results_dir)
+    ours = manifest is not None and (
+        manifest["run_key"] == run.settings.run_key
+        and manifest["ledger"][0] == run.records.generation
+    )
+    if ours:
+        return
+    for path in (results, manifest_path, _parquet(run)):
+        if path.exists():
+            stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
+            path.rename(path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
+
+
+def read_manifest(results_dir: Path) -> dict[str, Any] | None:
+    """The manifest in a results directory; None where there is none that can be read."""
+    try:
+        manifest: dict[str, Any] = orjson.loads((results_dir / "manifest.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return manifest if manifest.get("format") == MANIFEST_FORMAT else None
+
+
+def job_ids(results_dir: Path) -> Iterator[str]:
+    """Ids of the jobs whose results lie in a results directory."""
+    path = results_dir / "results.jsonl"
+    if path.exists():
+        with path.open("rb") as file:
+            for line in file:
+                yield orjson.loads(line)["job_id"]
+
+
+def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
+    """The answers of an ended chunk, read again from its replies where they are not at hand."""
+    ending = entry.ending
+    if ending is None or (ending.status in NEVER_SENT and FAILED not in ending.marks):
+        return None
+    return Part(answers_of(run, entry, ordinals), ordinals)
+
+
+def _unanswered(run: Session) -> frozenset[int]:
+    """Jobs whose batch was canceled for the realtime API, and which did not get there."""
+    if not run.spool.states.counts[WAITING]:
+        return frozenset()
+    return frozenset(
+        ordinal
+        for entry, ordinals in zip(run.ledger, run.members, strict=True)
+        if entry.ending is not None and entry.ending.reason == REALTIME
+        for ordinal in ordinals
+        if ordinal >= 0 and run.spool.states.state(ordinal) == WAITING
+    )
+
+
+def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
+    """The row of a job that no ended batch holds."""
+    row = blank_row(job, family.provider, family.model)
+    left, closed = run.seconds_left, run.closed.get(family.provider)
+    row["status"] = "failed" if run.stopped is None else "cancelled"
+    if job.state == IN_FLIGHT:
+        row["error_code"] = "in_flight"
+        row["error"] = (
+            "its provider batch goes on, or its outcome is not known; run again to collect it. "
+            "What it may cost stays reserved"
+        )
+    elif run.stopped is not None:
+        row["error_code"] = "canceled"
+        row["error"] = f"{run.stopped.reason}; it was not sent. Run again to send it"
+    elif left is not None and left <= 0:
+        row["error_code"] = "time_limit_exceeded"
+        row["error"] = f"{TIME_LIMIT}: the job was not answered before the deadline"
+    elif closed is not None:
+        row["error_code"] = "provider_refused"
+        row["error"] = f"it was not sent: {closed}"
+    elif job.state == HELD and run.canary is not None:
+        row["error_code"] = "canary_failed"
+        row["error"] = f"it was not sent: {run.canary['told']}"
+    elif run.settings.cost_limit_usd is not None:
+        row["error_code"] = "cost_limit_exceeded"
+        row["error"] = (
+            f"{COST_LIMIT}: what is left of ${run.settings.cost_limit_usd} does not cover the "
+            "job's upper bound; it was not sent. Raise the limit and run again to send only "
+            "what is missing"
+        )
+    else:
+        row["error_code"] = "not_sent"
+        row["error"] = "the job was not sent; run again to send it"
+    return row
+
+
+def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
+    spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
+    by_model: dict[str, dict[str, Any]] = {}
+    for entry in run.ledger:
+        if entry.ending is None:
+            continue
+        name = f"{entry.chunk.provider} {entry.chunk.model}"
+        sums = by_model.setdefault(
+            name,
+            {"cost_usd": Decimal(0), "input_tokens": 0, "output_tokens": 0, "batches": 0}
+            | {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_saved_usd": Decimal(0)},
+        )
+        cost, so_far = entry.ending.cost_usd, sums["cost_usd"]
+        sums["cost_usd"] = None if so_far is None or cost is None else so_far + cost
+        sums["input_tokens"] += entry.ending.usage.input_tokens
+        sums["output_tokens"] += entry.ending.usage.output_tokens
+        sums["cache_read_tokens"] += entry.ending.usage.cache_read_tokens
+        sums["cache_write_tokens"] += entry.ending.usage.cache_write_tokens
+        kept, so_far = entry.ending.cache_saved_usd, sums["cache_saved_usd"]
+        sums["cache_saved_usd"] = None if so_far is None or kept is None else so_far + kept
+        sums["batches"] += entry.ending.status not in NEVER_SENT
+    for sums in (*by_model.values(), *tally.by_tag.values()):
+        sums["cost_usd"] = _number(sums["cost_usd"])
+    for sums in by_model.values():
+        sums["cache_saved_usd"] = _number(sums["cache_saved_usd"])
+    assert run.records is not None
+    return {
+        "format": MANIFEST_FORMAT,
+        "package": package(),
+        "run_key": run.settings.run_key,
+        "flow_run_id": run.flow_run_id,
+        "state": run.records.location,
+        "started_at": run.started_at.isoformat(),
+        "finished_at": datetime.now(UTC).isoformat(),
+        "status": _status(run),
+        "stopped_by": run.stopped.reason if run.stopped else None,
+        "counts": {"total": run.spool.count, **tally.counts},
+        "resumed": run.resumed,
+        "cost_usd": _number(spent),
+        "reserved_usd": _number(held),
+        "cost_limit_usd": _number(run.settings.cost_limit_usd),
+        "input_tokens": tally.input_tokens,
+        "output_tokens": tally.output_tokens,
+        "citations_dropped": tally.citations_dropped,
+        "canary": run.canary,
+        "by_model": by_model,
+        "by_provider": _by_provider(by_model),
+        "by_tag": tally.by_tag,
+        "failures": {
+            code: {**group, "what_to_do": what_to_do(code)}
+            for code, group in sorted(tally.failures.items(), key=lambda item: -item[1]["count"])
+        },
+        "batches": [_batch(entry) for entry in run.ledger],
+        "job_set": run.spool.digest,
+        "ledger": _ledger_digest(run),
+        "result_format": run.settings.result_format,
+        "results_bytes": results_bytes,
+    }
+
+
+def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for name, sums in by_model.items():
+        provider = name.partition(" ")[0]
+        total = found.setdefault(provider, dict.fromkeys(sums, 0))
+        for key, value in sums.items():
+            so_far = total[key]
+            total[key] = None if so_far is None or value is None else so_far + value
+    return found
+
+
+def _status(run: Session) -> str:
+    """How the run ended; one whose jobs were all answered before it could be stopped completed."""
+    states = run.spool.states.counts
+    open_states = (WAITING, HELD, IN_FLIGHT, CANCELED)
+    if run.stopped is None or not any(states[state] for state in open_states):
+        return "completed"
+    return "detached" if states[IN_FLIGHT] else "cancelled"
+
+
+def _batch(entry: Entry) -> dict[str, Any]:
+    chunk, ending = entry.chunk, entry.ending
+    return {
+        "name": chunk.name,
+        "batch_id": entry.receipt.batch_id if entry.receipt else None,
+        "token": chunk.token,
+        "round": chunk.round,
+        "jobs": chunk.count,
+        "realtime": chunk.realtime,
+        "status": ending.status if ending else "in_flight",
+        "reason": ending.reason if ending else None,
+        "estimated_usd": _number(chunk.reserved_usd),
+        "cost_usd": _number(ending.cost_usd) if ending else None,
+        "adopted": entry.receipt.adopted if entry.receipt else False,
+        "sent_at": entry.since.isoformat(),
+        "ended_at": ending.ended_at.isoformat() if ending else None,
+    }
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

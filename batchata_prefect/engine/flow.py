@@ -1,0 +1,97 @@
+"""`run_batch`, the parent flow: recover, buy until nothing is left or a limit holds, finish."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled, Completed, Failed
+
+from batchata_prefect.engine.canary import canary_holds
+from batchata_prefect.engine.counting import count_exactly
+from batchata_prefect.engine.download import look_at_results, put_results, restore
+from batchata_prefect.engine.finish import finish
+from batchata_prefect.engine.limits import leave_shares
+from batchata_prefect.engine.recovery import connected, recover
+from batchata_prefect.engine.server import wait_for_prefect
+from batchata_prefect.engine.session import Session, session
+from batchata_prefect.engine.start import owning
+from batchata_prefect.engine.submit import buy_all
+from batchata_prefect.engine.suspend import sleepy
+from batchata_prefect.engine.uploads import clean_uploads
+from batchata_prefect.engine.watch import watching
+from batchata_prefect.errors import BatchataError
+from batchata_prefect.views import events
+from batchata_prefect.views.artifacts import showing
+from batchata_prefect.views.report import keep_page, publish, summary, tell_failures
+
+
+@flow(
+    name="batchata",
+    flow_run_name="{label}",
+    # Results are files; a copy in Prefect's storage would only grow.
+    persist_result=False,
+    # The session is a name of something that lives in this process.
+    validate_parameters=False,
+)
+async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> State[Any]:
+    """Answer every job of a job set, each paid once, inside the limits.
+
+    Args:
+        label: Name of the flow run.
+        session_name: Name of the session in this process.
+        settings: The run's settings, for the reader of the flow run.
+
+    Returns:
+        Completed or Cancelled, with a message that says what was answered and what it cost; Paused
+        where it sleeps until the collector wakes the deployed flow run around it; or
+        Failed, with the error on the session, where a provider refuses the key or the account,
+        or records or results cannot be read, written or trusted.
+    """
+    run = session(session_name)
+    run.flow_run_id, run.waiting_for = _flow_run_id(), None
+    try:
+        return await _from_start_to_end(run, session_name)
+    except BatchataError as error:
+        # Raised, Prefect would log a traceback; what to do stands in the error's own words.
+        run.error = error
+        return Failed(message=str(error))
+    finally:
+        run.unbind()
+
+
+async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
+    async with watching(run), showing(run), owning(run) as owned:
+        if not owned:
+            assert run.stopped is not None
+            return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
+        async with connected(run):
+            await look_at_results(run)
+            await recover(run)
+            await count_exactly(run)
+            if await canary_holds(run, session_name):
+                await buy_all(run, session_name)
+            await leave_shares(run)
+            if run.suspending:
+                return await sleepy(run)
+            for entry, ordinals in zip(run.ledger, run.members, strict=True):
+                await restore(run, entry, ordinals)
+            run.manifest = await run.alone(finish, run)
+            tell_failures(run.manifest)
+            await keep_page(run.manifest, run.results_dir)
+            await put_results(run)
+            await clean_uploads(run)
+            if await wait_for_prefect(run):
+                await publish(run.manifest, run.around_id or run.flow_run_id)
+                events.finished(run, run.manifest)
+    for error in run.closed.values():
+        raise error
+    state = Completed if run.manifest["status"] == "completed" else Cancelled
+    return state(message=summary(run.manifest))
+
+
+def _flow_run_id() -> str | None:
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None

@@ -1,0 +1,284 @@
+"""The provider batch as a Prefect task: create, poll, download, settle.
+
+Every step can be entered again: what was done before stands in the records. Only `create` costs
+money, and only `create` is never repeated before it is proven that it made nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Failed
+from prefect.tasks import Task
+
+from batchata_prefect.engine.account_limits import take_turn
+from batchata_prefect.engine.realtime import answer_now, goes_over
+from batchata_prefect.engine.retries import GaveUpError, keep, one_line, own, persist, refusal
+from batchata_prefect.engine.session import Flight, Session, session
+from batchata_prefect.engine.settle import never_created, settle
+from batchata_prefect.errors import BatchataError, BatchSubmissionError
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.money.ledger import REALTIME, TIME_LIMIT, Receipt
+from batchata_prefect.views import events
+
+LONGEST_SECONDS = 26 * 3600.0
+"""A provider gives up after 24 h [both Batch API guides]; the rest is for queueing and download."""
+
+_SENT_AT_ONCE_BYTES = 400_000_000
+"""Two of OpenAI's largest files [200 MB, Batch API guide]: one is read while the other is sent."""
+
+_LOOK_SECONDS = 0.1
+
+
+def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """A returned failure says what a person has to do; repeating the task does not do it."""
+    return state.data is not None and not isinstance(state.data, asyncio.CancelledError)
+
+
+@task(
+    name="provider-batch",
+    task_run_name="{label}",
+    # The records decide what is done; a cache hit would hide an unfinished batch.
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[2, 30],
+    retry_condition_fn=_mendable,
+    timeout_seconds=LONGEST_SECONDS,
+)
+async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
+    """Take one chunk from its intent to its ending.
+
+    Args:
+        label: Name of the task run.
+        session_name: Name of the session in this process.
+        sequence: The chunk's place in the ledger.
+
+    Returns:
+        What became of it, for a person; or a failed state, with the error on the flight, where
+        the provider refuses the key or the account, or a record or reply could not be written.
+    """
+    run = session(session_name)
+    flight = run.flights[sequence]
+    if flight.entry.ending is not None:
+        return flight.entry.ending.status
+    try:
+        return await _bring_to_its_end(run, flight)
+    except BatchataError as error:
+        # Raised, Prefect would log a traceback; what to do stands in the error's own words.
+        flight.error = error
+        return Failed(message=str(error))
+
+
+async def _bring_to_its_end(run: Session, flight: Flight) -> str:
+    if flight.entry.chunk.realtime:
+        return await answer_now(run, flight)
+    try:
+        if flight.entry.receipt is None and not await _buy(run, flight):
+            return await never_created(run, flight)
+        batch = await _wait_for_end(run, flight)
+        if batch is None:
+            return _still_running(run, flight)
+        return await settle(run, flight, batch)
+    except GaveUpError as error:
+        get_run_logger().error("the provider does not answer (%s)", error)
+        return _still_running(run, flight)
+
+
+def _still_running(run: Session, flight: Flight) -> str:
+    """Leave a chunk to the next run: its records say all that is needed to take it up."""
+    receipt = flight.entry.receipt
+    if run.suspending and receipt is not None:
+        return f"{receipt.batch_id} goes on at the provider"
+    name = receipt.batch_id if receipt else "whether it was created is not known"
+    summary = f"left to the next run ({name}); what it may cost stays reserved"
+    get_run_logger().warning("%s", summary)
+    return summary
+
+
+async def _buy(run: Session, flight: Flight) -> bool:
+    """Have exactly one provider batch for the chunk; False where there is none and will be none."""
+    chunk = flight.entry.chunk
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    refusals = 0
+    while flight.fresh:
+        assert flight.requests is not None
+        await take_turn(run, flight)
+        size = await _room_to_send(run, flight)
+        if chunk.provider in run.closed:
+            flight.held_back = f"{chunk.provider} takes no batch"
+            return False
+        if run.is_ending or run.is_realtime:
+            flight.held_back = _why_end(run, flight) or REALTIME
+            return False
+        await own(run, flight.entry)
+        flight.fresh = False
+        run.sending_bytes += size
+        try:
+            try:
+                batch = await provider.create(client, chunk, flight.requests)
+            finally:
+                run.sending_bytes -= size
+        except Exception as error:
+            if not provider.created_nothing(error):
+                get_run_logger().warning(
+                    "whether it was created is not known (%s); looking for it before anything "
+                    "is sent again",
+                    error,
+                )
+                break
+            flight.fresh = True
+            refusals += 1
+            try:
+                wait = refusal(run, flight, error, refusals)
+            except BatchSubmissionError:
+                flight.held_back = one_line(error)
+                await never_created(run, flight)
+                raise
+            if wait is None:
+                return False
+            flight.waiting_for = f"{provider.name} to take a batch ({one_line(error)})"
+            await run.pause(wait)
+            flight.waiting_for = None
+        else:
+            await _receive(run, flight, batch, adopted=False)
+            return True
+    return await _look_up(run, flight)
+
+
+async def _room_to_send(run: Session, flight: Flight) -> int:
+    """Wait while large batches are on their way: bytes of this one.
+
+    Sent all at once they would share the line, and the first would begin to be answered when the
+    last has arrived.
+    """
+    size = flight.entry.chunk.size_bytes
+    while run.sending_bytes and run.sending_bytes + size > _SENT_AT_ONCE_BYTES:
+        if run.is_ending or run.is_realtime:
+            break
+        flight.waiting_for = "larger batches to be sent first"
+        await run.pause(_LOOK_SECONDS)
+    flight.waiting_for = None
+    return size
+
+
+def _why_end(run: Session, flight: Flight) -> str | None:
+    """Why a batch is to be canceled now; None where it is not."""
+    if run.stopped is not None:
+        return run.stopped.reason
+    if run.is_ending:
+        return TIME_LIMIT
+    return REALTIME if goes_over(run, flight) else None
+
+
+async def _look_up(run: Session, flight: Flight) -> bool:
+    """Find the batch of an uncertain create; False where it is proven that there is none.
+
+    Raises:
+        GaveUpError: The run is ending, and it cannot be decided in time.
+    """
+    entry = flight.entry
+    chunk = entry.chunk
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    while True:
+        asked = clock()
+        found = await persist(
+            run, flight, "list", lambda: provider.find(client, chunk, entry.since, _known(run))
+        )
+        run.undecided.pop(chunk.sequence, None)
+        flight.parked = False
+        if found.batch is not None:
+            get_run_logger().info("found at the provider and taken over")
+            await _receive(run, flight, found.batch, adopted=True)
+            return True
+        if found.undecided:
+            run.undecided[chunk.sequence] = found.undecided
+            flight.parked = True
+            if run.is_ending or run.suspending:
+                raise GaveUpError(f"{found.undecided[0]} may be this batch, and has not ended")
+            flight.waiting_for = f"{found.undecided[0]} to end, which may be this batch"
+            await run.pause(run.pace.poll(asked - began, len(run.flights)))
+        elif asked - began >= run.pace.lookup:
+            flight.waiting_for = None
+            return False
+        else:
+            flight.waiting_for = "the provider's list to catch up"
+            await asyncio.sleep(max(0.05, run.pace.lookup - (asked - began)))
+
+
+def _known(run: Session) -> frozenset[str]:
+    """Ids of the provider batches that are a chunk's already."""
+    return frozenset(e.receipt.batch_id for e in run.ledger if e.receipt is not None)
+
+
+async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopted: bool) -> None:
+    entry = flight.entry
+    receipt = Receipt(batch.batch_id, batch.created_at or datetime.now(UTC), adopted)
+    flight.waiting_for = None
+    flight.batch = batch
+    records = run.records
+    assert records is not None
+    await keep(
+        run,
+        entry,
+        "receipt",
+        lambda: records.write_receipt(entry.chunk.sequence, receipt),
+        lost=f"it was sent as {batch.batch_id}, and that cannot be recorded. The next run finds it "
+        "at the provider, and nothing is paid twice:",
+    )
+    entry.receipt = receipt
+    if not run.settings.raw_files:
+        run.request_file(entry.chunk.token).unlink(missing_ok=True)
+    events.submitted(entry)
+    if not adopted:
+        get_run_logger().info("sent as %s", batch.batch_id)
+
+
+async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
+    """Poll until the batch has ended; None where it is left running."""
+    entry = flight.entry
+    assert entry.receipt is not None
+    chunk, batch_id = entry.chunk, entry.receipt.batch_id
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    canceled_at: float | None = None
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    inherited = flight.batch is None
+    while True:
+        flight.parked = flight.batch is not None and canceled_at is None
+        batch = await persist(run, flight, "poll", lambda: provider.poll(client, batch_id))
+        if inherited and flight.batch is None:
+            flight.canceled_before = batch.state == "canceling" or batch.ending == "canceled"
+        flight.batch = batch
+        flight.succeeded, flight.failed = batch.succeeded, batch.failed
+        if batch.state == "ended":
+            flight.parked = False
+            return batch
+        if run.suspending and not run.is_ending:
+            return None
+        if flight.canceled is None and (reason := _why_end(run, flight)) is not None:
+            if run.stopped is not None and run.stopped.on_cancel == "detach":
+                return None
+            flight.canceled = reason
+            get_run_logger().warning("%s: canceling it", flight.canceled)
+            batch = await persist(run, flight, "cancel", lambda: provider.cancel(client, batch_id))
+            canceled_at = clock()
+            if batch.state == "ended":
+                return batch
+        if canceled_at is not None and clock() - canceled_at > run.pace.settle:
+            get_run_logger().error(
+                "still %s %d s after its cancellation; what it may cost stays reserved and the "
+                "next run collects it",
+                batch.raw_status,
+                run.pace.settle,
+            )
+            return None
+        flight.waiting_for = None if canceled_at is None else f"{batch_id} to end, as asked"
+        await run.pause(run.pace.poll(clock() - (canceled_at or began), len(run.flights)))

@@ -1,0 +1,202 @@
+"""The replies of one chunk, and the answers read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from batchata_prefect.engine.session import Session
+from batchata_prefect.jobs import chunks
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.money.ledger import (
+    AGAIN,
+    ANSWERED,
+    CANCELED,
+    FAILED,
+    LOST,
+    TIME_LIMIT,
+    Ending,
+    Entry,
+)
+from batchata_prefect.results.answer_file import AnswerFile, open_answers
+from batchata_prefect.results.read import Collected, collect
+from batchata_prefect.results.row import Reading, canceled, package
+
+
+def read_chunk(
+    run: Session,
+    entry: Entry,
+    ordinals: Sequence[int],
+    replies: Path | None,
+    batch: ProviderBatch | None,
+    reason: str | None,
+    *,
+    short: bool = False,
+    lost: bool = False,
+    refused_places: Mapping[int, str] | None = None,
+    no_reply: Callable[[int], tuple[str, str, str]] | None = None,
+) -> Collected:
+    """Read a chunk's replies into its answer file; runs in a thread of its own.
+
+    Args:
+        run: The session.
+        entry: The chunk's line in the ledger.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        replies: The provider's rows; None where there are none.
+        batch: What the provider said last; None where no batch was created.
+        reason: Why the batch was canceled or refused.
+        short: Whether the provider counts more rows than it gives.
+        lost: Whether the provider keeps its results no more.
+        refused_places: Place in the chunk -> what the provider has against that request, where it
+            refused the chunk for some of its requests only.
+        no_reply: Place -> (mark, error code, error) of a request that got no row, where that is
+            known already.
+
+    Raises:
+        OSError: The answers cannot be written.
+    """
+    chunk = entry.chunk
+    reading = Reading(
+        chunk=chunk,
+        batch_id=entry.receipt.batch_id if entry.receipt else None,
+        prices=run.prices,
+        schemas=run.schemas,
+        canceled=reason,
+    )
+    jobs = run.spool.reader()
+    try:
+        return collect(
+            reading,
+            replies,
+            run.answer_file(chunk.token),
+            ordinals,
+            jobs,
+            run.providers[chunk.provider].read,
+            no_reply=no_reply
+            or _no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
+            source=_source(run),
+        )
+    finally:
+        jobs.close()
+
+
+def answers_of(run: Session, entry: Entry, ordinals: Sequence[int]) -> AnswerFile:
+    """The answers of an ended chunk, read again from its replies where they are not at hand.
+
+    Raises:
+        OSError: They cannot be read or written.
+    """
+    path = run.answer_file(entry.chunk.token)
+    if (answers := kept_answers(run, entry)) is not None:
+        return answers
+    replies = run.reply_file(entry.chunk.token)
+    reason = entry.ending.reason if entry.ending else None
+    read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, reason)
+    answers = open_answers(path)
+    if answers is None:
+        raise OSError(f"the answers {str(path)!r} are cut short")
+    return answers
+
+
+def kept_answers(run: Session, entry: Entry) -> AnswerFile | None:
+    """The answers of a chunk, where they were read by this version and for these very jobs."""
+    answers = open_answers(run.answer_file(entry.chunk.token))
+    return answers if answers is not None and answers.source == _source(run) else None
+
+
+def _source(run: Session) -> str:
+    """What answers depend on besides the replies: jobs and their metadata, and how we read."""
+    return f"{package()} {run.spool.digest}"
+
+
+def _no_reply(
+    entry: Entry,
+    batch: ProviderBatch | None,
+    reason: str | None,
+    refused_places: Mapping[int, str],
+    *,
+    short: bool,
+    lost: bool,
+) -> Callable[[int], tuple[str, str, str]]:
+    """Place -> (mark, error code, error) of a request that got no row."""
+    if (ending := entry.ending) is not None:
+        if entry.chunk.realtime:
+            return lambda place: unanswered(ending.marks[place], ending.reason)
+        return _restored(ending)
+    if batch is None:
+        return lambda place: _refused(reason, refused_places, place)
+    if lost:
+        gone = f"{batch.batch_id} was paid for, and {LOST}"
+        return lambda _: (FAILED, "answer_lost", gone)
+    if batch.ending == "canceled" and reason is not None and not short:
+        # OpenAI has no rows of a batch that was canceled while it was validated.
+        return lambda _: (CANCELED, *canceled(reason))
+    if batch.ending != "failed":
+        text = f"{batch.batch_id} ended without a row for this job"
+        if short:
+            text += ", yet counts it as done: it may be paid and was not sent again"
+        return lambda _: (FAILED if short else AGAIN, "missing", text)
+    by_place = {fault.line - 1: fault for fault in batch.faults if fault.line is not None}
+    whole = next((fault for fault in batch.faults if fault.line is None), None)
+
+    def failed(place: int) -> tuple[str, str, str]:
+        if (fault := by_place.get(place)) is not None:
+            return FAILED, fault.code, f"{fault.message} ({fault.param or 'line'} {place + 1})"
+        if whole is not None:
+            letter = AGAIN if whole.code in chunks.RETRY_CODES else FAILED
+            return letter, whole.code, whole.message
+        text = f"{batch.batch_id} was refused for other jobs in it; nothing was billed"
+        return AGAIN, "batch_failed", text
+
+    return failed
+
+
+def _refused(
+    reason: str | None, refused_places: Mapping[int, str], place: int
+) -> tuple[str, str, str]:
+    """The same for a chunk that the provider would not create."""
+    if not refused_places:
+        return FAILED, "batch_refused", f"the provider refused the batch: {reason}"
+    if place in refused_places:
+        return FAILED, "invalid_request", f"the provider refused it: {refused_places[place]}"
+    return AGAIN, "batch_failed", "its batch was refused for other jobs in it; nothing was billed"
+
+
+def unanswered(mark: str, reason: str | None) -> tuple[str, str, str]:
+    """Mark, error code and error of a realtime request without an answer.
+
+    Args:
+        mark: `ANSWERED` where its reply file is gone, `FAILED` where its reply was lost,
+            `CANCELED` where it was not sent.
+        reason: Why no more was sent.
+    """
+    if mark == ANSWERED:
+        return mark, "answer_lost", "its answer was paid for, but the reply file is gone"
+    if mark == FAILED:
+        lost = "it was sent through the realtime API and its reply was lost: it may be paid, so it"
+        return mark, "answer_lost", f"{lost} is not sent again"
+    if reason in {TIME_LIMIT, None}:
+        return mark, "time_limit_exceeded", f"{TIME_LIMIT}: the job was not answered before it"
+    return mark, "canceled", f"{reason}; it was not sent. Run again to send it"
+
+
+def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
+    """The same for a chunk that ended before, whose replies are read once more."""
+    lost = "its answer was stored and paid for, but the reply file is gone, here and there"
+
+    def told(place: int) -> tuple[str, str, str]:
+        letter = ending.marks[place]
+        if letter == ANSWERED:
+            return letter, "answer_lost", lost
+        if ending.reason == LOST:
+            return letter, "answer_lost", f"it was paid for, and {LOST}"
+        return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
+
+    return told
+
+
+def fault_text(batch: ProviderBatch) -> str | None:
+    """Why the provider refused the whole batch, on one line; None where it did not."""
+    if not batch.faults:
+        return None
+    return "; ".join(f"{fault.code}: {fault.message}" for fault in batch.faults[:3])

@@ -1,0 +1,280 @@
+"""The way out ahead of a deadline: what the batches leave unanswered goes through the realtime API.
+
+At full price, inside a cost limit of its own, each request once: see `journal`. A chunk of such
+requests has an intent and an ending like any other, and no receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from prefect import get_run_logger
+
+from batchata_prefect.engine.download import put_replies
+from batchata_prefect.engine.endings import close
+from batchata_prefect.engine.read_chunk import read_chunk, unanswered
+from batchata_prefect.engine.retries import backoff, keep, one_line, own, retry_after
+from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.errors import BatchSubmissionError, StateError
+from batchata_prefect.files import whole_file
+from batchata_prefect.models import Chunk
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import (
+    ANSWERED,
+    CANCELED,
+    FAILED,
+    REALTIME,
+    TIME_LIMIT,
+    Ending,
+)
+from batchata_prefect.money.observed import correction
+from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.providers.throttle import Throttle
+from batchata_prefect.records.journal import Journal, Told
+from batchata_prefect.results.read import Collected
+
+AT_MOST = 100
+"""Requests in one chunk: what a lost journal could leave in doubt."""
+
+_PER_SECOND = 16.0
+"""Requests begun in a second, of one provider; 429s make it fewer."""
+
+_STOP_STATUSES = frozenset({401, 402, 403})
+
+
+def goes_over(run: Session, flight: Flight) -> bool:
+    """Whether a batch is to be canceled now and its jobs go through the realtime API.
+
+    Where the limit does not cover all, the smallest batches go first and the others keep their
+    chance until the deadline.
+    """
+    if not run.is_realtime or flight.entry.chunk.realtime:
+        return False
+    ours = [
+        f for f in run.flights.values() if not f.entry.chunk.realtime and f.entry.ending is None
+    ]
+    gone = [
+        entry.chunk
+        for entry in run.ledger
+        if entry.ending is not None and entry.ending.reason == REALTIME and not entry.chunk.realtime
+    ]
+    gone += [each.entry.chunk for each in ours if each.canceled == REALTIME]
+    left = run.settings.realtime_limit_usd or Decimal(0)
+    for chunk in gone:
+        left -= bound(run, chunk) or Decimal(0)
+    total = budget.room(run.ledger, run.settings.cost_limit_usd)
+    waiting = [each.entry.chunk for each in ours if each.canceled is None]
+    for chunk in sorted(waiting, key=lambda chunk: (chunk.count, chunk.sequence)):
+        need, held = bound(run, chunk), chunk.reserved_usd
+        if need is None or held is None:
+            continue
+        left -= need
+        # Its own reservation is given back when it has ended.
+        if left < 0 or (total is not None and total + held < need):
+            return False
+        if chunk is flight.entry.chunk:
+            return True
+    return False
+
+
+def room_usd(run: Session) -> Decimal:
+    """USD that is left of the realtime limit."""
+    return budget.realtime_room(run.ledger, run.settings.realtime_limit_usd or Decimal(0))
+
+
+def bound(run: Session, chunk: Chunk) -> Decimal | None:
+    """What a chunk's requests cannot pass in the realtime API, in USD; None where unknown."""
+    usd = run.prices.bound(
+        chunk.provider, chunk.model, chunk.input_tokens, chunk.output_tokens, realtime=True
+    )
+    factor = correction(run.ledger, chunk.provider, chunk.model)
+    return None if usd is None else usd * Decimal(factor)
+
+
+async def answer_now(run: Session, flight: Flight) -> str:
+    """Send the requests of a chunk, each once, and close it with what was answered.
+
+    A chunk that an earlier start has begun is only closed: what it sent is not sent again, and the
+    rest goes out as another chunk.
+
+    Raises:
+        BatchSubmissionError: The provider refuses the key or the account; what it answered before
+            is kept.
+        StateError: A record or an answer cannot be written.
+    """
+    try:
+        return await _answer_now(run, flight)
+    except OSError as error:
+        raise StateError(
+            f"{flight.entry.chunk.name}: its answers cannot be stored in {str(run.results_dir)!r}: "
+            f"{error.strerror}. No more of it is sent, and what was sent is not sent again; make "
+            "room and run again"
+        ) from error
+
+
+async def _answer_now(run: Session, flight: Flight) -> str:
+    chunk = flight.entry.chunk
+    sending = _Sending(run, flight, Journal(run.journal_file(chunk.token)))
+    if flight.fresh:
+        flight.fresh = False
+        await sending.all()
+    told = await asyncio.to_thread(sending.journal.read)
+    # What an earlier start has left unsent goes out as another chunk.
+    reason = run.stopped.reason if run.stopped else TIME_LIMIT if run.is_ending else REALTIME
+    if sending.refused is not None:
+        reason = one_line(sending.refused)
+    collected = await run.alone(_collect, run, flight, told, reason)
+    await keep(
+        run,
+        flight.entry,
+        "replies",
+        lambda: put_replies(run, chunk),
+        lost="what was answered is on disk, the next run takes it up, and nothing is paid twice:",
+    )
+    ending = Ending(
+        status="ended",
+        marks=collected.marks,
+        cost_usd=collected.cost_usd,
+        usage=collected.usage,
+        ended_at=datetime.now(UTC),
+        reason=reason,
+        cache_saved_usd=collected.cache_saved_usd,
+    )
+    await close(run, flight, ending)
+    await asyncio.to_thread(sending.journal.remove)
+    if sending.refused is not None:
+        raise BatchSubmissionError(
+            f"{chunk.name}: the provider refused a realtime request ({reason}); it was not billed. "
+            "Check the API key and the account's limits, then run again: what was answered is kept"
+        ) from sending.refused
+    answered = ending.marks.count(ANSWERED)
+    cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
+    summary = f"{answered:,} of {chunk.count:,} answered in realtime, {cost}"
+    get_run_logger().info("%s", summary)
+    return summary
+
+
+@dataclass(slots=True)
+class _Sending:
+    """The requests of one chunk on their way."""
+
+    run: Session
+    flight: Flight
+    journal: Journal
+    refused: Exception | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
+
+    async def all(self) -> None:
+        """Send every request that the time allows, and wait for their replies."""
+        run, chunk = self.run, self.flight.entry.chunk
+        uploads = {digest: id_ for (at, digest), id_ in run.uploads.items() if at == chunk.provider}
+        jobs = run.spool.reader()
+        try:
+            for place, ordinal in enumerate(self.flight.ordinals):
+                await run.slots.acquire()
+                if run.is_ending or self.refused is not None:
+                    run.slots.release()
+                    break
+                (body,) = await asyncio.to_thread(list, jobs.bodies([ordinal]))
+                if uploads:
+                    body = with_uploads(body, uploads)
+                task = asyncio.create_task(self._one(place, body))
+                self._tasks.add(task)
+                task.add_done_callback(lambda _: run.slots.release())
+            await self._wait()
+        except BaseException:
+            for task in self._tasks:
+                task.cancel()
+            raise
+        finally:
+            jobs.close()
+
+    async def _wait(self) -> None:
+        """Wait for what is under way: it is paid, also where the run is ending."""
+        while self._tasks:
+            done, self._tasks = await asyncio.wait(
+                self._tasks, timeout=1.0, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+            if self.run.out_of_patience:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                return
+
+    async def _one(self, place: int, body: bytes) -> None:
+        run, chunk = self.run, self.flight.entry.chunk
+        provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+        throttle = run.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
+        failures = 0
+        while not run.is_ending and self.refused is None:
+            await throttle.turn()
+            await own(run, self.flight.entry)
+            await asyncio.to_thread(self.journal.sent, place)
+            try:
+                row = await provider.answer(client, chunk.custom_id(place), body, chunk.endpoint)
+            except Exception as error:
+                if not provider.billed_nothing(error):
+                    get_run_logger().warning(
+                        "job %d of %s: the reply was lost (%s)", place, chunk.name, one_line(error)
+                    )
+                    return
+                await asyncio.to_thread(self.journal.not_billed, place)
+                status = getattr(error, "status_code", None)
+                if status in _STOP_STATUSES or getattr(error, "code", "") == "insufficient_quota":
+                    self.refused = error
+                    return
+                failures += 1
+                wait = retry_after(error) or backoff(run, failures)
+                if status == 429:
+                    throttle.slow_down(wait)
+                await run.pause(wait)
+            else:
+                await asyncio.shield(asyncio.to_thread(self.journal.answered, place, row))
+                self.flight.succeeded += 1
+                return
+
+
+def _collect(run: Session, flight: Flight, told: Told, reason: str | None) -> Collected:
+    """Read what was answered; what may have been billed besides counts at its upper bound."""
+    chunk = flight.entry.chunk
+    replies = run.reply_file(chunk.token)
+    with whole_file(replies) as file:
+        for row in told.rows:
+            file.write(row + b"\n")
+    open_places = set(range(chunk.count)) if told.lost else told.open
+    collected = read_chunk(
+        run,
+        flight.entry,
+        flight.ordinals,
+        replies,
+        None,
+        None,
+        no_reply=lambda place: unanswered(FAILED if place in open_places else CANCELED, reason),
+    )
+    if not open_places or collected.cost_usd is None:
+        return collected
+    doubt = _doubt(run, flight, open_places)
+    return replace(collected, cost_usd=None if doubt is None else collected.cost_usd + doubt)
+
+
+def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal | None:
+    """Upper bound in USD of requests whose replies were lost; None where it is not known."""
+    chunk = flight.entry.chunk
+    total = Decimal(0)
+    for place in places:
+        ordinal = flight.ordinals[place]
+        if ordinal < 0:
+            return chunk.reserved_usd
+        _, input_bound, output_bound = run.spool.tokens(ordinal)
+        usd = run.prices.bound(
+            chunk.provider, chunk.model, input_bound, output_bound, realtime=True
+        )
+        if usd is None:
+            return chunk.reserved_usd
+        total += usd * Decimal(chunk.correction)
+    return total if chunk.reserved_usd is None else min(total, chunk.reserved_usd)

@@ -1,0 +1,545 @@
+"""What one run holds while it lives: its settings, records, spool and SDK clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
+
+from batchata_prefect.content.schema import AnswerSchema
+from batchata_prefect.errors import BatchataError, ValidationError
+from batchata_prefect.jobs.spool import Spool
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.money.ledger import Entry
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import Key, Provider, Requests
+from batchata_prefect.providers.throttle import Throttle
+
+if TYPE_CHECKING:
+    # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
+    from batchata_prefect.records.lease import Lease
+    from batchata_prefect.records.shares import Share
+    from batchata_prefect.records.store import Records
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
+
+OnCancel: TypeAlias = Literal["collect", "detach"]
+"""`collect` cancels the provider batches in flight and collects what they finished; `detach`
+leaves them running for the next run."""
+
+IfRunning: TypeAlias = Literal["wait", "fail"]
+
+Wait: TypeAlias = Literal["poll", "suspend"]
+"""`poll` waits in the process; `suspend` ends the process of a deployed flow run, which the
+collector resumes when there is something to collect."""
+
+Counting: TypeAlias = Literal["bound", "exact"]
+"""`bound` reckons an upper bound here; `exact` has the provider count each request, for free."""
+
+OnDeadline: TypeAlias = Literal["fail", "realtime"]
+"""`fail` leaves what is not answered at the deadline unanswered; `realtime` sends it through the
+realtime API before."""
+
+REALTIME_AT_ONCE = 32
+"""Realtime requests in flight at once."""
+
+TERMINATED = "the process was told to terminate"
+"""Reason of a stop by SIGTERM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long to wait for what, in seconds.
+
+    Attributes:
+        poll_shortest: Between two polls of a young batch.
+        poll_longest: Between two polls of an old batch.
+        lookup: After a create of unknown outcome, before a batch that is not listed counts as
+            absent; a provider's list may lag behind its creates.
+        settle: For a canceled batch to end, and for what else a run that was told to stop still
+            waits for.
+        retry_longest: Between two tries of a call that fails.
+        watch: Between two looks at whether the flow run was canceled in Prefect.
+        unknown: For a provider that does not know a batch of its own, or has no results of it.
+        retention: After its end, for which a provider keeps a batch's results: 29 days at Anthropic
+            [batch-processing], 30 at OpenAI [Batch API guide].
+        prefect: For a Prefect server that is away when a run is to end.
+        lease: For which one process owns a run; it renews its lease every third of it.
+        suspend: Before a deployed run that may suspend does so: what ends sooner is collected by
+            the process that sent it.
+        show: Between two updates of what Prefect shows of a run.
+    """
+
+    poll_shortest: float = 0.25
+    poll_longest: float = 120.0
+    lookup: float = 30.0
+    settle: float = 900.0
+    retry_longest: float = 300.0
+    watch: float = 5.0
+    unknown: float = 600.0
+    retention: float = 29 * 24 * 3600.0
+    prefect: float = 600.0
+    lease: float = 60.0
+    suspend: float = 30.0
+    show: float = 5.0
+
+    @classmethod
+    def from_environment(cls) -> Pace:
+        """The defaults, or what `BATCHATA_<FIELD>_SECONDS` says."""
+        values: dict[str, float] = {}
+        for name in cls.__dataclass_fields__:
+            if text := os.environ.get(f"BATCHATA_{name.upper()}_SECONDS"):
+                values[name] = float(text)
+        return cls(**values)
+
+    def poll(self, age_seconds: float, running: int) -> float:
+        """Seconds until the next poll: a tenth of the batch's age, more where many run.
+
+        A tenth keeps the delay after the provider's end below 10 % of the batch's duration; at
+        most 20 polls a second over all batches stay far below the providers' request limits.
+        """
+        shortest = max(self.poll_shortest, running / 20)
+        return min(max(shortest, age_seconds / 10), max(self.poll_longest, shortest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run is told; plain values, shown as the flow run's parameters.
+
+    Attributes:
+        results_dir: Where answers go.
+        run_key: The identity under which the run resumes.
+        jobs: Number of jobs.
+        max_parallel_batches: Provider batches in flight at once.
+        items_per_batch: Requests in one provider batch.
+        tokens_per_batch: Upper bound of input tokens in one provider batch; None for no bound.
+        cost_limit_usd: Upper bound of what the run may cost over all its restarts.
+        budget: Name of a budget that other runs share; the cost limit is then that of all together.
+        time_limit_seconds: Seconds from the first start to the deadline.
+        on_deadline: What becomes of the jobs that their batches would not answer in time.
+        realtime_limit_usd: Upper bound of what realtime requests may cost, inside the cost limit.
+        margin_seconds: Seconds before the deadline at which jobs go over to the realtime API.
+        max_attempts: Times that one job is sent at most.
+        estimate: How input tokens are counted before anything is sent.
+        raw_files: Whether the request files are kept.
+        result_format: `jsonl`; `json` for one more file a job, `parquet` for `results.parquet`.
+        upload_files: Whether documents of several jobs are uploaded once; None where that pays.
+        quota: Model -> tokens that may wait at its provider at once.
+        max_reasks: Times that one job is asked again because its answer was not as asked.
+        canary: Part of the jobs, or from 1 on number of jobs, that are answered before the others.
+        min_valid: Part of the canary's answers that must be as asked.
+        approve: Whether a person has to let the others follow.
+        state: Where the records are kept; None for Prefect's result storage.
+        reuse_state: Whether to resume.
+        on_cancel: What becomes of the provider batches in flight when the run is told to stop.
+        if_running: What to do while another process owns the run.
+        wait: What a deployed flow run does while the providers work.
+        credentials: Provider name -> name of the credentials block with its key.
+    """
+
+    results_dir: str
+    run_key: str
+    jobs: int
+    max_parallel_batches: int
+    items_per_batch: int
+    tokens_per_batch: int | None = None
+    cost_limit_usd: Decimal | None = None
+    budget: str | None = None
+    time_limit_seconds: float | None = None
+    results_url: str | None = None
+    on_deadline: OnDeadline = "fail"
+    realtime_limit_usd: Decimal | None = None
+    margin_seconds: float = 0.0
+    max_attempts: int = 3
+    estimate: Counting = "bound"
+    upload_files: bool | None = None
+    quota: Mapping[str, int] = field(default_factory=dict[str, int])
+    max_reasks: int = 0
+    canary: float | None = None
+    min_valid: float = 0.95
+    approve: bool = False
+    raw_files: bool = True
+    result_format: ResultFormat = "jsonl"
+    state: str | None = None
+    reuse_state: bool = True
+    on_cancel: OnCancel = "collect"
+    if_running: IfRunning = "wait"
+    wait: Wait = "poll"
+    credentials: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no run.
+
+        Raises:
+            ValidationError: The canary's numbers make no sense, or a person is to approve of none.
+        """
+        canary = self.canary
+        if canary is not None and (canary <= 0 or (canary > 1 and canary != int(canary))):
+            raise ValidationError(
+                f"canary is a part of the jobs, such as 0.01, or a number of them, not {canary!r}"
+            )
+        if not 0 <= self.min_valid <= 1:
+            raise ValidationError(f"min_valid is a part, from 0 to 1, not {self.min_valid!r}")
+        if self.approve and canary is None:
+            raise ValidationError("approve=True needs a canary to approve of; give canary=")
+
+
+class Told(TypedDict, total=False):
+    """Those settings that are given when a batch is run, and not when it is built."""
+
+    on_cancel: OnCancel
+    if_running: IfRunning
+    wait: Wait
+    canary: float | None
+    min_valid: float
+    approve: bool
+
+
+@dataclass(slots=True)
+class Flight:
+    """A chunk that this process is taking care of.
+
+    Attributes:
+        entry: Its line in the ledger.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        fresh: Whether the create was surely not sent yet.
+        requests: Opens what is sent; None where nothing is to be.
+        batch: What the provider said last.
+        started: Monotonic time at which this process took it up.
+        canceled: Why we asked for its cancellation; None where we did not.
+        canceled_before: Whether its cancellation was asked for before this process took it up.
+        waiting_for: What it waits for, for a person.
+        refused: Why the provider would not create the batch; None where it did not refuse.
+        held_back: Why we did not create the batch; None where we did, or tried to.
+        refused_places: Place in the chunk -> what the provider has against that request, where
+            it refused the chunk for some of its requests only.
+        error: Why this process could not bring it to its end; None where it could.
+        short: Whether the provider counts more rows than it gives.
+        lost: Whether the provider keeps its results no more.
+        succeeded: Requests answered so far, where the provider says.
+        failed: Requests failed so far, where the provider says.
+        parked: Whether there is nothing to do but to wait for the provider.
+    """
+
+    entry: Entry
+    ordinals: Sequence[int]
+    fresh: bool = False
+    requests: Requests | None = None
+    batch: ProviderBatch | None = None
+    started: float = field(default_factory=time.monotonic)
+    canceled: str | None = None
+    canceled_before: bool = False
+    waiting_for: str | None = None
+    refused: str | None = None
+    held_back: str | None = None
+    refused_places: dict[int, str] = field(default_factory=dict[int, str])
+    error: BatchataError | None = None
+    short: bool = False
+    lost: bool = False
+    succeeded: int = 0
+    failed: int = 0
+    parked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """The global concurrency limits that stand at the Prefect server for a provider's account.
+
+    Attributes:
+        batches: Name of the limit of batches in flight; None where there is none.
+        creates: Name of the limit of creations; None where there is none.
+    """
+
+    batches: str | None
+    creates: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """That the run shall end before all its jobs are answered.
+
+    Attributes:
+        reason: Who or what wants it, for a person.
+        on_cancel: What becomes of the provider batches in flight.
+    """
+
+    reason: str
+    on_cancel: OnCancel
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything a run needs in its process; the flow and its tasks share one.
+
+    Attributes:
+        settings: What the run was told.
+        spool: Its rendered jobs.
+        prices: What tokens cost.
+        schemas: Digest -> answer schema.
+        pace: How long to wait for what.
+        records: Where its records are kept, once it runs.
+        ledger: Its chunks, oldest first; the records in memory.
+        members: For each chunk of the ledger, place -> ordinal in the job set, -1 for none.
+        flights: Sequence -> chunk that is being taken care of.
+        providers: Name -> provider.
+        clients: Name of the provider -> its SDK client.
+        keys: Name of the provider -> credentials in place of those in the environment.
+        started_at: First start of the run.
+        resumed: Jobs that an earlier run had answered.
+        flow_run_id: Prefect's id of the flow run.
+        waiting_for: What the whole run waits for, for a person.
+        manifest: What it came to, once it is finished.
+        uploads: Provider and digest -> id of an uploaded document.
+        uploads_listed: Providers that were asked what an earlier start has uploaded.
+        no_uploads: Providers that take no uploads.
+        canary: What the canary came to; None where there is none, or it is not over.
+        share: Its part in a budget that other runs share.
+        quota_shares: Provider and model -> its part in a quota that other runs share.
+        account_limits: Provider -> limits of its account.
+        sending_bytes: Bytes of the request files that are on their way to a provider.
+        quotas_told: Monotonic time at which the others were told what it holds of the quotas.
+        slots: Held by each realtime request in flight.
+        throttles: Provider -> when its next realtime request may begin.
+        lease: That this process owns the run, once it does.
+        error: Why the run failed; None where it did not.
+        stopped: That the run shall end now; None while it shall go on.
+        closed: Provider -> why it takes no more batches of this run.
+        ending_since: Monotonic time at which the run was told to stop, or its deadline came.
+        suspending: Whether its flow run goes to sleep, and its process ends.
+        undecided: Sequence -> ids of batches one of which may be this chunk's.
+        next_try: Time at which a family that was turned away is worth a try, for a run that goes
+            to sleep.
+        around_id: The flow run of a deployment around the batch; None where there is none.
+        costs_seconds: What a process takes to come to where it can collect.
+        asleep_for: What the run sleeps for, for a person.
+    """
+
+    settings: Settings
+    spool: Spool
+    prices: PriceBook
+    schemas: Mapping[str, AnswerSchema]
+    pace: Pace
+    records: Records | None = None
+    ledger: list[Entry] = field(default_factory=list[Entry])
+    members: list[Sequence[int]] = field(default_factory=list[Sequence[int]])
+    flights: dict[int, Flight] = field(default_factory=dict[int, Flight])
+    providers: dict[str, Provider] = field(default_factory=dict[str, Provider])
+    clients: dict[str, Any] = field(default_factory=dict[str, Any])
+    keys: dict[str, Key] = field(default_factory=dict[str, Key], repr=False)
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    resumed: int = 0
+    flow_run_id: str | None = None
+    waiting_for: str | None = None
+    manifest: dict[str, Any] | None = None
+    uploads: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    uploads_listed: set[str] = field(default_factory=set[str])
+    no_uploads: set[str] = field(default_factory=set[str])
+    canary: dict[str, Any] | None = None
+    share: Share | None = None
+    quota_shares: dict[tuple[str, str], Share] = field(
+        default_factory=dict[tuple[str, str], "Share"]
+    )
+    account_limits: dict[str, AccountLimits] = field(default_factory=dict[str, AccountLimits])
+    sending_bytes: int = 0
+    quotas_told: float = 0.0
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
+    throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])
+    lease: Lease | None = None
+    error: BatchataError | None = None
+    stopped: Stop | None = None
+    closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
+    ending_since: float | None = None
+    suspending: bool = False
+    undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    next_try: datetime | None = None
+    around_id: str | None = None
+    costs_seconds: float = 0.0
+    asleep_for: str | None = None
+    _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
+        default_factory=dict[tuple[str, str], tuple[int, float]]
+    )
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _thread: ThreadPoolExecutor | None = field(default=None, repr=False)
+
+    def bind(self) -> None:
+        """Live in the running event loop; `stop` may be called from other threads from here on."""
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self.slots, self.throttles = asyncio.Semaphore(REALTIME_AT_ONCE), {}
+        if self.stopped is not None:
+            self.end_now()
+
+    async def alone(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do heavy work in the run's own thread, one piece after the other.
+
+        Two at once would take as long under the interpreter's lock, and the C library keeps what
+        each thread has freed for that thread: spread over all threads of the event loop, that was
+        50 MB for 10 batches of 100,000.
+        """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "batchata")
+        call = partial(contextvars.copy_context().run, work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def unbind(self) -> None:
+        """Have no thread any more."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+
+    def stop(self, reason: str, on_cancel: OnCancel | None = None) -> None:
+        """Have the run end soon and in order; the first reason counts. From any thread."""
+        if self.stopped is None:
+            self.stopped = Stop(reason, on_cancel or self.settings.on_cancel)
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the run is over
+                self._loop.call_soon_threadsafe(self.end_now)
+
+    def end_now(self) -> None:
+        """Wake whoever waits: nothing new is begun from here on. In the event loop only."""
+        if self.ending_since is None:
+            self.ending_since = time.monotonic()
+        self._wake.set()
+
+    def suspend(self) -> None:
+        """Wake whoever waits for a provider: the process is about to end. In the event loop only.
+
+        What is in flight goes on there and stands in the records.
+        """
+        self.suspending = True
+        self._wake.set()
+
+    def carry_on(self) -> None:
+        """Not go to sleep after all."""
+        self.suspending = False
+        if self.ending_since is None:
+            self._wake.clear()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the run was told to stop, or its deadline has come."""
+        left = self.seconds_left
+        return self.stopped is not None or (left is not None and left <= 0)
+
+    @property
+    def seconds_until_realtime(self) -> float | None:
+        """Seconds until jobs go over to the realtime API, below 0 after; None where none does."""
+        left = self.seconds_left
+        if left is None or self.settings.on_deadline != "realtime":
+            return None
+        return left - self.settings.margin_seconds
+
+    @property
+    def is_realtime(self) -> bool:
+        """Whether what is not answered goes through the realtime API now."""
+        seconds = self.seconds_until_realtime
+        return seconds is not None and seconds <= 0 and not self.is_ending
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the run goes to sleep, or is ending and has waited long enough for what hangs."""
+        if self.suspending:
+            return True
+        since = self.ending_since
+        return since is not None and time.monotonic() - since > self.pace.settle
+
+    async def pause(self, seconds: float) -> None:
+        """Sleep; a stop or the deadline ends the sleep, where the run is not ending already."""
+        seconds = max(seconds, 0.02)
+        if self._wake.is_set():
+            await asyncio.sleep(seconds)
+            return
+        for left in (self.seconds_left, self.seconds_until_realtime):
+            if left is not None and left > 0:
+                seconds = min(seconds, max(left, 0.02))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        if self.is_ending:
+            self.end_now()
+
+    def turn_away(self, provider: str, model: str) -> None:
+        """A batch of the model was turned away: others wait, and the next one is tried later."""
+        times, _ = self._turned_away.get((provider, model), (0, 0.0))
+        seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
+        self._turned_away[provider, model] = (times + 1, time.monotonic() + seconds)
+
+    def let_in(self, provider: str, model: str) -> None:
+        """A batch of the model has ended: there may be room again."""
+        self._turned_away.pop((provider, model), None)
+
+    def seconds_until_let_in(self, provider: str, model: str) -> float:
+        """Seconds until a batch of the model is worth a try; 0 where none was turned away."""
+        _, at = self._turned_away.get((provider, model), (0, 0.0))
+        return max(0.0, at - time.monotonic())
+
+    @property
+    def results_dir(self) -> Path:
+        """Where answers go."""
+        return Path(self.settings.results_dir)
+
+    @property
+    def own_dir(self) -> Path:
+        """Our own folder inside `results_dir`: lock, spool, parsed answers."""
+        return self.results_dir / ".batchata"
+
+    def journal_file(self, token: str) -> Path:
+        """What was sent and answered of a chunk that goes through the realtime API."""
+        return self.results_dir / "raw_files" / "responses" / f"{token}.journal"
+
+    def request_file(self, token: str) -> Path:
+        """The chunk file of a token."""
+        return self.results_dir / "raw_files" / "requests" / f"{token}.jsonl"
+
+    def reply_file(self, token: str) -> Path:
+        """The provider's rows of a token, as they came."""
+        return self.results_dir / "raw_files" / "responses" / f"{token}.jsonl"
+
+    def answer_file(self, token: str) -> Path:
+        """The read answers of a token, until they are in the results."""
+        return self.own_dir / "answers" / f"{token}.jsonl"
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, below 0 after it; None without a time limit."""
+        limit = self.settings.time_limit_seconds
+        if limit is None:
+            return None
+        return limit - (datetime.now(UTC) - self.started_at).total_seconds()
+
+
+_sessions: dict[str, Session] = {}
+
+
+def enter(session: Session) -> str:
+    """Make a session known in this process; gives the name under which `session` finds it.
+
+    Prefect walks and stores what is passed to a flow or task, so live objects stay out of the
+    parameters and a name goes in.
+    """
+    name = session.spool.directory.name
+    _sessions[name] = session
+    return name
+
+
+def session(name: str) -> Session:
+    """The session of that name in this process."""
+    return _sessions[name]
+
+
+def leave(name: str) -> None:
+    """Forget a session."""
+    _sessions.pop(name, None)

@@ -1,0 +1,199 @@
+"""From an ended provider batch to the ending of its chunk: download, read, settle the cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from prefect import get_run_logger
+
+from batchata_prefect.engine.download import fetch
+from batchata_prefect.engine.endings import close
+from batchata_prefect.engine.read_chunk import fault_text, read_chunk
+from batchata_prefect.engine.retries import NotThereError, backoff, one_line
+from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.errors import StateError
+from batchata_prefect.models import Chunk, ProviderBatch, Usage
+from batchata_prefect.money.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
+from batchata_prefect.money.observed import input_share
+from batchata_prefect.money.quota import is_turned_away, told
+from batchata_prefect.results.read import Collected
+
+_UNREADABLE_TIMES = 3
+"""Downloads after which a row that cannot be read is the provider's and not the transfer's."""
+
+
+async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
+    """Download and read the replies, write the ending, and tell the jobs what became of them."""
+    entry = flight.entry
+    chunk = entry.chunk
+    if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
+        return await _turned_away(run, flight, batch)
+    try:
+        collected = await _collect(run, flight, batch)
+    except OSError as error:
+        raise _local_trouble(run, entry, error) from error
+    if collected.strangers:
+        get_run_logger().warning(
+            "%d rows are not of this batch or came twice; they were left out",
+            collected.strangers,
+        )
+    ending = Ending(
+        status=batch.ending or "ended",
+        marks=collected.marks,
+        cost_usd=collected.cost_usd,
+        usage=collected.usage,
+        ended_at=batch.ended_at or datetime.now(UTC),
+        reason=LOST if flight.lost else flight.canceled or fault_text(batch),
+        cache_saved_usd=collected.cache_saved_usd,
+    )
+    await close(run, flight, ending)
+    run.let_in(chunk.provider, chunk.model)
+    await _tidy(run, flight, batch)
+    answered = ending.marks.count(ANSWERED)
+    cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
+    summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
+    get_run_logger().info("%s", summary)
+    _tell_overshoot(chunk, ending)
+    return summary
+
+
+def _tell_overshoot(chunk: Chunk, ending: Ending) -> None:
+    held, cost = chunk.reserved_usd, ending.cost_usd
+    if held is not None and cost is not None and cost > held:
+        get_run_logger().warning(
+            "it cost $%.4f, more than its upper bound of $%.4f; the next batches of %s reserve as "
+            "much more. If its price is not right, give yours with prices=",
+            cost,
+            held,
+            chunk.model,
+        )
+
+
+def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
+    """Whether a job that was alone in its batch would be turned away for ever."""
+    most = told(fault_text(batch))
+    part = input_share(run.ledger, chunk.provider, chunk.model)
+    return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
+
+
+async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> str:
+    """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
+    chunk = flight.entry.chunk
+    ending = Ending(
+        status="turned_away",
+        marks=AGAIN * chunk.count,
+        cost_usd=Decimal(0),
+        usage=Usage(),
+        ended_at=batch.ended_at or datetime.now(UTC),
+        reason=fault_text(batch),
+    )
+    await close(run, flight, ending)
+    await _tidy(run, flight, batch)
+    run.turn_away(chunk.provider, chunk.model)
+    get_run_logger().warning(
+        "too many tokens wait at %s: sending it again as others end (%s)",
+        chunk.provider,
+        ending.reason,
+    )
+    return "turned away"
+
+
+async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
+    """Download the replies and read them; again, where rows of them cannot be read.
+
+    Raises:
+        OSError: They cannot be stored.
+    """
+    times = 0
+    while True:
+        try:
+            replies = await fetch(run, flight, batch) if batch.ending != "failed" else None
+        except NotThereError:
+            if not _is_past_retention(run, batch):
+                raise
+            return await run.alone(_lose, run, flight, batch)
+        collected = await run.alone(
+            read_chunk,
+            run,
+            flight.entry,
+            flight.ordinals,
+            replies,
+            batch,
+            flight.canceled,
+            short=flight.short,
+        )
+        times += 1
+        if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
+            return collected
+        get_run_logger().warning(
+            "%d rows cannot be read, fetching them again", collected.unreadable
+        )
+        replies.unlink()
+        await run.pause(backoff(run, times))
+
+
+def _is_past_retention(run: Session, batch: ProviderBatch) -> bool:
+    ended = batch.ended_at
+    return ended is not None and datetime.now(UTC) - ended > timedelta(seconds=run.pace.retention)
+
+
+def _lose(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
+    """What a batch came to whose results are gone: paid, at an unknown cost, not sent again."""
+    get_run_logger().error("%s: %s", batch.batch_id, LOST)
+    flight.lost = True
+    collected = read_chunk(run, flight.entry, flight.ordinals, None, batch, None, lost=True)
+    return replace(collected, cost_usd=None)
+
+
+async def never_created(run: Session, flight: Flight) -> str:
+    """Close a chunk that the provider does not have: its jobs fail, or go out again."""
+    chunk = flight.entry.chunk
+    marks = AGAIN * chunk.count
+    if flight.refused is not None:
+        collected = await run.alone(
+            read_chunk,
+            run,
+            flight.entry,
+            flight.ordinals,
+            None,
+            None,
+            flight.refused,
+            refused_places=flight.refused_places,
+        )
+        marks = collected.marks
+    reason = flight.refused or flight.held_back
+    ending = Ending(
+        status="never_created",
+        marks=marks,
+        cost_usd=Decimal(0),
+        usage=Usage(),
+        ended_at=datetime.now(UTC),
+        reason=reason,
+    )
+    await close(run, flight, ending)
+    run.request_file(chunk.token).unlink(missing_ok=True)
+    get_run_logger().info("not created, nothing paid (%s)", reason or "no trace of it there")
+    return "never created"
+
+
+async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:
+    """Delete the upload and, where raw files are off, the chunk file; no harm if it fails."""
+    chunk = flight.entry.chunk
+    try:
+        await run.providers[chunk.provider].discard(run.clients[chunk.provider], batch)
+    except Exception as error:
+        get_run_logger().info("its upload was not deleted (%s)", one_line(error))
+    if not run.settings.raw_files:
+        run.request_file(chunk.token).unlink(missing_ok=True)
+
+
+def _local_trouble(run: Session, entry: Entry, error: OSError) -> StateError:
+    where = run.results_dir
+    batch = entry.receipt.batch_id if entry.receipt else "the batch"
+    return StateError(
+        f"{entry.chunk.name}: its answers cannot be stored in {str(where)!r}: {error.strerror}. "
+        f"They stay with the provider as {batch} (29 days at Anthropic, 30 at OpenAI); make room "
+        "and run again, nothing is paid twice"
+    )

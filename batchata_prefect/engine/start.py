@@ -1,0 +1,87 @@
+"""Being the only process that works on a run: the kernel's lock here, and the lease everywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import BinaryIO
+
+from prefect import get_run_logger
+
+from batchata_prefect.collector.inflight import note_run
+from batchata_prefect.engine.session import Session
+from batchata_prefect.errors import StateError
+from batchata_prefect.jobs.spool import sweep
+from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.store import Records, storage_at
+
+_LOCK_LOOK_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def owning(run: Session) -> AsyncGenerator[bool]:
+    """Be the only process that works on this run; False where it was told to stop before.
+
+    Raises:
+        StateError: Another process owns it and the run shall not wait.
+    """
+    settings = run.settings
+    run.own_dir.mkdir(parents=True, exist_ok=True)
+    with (run.own_dir / "lock").open("ab") as lock:
+        if not await _lock(run, lock):
+            yield False
+            return
+        sweep(run.own_dir)
+        run.records = Records(await storage_at(settings.state), settings.run_key)
+        lease = Lease(run.records, run.pace.lease)
+        while (owner := await lease.attempt()) is not None:
+            if settings.if_running == "fail":
+                raise StateError(
+                    f"{owner} is running the job set {settings.run_key!r}. Nothing was sent. Wait "
+                    "for it, cancel it, or run with if_running='wait'"
+                )
+            if run.waiting_for is None:
+                get_run_logger().warning("%s is running this job set; waiting for it", owner)
+            run.waiting_for = f"{owner}, which runs this job set"
+            await run.pause(min(1.0, run.pace.lease / 10))
+            if run.is_ending:
+                yield False
+                return
+        run.lease, run.waiting_for = lease, None
+        await asyncio.to_thread(note_run, run.own_dir, settings.run_key, settings.state)
+        try:
+            yield True
+        finally:
+            run.lease = None
+            with suppress(StateError):
+                await lease.release()
+
+
+async def _lock(run: Session, lock: BinaryIO) -> bool:
+    """Hold the kernel lock of the results directory, which goes with its holder however it dies.
+
+    Raises:
+        StateError: Another process holds it and the run shall not wait.
+    """
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if run.settings.if_running == "fail":
+                raise StateError(
+                    f"another process is running this job set in {str(run.results_dir)!r}. "
+                    "Nothing was sent. Wait for it, cancel it, or run with if_running='wait'"
+                ) from None
+        else:
+            run.waiting_for = None
+            return True
+        if run.waiting_for is None:
+            get_run_logger().warning(
+                "another process is running this job set in %s; waiting for it", run.results_dir
+            )
+        run.waiting_for = "the other process that runs this job set"
+        await run.pause(_LOCK_LOOK_SECONDS)
+        if run.is_ending:
+            return False

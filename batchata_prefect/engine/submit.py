@@ -1,0 +1,379 @@
+"""What the parent flow sends, and when: cut, reserve, record, and keep so many batches going."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
+
+from prefect import get_run_logger
+
+from batchata_prefect.engine.limits import (
+    KEEP_SECONDS,
+    claim,
+    has_room,
+    room_tokens,
+    room_usd,
+    settle_quotas,
+    settle_shares,
+)
+from batchata_prefect.engine.provider_batch import provider_batch
+from batchata_prefect.engine.realtime import AT_MOST
+from batchata_prefect.engine.realtime import room_usd as realtime_room
+from batchata_prefect.engine.request_files import prepare_requests
+from batchata_prefect.engine.retries import keep, own
+from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.uploads import ensure_uploads
+from batchata_prefect.errors import ProviderError, StateError
+from batchata_prefect.jobs import chunks
+from batchata_prefect.jobs.spool import IN_FLIGHT, Family
+from batchata_prefect.models import Chunk
+from batchata_prefect.money import quota
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES, Entry, Intent
+from batchata_prefect.money.observed import correction
+from batchata_prefect.providers import Requests
+from batchata_prefect.records.journal import Journal
+
+_REALTIME_CHUNKS = 4
+_LOOK_SECONDS = 1.0
+_BOUNDS_HELD = 10_000
+
+
+async def buy_all(run: Session, session_name: str) -> None:
+    """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
+    running: dict[asyncio.Task[str], int] = {}
+
+    def take_up(flight: Flight) -> None:
+        chunk = flight.entry.chunk
+        task = asyncio.create_task(provider_batch(chunk.name, session_name, chunk.sequence))
+        running[task] = chunk.sequence
+
+    for flight in run.flights.values():
+        take_up(flight)
+    try:
+        while True:
+            while _has_slot(run, len(running)):
+                flight = await _next_flight(run)
+                if flight is None:
+                    break
+                take_up(flight)
+            wait = None if run.is_ending else _next_try(run)
+            if not running:
+                if run.suspending:
+                    if not run.is_ending and _open(run):
+                        return
+                    run.carry_on()
+                    for flight in _taken_up_again(run):
+                        take_up(flight)
+                    continue
+                if wait is None:
+                    return
+                if run.settings.wait == "suspend" and wait > run.pace.suspend:
+                    run.next_try = datetime.now(UTC) + timedelta(seconds=wait)
+                    run.suspend()
+                    return
+                run.waiting_for = "room for more tokens or batches at the provider"
+                await run.pause(wait)
+                run.waiting_for = None
+                continue
+            if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
+                wait = seconds if wait is None else min(wait, seconds)
+            if run.settings.wait == "suspend":
+                wait = _LOOK_SECONDS if wait is None else min(wait, _LOOK_SECONDS)
+            if run.quota_shares:
+                wait = min(KEEP_SECONDS, KEEP_SECONDS if wait is None else wait)
+            done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                flight = run.flights.pop(running.pop(task))
+                _take_error(run, flight, flight.error or task.exception())
+            if done:
+                await settle_shares(run)
+            elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
+                await settle_quotas(run)
+            if not done and not run.suspending and _may_suspend(run):
+                run.suspend()
+    except BaseException:
+        # What is in flight goes on at the provider and stands in the records.
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        raise
+
+
+def _may_suspend(run: Session) -> bool:
+    """Whether there is nothing to do but to wait for the providers, and that for a while."""
+    if run.settings.wait != "suspend" or run.is_ending or run.is_realtime:
+        return False
+    began = max((flight.started for flight in run.flights.values()), default=0.0)
+    return time.monotonic() - began >= run.pace.suspend and all(
+        flight.parked
+        # Nobody has answered for it since this process began: that may take hours.
+        or (flight.batch is None and flight.waiting_for and flight.entry.receipt is not None)
+        for flight in run.flights.values()
+    )
+
+
+def _open(run: Session) -> list[int]:
+    """Sequences of the chunks that have not ended."""
+    return [entry.chunk.sequence for entry in run.ledger if entry.ending is None]
+
+
+def _taken_up_again(run: Session) -> list[Flight]:
+    """New flights for what has not ended."""
+    for sequence in _open(run):
+        run.flights[sequence] = Flight(run.ledger[sequence], run.members[sequence])
+    return [run.flights[sequence] for sequence in _open(run)]
+
+
+def _has_slot(run: Session, running: int) -> bool:
+    """Whether one more chunk may be taken up; realtime ones do not wait for canceled batches."""
+    if running < run.settings.max_parallel_batches:
+        return True
+    realtime = sum(1 for flight in run.flights.values() if flight.entry.chunk.realtime)
+    return run.is_realtime and realtime < _REALTIME_CHUNKS
+
+
+def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
+    """Send nothing more to a provider that failed; what the others answer is collected first.
+
+    Raises:
+        BaseException: The error, where it is not the provider's.
+    """
+    if isinstance(error, ProviderError):
+        provider = flight.entry.chunk.provider
+        run.closed.setdefault(provider, error)
+        get_run_logger().error("%s: sending nothing more: %s", provider, error)
+    elif error is not None:
+        raise error
+
+
+async def _next_flight(run: Session) -> Flight | None:
+    """Cut, reserve and record the next chunk; None where nothing can be sent now."""
+    if run.is_ending or run.suspending:
+        return None
+    if run.is_realtime:
+        return await _next_realtime(run)
+    for family, attempts in _eligible(run):
+        if run.seconds_until_let_in(family.provider, family.model):
+            continue
+        if not await has_room(run, family.provider):
+            run.turn_away(family.provider, family.model)
+            continue
+        provider = run.providers[family.provider]
+        settings = run.settings
+        sizes = chunks.limits(
+            provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
+        )
+        most = quota.limit(run.ledger, family.provider, family.model, settings.quota)
+        whole = None
+        if most is not None:
+            room, whole = await room_tokens(run, family.provider, family.model, most)
+            sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
+        factor = correction(run.ledger, family.provider, family.model)
+        cut = chunks.cut(
+            run.spool.waiting(family, attempts),
+            **sizes,
+            bound=_bounded(run, family, factor),
+            room=await room_usd(run),
+        )
+        if not chunks.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
+            continue
+        if whole is not None:
+            left = run.spool.states.waiting(family.id, attempts) - len(cut.ordinals)
+            flying, room = _is_flying(run, family), sizes["max_tokens"] or 0
+            # Room that is missing although nothing of ours waits is taken by another run.
+            taken = room < min(whole, settings.tokens_per_batch or whole)
+            if (flying or taken) and not chunks.worth_its_quota(cut, room, whole, left):
+                if not flying:
+                    run.turn_away(family.provider, family.model)
+                continue
+        return await _reserve(run, family, attempts, cut, factor)
+    return None
+
+
+async def _next_realtime(run: Session) -> Flight | None:
+    """The next chunk of requests for the realtime API; None where the limits allow none."""
+    own, total = realtime_room(run), await room_usd(run)
+    for family in run.spool.families():
+        if family.provider in run.closed:
+            continue
+        factor = correction(run.ledger, family.provider, family.model)
+        for attempts in range(run.settings.max_attempts):
+            if not run.spool.states.waiting(family.id, attempts):
+                continue
+            cut = chunks.cut(
+                run.spool.waiting(family, attempts),
+                **chunks.limits(run.providers[family.provider], family.endpoint, AT_MOST, None),
+                bound=_bounded(run, family, factor, realtime=True),
+                room=own if total is None else min(own, total),
+            )
+            if cut.ordinals:
+                return await _reserve(run, family, attempts, cut, factor, realtime=True)
+    return None
+
+
+def _is_flying(run: Session, family: Family) -> bool:
+    """Whether a batch of the family's model is at the provider."""
+    return any(
+        (flight.entry.chunk.provider, flight.entry.chunk.model) == (family.provider, family.model)
+        for flight in run.flights.values()
+    )
+
+
+def _next_try(run: Session) -> float | None:
+    """Seconds until a family that was turned away is worth a try; None where none waits for it."""
+    waits = [
+        seconds
+        for family, _ in _eligible(run)
+        if (seconds := run.seconds_until_let_in(family.provider, family.model))
+    ]
+    return min(waits, default=None)
+
+
+def _eligible(run: Session) -> list[tuple[Family, int]]:
+    """Families with waiting jobs, those with the fewest batches in flight first.
+
+    A later round of a family starts when its earlier rounds are over, so that what failed here
+    and there goes out again together.
+    """
+    found: list[tuple[int, Family, int]] = []
+    for family in run.spool.families():
+        if family.provider in run.closed:
+            continue
+        flying = [
+            flight.entry.chunk.round
+            for flight in run.flights.values()
+            if (flight.entry.chunk.provider, flight.entry.chunk.endpoint, flight.entry.chunk.model)
+            == (family.provider, family.endpoint, family.model)
+        ]
+        earliest = min(flying, default=None)
+        for attempts in range(run.settings.max_attempts):
+            if earliest is not None and attempts > earliest:
+                break
+            if run.spool.states.waiting(family.id, attempts):
+                found.append((len(flying), family, attempts))
+                break
+    return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
+
+
+def _bounded(
+    run: Session, family: Family, factor: float, *, realtime: bool = False
+) -> Callable[[int, int], Decimal | None]:
+    """Upper bound in USD of (input tokens, output tokens), corrected by what was seen."""
+    prices, provider, model = run.prices, family.provider, family.model
+    times = Decimal(factor)
+
+    @lru_cache(_BOUNDS_HELD)
+    def corrected(input_tokens: int, output_tokens: int) -> Decimal | None:
+        bound = prices.bound(provider, model, input_tokens, output_tokens, realtime=realtime)
+        return bound if bound is None or factor == 1 else bound * times
+
+    return corrected
+
+
+async def _reserve(
+    run: Session,
+    family: Family,
+    attempts: int,
+    cut: chunks.Cut,
+    factor: float,
+    *,
+    realtime: bool = False,
+) -> Flight | None:
+    """Make the intent durable: from here on its upper bound is held until its cost is known."""
+    assert run.records is not None
+    if run.spool.has_prefixes:
+        cut = await run.alone(_side_by_side, run, cut)
+    sequence = len(run.ledger)
+    generation = run.records.generation
+    identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
+    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + cut.members)
+    chunk = Chunk(
+        sequence=sequence,
+        round=attempts,
+        token=digest.hexdigest(),
+        provider=family.provider,
+        endpoint=family.endpoint,
+        model=family.model,
+        count=len(cut.ordinals),
+        size_bytes=cut.size_bytes,
+        input_tokens=cut.input_tokens,
+        output_tokens=cut.output_tokens,
+        reserved_usd=cut.bound_usd,
+        correction=factor,
+        realtime=realtime,
+    )
+    requests = await _prepare_files(run, family, chunk, cut)
+    entry = Entry(chunk, datetime.now(UTC))
+    await own(run, entry)
+    claimed = await claim(run, chunk)
+    if claimed is None:
+        # Another run was faster.
+        run.request_file(chunk.token).unlink(missing_ok=True)
+        run.turn_away(chunk.provider, chunk.model)
+        return None
+    intent = Intent(chunk, entry.since, cut.members)
+    records, lease = run.records, run.lease
+
+    async def write() -> None:
+        # Each time: a storage that was away for long may have let another process take over.
+        if lease is not None:
+            await lease.hold()
+        await records.write_intent(intent)
+
+    try:
+        await keep(run, entry, "intent", write, lost="it was not sent:")
+        run.ledger.append(entry)
+    finally:
+        claimed.landed()
+    run.members.append(cut.ordinals)
+    run.spool.states.move(cut.ordinals, IN_FLIGHT)
+    flight = Flight(entry, cut.ordinals, fresh=True, requests=requests)
+    run.flights[sequence] = flight
+    return flight
+
+
+async def _prepare_files(
+    run: Session, family: Family, chunk: Chunk, cut: chunks.Cut
+) -> Requests | None:
+    """Write what the chunk needs on disk before its intent; what is sent, where that is one file.
+
+    Raises:
+        StateError: The disk is full or not writable.
+    """
+    try:
+        if chunk.realtime:
+            await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
+            return None
+        uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
+        return await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
+    except OSError as error:
+        raise StateError(
+            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
+            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+        ) from error
+
+
+def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:
+    """The same jobs with those that share a prefix together, while the cache still holds it."""
+    jobs = run.spool.reader()
+    try:
+        prefixes = [jobs.context(ordinal).prefix or str(ordinal) for ordinal in cut.ordinals]
+    finally:
+        jobs.close()
+    first: dict[str, int] = {}
+    for place, prefix in enumerate(prefixes):
+        first.setdefault(prefix, place)
+    order = sorted(range(len(prefixes)), key=lambda place: first[prefixes[place]])
+    size = FINGERPRINT_BYTES
+    return replace(
+        cut,
+        ordinals=array("q", (cut.ordinals[place] for place in order)),
+        members=b"".join(cut.members[place * size : (place + 1) * size] for place in order),
+    )

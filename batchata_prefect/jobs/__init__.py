@@ -1,0 +1,1 @@
+"""From a row to a rendered request on disk, cut into chunks."""

@@ -1,0 +1,406 @@
+"""Rows from a JSONL, CSV or Parquet file, and the jobs they make."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
+
+import fsspec  # pyright: ignore[reportMissingTypeStubs]
+
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.tables import as_json, table_rows
+from batchata_prefect.models import Job
+
+Piece = tuple[str, str | None]
+
+_JOB_FIELDS = frozenset(name for name in Job.__dataclass_fields__ if name != "defaulted")
+_PARQUET_ROWS = 1000
+_CSV_FIELD_CHARACTERS = 2**31 - 1
+
+
+class Row(dict[str, Any]):
+    """One row, which knows where it stands.
+
+    Attributes:
+        source: Path or URL of the file.
+        line: Line in the file, from 1; in a Parquet file the number of the row, from 1.
+    """
+
+    __slots__ = ("line", "source")
+
+    def __init__(self, values: Mapping[str, Any], source: str, line: int) -> None:
+        super().__init__(values)
+        self.source = source
+        self.line = line
+
+
+def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file, one after the other, without holding the file in memory.
+
+    The kind is told by the name: `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv`
+    (the first line names the columns, every value is text), `.parquet` (needs pyarrow). Text is
+    UTF-8; `.gz`, `.bz2`, `.xz` and `.zst` behind the name are unpacked. A URL is opened by fsspec.
+
+    Raises:
+        ValidationError: The file cannot be opened or is of no known kind, or a line is not a row
+            (told at the moment it is reached); the text names the file and the line.
+    """
+    source = os.fspath(path_or_url)
+    kind = _kind(source)
+    if kind in (".jsonl", ".ndjson"):
+        return _json_rows(source)
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(source, tabs=kind == ".tsv")
+    if kind in (".parquet", ".pq"):
+        return _parquet_rows(source)
+    raise ValidationError(
+        f"{source!r}: cannot tell what kind of file this is; "
+        "give a name that ends in .jsonl, .csv, .tsv or .parquet"
+    )
+
+
+def rows_of(source: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of a path or URL as `read_rows`, or of a table as `tables.table_rows`.
+
+    Raises:
+        ValidationError: As these.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_rows(cast("str | os.PathLike[str]", source))
+    return table_rows(source)
+
+
+def fill(template: str, row: Mapping[str, Any], line: int) -> str:
+    """The template with each `{column}` replaced by the row's value; `{{` and `}}` are braces.
+
+    An empty value (None) gives no text; lists and objects are written as JSON.
+
+    Args:
+        template: The text, such as `Summarize in {language}: {text}`.
+        row: The values by column.
+        line: Line of the row, for the error.
+
+    Raises:
+        ValidationError: The row has no such column, or the template has a single brace.
+    """
+    parts: list[str] = []
+    for text, column in _pieces(template):
+        parts.append(text)
+        if column is not None:
+            if column not in row:
+                raise ValidationError(
+                    f"{place_of(row, line)}: the template asks for {{{column}}}, but the row has "
+                    f"only the columns {sorted(row)}; write {{{{ and }}}} for braces that are text"
+                )
+            parts.append(_text(row[column]))
+    return "".join(parts)
+
+
+def jobs_from_rows(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    prompt: str | None = None,
+    id_column: str | None = None,
+    file_column: str | None = None,
+    metadata_columns: Sequence[str] | None = None,
+    **defaults: Any,
+) -> Iterator[dict[str, Any]]:
+    """Keyword arguments of `Batch.add_job` for each row.
+
+    With a prompt template, a row gives the template's values. Without one, a row is a job itself:
+    its columns are a job's fields, `messages` or `prompt` among them.
+
+    Args:
+        rows: Rows of `read_rows`, or any mappings.
+        prompt: Prompt template, see `fill`.
+        id_column: Column with the job's id; without it a row of jobs gives its own `id`.
+        file_column: Column with the path or URL of the document. A relative path counts from the
+            folder of the file that the rows come from.
+        metadata_columns: Columns that are given back in the result's metadata.
+        **defaults: Arguments of every job; a row that is a job itself overrides them.
+
+    Raises:
+        ValidationError: A column is missing or empty, or the row is no job; names file and line.
+    """
+    told = RowForm(prompt, id_column, file_column, metadata_columns, defaults)
+    for number, row in enumerate(rows, 1):
+        yield told.job(row, number)
+
+
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """What a row is to become; the attributes are the arguments of `jobs_from_rows`.
+
+    Attributes:
+        prompt: Prompt template.
+        id_column: Column with the job's id.
+        file_column: Column with the document.
+        metadata_columns: Columns that go into the metadata.
+        defaults: Arguments of every job.
+        others: With a template, whether all columns that it, the id and the file do not use go
+            into the metadata where none are named; what has no JSON form is left out.
+    """
+
+    prompt: str | None
+    id_column: str | None
+    file_column: str | None
+    metadata_columns: Sequence[str] | None
+    defaults: Mapping[str, Any]
+    others: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a template that no row can fill.
+
+        Raises:
+            ValidationError: It has a single brace.
+        """
+        if self.prompt is not None:
+            _pieces(self.prompt)
+
+    def job(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """Keyword arguments of `Batch.add_job` for a row.
+
+        Raises:
+            ValidationError: A column is missing or empty, or the row is no job.
+        """
+        if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValidationError(f"row {number}: it is {type(row).__name__}, not a mapping")
+        where = place_of(row, number)
+        if self.prompt is not None:
+            job: dict[str, Any] = {**self.defaults, "prompt": fill(self.prompt, row, number)}
+        else:
+            job = {**self.defaults, **_job_fields(row, where)}
+        if self.id_column is not None:
+            job["id"] = _cell(row, self.id_column, where)
+        if "id" in job:
+            job["id"] = _text(job["id"])
+        if self.file_column is not None:
+            job["file"] = _file(_cell(row, self.file_column, where))
+        if job.get("file") is not None:
+            job["file"] = _beside(job["file"], getattr(row, "source", None))
+        if self.metadata_columns:
+            columns = {n: _kept(row, n, where) for n in self.metadata_columns}
+            job["metadata"] = {**(job.get("metadata") or {}), **columns}
+        elif self.others and self.metadata_columns is None and self.prompt is not None:
+            job["metadata"] = {**(job.get("metadata") or {}), **self._others(self.prompt, row)}
+        return job
+
+    def _others(self, prompt: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        used = {self.id_column, self.file_column, *(column for _, column in _pieces(prompt))}
+        kept: dict[str, Any] = {}
+        for name, value in row.items():
+            if name not in used:
+                with suppress(TypeError):
+                    kept[name] = as_json(value)
+        return kept
+
+
+def _file(cell: Any) -> Any:
+    """The path or bytes in a cell; a Hugging Face file column holds both."""
+    if isinstance(cell, Mapping):
+        values = cast("Mapping[str, Any]", cell)
+        return values.get("bytes") or values.get("path")
+    return cell
+
+
+def _kind(source: str) -> str:
+    # A query string is part of a URL and not of the name, a # or ? in a local path is.
+    name = urlsplit(source).path if "://" in source else source
+    path = PurePosixPath(name.replace("\\", "/").lower())
+    packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
+    return PurePosixPath(path.stem).suffix if packed else path.suffix
+
+
+def _open(source: str) -> IO[bytes]:
+    try:
+        return cast("Any", fsspec).open(source, "rb", compression="infer").open()
+    except FileNotFoundError:
+        raise ValidationError(f"{source!r}: there is no such file") from None
+    except IsADirectoryError:
+        raise ValidationError(f"{source!r} is a folder; name one file") from None
+    except Exception as error:  # every storage driver raises errors of its own
+        raise ValidationError(f"{source!r} cannot be opened: {error}") from error
+
+
+def _json_rows(source: str) -> Iterator[Row]:
+    with _open(source) as file:
+        for line, text in enumerate(_lines(file, source), 1):
+            if not text.strip():
+                continue
+            try:
+                values = json.loads(text)
+            except ValueError as error:
+                raise ValidationError(f"{source!r} line {line}: not JSON: {error}") from None
+            if not isinstance(values, dict):
+                raise ValidationError(
+                    f"{source!r} line {line}: each line must be one JSON object, "
+                    f"this is {type(values).__name__}"
+                )
+            yield Row(cast("dict[str, Any]", values), source, line)
+
+
+def _lines(file: IO[bytes], source: str) -> Iterator[str]:
+    """Decoded lines; decoding line by line lets the error name the line."""
+    for line, data in enumerate(file, 1):
+        try:
+            yield data.decode("utf-8-sig" if line == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValidationError(
+                f"{source!r} line {line}: not UTF-8 (byte {error.start + 1} of the line); "
+                "save the file as UTF-8"
+            ) from None
+
+
+def _csv_rows(source: str, *, tabs: bool) -> Iterator[Row]:
+    # The module's limit of 131,072 characters is shorter than many a document in a column.
+    csv.field_size_limit(_CSV_FIELD_CHARACTERS)
+    with _open(source) as file:
+        # strict: a quote that is never closed would otherwise swallow the rows after it.
+        reader = csv.reader(_lines(file, source), delimiter="\t" if tabs else ",", strict=True)
+        header: list[str] | None = None
+        try:
+            start = 1
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not cells:
+                    continue
+                if header is None:
+                    header = _header(cells, source)
+                    continue
+                if len(cells) != len(header):
+                    raise ValidationError(
+                        f"{source!r} line {line}: {len(cells)} values, but the first line names "
+                        f"{len(header)} columns"
+                    )
+                yield Row(dict(zip(header, cells, strict=True)), source, line)
+        except csv.Error as error:
+            raise ValidationError(f"{source!r} line {reader.line_num}: {error}") from None
+
+
+def _header(cells: list[str], source: str) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if len(names) == 1 and ";" in names[0]:
+        raise ValidationError(f"{source!r} line 1: separated by ';'; save the file with commas")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if "" in names or twice:
+        fault = f"the columns {twice} are named twice" if twice else "a column has no name"
+        raise ValidationError(f"{source!r} line 1: {fault}; the first line must name the columns")
+    return names
+
+
+def _parquet_rows(source: str) -> Iterator[Row]:
+    try:
+        # By name, because the package is optional and has no types to check against.
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError:
+        raise ValidationError(
+            f"{source!r}: reading Parquet needs pyarrow; install it with: pip install pyarrow"
+        ) from None
+    with _open(source) as file:
+        try:
+            table = parquet.ParquetFile(file)
+            batches = table.iter_batches(batch_size=_PARQUET_ROWS)
+            number = 0
+            for batch in batches:
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Row(values, source, number)
+        except (ValueError, OSError) as error:  # pyarrow's own errors are of these
+            raise ValidationError(f"{source!r}: not a readable Parquet file: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _pieces(template: str) -> tuple[Piece, ...]:
+    """The template as pairs of a text and the column after it."""
+    pieces: list[Piece] = []
+    text, at = "", 0
+    while at < len(template):
+        letter = template[at]
+        if letter in "{}" and template[at : at + 2] == letter * 2:
+            text, at = text + letter, at + 2
+        elif letter == "{" and (end := template.find("}", at)) > at + 1:
+            pieces.append((text, template[at + 1 : end].strip()))
+            text, at = "", end + 1
+        elif letter in "{}":
+            raise ValidationError(
+                f"the prompt template has a single {letter!r} at character {at + 1}; "
+                f"write {letter * 2} for a brace that is text, {{column}} for a column"
+            )
+        else:
+            text, at = text + letter, at + 1
+    return (*pieces, (text, None))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def place_of(row: Mapping[str, Any], number: int) -> str:
+    """Where a row stands, for an error: its file and line, or its number."""
+    return f"{row.source!r} line {row.line}" if isinstance(row, Row) else f"row {number}"
+
+
+def _cell(row: Mapping[str, Any], column: str, where: str, *, empty: bool = False) -> Any:
+    if column not in row:
+        raise ValidationError(f"{where}: no column {column!r}; there are {sorted(row)}")
+    value = row[column]
+    if not empty and (value is None or value == ""):
+        raise ValidationError(f"{where}: the column {column!r} is empty")
+    return value
+
+
+def _kept(row: Mapping[str, Any], column: str, where: str) -> Any:
+    try:
+        return as_json(_cell(row, column, where, empty=True))
+    except TypeError as error:
+        raise ValidationError(f"{where}: the column {column!r} cannot be kept: {error}") from None
+
+
+def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The row as a job's own fields, with its further parameters as keywords beside them."""
+    if not row.get("messages") and not row.get("prompt"):
+        raise ValidationError(
+            f"{where}: give a prompt template, or rows with messages or prompt; "
+            f"this row has only {sorted(row)}"
+        )
+    unknown = sorted(set(row) - _JOB_FIELDS)
+    if unknown:
+        raise ValidationError(
+            f"{where}: {unknown} are not fields of a job; "
+            f"further request parameters go into an object called 'params'"
+        )
+    # An empty list says as much as nothing, and is how `Job.to_dict` writes no tags.
+    fields = {key: value for key, value in row.items() if value is not None and value != []}
+    params: Any = fields.pop("params", {})
+    if not isinstance(params, Mapping):
+        raise ValidationError(f"{where}: params must be an object")
+    return {**cast("Mapping[str, Any]", params), **fields}
+
+
+def _beside(file: Any, source: str | None) -> Any:
+    """A relative path as seen from the folder of the file that names it."""
+    if source is None or isinstance(file, bytes):
+        return file
+    if isinstance(file, Sequence) and not isinstance(file, str):
+        return [_beside(item, source) for item in cast("Sequence[Any]", file)]
+    path = os.fspath(file)
+    if "://" in path or Path(path).is_absolute():
+        return path
+    if "://" in source:
+        return f"{source.partition('?')[0].rpartition('/')[0]}/{path}"
+    return str(Path(source).parent / path)

@@ -1,0 +1,555 @@
+"""Rendered requests of one job set, on disk: bodies end to end in one file, an index beside it.
+
+Memory holds four bytes a job, its state, and eight more while jobs are added; everything else is
+read where it lies. Nothing here is
+state of the run: it is made anew from the jobs at each start, and told from the records what is
+done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import struct
+import tempfile
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from batchata_prefect.jobs.spool.ids import Ids, Known
+from batchata_prefect.jobs.spool.layout import (
+    ANSWERED,
+    BUFFER_BYTES,
+    CANCELED,
+    FAILED,
+    FAMILY_SHIFT,
+    HELD,
+    IN_FLIGHT,
+    INDEX_BUFFER_BYTES,
+    MOST_ATTEMPTS,
+    RECORD,
+    TOKENS_AT,
+    WAITING,
+    Amendment,
+    Context,
+    Family,
+    Row,
+    Stored,
+    digest,
+    fingerprint,
+    in_a_row,
+    pack,
+    unpack,
+)
+from batchata_prefect.jobs.spool.reader import SpoolReader
+from batchata_prefect.jobs.spool.states import States
+from batchata_prefect.models import Estimate, Job, Request
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES
+
+__all__ = [
+    "ANSWERED",
+    "CANCELED",
+    "FAILED",
+    "HELD",
+    "IN_FLIGHT",
+    "MOST_ATTEMPTS",
+    "WAITING",
+    "Context",
+    "Facts",
+    "Family",
+    "Row",
+    "Spool",
+    "SpoolReader",
+    "Stored",
+    "in_a_row",
+    "pack",
+    "sweep",
+]
+
+_ROWS_AT_ONCE = 2_000
+_HASHED_APART = 200_000
+_HASHED_AT_ONCE = 2
+_LOOK_AHEAD = 4
+_PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
+
+
+class Facts(NamedTuple):
+    """What a spool knows of its jobs beside what lies in its files.
+
+    Attributes:
+        families: Provider, endpoint and model of each family, in order.
+        examples: Id of one job of each.
+        ends: Bytes of all bodies, and of all contexts.
+        digests: Of all fingerprints, and of all contexts.
+        has_prefixes: As the spool's own.
+        files: As the spool's own.
+    """
+
+    families: Sequence[Sequence[str]]
+    examples: Sequence[str]
+    ends: Sequence[int]
+    digests: Sequence[str]
+    has_prefixes: bool
+    files: Mapping[str, Sequence[int]]
+
+
+class Spool:
+    """One job set on disk; made by `Spool.create`, filled by `add`, ready after `seal`.
+
+    Attributes:
+        directory: Where it lies.
+        states: What became of the jobs so far.
+        has_prefixes: Whether some jobs are to be sent side by side.
+        files: Digest of a large file in the requests -> jobs that have it, and its bytes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.states = States()
+        self.has_prefixes = False
+        self.files: dict[str, tuple[int, int]] = {}
+        self._ids = Ids(directory / "ids.sqlite", self._each)
+        self._index: BinaryIO | None = None
+        self._bodies: BinaryIO | None = None
+        self._contexts: BinaryIO | None = None
+        self._digests = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        self._ends = (0, 0)
+        self._new_contexts: list[bytes] = []
+        self._new_records: list[bytes] = []
+        self._new_prints: list[bytes] = []
+        self._hasher: ThreadPoolExecutor | None = None
+        self._hashed: deque[tuple[int, tuple[int, ...], Future[bytes]]] = deque()
+        self._new_families = array("I")
+        self._families: dict[tuple[str, str, str], Family] = {}
+        self._examples: list[str] = []
+        self._behind_ids: list[bytes] = []
+        self._lock: BinaryIO | None = None
+        self._restored: Facts | None = None
+        self._located = 0
+        self._amended: dict[int, Amendment] = {}
+
+    @classmethod
+    def create(cls, parent: Path) -> Spool:
+        """A new, empty spool in a folder of its own below `parent`.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(prefix="spool-", dir=parent))
+        lock = (directory / "owner").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spool = cls(directory)
+        spool._lock = lock
+        spool._open_for_jobs()
+        return spool
+
+    @property
+    def count(self) -> int:
+        """Number of jobs."""
+        return len(self.states.codes) + len(self._new_families)
+
+    def _open_for_jobs(self) -> None:
+        self._bodies = (self.directory / "bodies").open("ab", buffering=BUFFER_BYTES)
+        for name in ("index", "contexts"):
+            (self.directory / name).touch()
+        self._index = (self.directory / "index").open("r+b", buffering=0)
+        self._contexts = (self.directory / "contexts").open("r+b", buffering=0)
+
+    def add(
+        self,
+        job: Job,
+        request: Request,
+        *,
+        named: bool,
+        answer_schema: str | None = None,
+    ) -> None:
+        """Add a job with its rendered request.
+
+        Args:
+            job: The job.
+            request: Its request.
+            named: Whether the user gave the id; other ids are numbered where they repeat.
+            answer_schema: Digest of its answer schema.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        context: dict[str, Any] = {"id": job.id}
+        if job.metadata:
+            context["metadata"] = job.metadata
+        if job.tags:
+            context["tags"] = list(dict.fromkeys(job.tags))
+        if answer_schema:
+            context["schema"] = answer_schema
+        if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
+            context["citations"] = job.citing
+        if request.sources:
+            context["sources"] = request.sources
+        if request.files:
+            context["files"] = [digest for digest, _ in request.files]
+            for digest, file_bytes in dict(request.files).items():
+                jobs, _ = self.files.get(digest, (0, 0))
+                self.files[digest] = (jobs + 1, file_bytes)
+        if request.prefix:
+            context["prefix"] = request.prefix
+            self.has_prefixes = True
+        family = self.family(request, job.id)
+        self.put(job.id, pack(context), family, request.body, request.estimate, named=named)
+
+    def put(
+        self,
+        job_id: str,
+        packed: bytes,
+        family: Family,
+        body: bytes,
+        estimate: Estimate,
+        *,
+        named: bool,
+    ) -> None:
+        """Add a job of which no more is kept than its packed context.
+
+        Args:
+            job_id: Its id.
+            packed: Its context, from `pack`.
+            family: Its family, from `family`.
+            body: Its request.
+            estimate: Tokens of its request.
+            named: Whether the user gave the id.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if self._bodies is None:
+            self._take_more()
+        assert self._bodies
+        start, context_start = self._ends
+        size, context_size = self._bodies.write(body), len(packed)
+        self._ends = (start + size, context_start + context_size)
+        values = (start, size, context_start, context_size, *estimate, 0, named)
+        if size < _HASHED_APART:
+            print_ = fingerprint(job_id, self._behind_ids[family.id], body)
+            self._new_records.append(RECORD.pack(*values, print_))
+            self._new_prints.append(print_)
+        else:
+            self._hash_apart(job_id, family, body, values)
+        # Other metadata or tags change no request, but they do change the results.
+        self._new_contexts.append(packed)
+        self._ids.add(job_id)
+        self._new_families.append(family.id)
+        if len(self._new_prints) >= _ROWS_AT_ONCE:
+            self._store_new()
+
+    def _hash_apart(
+        self, job_id: str, family: Family, body: bytes, values: tuple[int, ...]
+    ) -> None:
+        """Have a thread hash a large request while the next one is read and rendered."""
+        if self._hasher is None:
+            self._hasher = ThreadPoolExecutor(1, "batchata-hashing")
+        pending = self._hasher.submit(fingerprint, job_id, self._behind_ids[family.id], body)
+        self._hashed.append((len(self._new_prints), values, pending))
+        self._new_records.append(b"")
+        self._new_prints.append(b"")
+        if len(self._hashed) > _HASHED_AT_ONCE:
+            self._take_hashed()
+
+    def _take_hashed(self) -> None:
+        at, values, pending = self._hashed.popleft()
+        self._new_prints[at] = print_ = pending.result()
+        self._new_records[at] = RECORD.pack(*values, print_)
+
+    def _store_new(self) -> None:
+        """Write down what was only gathered so far.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if not self._new_prints:
+            return
+        assert self._index and self._contexts
+        while self._hashed:
+            self._take_hashed()
+        contexts, records = b"".join(self._new_contexts), b"".join(self._new_records)
+        # At their places, so that what a full disk has cut off can be written again.
+        _write_at(self._contexts, contexts, self._ends[1] - len(contexts))
+        _write_at(self._index, records, len(self.states.codes) * RECORD.size)
+        self._digests[0].update(b"".join(self._new_prints))
+        self._digests[1].update(contexts)
+        self.states.add(self._new_families)
+        del self._new_contexts[:], self._new_records[:], self._new_prints[:], self._new_families[:]
+
+    def family(self, request: Request, job_id: str) -> Family:
+        """The family of a request; `job_id` is its job's."""
+        family = self._families.get((request.provider, request.endpoint, request.model))
+        if family is None:
+            family = self._new_family(request.provider, request.endpoint, request.model, job_id)
+        return family
+
+    def _new_family(self, provider: str, endpoint: str, model: str, job_id: str) -> Family:
+        family = Family(len(self._families), provider, endpoint, model)
+        self._families[provider, endpoint, model] = family
+        self._examples.append(job_id)
+        self._behind_ids.append(f"\0{provider}\0{endpoint}\0".encode())
+        return family
+
+    def seal(self) -> None:
+        """Finish adding: number repeated ids that we made up, and see that ids are unique.
+
+        Raises:
+            ValidationError: Ids that the user gave repeat; all of them are named.
+            OSError: The disk is full.
+        """
+        if self._bodies is None:
+            return
+        self._store_new()
+        self._close_files()
+        if self._ids.settle():
+            self._number(self._ids.repeats())
+            self._ids.check()
+
+    def _close_files(self) -> None:
+        if self._hasher is not None:
+            self._hasher.shutdown()
+            self._hasher = None
+        for file in (self._index, self._bodies, self._contexts):
+            if file is not None:
+                file.close()
+        self._index = self._bodies = self._contexts = None
+
+    def _number(self, repeats: Iterable[tuple[int, int]]) -> None:
+        with (self.directory / "index").open("r+b") as index:
+            for ordinal, nth in repeats:
+                index.seek(ordinal * RECORD.size)
+                *values, earlier, named, print_ = RECORD.unpack(index.read(RECORD.size))
+                if not earlier:
+                    index.seek(ordinal * RECORD.size)
+                    index.write(RECORD.pack(*values, nth, named, digest(print_ + b"%d" % nth)))
+
+    def _each(self) -> Iterator[Known]:
+        with self._open_index() as index, (self.directory / "contexts").open("rb") as contexts:
+            for ordinal in range(len(self.states.codes)):
+                _, _, _, size, *_, nth, named, print_ = RECORD.unpack(index.read(RECORD.size))
+                job_id = orjson.loads(unpack(contexts.read(size), 0).job_id)
+                yield Known(ordinal, job_id, nth, bool(named), print_)
+
+    def reset(self) -> None:
+        """Forget what became of the jobs, before the records are read anew."""
+        self.seal()
+        self.states.reset()
+        self._amended.clear()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole job set, in its order."""
+        return digest(b"".join(map(bytes.fromhex, self.facts().digests))).hex()
+
+    def facts(self) -> Facts:
+        """What is to be kept of the spool beside its files."""
+        if self._restored is not None:
+            return self._restored
+        self._store_new()
+        families = [(each.provider, each.endpoint, each.model) for each in self.families()]
+        digests = [each.hexdigest() for each in self._digests]
+        ends, prefixes = self._ends, self.has_prefixes
+        return Facts(families, self._examples, ends, digests, prefixes, self.files)
+
+    def restore(self, facts: Facts, codes: array[int]) -> None:
+        """Be the sealed spool whose files were put in the place of this one's.
+
+        Args:
+            facts: What `facts` of that spool told.
+            codes: The codes of its jobs.
+        """
+        self._close_files()
+        for (provider, endpoint, model), example in zip(
+            facts.families, facts.examples, strict=True
+        ):
+            self._new_family(provider, endpoint, model, example)
+        self._ends = (facts.ends[0], facts.ends[1])
+        self.has_prefixes = facts.has_prefixes
+        self.files = {name: (jobs, size) for name, (jobs, size) in facts.files.items()}
+        self.states.add(array("I", [code >> FAMILY_SHIFT for code in codes]))
+        self._restored = facts
+
+    def _take_more(self) -> None:
+        """Take more jobs after a run: the ids are checked again when it is sealed again."""
+        self._ids.reopen()
+        if self._restored is not None:
+            bodies, own = self.directory / "bodies", self.directory / "own-bodies"
+            # Others may have a hand on the same file, and changed requests stand behind its end.
+            shutil.copyfile(bodies, own)
+            os.truncate(own, self._ends[0])
+            own.replace(bodies)
+            for known in self._each():
+                self._digests[0].update(known.fingerprint)
+            with (self.directory / "contexts").open("rb") as contexts:
+                while piece := contexts.read(BUFFER_BYTES):
+                    self._digests[1].update(piece)
+            self._restored = None
+        self._open_for_jobs()
+
+    def families(self) -> list[Family]:
+        """The families in the order of their first job."""
+        return list(self._families.values())
+
+    def size(self, family: Family) -> int:
+        """Number of jobs of a family."""
+        self._store_new()
+        return self.states.sizes[family.id]
+
+    def example(self, family: Family) -> str:
+        """Id of one job of a family."""
+        return self._examples[family.id]
+
+    def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
+        """The family's waiting jobs that were sent `attempts` times, in order."""
+        with self._open_index() as index:
+            fd = index.fileno()
+            for first, count in self.states.runs(family.id, attempts):
+                records = os.pread(fd, count * RECORD.size, first * RECORD.size)
+                at = first
+                for record in RECORD.iter_unpack(records):
+                    _, size, _, _, likely, most, output, _, _, print_ = record
+                    if self._amended and (changed := self._amended.get(at)) is not None:
+                        _, size, likely, most, output, _ = changed
+                    yield Row(at, print_, size, likely, most, output)
+                    at += 1
+
+    def locate(self, members: bytes) -> Sequence[int]:
+        """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
+        ordinals = array("q")
+        with self._open_index() as index:
+            # Chunks hold jobs one after the other, each those behind the jobs of the one before.
+            last, first = self._located, members[:FINGERPRINT_BYTES]
+            guess = last if _prints_from(index, last, 1) == first else 0
+            for at in range(0, len(members), _PRINTS_AT_ONCE):
+                piece = members[at : at + _PRINTS_AT_ONCE]
+                count = len(piece) // FINGERPRINT_BYTES
+                # The same jobs in the same order, as nearly always, need no search at all.
+                if _prints_from(index, guess, count) == piece:
+                    ordinals.extend(range(guess, guess + count))
+                    guess += count
+                else:
+                    guess = self._locate_each(index, piece, guess, ordinals)
+        self._located = guess
+        return in_a_row(ordinals)
+
+    def _locate_each(
+        self, index: BinaryIO, members: bytes, guess: int, ordinals: array[int]
+    ) -> int:
+        for at in range(0, len(members), FINGERPRINT_BYTES):
+            wanted = members[at : at + FINGERPRINT_BYTES]
+            # A job that was taken out or put in between leaves the next ones close by.
+            for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
+                if _prints_from(index, near, 1) == wanted:
+                    ordinal = near
+                    break
+            else:
+                ordinal = self._ids.search(wanted)
+            ordinals.append(ordinal)
+            guess = ordinal + 1 if ordinal >= 0 else guess
+        return guess
+
+    def amend(self, ordinal: int, body: bytes, tokens: tuple[int, int, int]) -> None:
+        """Give a job another request for its next attempt; it stays the same job.
+
+        Args:
+            ordinal: The job.
+            body: The request.
+            tokens: Likely and most input tokens, and most output tokens.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        with (self.directory / "bodies").open("ab") as bodies:
+            start = bodies.tell()
+            size = bodies.write(body)
+        if self._restored is None:
+            # More jobs may be added after a run, behind this.
+            self._ends = (start + size, self._ends[1])
+        times = self.amendments(ordinal) + 1
+        self._amended[ordinal] = Amendment(start, size, *tokens, times)
+
+    def amendments(self, ordinal: int) -> int:
+        """Times that a job's request was changed."""
+        changed = self._amended.get(ordinal)
+        return 0 if changed is None else changed.times
+
+    def recount(self, ordinal: int, input_tokens: int, input_bound: int) -> None:
+        """Put exact counts of input tokens in place of a job's estimates."""
+        with (self.directory / "index").open("r+b", buffering=0) as index:
+            index.seek(ordinal * RECORD.size + TOKENS_AT)
+            index.write(struct.pack("<II", input_tokens, input_bound))
+
+    def tokens(self, ordinal: int) -> tuple[int, int, int]:
+        """Likely and most input tokens, and most output tokens, of a job's request."""
+        if (changed := self._amended.get(ordinal)) is not None:
+            return changed.input_tokens, changed.input_bound, changed.output_bound
+        with self._open_index() as index:
+            index.seek(ordinal * RECORD.size)
+            _, _, _, _, likely, input_bound, output_bound, *_ = RECORD.unpack(
+                index.read(RECORD.size)
+            )
+        return likely, input_bound, output_bound
+
+    def overlap(self, job_ids: Iterable[str]) -> bool:
+        """Whether any of these ids is in the job set."""
+        return any(map(self._ids.holds, job_ids))
+
+    def _open_index(self) -> BinaryIO:
+        return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether its jobs were made at an earlier start."""
+        return self._restored is not None
+
+    def reader(self) -> SpoolReader:
+        """A reader for another thread."""
+        behind_ids = None if self._restored is None else self._behind_ids
+        return SpoolReader(
+            self.directory, self.states.codes, self.families(), self._amended, behind_ids
+        )
+
+    def close(self) -> None:
+        """Remove the spool from disk."""
+        self._close_files()
+        self._ids.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _write_at(file: BinaryIO, data: bytes, start: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, start)
+        view, start = view[written:], start + written
+
+
+def _prints_from(index: BinaryIO, ordinal: int, count: int) -> bytes:
+    """The fingerprints of jobs one after the other, end to end; fewer where there are fewer."""
+    index.seek(ordinal * RECORD.size)
+    records = index.read(count * RECORD.size)
+    return b"".join(record[-1] for record in RECORD.iter_unpack(records))
+
+
+def sweep(parent: Path) -> None:
+    """Remove the spools below `parent` whose owner is gone."""
+    for directory in parent.glob("spool-*"):
+        try:
+            with (directory / "owner").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue  # just being made, or just being removed
+        except OSError:
+            continue  # its owner lives
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,195 @@
+"""How a spool lies on disk and in memory: the index of jobs, and their states."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import Any, NamedTuple
+
+import orjson
+
+from batchata_prefect.models import Citing
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES
+
+WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED, HELD = range(6)
+"""States of a job; `HELD` is one that waits for the canary."""
+
+MOST_ATTEMPTS = 31
+"""Times that one job can be sent, as many as its state has room for."""
+
+STATE_BITS, ATTEMPT_BITS = 3, 5
+STATE_MASK, ATTEMPT_MASK = (1 << STATE_BITS) - 1, (1 << ATTEMPT_BITS) - 1
+ONE_ATTEMPT = 1 << STATE_BITS
+FAMILY_SHIFT = STATE_BITS + ATTEMPT_BITS
+
+BUFFER_BYTES = 1 << 20
+INDEX_BUFFER_BYTES = 1 << 16
+
+RECORD = Struct(f"<QIQIIIIIB{FINGERPRINT_BYTES}s")
+"""A job in the index: start and bytes of its body; start and bytes of its context; likely input
+tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
+the first; whether the user gave the id; fingerprint."""
+TOKENS_AT = Struct("<QIQI").size
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The jobs that may share a provider batch: one provider, endpoint and model."""
+
+    id: int
+    provider: str
+    endpoint: str
+    model: str
+
+
+class Row(NamedTuple):
+    """What planning needs to know of a waiting job.
+
+    Attributes:
+        ordinal: Place in the job set, from 0.
+        fingerprint: Digest of the job's id and its rendered request.
+        size: Bytes of its body.
+        input_tokens: Likely input tokens.
+        input_bound: Upper bound of input tokens.
+        output_bound: Upper bound of output tokens.
+    """
+
+    ordinal: int
+    fingerprint: bytes
+    size: int
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+
+
+class Amendment(NamedTuple):
+    """The changed request of a job, in place of the one in the index."""
+
+    start: int
+    size: int
+    input_tokens: int
+    input_bound: int
+    output_bound: int
+    times: int
+
+
+class Context(NamedTuple):
+    """What reading an answer needs to know of its job.
+
+    Attributes:
+        ordinal: Place in the job set, from 0.
+        job_id: The job's own id.
+        metadata: The user's own values.
+        answer_schema: Digest of its answer schema; None for plain text.
+        citations: How it asked for citations; None where it did not.
+        sources: Titles of its documents.
+        attempts: Times it was sent and not answered.
+        state: What became of it so far.
+        prefix: Digest of what it shares with others, where it is to be held in the cache.
+        files: Digests of the large files in its request.
+        tags: Words under which its cost is added up.
+    """
+
+    ordinal: int
+    job_id: str
+    metadata: dict[str, Any]
+    answer_schema: str | None
+    citations: Citing | None
+    sources: tuple[str, ...]
+    attempts: int
+    state: int
+    prefix: str | None = None
+    files: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+class Stored(NamedTuple):
+    """What is kept of a job beside its request, as JSON and in the form in which it is given back.
+
+    Attributes:
+        job_id: The job's id: a text.
+        metadata: A text that is JSON itself, as it stands in the results; empty where there is
+            none.
+        tags: A list of texts; empty where there are none.
+        rest: An object of what only some jobs have; empty where there is nothing.
+    """
+
+    job_id: bytes
+    metadata: bytes = b""
+    tags: bytes = b""
+    rest: bytes = b""
+
+
+def fingerprint(job_id: str, behind_id: bytes, body: bytes, nth: int = 0) -> bytes:
+    """What a job is recognised by at the next start: its id and its rendered request.
+
+    Args:
+        job_id: Its id as it was given.
+        behind_id: Provider and endpoint, as they stand between the two.
+        body: Its request.
+        nth: Which of the jobs with this id it is; 0 where it is the first.
+    """
+    hashed = hashlib.blake2b(job_id.encode() + behind_id, digest_size=FINGERPRINT_BYTES)
+    hashed.update(body)
+    first = hashed.digest()
+    return digest(first + b"%d" % nth) if nth else first
+
+
+def digest(data: bytes) -> bytes:
+    """A digest of some bytes, as long as a fingerprint."""
+    return hashlib.blake2b(data, digest_size=FINGERPRINT_BYTES).digest()
+
+
+_BETWEEN = b"\t"
+"""No JSON without spaces holds it."""
+
+_REST = ("schema", "citations", "sources", "files", "prefix")
+
+
+def in_a_row(ordinals: array[int]) -> Sequence[int]:
+    """The same ordinals, in no memory where they follow each other, as they nearly always do."""
+    if not ordinals or ordinals[0] < 0:
+        return ordinals  # -1 stands for a job that is gone, and is the ordinal of none
+    whole = range(ordinals[0], ordinals[0] + len(ordinals))
+    return whole if ordinals == array(ordinals.typecode, whole) else ordinals
+
+
+def pack(context: Mapping[str, Any]) -> bytes:
+    """A job's context for the spool; `unpack` gives it back.
+
+    Args:
+        context: The job's `id`, and where it has them its `metadata`, `tags`, `schema`,
+            `citations`, `sources`, `files` and `prefix`.
+
+    Raises:
+        TypeError: A value is not JSON.
+    """
+    job_id = orjson.dumps(context["id"])
+    if len(context) == 1:
+        return job_id + b"\t\t\t"
+    metadata, tags = context.get("metadata"), context.get("tags")
+    rest = {name: context[name] for name in _REST if name in context}
+    return _BETWEEN.join(
+        (
+            job_id,
+            orjson.dumps(orjson.dumps(metadata).decode()) if metadata else b"",
+            orjson.dumps(tags) if tags else b"",
+            orjson.dumps(rest) if rest else b"",
+        )
+    )
+
+
+def unpack(packed: bytes, nth: int) -> Stored:
+    """What `pack` made.
+
+    Args:
+        packed: Its bytes.
+        nth: Which of the jobs with this id it is; 0 where it is the first.
+    """
+    job_id, metadata, tags, rest = packed.split(_BETWEEN)
+    if nth:
+        job_id = b'%b-%d"' % (job_id[:-1], nth)
+    return Stored(job_id, metadata, tags, rest)

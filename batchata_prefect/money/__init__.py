@@ -1,0 +1,1 @@
+"""Prices, the ledger, and sums over it; pure."""

@@ -1,0 +1,134 @@
+"""The user's own prices: a mapping, or a JSON or TOML file of the same keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.money.tariffs import Rates, Tariff, flat
+
+Prices: TypeAlias = "Mapping[str, Mapping[str, Any]] | str | os.PathLike[str]"
+"""Prices by model id, or the path of a JSON or TOML file that holds them."""
+
+_REALTIME = "realtime"
+_KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
+
+
+def own_tariffs(prices: Prices | None) -> dict[tuple[str, bool], Tariff]:
+    """Tariffs by model id, and whether they are those of the realtime API.
+
+    Raises:
+        ValidationError: A table or a price is wrong, or the file cannot be read; the text names
+            the file, the model and the key.
+    """
+    if prices is None:
+        return {}
+    if isinstance(prices, (str, os.PathLike)):
+        where = f"price file {os.fspath(prices)!r}: "
+        tables: Mapping[str, Any] = read_prices(prices)
+    elif isinstance(cast("object", prices), Mapping):
+        where, tables = "", prices
+    else:
+        raise ValidationError(
+            f"prices must be a table by model id or the path of a price file, not {prices!r}"
+        )
+    found: dict[tuple[str, bool], Tariff] = {}
+    for model, table in tables.items():
+        given: Any = table
+        if isinstance(given, Mapping) and _REALTIME in given:
+            given = dict(cast("Mapping[str, Any]", given))
+            realtime = given.pop(_REALTIME)
+            found[model, True] = _tariff(f"{where}realtime ", model, realtime)
+        found[model, False] = _tariff(where, model, given)
+    return found
+
+
+def read_prices(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Prices out of a JSON or TOML file, by model id; no digit is rounded.
+
+    Raises:
+        ValidationError: The file cannot be read, names a model or a key twice, or is no table of
+            tables.
+    """
+    file = Path(path).expanduser()
+    where = f"price file {os.fspath(path)!r}"
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        content: Any = (
+            tomllib.loads(text, parse_float=Decimal)
+            if file.suffix.lower() == ".toml"
+            else json.loads(text, parse_float=Decimal, object_pairs_hook=_no_key_twice)
+        )
+    except OSError as error:
+        raise ValidationError(
+            f"{where} cannot be read: {error.strerror or error}; nothing was sent"
+        ) from error
+    except ValueError as error:
+        raise ValidationError(f"{where} cannot be read: {error}; nothing was sent") from error
+    if not isinstance(content, dict):
+        raise ValidationError(
+            f"{where} must map model ids to tables of {', '.join(_KEYS)}, and holds "
+            f"{type(content).__name__}"
+        )
+    tables = cast("dict[str, Any]", content)
+    for model, table in tables.items():
+        if not isinstance(table, dict):
+            raise ValidationError(
+                f"{where}: prices of {model!r} must be a table of {', '.join(_KEYS)}, not {table!r}"
+            )
+    return tables
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON itself would let the last of two prices win without a word."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _tariff(where: str, model: Any, prices: Any) -> Tariff:
+    if not isinstance(prices, Mapping):
+        raise ValidationError(f"{where}prices of {model!r} must be a table, not {prices!r}")
+    table = cast("Mapping[str, Any]", prices)
+    unknown = sorted(str(key) for key in set(table) - set(_KEYS))
+    if unknown or "input" not in table or "output" not in table:
+        # In TOML an unquoted [gpt-5.4] is a table "4" in a table "gpt-5".
+        nested = [f"{model}.{key}" for key in unknown if isinstance(table.get(key), Mapping)]
+        hint = f"; a model id with a dot needs quotes in TOML: [{nested[0]!r}]" if nested else ""
+        raise ValidationError(
+            f"{where}prices of {model!r} must hold 'input' and 'output', and may hold "
+            f"'cache_read', 'cache_write' and 'cache_write_1h'; they hold "
+            f"{sorted(str(key) for key in table)}{hint}"
+        )
+    rates = {key: _rate(where, model, key, value) for key, value in table.items()}
+    write = rates.get("cache_write", rates["input"])
+    return flat(
+        Rates(
+            input=rates["input"],
+            cache_read=rates.get("cache_read", rates["input"]),
+            cache_write=write,
+            cache_write_1h=rates.get("cache_write_1h", write),
+            output=rates["output"],
+        )
+    )
+
+
+def _rate(where: str, model: Any, key: str, value: Any) -> Decimal:
+    try:
+        rate = Decimal(str(value))
+    except InvalidOperation:
+        rate = Decimal("NaN")
+    if not rate.is_finite() or rate < 0:
+        raise ValidationError(
+            f"{where}price {key!r} of {model!r} must be USD per million tokens, not {value!r}"
+        )
+    return rate

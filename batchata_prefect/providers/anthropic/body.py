@@ -1,0 +1,405 @@
+"""A job as the body of Anthropic's Messages API.
+
+Sources: anthropic/types/*_param.py (2.12.0) and platform.claude.com: api/errors,
+migration-2026-10-21, batch-processing, structured-outputs, citations, pdf-support, vision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from batchata_prefect.content.citations.quotes import quoted_schema
+from batchata_prefect.content.documents import Document, pdf_shown_bytes
+from batchata_prefect.content.schema import answer_schema, for_anthropic, prompt_for
+from batchata_prefect.models import Job, Message, Request
+from batchata_prefect.providers import Limits
+from batchata_prefect.providers.anthropic.models import (
+    most_pages,
+    most_tokens,
+    takes_enabled_thinking,
+    takes_forced_tool,
+    takes_prefill,
+)
+from batchata_prefect.providers.prefixes import mark_for_anthropic
+from batchata_prefect.providers.quoting import wants_quotes
+from batchata_prefect.providers.rendering import (
+    FORMAT,
+    MESSAGE,
+    TOOLS,
+    UNSEEN,
+    Tally,
+    checked_messages,
+    documents,
+    drop_unsupported,
+    fault,
+    finish,
+    is_empty,
+    max_tokens,
+    parameters,
+    refused_kind,
+)
+
+ENDPOINT = "/v1/messages"
+
+LIMITS = Limits(max_requests=100_000, max_bytes=256_000_000, max_request_bytes=32_000_000)
+"""Of one Message Batch and of one Messages body [docs: batch-processing, api/errors]. Whether the
+docs' MB are decimal is not said; these are the smaller ones."""
+
+_ROLES = ("user", "assistant", "system", "developer")
+_SAMPLING = ("temperature", "top_p", "top_k")
+_NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
+_LARGEST_SIDE = 8_000
+
+
+def render(job: Job) -> Request:
+    """The job's exact request.
+
+    Raises:
+        ValidationError: The API would not take it; the text names the job and the way out.
+    """
+    if job.endpoint not in {None, ENDPOINT}:
+        raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
+    tally = Tally(job, "anthropic")
+    params = parameters(job)
+    left_out: tuple[str, ...] = ()
+    if params and job.model.startswith("claude"):
+        left_out = _drop_unsupported(job, params)
+    limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
+    content = _Content(job, tally)
+    if job.messages:
+        system, messages = _conversation(job, params)
+        messages = [content.read(message) for message in messages]
+    else:
+        system, messages = params.pop("system", None), [content.prompt()]
+    body: dict[str, Any] = {"model": job.model, "max_tokens": limit}
+    if system is not None:
+        body["system"] = system
+        content.count(system)
+    body["messages"] = messages
+    content.check()
+    quoted = wants_quotes(job)
+    if job.citing == "quoted" and not quoted:
+        left_out += ("citations",)
+    _ask_for_form(job, tally, body, params, cited=content.cited, quoted=quoted)
+    if params:
+        _check_thinking(job, params, limit)
+        _count_tools(job, tally, params)
+        body |= params
+    return finish(
+        tally,
+        body,
+        limit,
+        endpoint=ENDPOINT,
+        most_bytes=LIMITS.max_request_bytes,
+        left_out=left_out,
+        sources=content.sources,
+        prefix=mark_for_anthropic(body) if job.cache_prefix else None,
+    )
+
+
+def _drop_unsupported(job: Job, params: dict[str, Any]) -> tuple[str, ...]:
+    left_out = drop_unsupported(
+        job,
+        params,
+        _SAMPLING,
+        "since API version 2026-10-21 no Claude model does; leave it out and say in the prompt "
+        "what the answer shall be like",
+    )
+    return left_out + drop_unsupported(
+        job, params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out"
+    )
+
+
+def _conversation(job: Job, params: dict[str, Any]) -> tuple[Any, list[Message]]:
+    """The system prompt and the messages after it."""
+    messages = checked_messages(job, _ROLES)
+    for message in messages:
+        if is_empty(message.get("content")):
+            raise fault(job, f"a message of role {message['role']!r} has no content")
+    leading = 0
+    while leading < len(messages) and messages[leading]["role"] in {"system", "developer"}:
+        leading += 1
+    system = params.pop("system", None)
+    if leading:
+        if system is not None and "system" not in job.defaulted:
+            raise fault(job, "it has a system message and system=; give one of them")
+        system = _joined([message["content"] for message in messages[:leading]])
+    messages = messages[leading:]
+    _check_turns(job, messages)
+    return system, messages
+
+
+def _joined(contents: list[Any]) -> Any:
+    """Contents of leading system messages as one `system`: a text, or blocks where there are."""
+    if all(isinstance(content, str) for content in contents):
+        return "\n\n".join(contents)
+    blocks: list[Any] = []
+    for content in contents:
+        blocks += [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return blocks
+
+
+def _check_turns(job: Job, messages: list[Message]) -> None:
+    roles = [message["role"] for message in messages]
+    if not roles:
+        raise fault(job, "it has only system messages; add a user message")
+    if roles[0] != "user":
+        raise fault(job, f"its first message has role {roles[0]!r}; it must be the user's")
+    if "developer" in roles:
+        raise fault(job, "role 'developer' is only taken at the start, as the system prompt")
+    for at, role in enumerate(roles):
+        if role == "system" and (roles[at - 1] != "user" or roles[at + 1 : at + 2] == ["user"]):
+            raise fault(
+                job,
+                "a system message inside the conversation must follow a user message and be the "
+                "last one or come before an assistant message",
+            )
+    if roles[-1] == "assistant" and not takes_prefill(job.model):
+        raise fault(
+            job,
+            f"its last message is the assistant's, and {job.model!r} does not continue a given "
+            "answer; end with a user message, or ask for a form with response_model",
+        )
+
+
+class _Content:
+    """Walks the content of a request once: counts it, checks it, notes its documents."""
+
+    def __init__(self, job: Job, tally: Tally) -> None:
+        self.job = job
+        self.tally = tally
+        self.sources: list[str] = []
+        self.citable = 0
+        self.native = job.citing == "native"
+
+    @property
+    def cited(self) -> bool:
+        """Whether the answer will carry the API's citations."""
+        return self.native and self.citable > 0
+
+    def prompt(self) -> Message:
+        """The message of the job's prompt, after its documents, where the API wants them."""
+        if is_empty(self.job.prompt):
+            raise fault(self.job, "its prompt is empty")
+        self.tally.add(MESSAGE)
+        self.tally.text(self.job.prompt or "")
+        if self.job.file is None:
+            return {"role": "user", "content": self.job.prompt}
+        blocks = [self._block(document) for document in documents(self.job)]
+        return {"role": "user", "content": [*blocks, {"type": "text", "text": self.job.prompt}]}
+
+    def _block(self, document: Document) -> dict[str, Any]:
+        if document.kind == "image":
+            self.tally.document(document)
+            return {"type": "image", "source": _image_source(self.job, document)}
+        self.tally.document(document, citations=self.native)
+        if document.kind == "pdf":
+            self._check_citable(document)
+            source = {"type": "base64", "media_type": "application/pdf", "data": document.base64}
+        elif document.text is not None:
+            source = {"type": "text", "media_type": "text/plain", "data": document.text}
+        else:
+            raise refused_kind(
+                self.job, document, "Claude takes PDF, text, images and DOCX; convert it"
+            )
+        self.sources.append(document.name)
+        self.citable += 1
+        block: dict[str, Any] = {"type": "document", "source": source, "title": document.name}
+        return _with_citations(block) if self.native else block
+
+    def _check_citable(self, pdf: Document) -> None:
+        """Refuse a scan where citations are asked for: only a PDF's text is cited."""
+        asked = self.native and "enable_citations" not in self.job.defaulted
+        if asked and not any(shown is None or shown for shown in pdf_shown_bytes(pdf)):
+            raise fault(
+                self.job,
+                f"file {pdf.name!r} has no text on any page, so nothing of it can be cited; run "
+                "text recognition over it, or leave enable_citations out",
+            )
+
+    def read(self, message: Message) -> Message:
+        """A message of the user's, counted, with citations enabled where the job asks for them."""
+        self.tally.add(MESSAGE)
+        content = message["content"]
+        if not isinstance(content, list):
+            self.count(content)
+            return message
+        blocks: list[Any] = []
+        for block in cast("list[Any]", content):
+            if not isinstance(block, dict) or "type" not in block:
+                raise fault(self.job, f"part of a message is no block with a type: {block!r:.80}")
+            blocks.append(self._read_block(cast("Message", block), message["role"]))
+        return {**message, "content": blocks}
+
+    def _read_block(self, block: Message, role: str) -> Message:
+        kind = block["type"]
+        if kind in {"document", "search_result"}:
+            self.citable += 1
+            if self.native:
+                # The API wants citations on all documents or on none.
+                block = _with_citations(block)
+        if kind == "document":
+            if role == "assistant":
+                raise fault(self.job, "documents are only taken in user messages; move them there")
+            self.sources.append(str(block.get("title") or f"document {len(self.sources) + 1}"))
+        self._count_block(block)
+        return block
+
+    def count(self, content: Any) -> None:
+        """Count a text, or a list of blocks."""
+        if isinstance(content, str):
+            self.tally.text(content)
+        elif isinstance(content, list):
+            for block in cast("list[Any]", content):
+                self._count_block(block)
+        else:
+            self.tally.json(content)
+
+    def _count_block(self, item: Any) -> None:
+        block = cast("Message", item) if isinstance(item, dict) else {}
+        kind = block.get("type")
+        if kind == "text" and isinstance(block.get("text"), str):
+            self.tally.text(block["text"])
+        elif kind in {"image", "document"}:
+            self._count_source(block)
+        else:
+            self.tally.json(item)
+
+    def _count_source(self, block: Message) -> None:
+        source: Any = block.get("source")
+        given = cast("Message", source) if isinstance(source, dict) else {}
+        data = given.get("data")
+        cited = bool(block.get("citations"))
+        if given.get("type") == "base64":
+            self.tally.encoded(data, citations=cited)
+        elif given.get("type") == "text" and isinstance(data, str):
+            self.tally.file(data.encode("utf-8", "surrogatepass"), citations=cited)
+        elif given.get("type") == "content":
+            self.count(given.get("content"))
+        else:
+            self.tally.add(UNSEEN)
+        for name in ("title", "context"):
+            if isinstance(block.get(name), str):
+                self.tally.text(block[name])
+
+    def check(self) -> None:
+        """Refuse what is only seen in the whole."""
+        most = most_pages(self.job.model)
+        if self.tally.pages > most:
+            raise fault(
+                self.job,
+                f"its PDFs have {self.tally.pages:,} pages and {self.job.model!r} takes {most} in "
+                "a request; split them over several jobs",
+            )
+        asked = self.native and "enable_citations" not in self.job.defaulted
+        if asked and not self.citable:
+            raise fault(
+                self.job, "enable_citations needs a document to cite; images cannot be cited"
+            )
+
+
+def _with_citations(block: Message) -> Message:
+    return {**block, "citations": {"enabled": True}}
+
+
+def _image_source(job: Job, document: Document) -> dict[str, Any]:
+    if max(document.width or 0, document.height or 0) > _LARGEST_SIDE:
+        raise fault(
+            job,
+            f"file {document.name!r} is {document.width} x {document.height} pixels and Claude "
+            f"takes {_LARGEST_SIDE:,} on a side; make it smaller",
+        )
+    return {"type": "base64", "media_type": document.media_type, "data": document.base64}
+
+
+def _ask_for_form(
+    job: Job,
+    tally: Tally,
+    body: dict[str, Any],
+    params: dict[str, Any],
+    *,
+    cited: bool,
+    quoted: bool,
+) -> None:
+    """Ask for the response model: natively, or in words where there are citations.
+
+    The API refuses citations together with `output_config.format` [docs: structured-outputs];
+    quotes are a part of the form.
+    """
+    given: Any = params.pop("output_config", None)
+    config = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
+    if "format" in config and (job.response_model is not None or cited or quoted):
+        other = "response_model" if job.response_model is not None else "citations"
+        raise fault(job, f"it has output_config.format and {other}, which exclude each other")
+    schema = None if job.response_model is None else answer_schema(job.response_model)
+    if quoted:
+        form = quoted_schema(schema, job_id=job.id, provider="anthropic")
+        config["format"] = {"type": "json_schema", "schema": form}
+    elif schema is not None:
+        if cited:
+            instructions = prompt_for(schema)
+            tally.text(instructions)
+            _append(body["messages"], instructions)
+        else:
+            form = for_anthropic(schema, job_id=job.id)
+            config["format"] = {"type": "json_schema", "schema": form}
+    if "format" in config:
+        tally.add(FORMAT)
+        tally.json(config["format"])
+    if config or given is not None:
+        body["output_config"] = config or given
+
+
+def _append(messages: list[Message], text: str) -> None:
+    """Add a text to the end of the last user message."""
+    at = max(at for at, message in enumerate(messages) if message["role"] == "user")
+    content = messages[at]["content"]
+    if isinstance(content, str):
+        longer: Any = f"{content}\n\n{text}"
+    else:
+        longer = [*content, {"type": "text", "text": text}]
+    messages[at] = {**messages[at], "content": longer}
+
+
+def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
+    thinking: Any = params.get("thinking")
+    if not isinstance(thinking, Mapping) or cast("Message", thinking).get("type") != "enabled":
+        return
+    if not takes_enabled_thinking(job.model):
+        raise fault(
+            job,
+            f"{job.model!r} does not take thinking of type 'enabled'; leave it out or give "
+            "{'type': 'adaptive'}, and set output_config={'effort': ...}",
+        )
+    budget = cast("Message", thinking).get("budget_tokens")
+    if isinstance(budget, int) and budget >= limit:
+        raise fault(
+            job,
+            f"thinking.budget_tokens={budget:,} must be less than max_tokens={limit:,}, against "
+            "which thinking counts",
+        )
+
+
+def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
+    choice: Any = params.get("tool_choice")
+    forced = isinstance(choice, Mapping) and cast("Message", choice).get("type") in {"any", "tool"}
+    if forced and not takes_forced_tool(job.model):
+        raise fault(
+            job,
+            f"{job.model!r} cannot be forced to use a tool; leave tool_choice out, or ask for a "
+            "form with response_model",
+        )
+    tools: Any = params.get("tools")
+    if isinstance(tools, (list, tuple)) and tools:
+        tally.add(TOOLS)
+        for tool in cast("Sequence[Any]", tools):
+            tally.json(tool)
+            own = not isinstance(tool, dict) or cast("Message", tool).get("type") in {
+                None,
+                "custom",
+            }
+            if not own:
+                tally.add(UNSEEN)
+    if params.get("container") is not None or params.get("mcp_servers") is not None:
+        tally.add(UNSEEN)

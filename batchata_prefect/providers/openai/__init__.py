@@ -1,0 +1,3 @@
+"""The wire of OpenAI's batch API."""
+
+from batchata_prefect.providers.openai.batches import OpenAI as OpenAI

@@ -1,0 +1,369 @@
+"""OpenAI's Files and Batches, and servers that speak them.
+
+Sources: openai/resources/{files,batches}.py, types/batch.py, types/chat, types/responses (3.54.0),
+and developers.openai.com, guides/batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime
+from io import RawIOBase
+from os import SEEK_END
+from typing import Any, BinaryIO, cast
+
+import orjson
+
+from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError
+from batchata_prefect.models import (
+    BatchFault,
+    BatchState,
+    Chunk,
+    EndingKind,
+    Job,
+    ProviderBatch,
+    Reply,
+    Request,
+)
+from batchata_prefect.providers import Found, Key, Ours, Requests, wire
+from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render
+from batchata_prefect.providers.openai.replies import answer, ordinary
+from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
+
+_SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
+_TOKEN = "batchata_token"  # noqa: S105 - names a field, is no secret
+_CHUNK = "batchata_chunk"
+_RECENT_FILES = 100
+_STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
+    "cancelling": ("canceling", None),
+    "completed": ("ended", "ended"),
+    "cancelled": ("ended", "canceled"),
+    "expired": ("ended", "expired"),
+    "failed": ("ended", "failed"),
+}
+_ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+_UNRUN = {"batch_expired": "expired", "batch_cancelled": "canceled"}
+
+
+class UploadError(BatchSubmissionError):
+    """The request file could not be uploaded, so that no batch was created.
+
+    Attributes:
+        status_code: The refusal's status; None where trying again may help.
+        code: The provider's code, where it gave one.
+        response: The provider's response, where there was one.
+    """
+
+    def __init__(self, chunk: Chunk, error: Exception) -> None:
+        super().__init__(
+            f"{chunk.name}: its request file could not be uploaded ({error}); nothing was created "
+            "or paid"
+        )
+        status = wire.status_of(error)
+        refused = status is not None and status < 500 and status not in {408, 409}
+        self.status_code = status if refused else None
+        self.code = getattr(error, "code", None)
+        self.response = getattr(error, "response", None)
+
+
+class OpenAI:
+    """Batches: a file with all requests goes up, a file of answers and one of errors come down."""
+
+    name = "openai"
+    limits = LIMITS
+
+    def __init__(self) -> None:
+        self._tried: set[str] = set()
+        """Tokens of chunks whose create began and did not succeed: their file may be there."""
+
+    def serves(self, model: str) -> bool:
+        """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
+        return _SERVED.match(model) is not None
+
+    def connect(self, key: Key | None = None) -> Any:
+        """An `AsyncOpenAI` with the SDK's own variables: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...
+
+        Args:
+            key: Credentials in place of the variables.
+
+        Raises:
+            MissingCredentialsError: No key is set.
+        """
+        import openai
+
+        missing = MissingCredentialsError(
+            "no OpenAI key: set OPENAI_API_KEY in the environment or in .env"
+        )
+        try:
+            client = openai.AsyncOpenAI(
+                max_retries=wire.RETRIES,
+                timeout=wire.timeouts(),
+                **(key.arguments() if key else {}),
+            )
+        except openai.OpenAIError:
+            raise missing from None
+        if client.api_key == "" and not client.admin_api_key and not client.workload_identity:
+            raise missing
+        wire.check_key(client.api_key, "OPENAI_API_KEY")
+        return client
+
+    def account(self, client: Any) -> str:
+        """The base URL."""
+        return wire.base_url(client)
+
+    def render(self, job: Job) -> Request:
+        """The job's exact request, with its estimate.
+
+        Raises:
+            ValidationError: The API would not take the job; the text names the job and why.
+        """
+        return render(job)
+
+    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One line of the request file."""
+        return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}' % (
+            custom_id.encode(),
+            endpoint.encode(),
+            body,
+        )
+
+    def wire_bytes(self, lines_bytes: int, count: int) -> int:
+        """Bytes of the request file of so many lines."""
+        return lines_bytes + count
+
+    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
+        """Upload the requests as a file, unless it is there already, and create the batch from it.
+
+        Raises:
+            UploadError: The file could not be uploaded.
+            OSError: They cannot be read; nothing was sent.
+        """
+        file_id = None
+        with await asyncio.to_thread(requests) as file:
+            try:
+                if chunk.token in self._tried:
+                    file_id = await _uploaded(client, chunk, file)
+                self._tried.add(chunk.token)
+                file_id = file_id or await _upload(client, chunk, file)
+            except Exception as error:
+                raise UploadError(chunk, error) from error
+        body = {
+            "input_file_id": file_id,
+            "endpoint": chunk.endpoint,
+            "completion_window": "24h",
+            "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
+        }
+        created = _batch(await wire.post(client, "/batches", "id", body=body))
+        self._tried.discard(chunk.token)
+        return created
+
+    def created_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a create proves that no batch was made."""
+        return isinstance(error, UploadError) or wire.created_nothing(error)
+
+    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        """One request through its endpoint [openai/resources], as a row of an output file."""
+        # The client's base URL ends in /v1.
+        answered, status, error = await wire.ask(
+            client, endpoint.removeprefix("/v1"), "object", body
+        )
+        told = answered if answered is not None else {"error": error}
+        response = {"status_code": status, "body": told}
+        return orjson.dumps({"custom_id": custom_id, "response": response, "error": None})
+
+    def billed_nothing(self, error: BaseException) -> bool:
+        """Whether the error of a realtime request proves that it was not billed."""
+        return wire.billed_nothing(error)
+
+    async def find(
+        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
+    ) -> Found:
+        """Look for the chunk's batch by the token in its metadata."""
+        for item in await wire.batches_since(client, "/batches", "after", since):
+            mine = object_at(item, "metadata").get(_TOKEN) == chunk.token
+            if mine and item.get("id") not in known:
+                return Found(_batch(item))
+        return Found()
+
+    async def ours(self, client: Any, since: datetime) -> list[Ours]:
+        """Batches with our token in their metadata."""
+        items = await wire.batches_since(client, "/batches", "after", since)
+        tokens = [text_at(object_at(item, "metadata"), _TOKEN) for item in items]
+        return [
+            Ours(_batch(item), token[:16])
+            for item, token in zip(items, tokens, strict=True)
+            if token is not None
+        ]
+
+    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
+        """The batch as it stands now."""
+        return _batch(await wire.get(client, f"/batches/{batch_id}", "id"))
+
+    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
+        """All batches of the project as they stand now, newest first; a call for each page."""
+        async for items in wire.batch_pages(client, "/batches", "after"):
+            yield [_batch(item) for item in items]
+
+    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
+        """Ask for the batch's cancellation; an ended batch is given back as it is."""
+        try:
+            return _batch(await wire.post(client, f"/batches/{batch_id}/cancel", "id"))
+        except Exception as error:
+            # 409: `Cannot cancel a batch with status 'completed'.`
+            if wire.status_of(error) not in {400, 404, 409, 422}:
+                raise
+        return await self.poll(client, batch_id)
+
+    async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
+        """The rows of the output file, then those of the error file; either may not exist."""
+        end = b"\n"
+        for file_id in (batch.output_file_id, batch.error_file_id):
+            if file_id is None:
+                continue
+            if end != b"\n":
+                yield b"\n"
+            pieces = wire.stream(client, f"/files/{file_id}/content")
+            try:
+                async for piece in pieces:
+                    end = piece[-1:] or end
+                    yield piece
+            finally:
+                await pieces.aclose()
+
+    def read(self, row: bytes, endpoint: str) -> Reply:
+        """One result row, of the output file or the error file.
+
+        Raises:
+            ParseError: The row is not JSON or carries no custom_id.
+        """
+        if (reply := ordinary(row)) is not None:
+            return reply
+        custom_id, data = parse(row)
+        response = object_at(data, "response")
+        body = object_at(response, "body")
+        error = object_at(data, "error") or object_at(body, "error")
+        status = count_at(response, "status_code")
+        if response and not error and 200 <= status < 300:
+            return answer(custom_id, body)
+        code = text_at(error, "code") or text_at(error, "type")
+        told = text_at(error, "message")
+        unrun = _UNRUN.get(code or "")
+        if unrun is not None:
+            return Reply(custom_id, cast("Any", unrun), error_code=unrun, error=told)
+        code = code or (f"http_{status}" if status else "unknown_result")
+        return Reply(custom_id, "errored", error_code=code, error=told)
+
+    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
+        """Store a document for some days [openai/types/file_create_params.py]."""
+        expiry = {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS}
+        reply = await wire.send(
+            client,
+            "/files",
+            "id",
+            headers={"Content-Type": "multipart/form-data"},
+            retries=wire.RETRIES,
+            body={"purpose": "user_data", "expires_after": expiry},
+            files=[("file", (name, data, media_type))],
+        )
+        return str(reply["id"])
+
+    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
+        """Name -> id of the stored documents whose name begins with `prefix`."""
+        found: dict[str, str] = {}
+        params: dict[str, Any] = {"purpose": "user_data", "limit": 1000}
+        while True:
+            page = await wire.get(client, "/files", "data", params)
+            found |= wire.named(page["data"], "filename", prefix)
+            items = list_at(page, "data")
+            if not page.get("has_more") or not items:
+                return found
+            params = {**params, "after": items[-1]["id"]}
+
+    async def forget(self, client: Any, file_id: str) -> None:
+        """Delete a stored document."""
+        await wire.delete(client, f"/files/{file_id}")
+
+    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
+        """The request with the answer to it and what was wrong with it."""
+        return reworded(body, answer, fault)
+
+    def roomier(self, body: bytes, model: str) -> Again | None:
+        """The request with more output tokens; None where the model has no more."""
+        return roomier(body, most_tokens(model))
+
+    async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        """Delete the uploaded request file."""
+        if batch.input_file_id is not None:
+            await wire.delete(client, f"/files/{batch.input_file_id}")
+
+
+def _file_name(chunk: Chunk) -> str:
+    return f"batchata-{chunk.token}.jsonl"
+
+
+async def _uploaded(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str | None:
+    """Id of the chunk's file among the newest uploads: an earlier create may have left it."""
+    size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
+    await asyncio.to_thread(requests.seek, 0)
+    params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
+    try:
+        page = await wire.get(client, "/files", "data", params)
+    except Exception:
+        # Not every key and server may list files; the worst is a second upload, which is free.
+        return None
+    for item in list_at(page, "data"):
+        file = cast("dict[str, Any]", item)
+        if file.get("filename") == _file_name(chunk) and file.get("bytes") == size:
+            return text_at(file, "id")
+    return None
+
+
+async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str:
+    # The SDK reads a path into memory, and streams an open file [openai/_files.py].
+    reply = await wire.send(
+        client,
+        "/files",
+        "id",
+        headers={"Content-Type": "multipart/form-data"},
+        retries=wire.RETRIES,
+        body={"purpose": "batch"},
+        files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
+    )
+    return str(reply["id"])
+
+
+def _batch(data: Mapping[str, Any]) -> ProviderBatch:
+    status = str(data.get("status"))
+    state, ending = _STATES.get(status, ("in_progress", None))
+    counts = object_at(data, "request_counts")
+    ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
+    return ProviderBatch(
+        batch_id=str(data["id"]),
+        state=state,
+        raw_status=status,
+        ending=ending,
+        # All counts are 0 while the file is being validated, and when it was refused.
+        total=count_at(counts, "total") or None,
+        succeeded=count_at(counts, "completed"),
+        failed=count_at(counts, "failed"),
+        created_at=wire.moment(data.get("created_at")),
+        expires_at=wire.moment(data.get("expires_at")),
+        ended_at=ended[0] if ended else None,
+        faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
+        output_file_id=text_at(data, "output_file_id"),
+        error_file_id=text_at(data, "error_file_id"),
+        input_file_id=text_at(data, "input_file_id"),
+    )
+
+
+def _fault(item: Any) -> BatchFault:
+    fault = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+    return BatchFault(
+        code=text_at(fault, "code") or "unknown",
+        message=text_at(fault, "message") or "no reason given",
+        line=count_at(fault, "line") or None,
+        param=text_at(fault, "param"),
+    )

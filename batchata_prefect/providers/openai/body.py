@@ -1,0 +1,389 @@
+"""A job as a body of OpenAI's chat completions, responses or embeddings.
+
+Sources: openai/types/*_create_params.py and types/responses/*_param.py (3.54.0), and
+developers.openai.com: guides/batch, file-inputs, images-vision, structured-outputs, reasoning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from batchata_prefect.content.citations.quotes import quoted_schema
+from batchata_prefect.content.documents import Document
+from batchata_prefect.content.schema import answer_schema, for_openai
+from batchata_prefect.models import Job, Message, Request
+from batchata_prefect.providers import Limits
+from batchata_prefect.providers.originals import titled
+from batchata_prefect.providers.prefixes import key_for_openai
+from batchata_prefect.providers.quoting import wants_quotes
+from batchata_prefect.providers.rendering import (
+    FORMAT,
+    MESSAGE,
+    TOOLS,
+    UNSEEN,
+    Tally,
+    checked_messages,
+    documents,
+    drop_unsupported,
+    fault,
+    finish,
+    is_empty,
+    max_tokens,
+    parameters,
+    refused_kind,
+)
+
+CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
+
+LIMITS = Limits(max_requests=50_000, max_bytes=200_000_000, max_request_bytes=200_000_000, calls=5)
+"""Of one batch file [docs: guides/batch; openai/resources/files.py]. No limit of a single body is
+documented. The server's own text says 209,715,200 bytes; this is the smaller reading of 200 MB."""
+
+_FILE_DATA = 73_400_320
+"""Letters of a file's base64 [OpenAPI document of 2026-08: InputFileContentParam.file_data]."""
+
+_CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_RESPONSES_ROLES = ("system", "developer", "user", "assistant")
+_SAMPLING = {
+    "temperature": 1,
+    "top_p": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logprobs": False,
+    "top_logprobs": 0,
+}
+"""What reasoning models do not take, and the value that chat completions let pass."""
+
+_GENERATION = re.compile(r"gpt-(?!35-)(\d+)(?:\.\d+)?(?!.*-chat)")
+_O_SERIES = re.compile(r"o\d")
+
+
+def reasons(model: str) -> bool:
+    """Whether a model is known by its name to be a reasoning model.
+
+    The o series, and GPT from 5 on but for its `-chat` variants [docs: guides/reasoning]. Models
+    of other names (fine-tuned ones, compatible servers) are left to answer for themselves.
+    """
+    match = _GENERATION.match(model)
+    return _O_SERIES.match(model) is not None or (match is not None and int(match[1]) >= 5)
+
+
+def render(job: Job) -> Request:
+    """The job's exact request.
+
+    Raises:
+        ValidationError: The API would not take it; the text names the job and the way out.
+    """
+    embeds = job.model.startswith("text-embedding-")
+    endpoint = job.endpoint or (EMBEDDINGS if embeds else CHAT)
+    if endpoint not in (CHAT, RESPONSES, EMBEDDINGS):
+        raise fault(job, f"endpoint {endpoint!r} is not one of {CHAT}, {RESPONSES}, {EMBEDDINGS}")
+    tally = Tally(job, "openai")
+    params = parameters(job)
+    if endpoint == EMBEDDINGS:
+        return _embedding(job, tally, params)
+    left_out: tuple[str, ...] = ()
+    quoted = wants_quotes(job)
+    if job.citing == "quoted" and not quoted:
+        left_out = ("citations",)
+    elif job.citing == "native":
+        left_out = drop_unsupported(
+            job,
+            {"enable_citations": True},
+            ("enable_citations",),
+            "OpenAI has no citations of its own; give citations='quoted' for quotes that are "
+            "compared with the documents, leave it out, or send the job to a Claude model",
+        )
+    if params:
+        left_out += _drop_sampling(job, params, endpoint)
+        if params.get("n", 1) != 1:
+            raise fault(job, f"n={params['n']!r}: a job has one answer; add the job several times")
+    write = _chat if endpoint == CHAT else _response
+    body, limit, sources = write(job, tally, params, quoted=quoted)
+    if params:
+        _count_params(tally, params)
+        body |= params
+    turns = "messages" if endpoint == CHAT else "input"
+    return finish(
+        tally,
+        body,
+        limit,
+        endpoint=endpoint,
+        most_bytes=LIMITS.max_request_bytes,
+        left_out=left_out,
+        sources=sources,
+        prefix=key_for_openai(body, turns) if job.cache_prefix else None,
+    )
+
+
+def _drop_sampling(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
+    """Take out what only models without reasoning take, unless reasoning is switched off.
+
+    They need effort `none` [docs: guides "using GPT-5.2" and later]; whether a model takes that
+    effort is for the API to say.
+    """
+    if not reasons(job.model):
+        return ()
+    reasoning: Any = params.get("reasoning")
+    effort = params.get("reasoning_effort")
+    if endpoint == RESPONSES and isinstance(reasoning, Mapping):
+        effort = cast("Message", reasoning).get("effort")
+    if effort == "none":
+        return ()
+    names = [
+        name
+        for name, default in _SAMPLING.items()
+        if name in params and not (endpoint == CHAT and params[name] == default)
+    ]
+    switch = "reasoning_effort='none'" if endpoint == CHAT else "reasoning={'effort': 'none'}"
+    return drop_unsupported(
+        job,
+        params,
+        names,
+        f"it is a reasoning model; leave it out, or give {switch} where the model takes that",
+    )
+
+
+def _limit(job: Job, params: dict[str, Any], names: Sequence[str], least: int) -> int:
+    return max_tokens(job, params, names, least=least, most=most_tokens(job.model))
+
+
+def most_tokens(model: str) -> int | None:
+    """The most output tokens; None where nothing is known [models pages]."""
+    return 128_000 if reasons(model) else None
+
+
+def _chat(
+    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
+) -> tuple[dict[str, Any], int, Sequence[str]]:
+    limit = _limit(job, params, ("max_tokens", "max_completion_tokens"), 1)
+    messages, sources = _messages(job, tally, _CHAT_ROLES, _chat_part, "text")
+    system = params.pop("system", None)
+    if system is not None:
+        messages = _with_system(job, tally, messages, system)
+    body: dict[str, Any] = {
+        "model": job.model,
+        "messages": messages,
+        "max_completion_tokens": limit,
+    }
+    if quoted or job.response_model is not None:
+        if "response_format" in params:
+            raise fault(job, f"it has {_asker(job)} and response_format; give one of them")
+        form = _form(job, quoted=quoted)
+        body["response_format"] = {"type": "json_schema", "json_schema": form}
+        _count_form(tally, form)
+    elif "response_format" in params:
+        _count_form(tally, params["response_format"])
+    return body, limit, sources
+
+
+def _response(
+    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
+) -> tuple[dict[str, Any], int, Sequence[str]]:
+    if "max_completion_tokens" in params:
+        raise fault(job, f"max_completion_tokens is not of {RESPONSES}; give max_tokens")
+    # The least that the endpoint takes is 16 [O: types/responses/response_create_params.py].
+    limit = _limit(job, params, ("max_tokens", "max_output_tokens"), 16)
+    messages, sources = _messages(job, tally, _RESPONSES_ROLES, _response_part, "input_text")
+    system = params.pop("system", None)
+    if system is not None:
+        messages = _with_system(job, tally, messages, system)
+    body: dict[str, Any] = {"model": job.model, "input": messages, "max_output_tokens": limit}
+    given: Any = params.pop("text", None)
+    text = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
+    if quoted or job.response_model is not None:
+        if "format" in text:
+            raise fault(job, f"it has {_asker(job)} and text.format; give one of them")
+        text["format"] = {"type": "json_schema", **_form(job, quoted=quoted)}
+    if "format" in text:
+        _count_form(tally, text["format"])
+    if text or given is not None:
+        body["text"] = text or given
+    return body, limit, sources
+
+
+def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
+    """What is asked for: the response model, the answer with its quotes, or both in one."""
+    schema = None if job.response_model is None else answer_schema(job.response_model)
+    if quoted or schema is None:
+        asked = quoted_schema(schema, job_id=job.id)
+    else:
+        asked = for_openai(schema, job_id=job.id)
+    return {"name": schema.name if schema else "answer", "schema": asked, "strict": True}
+
+
+def _asker(job: Job) -> str:
+    return "citations='quoted'" if job.response_model is None else "response_model"
+
+
+def _with_system(job: Job, tally: Tally, messages: list[Message], system: Any) -> list[Message]:
+    """`system`, which Anthropic has as a parameter, as the first message."""
+    if messages[0].get("role") in {"system", "developer"}:
+        if "system" not in job.defaulted:
+            raise fault(job, "it has a system message and system=; give one of them")
+        return messages
+    tally.add(MESSAGE)
+    tally.text(system) if isinstance(system, str) else tally.json(system)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _messages(
+    job: Job, tally: Tally, roles: Sequence[str], part: Any, text_type: str
+) -> tuple[list[Message], Sequence[str]]:
+    """The conversation, and the titles of the documents in it."""
+    if job.messages:
+        return _conversation(job, tally, roles), ()
+    if is_empty(job.prompt):
+        raise fault(job, "its prompt is empty")
+    tally.add(MESSAGE)
+    tally.text(job.prompt or "")
+    if job.file is None:
+        return [{"role": "user", "content": job.prompt}], ()
+    found = documents(job)
+    for document in found:
+        tally.document(document)
+    parts = [part(job, document) for document in found]
+    content = [*parts, {"type": text_type, "text": job.prompt}]
+    return [{"role": "user", "content": content}], [document.name for document in found]
+
+
+def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]:
+    messages = checked_messages(job, roles, items=roles is _RESPONSES_ROLES)
+    for message in messages:
+        tally.add(MESSAGE)
+        content = message.get("content")
+        if message.get("role") == "user" and is_empty(content):
+            raise fault(job, "a user message has no content")
+        if isinstance(content, str):
+            tally.text(content)
+        elif isinstance(content, list):
+            for item in cast("list[Any]", content):
+                _count_part(tally, item)
+        rest = {key: value for key, value in message.items() if key not in {"role", "content"}}
+        if rest:
+            tally.json(rest)
+    return messages
+
+
+def _count_part(tally: Tally, item: Any) -> None:
+    part = cast("Message", item) if isinstance(item, dict) else {}
+    kind = part.get("type")
+    if isinstance(part.get("text"), str):
+        tally.text(part["text"])
+    elif kind == "image_url":
+        image: Any = part.get("image_url")
+        tally.data_url(cast("Message", image).get("url") if isinstance(image, dict) else image)
+    elif kind == "input_image":
+        tally.data_url(part.get("image_url"))
+    elif kind in {"file", "input_file"}:
+        file: Any = part.get("file") if kind == "file" else part
+        tally.data_url(cast("Message", file).get("file_data") if isinstance(file, dict) else None)
+    elif kind == "input_audio":
+        tally.add(UNSEEN)
+    else:
+        tally.json(item)
+
+
+def _data_url(document: Document) -> str:
+    return f"data:{document.media_type};base64,{document.base64}"
+
+
+def _file_data(job: Job, document: Document) -> str:
+    data = _data_url(document)
+    if len(data) > _FILE_DATA:
+        raise fault(
+            job,
+            f"file {document.name!r} has {len(document.data):,} bytes and OpenAI takes about "
+            f"{_FILE_DATA * 3 // 4:,} in a request; split it",
+        )
+    return data
+
+
+def _chat_part(job: Job, document: Document) -> Message:
+    if document.kind == "image":
+        return {"type": "image_url", "image_url": {"url": _data_url(document)}}
+    if document.kind == "pdf":
+        file = {"filename": document.name, "file_data": _file_data(job, document)}
+        return {"type": "file", "file": file}
+    if document.text is not None:
+        return {"type": "text", "text": titled(document.name, document.text)}
+    raise refused_kind(
+        job,
+        document,
+        f"{CHAT} takes PDF, text, images and DOCX; give endpoint={RESPONSES!r}, or convert it",
+    )
+
+
+def _response_part(job: Job, document: Document) -> Message:
+    if document.kind == "image":
+        return {"type": "input_image", "image_url": _data_url(document), "detail": "auto"}
+    if document.text is not None:
+        return {"type": "input_text", "text": titled(document.name, document.text)}
+    return {
+        "type": "input_file",
+        "filename": document.name,
+        "file_data": _file_data(job, document),
+    }
+
+
+def _count_form(tally: Tally, form: Any) -> None:
+    tally.add(FORMAT)
+    tally.json(form)
+
+
+def _count_params(tally: Tally, params: Mapping[str, Any]) -> None:
+    tools: Any = params.get("tools")
+    if isinstance(tools, (list, tuple)) and tools:
+        tally.add(TOOLS)
+        for tool in cast("Sequence[Any]", tools):
+            tally.json(tool)
+            kind = cast("Message", tool).get("type") if isinstance(tool, dict) else None
+            if kind not in {"function", "custom"}:
+                tally.add(UNSEEN)
+    for name in ("previous_response_id", "conversation", "prompt"):
+        if params.get(name) is not None:
+            tally.add(UNSEEN)
+    for name in ("instructions", "prediction", "functions"):
+        if params.get(name) is not None:
+            tally.json(params[name])
+
+
+def _embedding(job: Job, tally: Tally, params: dict[str, Any]) -> Request:
+    for name, value in (("response_model", job.response_model), ("file", job.file)):
+        if value is not None:
+            raise fault(job, f"{EMBEDDINGS} takes no {name}; leave it out")
+    unused = {**params, "max_tokens": job.max_tokens, "enable_citations": job.enable_citations}
+    unused["citations"] = job.citations
+    unused = {name: value for name, value in unused.items() if value}
+    left_out = drop_unsupported(
+        job,
+        unused,
+        ("temperature", "max_tokens", "enable_citations", "citations", "system"),
+        f"{EMBEDDINGS} has no such parameter; leave it out",
+    )
+    for name in left_out:
+        params.pop(name, None)
+    given: Any = params.pop("input", None)
+    if given is not None and job.prompt:
+        raise fault(job, "it has a prompt and input=; give one of them")
+    text = given if given is not None else job.prompt or _only_text(job)
+    if is_empty(text) or not isinstance(text, str):
+        raise fault(job, "a job embeds one text that is not empty; add a job for each text")
+    tally.text(text)
+    body = {"model": job.model, "input": text, **params}
+    return finish(
+        tally,
+        body,
+        0,
+        endpoint=EMBEDDINGS,
+        most_bytes=LIMITS.max_request_bytes,
+        left_out=left_out,
+    )
+
+
+def _only_text(job: Job) -> Any:
+    """The text of the job's only message."""
+    messages = checked_messages(job, ("user",))
+    return messages[0].get("content") if len(messages) == 1 else None

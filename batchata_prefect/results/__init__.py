@@ -1,0 +1,1 @@
+"""From a reply's row to `results.jsonl`, frames, and a URL."""

@@ -1,0 +1,132 @@
+"""The read answers of one chunk on disk, each row as it will stand in the results.
+
+The rows lie end to end. Behind them stand the place and length of each, and what they come to, so
+that the results are put together without a look into any row, and rows that came in the order of
+the job set are copied as one piece.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import orjson
+
+from batchata_prefect.files import BUFFER_BYTES, whole_file
+from batchata_prefect.results.tally import Tally
+
+_END = struct.Struct("<QQQ8s")
+"""Bytes of all rows, number of rows, bytes of what they come to, and the mark."""
+
+_MARK = b"answers1"
+
+
+class AnswerWriter:
+    """Writes rows one after the other.
+
+    Attributes:
+        tally: What the rows come to; for the caller to fill.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.tally = Tally()
+        self._file = file
+        self._places = array("I")
+        self._lengths = array("I")
+
+    def add(self, place: int, row: bytes) -> None:
+        """Write a row: one line of JSON with its line end."""
+        self._lengths.append(self._file.write(row))
+        self._places.append(place)
+
+    def close(self, source: str) -> None:
+        """Write what stands behind the rows."""
+        told = orjson.dumps({"source": source, "tally": self.tally.to_dict()})
+        self._file.write(self._places.tobytes() + self._lengths.tobytes() + told)
+        self._file.write(_END.pack(sum(self._lengths), len(self._places), len(told), _MARK))
+
+
+@contextmanager
+def answer_writer(path: Path, source: str) -> Generator[AnswerWriter]:
+    """A writer to a file that appears when it is whole.
+
+    Args:
+        path: The file.
+        source: What the rows depend on besides the replies: where that has changed, they are read
+            anew.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with whole_file(path) as file:
+        writer = AnswerWriter(file)
+        yield writer
+        writer.close(source)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFile:
+    """The answers of one chunk.
+
+    Attributes:
+        path: The file.
+        row_bytes: Bytes of all rows.
+        count: Number of rows.
+        tally: What all of them come to.
+        source: What they depend on besides the replies.
+    """
+
+    path: Path
+    row_bytes: int
+    count: int
+    tally: Tally
+    source: str
+
+    def index(self) -> tuple[array[int], array[int]]:
+        """Place in the chunk and bytes of each row, as the rows lie.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        places, lengths = array("I"), array("I")
+        with self.path.open("rb") as file:
+            file.seek(self.row_bytes)
+            places.fromfile(file, self.count)
+            lengths.fromfile(file, self.count)
+        return places, lengths
+
+    def rows(self) -> Iterator[tuple[int, bytes]]:
+        """Place and row of each answer."""
+        with self.path.open("rb", buffering=BUFFER_BYTES) as file:
+            for place, length in zip(*self.index(), strict=True):
+                yield place, file.read(length)
+
+
+def open_answers(path: Path) -> AnswerFile | None:
+    """The answers in a file; None where there is none, or one of another version.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(-_END.size, 2)
+            row_bytes, rows, told_bytes, mark = _END.unpack(file.read())
+            if mark != _MARK:
+                return None
+            file.seek(row_bytes + 2 * rows * array("I").itemsize)
+            told = orjson.loads(file.read(told_bytes))
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, struct.error):
+        return None
+    except OSError:
+        if path.stat().st_size >= _END.size:
+            raise
+        return None
+    return AnswerFile(path, row_bytes, rows, Tally.from_dict(told["tally"]), told["source"])

@@ -1,0 +1,324 @@
+"""A reply and its job -> the job's row in the results: pure, so that reading again is free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import orjson
+from pydantic import BaseModel
+
+from batchata_prefect.content.citations import (
+    drop_unverified,
+    map_citations,
+    read_citations,
+    verify,
+)
+from batchata_prefect.content.citations.quotes import read_quoted
+from batchata_prefect.content.schema import Answer, AnswerSchema, read_answer
+from batchata_prefect.errors import ParseError
+from batchata_prefect.jobs.spool import Context
+from batchata_prefect.models import (
+    Attempt,
+    Chunk,
+    Citation,
+    JobResult,
+    Reply,
+    TextBlock,
+    Usage,
+)
+from batchata_prefect.money.ledger import TIME_LIMIT
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.originals import held_in
+
+
+@cache
+def package() -> str:
+    """Name and version of this package: another one may read more out of the same reply."""
+    return f"batchata-prefect {version('batchata-prefect')}"
+
+
+_TRUNCATED = {"max_tokens", "model_context_window_exceeded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What is needed to read the replies of one chunk.
+
+    Attributes:
+        chunk: The chunk.
+        batch_id: The provider batch that answered it; None where there was none.
+        prices: What tokens cost.
+        schemas: Digest -> answer schema.
+        canceled: Why we canceled the batch, for the jobs that it left unanswered; None where
+            we did not cancel it.
+    """
+
+    chunk: Chunk
+    batch_id: str | None
+    prices: PriceBook
+    schemas: Mapping[str, AnswerSchema]
+    canceled: str | None = None
+
+    def row(
+        self, reply: Reply, job: Context, cost: Decimal | None, body: bytes | None = None
+    ) -> dict[str, Any]:
+        """The job's result as a row; what is wrong with the answer stands in `error`.
+
+        Args:
+            reply: The reply.
+            job: Its job.
+            cost: What it was billed, as from `cost`.
+            body: Its request, which citations are compared with; of use only where the job asked
+                for citations. Without it they are not compared, and all quotes are dropped.
+        """
+        row = self._blank(job, cost)
+        usage = reply.usage
+        if usage is not None:
+            row["input_tokens"] = usage.input_tokens
+            row["output_tokens"] = usage.output_tokens
+            row["cache_read_tokens"] = usage.cache_read_tokens
+            row["cache_write_tokens"] = usage.cache_write_tokens
+            row["reasoning_tokens"] = usage.reasoning_tokens
+        row["stop_reason"] = reply.stop_reason
+        if reply.embedding is not None:
+            row["embedding"] = reply.embedding
+        elif reply.outcome == "succeeded":
+            row["raw_response"] = reply.text or (
+                _json_text(reply.tool_calls) if reply.tool_calls else ""
+            )
+        if reply.outcome == "canceled" and self.canceled is not None:
+            return self._canceled(row, self.canceled)
+        fault = _fault(reply, row["raw_response"])
+        if fault is None and (job.citations or job.answer_schema is not None):
+            fault = self._parse(reply, job, row, body)
+        if fault is None:
+            return row
+        self._failed(row, *fault)
+        if reply.outcome == "canceled":
+            row["status"] = "cancelled"
+        return row
+
+    def _canceled(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
+        self._failed(row, *canceled(reason))
+        if reason != TIME_LIMIT:
+            row["status"] = "cancelled"
+        return row
+
+    def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:
+        """The row of a job that got no reply; of one whose answer was lost the cost is unknown."""
+        row = self._blank(job, None if code == "answer_lost" else Decimal(0))
+        self._failed(row, code, error)
+        if code == "canceled":
+            row["status"] = "cancelled"
+        return row
+
+    def cost(self, reply: Reply) -> Decimal | None:
+        """What a reply was billed, in USD; None where the price is unknown.
+
+        Requests without an answer are free [Anthropic batch-processing; OpenAI Batch API guide],
+        and so is a refusal before any output [Anthropic refusals-and-fallback]. Whatever reports
+        usage is counted, and an answer that reports none has an unknown cost.
+        """
+        if reply.usage is None:
+            return Decimal(0) if reply.outcome != "succeeded" else None
+        if reply.stop_reason == "refusal" and not reply.blocks and not reply.usage.output_tokens:
+            return Decimal(0)
+        return self._price(reply.usage)
+
+    def cache_saved(self, reply: Reply, cost: Decimal | None) -> Decimal | None:
+        """What the cache saved on a reply, below 0 what it cost, in USD; None where unknown."""
+        usage = reply.usage
+        if usage is None or not (usage.cache_read_tokens or usage.cache_write_tokens):
+            return Decimal(0)
+        plain = usage._replace(cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0)
+        without = self._price(plain)
+        return None if without is None or cost is None else without - cost
+
+    def _price(self, usage: Usage) -> Decimal | None:
+        chunk, prices = self.chunk, self.prices
+        price = prices.realtime_cost if chunk.realtime else prices.cost
+        return price(chunk.provider, chunk.model, usage)
+
+    def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
+        usd = None if cost is None else float(cost)
+        row = blank_row(job, self.chunk.provider, self.chunk.model)
+        row["cost_usd"] = usd
+        row["batch_id"] = self.batch_id
+        attempt = Attempt(self.chunk.round, self.batch_id, cost_usd=usd)
+        row["attempts_json"] = _json_text([attempt])
+        return row
+
+    def _failed(self, row: dict[str, Any], code: str, error: str) -> dict[str, Any]:
+        row["status"], row["error_code"], row["error"] = "failed", code, error
+        attempt = Attempt(self.chunk.round, self.batch_id, code, error, row["cost_usd"])
+        row["attempts_json"] = _json_text([attempt])
+        return row
+
+    def _parse(
+        self, reply: Reply, job: Context, row: dict[str, Any], body: bytes | None
+    ) -> tuple[str, str] | None:
+        """Fill the parsed parts of a row; what is wrong with them as (code, text)."""
+        schema = None if job.answer_schema is None else self.schemas[job.answer_schema]
+        if job.citations == "quoted":
+            return _quoted(reply, job, row, schema, body)
+        citations: list[Citation] | None = None
+        if job.citations is not None:
+            citations = _citations(reply.blocks, job, row, body)
+        if schema is None:
+            return None
+        try:
+            value = read_answer(reply.text, schema)
+        except ParseError as error:
+            return _unread(reply, error)
+        _fill(row, value, reply.blocks, citations)
+        return None
+
+
+def _quoted(
+    reply: Reply,
+    job: Context,
+    row: dict[str, Any],
+    schema: AnswerSchema | None,
+    body: bytes | None,
+) -> tuple[str, str] | None:
+    """The same of an answer that came together with its quotes."""
+    try:
+        value, quotes = read_quoted(reply.text, schema)
+    except ParseError as error:
+        return _unread(reply, error)
+    if isinstance(value, str):
+        if not value.strip():
+            return "empty_answer", "the answer is empty beside its quotes"
+        # The form around a plain answer is ours; the user asked for the text.
+        row["raw_response"] = value
+    citations = _citations((TextBlock("", quotes),), job, row, body)
+    if not isinstance(value, str):
+        _fill(row, value, (), citations)
+    return None
+
+
+def _citations(
+    blocks: Sequence[TextBlock], job: Context, row: dict[str, Any], body: bytes | None
+) -> list[Citation]:
+    """The citations of an answer, compared with what its request holds."""
+    citations = read_citations(blocks, job.sources)
+    if citations and body is not None:
+        verify(citations, held_in(body, job.sources))
+    citations, row["citations_dropped"] = drop_unverified(citations)
+    row["citations_json"] = _json_text(citations)
+    return citations
+
+
+def _fill(
+    row: dict[str, Any],
+    value: Answer,
+    blocks: Sequence[TextBlock],
+    citations: list[Citation] | None,
+) -> None:
+    if isinstance(value, BaseModel):
+        row["parsed_response_json"] = value.model_dump_json(by_alias=True)
+    else:
+        row["parsed_response_json"] = _json_text(value)
+    if citations:
+        row["citation_mappings_json"] = _json_text(map_citations(value, blocks, citations))
+
+
+def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:
+    if reply.stop_reason in _TRUNCATED:
+        return "truncated", f"the answer was cut off at max_tokens; {error}"
+    return error.code, str(error)
+
+
+def canceled(reason: str) -> tuple[str, str]:
+    """Error code and error of a job whose batch was canceled before it was answered."""
+    if reason == TIME_LIMIT:
+        return "time_limit_exceeded", reason
+    return "canceled", f"{reason}; it was not answered or billed before that"
+
+
+def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
+    if reply.outcome != "succeeded":
+        code = reply.error_code or reply.outcome
+        return code, reply.error or f"the provider answered {reply.outcome!r} without a reason"
+    if reply.stop_reason == "refusal" or reply.error_code is not None:
+        code = reply.error_code or "refusal"
+        return code, reply.error or "the model refused to answer"
+    if reply.embedding is not None or (text and not text.isspace()):
+        return None
+    if reply.stop_reason in _TRUNCATED:
+        eater = "thinking used up max_tokens" if reply.has_thinking else "max_tokens was used up"
+        return "truncated", f"{eater} before any answer was written; give the job more max_tokens"
+    if reply.stop_reason != "tool_use":
+        return "empty_answer", f"the answer is empty (stop_reason {reply.stop_reason!r})"
+    return None
+
+
+_JSON_COLUMNS = ("parsed_response", "citations", "citation_mappings", "metadata", "attempts")
+"""Fields of open shape: JSON text in their column, so that every column has one type."""
+
+
+def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
+    """A row of `results.jsonl` before anything is known of its answer.
+
+    A row is flat, and each column has one type in every row. `answer_schema` is the digest by
+    which a reader finds the class of the parsed answer.
+    """
+    return {
+        "job_id": job.job_id,
+        "status": "completed",
+        "provider": provider,
+        "model": model,
+        "raw_response": None,
+        "error_code": None,
+        "error": None,
+        "stop_reason": None,
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
+        "cost_usd": 0.0,
+        "batch_id": None,
+        "embedding": None,
+        "answer_schema": job.answer_schema,
+        "parsed_response_json": None,
+        "citations_json": None,
+        "citation_mappings_json": None,
+        "citations_dropped": 0,
+        "metadata_json": _json_text(job.metadata) if job.metadata else "{}",
+        "tags": job.tags,
+        "attempts_json": "[]",
+    }
+
+
+def from_row(row: Mapping[str, Any], schemas: Mapping[str, AnswerSchema]) -> JobResult:
+    """The result of a row of `to_row`, its parsed answer as the class where that is known."""
+    values: dict[str, Any] = {
+        key: value for key, value in row.items() if key in JobResult.__dataclass_fields__
+    }
+    for name in _JSON_COLUMNS:
+        text: str | None = row.get(f"{name}_json")
+        values[name] = None if text is None else orjson.loads(text)
+    values["metadata"] = values["metadata"] or {}
+    result = JobResult.from_dict(values)
+    schema = schemas.get(row.get("answer_schema") or "")
+    if schema is not None and schema.model is not None and result.parsed_response is not None:
+        result.parsed_response = schema.model.model_validate_json(row["parsed_response_json"])
+    return result
+
+
+def _json_text(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def merge_attempts(row: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a job's last attempt, with its earlier attempts and their cost in it."""
+    attempts = earlier + orjson.loads(row["attempts_json"])
+    costs = [attempt["cost_usd"] for attempt in attempts]
+    known = None if any(cost is None for cost in costs) else sum(costs)
+    return {**row, "attempts_json": _json_text(attempts), "cost_usd": known}

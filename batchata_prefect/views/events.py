@@ -1,0 +1,152 @@
+"""What a run tells Prefect's event system, so that automations can act on it.
+
+One event for what happens to a provider batch or a run, never one for a job. Telling never holds a
+run up and never fails it: Prefect queues events in a thread of its own.
+
+| event | when | labels | payload |
+|---|---|---|---|
+| `batch.submitted` | the provider has taken a batch | provider, model | jobs, estimated_usd |
+| `batch.ended` | its replies are read | provider, model, status | jobs, answered, cost_usd |
+| `batch.failed` | the provider refused it | provider, model, status | jobs, reason |
+| `cost.passed` | the cost has passed 1, 2, 5, 10, 20, ... USD | usd | cost_usd |
+| `budget.exhausted` | the cost limit kept jobs from being sent | | jobs, limit_usd |
+| `deadline.near` | a tenth of the time limit is left | | seconds_left |
+| `run.finished` | the results are written | status | counts, cost_usd, results_dir |
+
+All names begin with `batchata.`, those of the labels too: `batchata.batch.ended`, with the label
+`batchata.provider`. The resource of the first three is `batchata.batch.<provider's id>`, that of
+the others `batchata.run.<id of the flow run>`. Related are the flow run, its flow and its
+deployment, as of all of Prefect's events, so that an automation can name the deployment that it is
+for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.events import emit_event
+
+from batchata_prefect.engine.session import Session
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import ANSWERED, Ending, Entry
+
+_PREFIX = "batchata."
+_NEAR = 0.1
+
+
+def submitted(entry: Entry) -> None:
+    """A provider has taken a batch."""
+    chunk = entry.chunk
+    _tell_of_batch(
+        "batch.submitted", entry, jobs=chunk.count, estimated_usd=_number(chunk.reserved_usd)
+    )
+
+
+def ended(run: Session, entry: Entry, ending: Ending) -> None:
+    """A batch has come to its end, or was refused."""
+    if ending.status == "turned_away":
+        return
+    chunk = entry.chunk
+    labels = {"status": ending.status}
+    if ending.status in {"failed", "never_created"}:
+        if ending.status == "failed" or ending.reason is not None:
+            _tell_of_batch(
+                "batch.failed", entry, labels, jobs=chunk.count, reason=(ending.reason or "")[:500]
+            )
+        return
+    _tell_of_batch(
+        "batch.ended",
+        entry,
+        labels,
+        jobs=chunk.count,
+        answered=ending.marks.count(ANSWERED),
+        cost_usd=_number(ending.cost_usd),
+    )
+    _tell_of_cost(run, ending)
+
+
+def _tell_of_cost(run: Session, ending: Ending) -> None:
+    spent = budget.spent(run.ledger)
+    if spent is None or not ending.cost_usd:
+        return
+    before = spent - ending.cost_usd
+    for step in _steps():
+        if step > spent:
+            return
+        if step > before:
+            _tell_of_run(run, "cost.passed", {"usd": str(step)}, cost_usd=float(spent))
+
+
+def _steps() -> Iterator[int]:
+    """1, 2, 5, 10, 20, 50, ..."""
+    for power in count():
+        for digit in (1, 2, 5):
+            yield digit * 10**power
+
+
+def seconds_until_near(run: Session) -> float | None:
+    """Seconds until little of the time limit is left; None where it is so, or there is none."""
+    left, limit = run.seconds_left, run.settings.time_limit_seconds
+    if left is None or limit is None or left <= limit * _NEAR:
+        return None
+    return left - limit * _NEAR
+
+
+def near_deadline(run: Session) -> bool:
+    """Tell that little of the time limit is left; whether it is so."""
+    left = run.seconds_left
+    if left is None or seconds_until_near(run) is not None:
+        return False
+    if left > 0:
+        _tell_of_run(run, "deadline.near", {}, seconds_left=round(left))
+    return True
+
+
+def finished(run: Session, manifest: dict[str, Any]) -> None:
+    """The results are written; and whether the cost limit kept jobs from being sent."""
+    short = manifest["failures"].get("cost_limit_exceeded")
+    if short is not None:
+        limit = manifest["cost_limit_usd"]
+        _tell_of_run(run, "budget.exhausted", {}, jobs=short["count"], limit_usd=limit)
+    _tell_of_run(
+        run,
+        "run.finished",
+        {"status": manifest["status"]},
+        counts=manifest["counts"],
+        cost_usd=manifest["cost_usd"],
+        results_dir=str(run.results_dir),
+    )
+
+
+def _tell_of_batch(
+    name: str, entry: Entry, labels: dict[str, str] | None = None, **payload: Any
+) -> None:
+    chunk = entry.chunk
+    known = entry.receipt.batch_id if entry.receipt else chunk.token
+    labels = {"provider": chunk.provider, "model": chunk.model, **(labels or {})}
+    _tell(name, f"{_PREFIX}batch.{known}", chunk.name, labels, payload)
+
+
+def _tell_of_run(run: Session, name: str, labels: dict[str, str], **payload: Any) -> None:
+    resource = f"{_PREFIX}run.{run.flow_run_id}"
+    payload["run_key"] = run.settings.run_key
+    _tell(name, resource, run.results_dir.name, labels, payload)
+
+
+def _tell(
+    name: str, resource_id: str, label: str, labels: dict[str, str], payload: dict[str, Any]
+) -> None:
+    resource = {"prefect.resource.id": resource_id, "prefect.resource.name": label}
+    resource |= {_PREFIX + key: value for key, value in labels.items()}
+    try:
+        emit_event(_PREFIX + name, resource, payload=payload)
+    except Exception as error:
+        get_run_logger().debug("the event %r was not sent (%s)", name, type(error).__name__)
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

@@ -1,0 +1,209 @@
+"""The figures of a report: sums of the manifest, and what a sample of the results adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.models import Usage
+from batchata_prefect.money.prices import PriceBook
+
+ROWS_READ = 5_000
+"""Rows of a result file that are looked at; more would change no plot."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFigures:
+    """What one model did.
+
+    Attributes:
+        provider: Name of the provider.
+        model: Model id.
+        batches: Provider batches.
+        input_tokens: Input tokens billed.
+        output_tokens: Output tokens billed.
+        cost_usd: What it cost in USD; None where the price is unknown.
+        realtime_usd: What the same tokens cost through the realtime API in USD; None where that
+            price is unknown.
+    """
+
+    provider: str
+    model: str
+    batches: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+    realtime_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFigures:
+    """One provider batch in time.
+
+    Attributes:
+        name: Its name.
+        status: How it ended.
+        jobs: Jobs in it.
+        sent_seconds: Seconds from the start of the run until it was sent.
+        seconds: Seconds from then to its end.
+        cost_usd: What it cost in USD; None where that is unknown.
+    """
+
+    name: str
+    status: str
+    jobs: int
+    sent_seconds: float
+    seconds: float
+    cost_usd: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the plots and sums of a report are made of.
+
+    Attributes:
+        models: By cost, the dearest first.
+        batches: Provider batches that have ended, in the order in which they were sent.
+        input_tokens: Input tokens of the answered jobs that were looked at.
+        output_tokens: Their output tokens.
+        is_sample: Whether only a part of the rows was looked at.
+        realtime_usd: What all models would have cost through the realtime API, in USD; None
+            where a price is unknown.
+    """
+
+    models: tuple[ModelFigures, ...]
+    batches: tuple[BatchFigures, ...]
+    input_tokens: tuple[int, ...]
+    output_tokens: tuple[int, ...]
+    is_sample: bool
+    realtime_usd: float | None
+
+    @property
+    def saved_usd(self) -> float | None:
+        """What the batch price saved in USD against the realtime price; None where unknown."""
+        costs = [model.cost_usd for model in self.models]
+        if self.realtime_usd is None or None in costs:
+            return None
+        return self.realtime_usd - sum(cost for cost in costs if cost is not None)
+
+
+def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
+    """The figures of a finished run.
+
+    Reads at most 5,000 rows, evenly spread over the file. The realtime price is reckoned row by
+    row, because long requests can have another rate, against what the row's last attempt cost;
+    that ratio holds for the cost of the manifest, in which every attempt is.
+
+    Args:
+        manifest: The run's manifest.
+        results: Its `results.jsonl`; where there is none the figures are those of the manifest.
+
+    Raises:
+        OSError: The results cannot be read.
+    """
+    prices = PriceBook()
+    inputs: list[int] = []
+    outputs: list[int] = []
+    seen: dict[str, tuple[Decimal, Decimal | None]] = {}
+    rows = 0
+    for row in _sample(results):
+        rows += 1
+        if row["status"] == "completed":
+            inputs.append(row["input_tokens"])
+            outputs.append(row["output_tokens"])
+        name = f"{row['provider']} {row['model']}"
+        paid = _last_cost(row)
+        if paid:
+            cost, realtime = seen.get(name, (Decimal(0), Decimal(0)))
+            more = prices.realtime_cost(row["provider"], row["model"], _usage(row))
+            total = None if realtime is None or more is None else realtime + more
+            seen[name] = (cost + paid, total)
+    models = [_model(name, sums, seen.get(name)) for name, sums in manifest["by_model"].items()]
+    every = [model.realtime_usd for model in models]
+    return Figures(
+        models=tuple(sorted(models, key=lambda model: -(model.cost_usd or 0))),
+        batches=tuple(_batches(manifest)),
+        input_tokens=tuple(inputs),
+        output_tokens=tuple(outputs),
+        is_sample=rows < manifest["counts"]["total"],
+        realtime_usd=None if None in every else sum(usd for usd in every if usd is not None),
+    )
+
+
+def _sample(results: Path) -> Iterator[dict[str, Any]]:
+    """All rows of a small file, else as many as are wanted from places evenly apart."""
+    if not results.exists():
+        return
+    with results.open("rb") as file:
+        size = results.stat().st_size
+        head = file.read(1 << 18)
+        lines = head.count(b"\n") or 1
+        file.seek(0)
+        if size * lines / len(head or b" ") <= ROWS_READ:
+            for line in file:
+                yield orjson.loads(line)
+            return
+        for place in range(ROWS_READ):
+            file.seek(size * place // ROWS_READ)
+            file.readline()
+            if line := file.readline():
+                yield orjson.loads(line)
+
+
+def _usage(row: Mapping[str, Any]) -> Usage:
+    return Usage(
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cache_read_tokens=row["cache_read_tokens"],
+        cache_write_tokens=row["cache_write_tokens"],
+    )
+
+
+def _last_cost(row: Mapping[str, Any]) -> Decimal | None:
+    """What the attempt cost that the row's token counts are of."""
+    attempts: list[dict[str, Any]] = orjson.loads(row["attempts_json"])
+    cost = attempts[-1]["cost_usd"] if attempts else None
+    return None if cost is None else Decimal(str(cost))
+
+
+def _model(
+    name: str, sums: Mapping[str, Any], seen: tuple[Decimal, Decimal | None] | None
+) -> ModelFigures:
+    provider, _, model = name.partition(" ")
+    cost: float | None = sums["cost_usd"]
+    realtime: float | None = 0.0 if cost == 0 else None
+    if cost and seen is not None and seen[1] is not None:
+        realtime = cost * float(seen[1] / seen[0])
+    return ModelFigures(
+        provider=provider,
+        model=model,
+        batches=sums["batches"],
+        input_tokens=sums["input_tokens"],
+        output_tokens=sums["output_tokens"],
+        cost_usd=sums["cost_usd"],
+        realtime_usd=realtime,
+    )
+
+
+def _batches(manifest: Mapping[str, Any]) -> Iterator[BatchFigures]:
+    start = datetime.fromisoformat(manifest["started_at"])
+    for batch in manifest["batches"]:
+        if batch["ended_at"] is None or batch["batch_id"] is None:
+            continue
+        sent = datetime.fromisoformat(batch["sent_at"])
+        ended = datetime.fromisoformat(batch["ended_at"])
+        yield BatchFigures(
+            name=batch["name"],
+            status=batch["status"],
+            jobs=batch["jobs"],
+            sent_seconds=max(0.0, (sent - start).total_seconds()),
+            # A provider's clock that is behind ours must not make it negative.
+            seconds=max(0.0, (ended - sent).total_seconds()),
+            cost_usd=batch["cost_usd"],
+        )

@@ -1,0 +1,198 @@
+"""What a run came to, in words: one line, a page of plain text, a page of markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from batchata_prefect.views.report.figures import Figures
+from batchata_prefect.views.terminal import dollars
+
+_BATCHES_SHOWN = 50
+_WIDTH = 96
+
+
+def summary(manifest: Mapping[str, Any]) -> str:
+    """One line that says what a run came to."""
+    cost = manifest["cost_usd"]
+    return f"{_answered(manifest)}, {'cost unknown' if cost is None else f'${cost:,.4f}'}"
+
+
+def headline(manifest: Mapping[str, Any]) -> str:
+    """The same for a person: without digits that do not count."""
+    cost = manifest["cost_usd"]
+    return f"{_answered(manifest)}{'' if cost is None else f', for {dollars(cost)}'}"
+
+
+def _answered(manifest: Mapping[str, Any]) -> str:
+    counts = manifest["counts"]
+    parts = [f"{counts['completed']:,} of {counts['total']:,} jobs answered"]
+    parts += [f"{counts[name]:,} {name}" for name in ("failed", "cancelled") if counts[name]]
+    return ", ".join(parts)
+
+
+def where_things_lie(results_dir: Path) -> list[tuple[str, str]]:
+    """Pairs of a place in the results directory and what is there."""
+    places = [
+        ("results.jsonl", "one line a job, in the order of the jobs"),
+        ("results.parquet", "the same as columns"),
+        ("report.html", "this run at a glance; opens offline"),
+        ("manifest.json", "the same figures for machines"),
+        ("raw_files/responses", "the providers' replies as they came; keep them"),
+        ("raw_files/requests", "what was sent"),
+    ]
+    # The page itself is about to be written when it asks.
+    return [
+        (name, what)
+        for name, what in places
+        if name == "report.html" or (results_dir / name).exists()
+    ]
+
+
+def text(
+    manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path, width: int = _WIDTH
+) -> str:
+    """The report as plain text.
+
+    Args:
+        manifest: What the run came to.
+        drawn: Its figures; without them nothing is said of the realtime price.
+        results_dir: Where its files lie, as the reader is told.
+        width: Columns that sentences may take.
+    """
+    lines = [headline(manifest)]
+    saved = drawn.saved_usd if drawn is not None else None
+    if drawn is not None and saved is not None and saved > 0 and drawn.realtime_usd:
+        about = "about " if drawn.is_sample else ""
+        share = 100 * saved / drawn.realtime_usd
+        lines.append(
+            f"saved {about}{dollars(saved)} ({share:.0f}%) against the realtime price of "
+            f"{dollars(drawn.realtime_usd)}"
+        )
+    if manifest["stopped_by"]:
+        lines.append(f"Stopped: {manifest['stopped_by']}")
+    if manifest["resumed"]:
+        lines.append(f"{manifest['resumed']:,} jobs were answered by an earlier start")
+    if len(manifest["by_model"]) > 1:
+        lines += ["", *_columns(["by model", "batches", "cost"], _models(manifest))]
+    if tags := manifest.get("by_tag"):
+        rows = [[tag, f"{sums['jobs']:,}", dollars(sums["cost_usd"])] for tag, sums in tags.items()]
+        lines += ["", *_columns(["by tag", "jobs", "cost"], rows)]
+    for code, group in manifest["failures"].items():
+        said = " ".join(str(group["example"] or "").split())
+        lines += [
+            "",
+            f"{group['count']:,} x {code}",
+            *_wrapped(f"{group['example_job_id']}: {said[:400]}", width),
+            *_wrapped(f"-> {group.get('what_to_do', '')}", width),
+        ]
+    lines += ["", f"in {results_dir}:"]
+    places = where_things_lie(results_dir)
+    longest = max(len(place) for place, _ in places)
+    lines += [f"  {place.ljust(longest)}  {what}" for place, what in places]
+    return "\n".join(lines)
+
+
+def _models(manifest: Mapping[str, Any]) -> list[list[str]]:
+    return [
+        [name, f"{sums['batches']:,}", dollars(sums["cost_usd"])]
+        for name, sums in manifest["by_model"].items()
+    ]
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: the first column left, the others right."""
+    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
+    return [
+        "  ".join(
+            value.rjust(width) if place else value.ljust(width)
+            for place, (value, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, *rows]
+    ]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = "  "
+    return textwrap.wrap(line, min(width, _WIDTH), initial_indent=indent, subsequent_indent=indent)
+
+
+def markdown(manifest: Mapping[str, Any]) -> str:
+    """The report as a markdown page: totals, cost by model and tag, failures, batches."""
+    counts = manifest["counts"]
+    lines = [
+        f"# {summary(manifest)}",
+        "",
+        f"Run key `{manifest['run_key']}`, started {manifest['started_at'][:19]}Z, finished "
+        f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of {counts['total']:,} jobs "
+        "were answered by an earlier start.",
+        "",
+        "| model | batches | input tokens | output tokens | cost |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for name, sums in manifest["by_model"].items():
+        lines.append(
+            f"| {name} | {sums['batches']:,} | {sums['input_tokens']:,} "
+            f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
+        )
+    for name, sums in manifest["by_model"].items():
+        if sums.get("cache_read_tokens") or sums.get("cache_write_tokens"):
+            lines += ["", _cache_line(name, sums)]
+    if tags := manifest.get("by_tag"):
+        lines += ["", "| tag | jobs | answered | input tokens | output tokens | cost |"]
+        lines.append("|---|--:|--:|--:|--:|--:|")
+        for tag, sums in tags.items():
+            lines.append(
+                f"| {_cell(tag)} | {sums['jobs']:,} | {sums['completed']:,} "
+                f"| {sums['input_tokens']:,} | {sums['output_tokens']:,} "
+                f"| {_usd(sums['cost_usd'])} |"
+            )
+    if dropped := manifest.get("citations_dropped", 0):
+        lines += ["", f"{dropped:,} quotes stood in no document and were dropped."]
+    if manifest["failures"]:
+        lines += ["", "## Failures", ""]
+        lines.append("| code | jobs | for example | what it said | what to do |")
+        lines.append("|---|--:|---|---|---|")
+        for code, group in manifest["failures"].items():
+            said = _cell(str(group["example"] or ""))
+            lines.append(
+                f"| {code} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} "
+                f"| {group.get('what_to_do', '')} |"
+            )
+    batches: list[dict[str, Any]] = manifest["batches"]
+    lines += ["", "## Provider batches", "", "| batch | id | status | estimated | cost |"]
+    lines.append("|---|---|---|--:|--:|")
+    for batch in batches[-_BATCHES_SHOWN:]:
+        lines.append(
+            f"| {_cell(batch['name'])} | {batch['batch_id'] or ''} | {batch['status']} "
+            f"| {_usd(batch['estimated_usd'])} | {_usd(batch['cost_usd'])} |"
+        )
+    if len(batches) > _BATCHES_SHOWN:
+        lines.append(f"\nThe last {_BATCHES_SHOWN} of {len(batches):,}; all are in manifest.json.")
+    return "\n".join(lines)
+
+
+def _cache_line(name: str, sums: Mapping[str, Any]) -> str:
+    saved: float | None = sums["cache_saved_usd"]
+    effect = "an unknown amount" if saved is None else f"${abs(saved):,.4f}"
+    verb = "cost" if saved is not None and saved < 0 else "saved"
+    return (
+        f"The prompt cache of {name} {verb} {effect}: {sums['cache_read_tokens']:,} input tokens "
+        f"read from it, {sums['cache_write_tokens']:,} written."
+    )
+
+
+def _usd(amount: float | None) -> str:
+    return "cost unknown" if amount is None else f"${amount:,.4f}"
+
+
+def _cell(text: str) -> str:
+    return one_line(text).replace("|", "\\|")
+
+
+def one_line(text: str) -> str:
+    """A text of at most 200 characters without line breaks."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= 200 else f"{flat[:197]}..."
