@@ -18,7 +18,10 @@ stops a whole run, or for what a person can mend before anything is paid.
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Sequence
+from urllib.parse import quote, unquote, urlsplit
 
 
 class BatchataError(Exception):
@@ -71,3 +74,52 @@ class ParseError(BatchataError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+_SHORTEST_SECRET = 6
+"""Letters; a shorter word is in too many texts to be taken out of all of them."""
+
+_FORMS = re.compile(
+    r"\b(?:sk|sess|rk)-[\w*.\-]{3,}|\bBearer [\w*.~+/=\-]+|(?<=key provided: )\S+"
+    r"|(?<=://)[^\s/@]+(?=@)"
+)
+"""What keys look like, also shortened ones, as OpenAI's 401 quotes the key that it refuses; and the
+user and password in a URL."""
+
+_secrets: dict[str, None] = {}
+
+
+def keep_secret(*secrets: str | None) -> None:
+    """Have these words taken out of all errors and logs of this process from here on.
+
+    Args:
+        secrets: Keys, or URLs with a user and password.
+    """
+    for secret in secrets:
+        if secret is None:
+            continue
+        words = [secret]
+        if "://" in secret:
+            parts = urlsplit(secret)
+            login, at, _ = parts.netloc.rpartition("@")
+            password = login.partition(":")[2]
+            # The way in which it goes over the wire as Basic authorization.
+            pair = b64encode(unquote(login).encode()).decode() if at else ""
+            words = [password, unquote(password), pair]
+        for word in words:
+            for form in (word, quote(word, safe="")):
+                if len(form) >= _SHORTEST_SECRET:
+                    _secrets[form] = None
+
+
+def blanked(text: str) -> str:
+    """A text without the keys of this process, and without all that looks like one."""
+    for secret in sorted(_secrets, key=len, reverse=True):
+        text = text.replace(secret, "[key]")
+    return _FORMS.sub("[key]", text)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line of at most 300 letters, without keys."""
+    text = blanked(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
