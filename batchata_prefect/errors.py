@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from typing import overload
 from urllib.parse import quote, unquote, urlsplit
 
 
@@ -112,8 +113,14 @@ def keep_secret(*secrets: str | None) -> None:
                     _secrets[form] = None
 
 
-def blanked(text: str) -> str:
+@overload
+def blanked(text: str) -> str: ...
+@overload
+def blanked(text: None) -> None: ...
+def blanked(text: str | None) -> str | None:
     """A text without the keys of this process, and without all that looks like one."""
+    if text is None:
+        return None
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "[key]")
     return _FORMS.sub("[key]", text)

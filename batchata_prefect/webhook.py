@@ -31,8 +31,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from batchata_prefect.collector.collect import collect
-from batchata_prefect.engine.retries import one_line
-from batchata_prefect.errors import MissingCredentialsError
+from batchata_prefect.errors import MissingCredentialsError, one_line
 from batchata_prefect.providers.rows import object_at, text_at
 
 logger = logging.getLogger("batchata_prefect")

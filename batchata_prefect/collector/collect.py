@@ -23,8 +23,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from batchata_prefect.collector.inflight import cancel, open_run
-from batchata_prefect.engine.retries import one_line
-from batchata_prefect.errors import BatchataError
+from batchata_prefect.errors import BatchataError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import providers
 from batchata_prefect.providers.wire import PAGE

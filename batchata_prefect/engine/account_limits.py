@@ -27,8 +27,8 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.exceptions import ObjectAlreadyExists
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import AccountLimits, Flight, Session
+from batchata_prefect.errors import one_line
 
 _CALL_SECONDS = 20.0
 _LONGEST_SECONDS = 30.0

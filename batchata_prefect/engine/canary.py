@@ -20,10 +20,9 @@ from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.submit import buy_all
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Sample

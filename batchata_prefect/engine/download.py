@@ -9,8 +9,9 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from batchata_prefect.engine.retries import GaveUpError, backoff, one_line, persist
+from batchata_prefect.engine.retries import GaveUpError, backoff, persist
 from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.errors import one_line
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.results.read import count_rows

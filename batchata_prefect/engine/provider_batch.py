@@ -18,10 +18,10 @@ from prefect.tasks import Task
 
 from batchata_prefect.engine.account_limits import take_turn
 from batchata_prefect.engine.realtime import answer_now, goes_over
-from batchata_prefect.engine.retries import GaveUpError, keep, one_line, own, persist, refusal
+from batchata_prefect.engine.retries import GaveUpError, keep, own, persist, refusal
 from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle
-from batchata_prefect.errors import BatchataError, BatchSubmissionError
+from batchata_prefect.errors import BatchataError, BatchSubmissionError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import REALTIME, TIME_LIMIT, Receipt
 from batchata_prefect.views import events

@@ -16,9 +16,9 @@ from prefect import get_run_logger
 from batchata_prefect.engine.download import put_replies
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import read_chunk, unanswered
-from batchata_prefect.engine.retries import backoff, keep, one_line, own, retry_after
+from batchata_prefect.engine.retries import backoff, keep, own, retry_after
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import BatchSubmissionError, StateError
+from batchata_prefect.errors import BatchSubmissionError, StateError, one_line
 from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget

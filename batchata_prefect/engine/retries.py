@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from prefect import get_run_logger
 
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
+from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError, one_line
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.records.lease import TakenOverError
 
@@ -25,8 +25,6 @@ _UNKNOWN_STATUSES = {400, 404, 410, 422}
 _PLACE = re.compile(r"\brequests[.\[](\d+)\b")
 """The request that a refusal of a whole create names, counted from 0: `requests.3.custom_id: ...`
 [recorded replies of Anthropic's create]."""
-_KEYS = re.compile(r"\b(?:sk-|Bearer )[\w*.-]+")
-"""API keys, also shortened ones: OpenAI's 401 quotes the key that it refuses."""
 
 
 class GaveUpError(Exception):
@@ -203,9 +201,3 @@ def _is_network(error: BaseException) -> bool:
     return module in {"anthropic", "openai", "httpx2", "httpcore2", "ssl"} or isinstance(
         error, (ConnectionError, TimeoutError)
     )
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text on one line of at most 300 letters."""
-    text = _KEYS.sub("(key)", " ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -12,8 +12,8 @@ from prefect.settings import (
     PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
 )
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import Session
+from batchata_prefect.errors import one_line
 
 _SERVER_START_SECONDS = 120
 """What it may take to start: Prefect's own 20 seconds were seen to pass on two busy cores."""

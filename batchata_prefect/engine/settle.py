@@ -11,9 +11,9 @@ from prefect import get_run_logger
 from batchata_prefect.engine.download import fetch
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import fault_text, read_chunk
-from batchata_prefect.engine.retries import NotThereError, backoff, one_line
+from batchata_prefect.engine.retries import NotThereError, backoff
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
 from batchata_prefect.money.observed import input_share

@@ -22,9 +22,9 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Pause
 from prefect.states import Paused, Suspended
 
-from batchata_prefect.engine.retries import backoff, one_line
+from batchata_prefect.engine.retries import backoff
 from batchata_prefect.engine.session import Session
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, register
 from batchata_prefect.views.events import seconds_until_near
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import orjson
 from prefect import get_run_logger
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import Session
+from batchata_prefect.errors import one_line
 from batchata_prefect.jobs.spool import Family
 from batchata_prefect.providers.attachments import attachments
 

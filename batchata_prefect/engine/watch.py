@@ -13,9 +13,8 @@ from typing import Any
 from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import TERMINATED, Session
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.records.lease import TakenOverError
 from batchata_prefect.views import events
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchata_prefect.errors import MissingCredentialsError
+from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
 
 RETRIES = 2
 """Times that the SDK repeats a call which costs nothing."""
@@ -44,8 +44,6 @@ PAGE = 100
 _REFUSED = frozenset({400, 404, 413, 422})
 """Statuses that refuse a request for what it says."""
 
-_SECRET = re.compile(r"\b(?:sk|sess|rk)-[\w*.\-]{3,}|(?<=key provided: )\S+")
-
 
 def timeouts() -> Any:
     """Timeouts of small calls, for a client."""
@@ -61,17 +59,44 @@ def _silence(seconds: float) -> Any:
     return httpx2.Timeout(seconds, connect=10.0, pool=60.0)
 
 
-def check_key(key: Any, variable: str) -> None:
-    """Refuse a key that cannot stand in a header; the HTTP stack's own error would show it.
+def check_keys(client: Any, **keys: Any) -> None:
+    """Refuse keys that cannot stand in a header; the HTTP stack's own error would show them.
+
+    From here on they are in no error, nor is the password of the base URL.
+
+    Args:
+        client: The SDK client.
+        keys: Name of the variable that a key is usually set by -> the key.
 
     Raises:
-        MissingCredentialsError: It holds spaces, line breaks or letters outside of ASCII.
+        MissingCredentialsError: One holds spaces, line breaks or letters outside of ASCII.
     """
-    if isinstance(key, str) and not re.fullmatch(r"[!-~]*", key):
+    given = {name: key for name, key in keys.items() if isinstance(key, str)}
+    keep_secret(str(client.base_url), *given.values())
+    for name, key in given.items():
+        if not re.fullmatch(r"[!-~]*", key):
+            raise MissingCredentialsError(
+                f"{name} is set, but holds spaces, line breaks or letters that no key has; "
+                "copy the key again"
+            )
+
+
+@contextmanager
+def connecting(variable: str) -> Generator[None]:
+    """Make an SDK client inside; an address that is none is told without what stands in it.
+
+    Raises:
+        MissingCredentialsError: The base URL cannot be used.
+    """
+    import httpx2
+
+    try:
+        yield
+    except httpx2.InvalidURL:
         raise MissingCredentialsError(
-            f"{variable} is set, but holds spaces, line breaks or letters that no key has; "
-            "copy the key again"
-        )
+            f"{variable} or the base URL of the credentials block is no address that can be "
+            "called. Nothing was sent; look at its host, port, user and password"
+        ) from None
 
 
 def base_url(client: Any) -> str:
@@ -189,7 +214,7 @@ def read_object(response: Any, key: str) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         data = None
     if not isinstance(data, dict) or key not in data:
-        start = _SECRET.sub("[key]", response.text[:80])
+        start = blanked(str(response.text))[:80]
         raise httpx2.DecodingError(
             f"the reply of status {response.status_code} is not what was asked for: {start!r}",
             request=response.request,
@@ -314,7 +339,7 @@ def _never_sent(error: BaseException) -> bool:
 
 @contextmanager
 def without_secrets() -> Generator[None]:
-    """Take keys out of the errors raised inside: OpenAI's 401 quotes a part of the key."""
+    """Take keys out of the errors raised inside: servers repeat the key that they refuse."""
     try:
         yield
     except Exception as error:
@@ -323,13 +348,18 @@ def without_secrets() -> Generator[None]:
 
 
 def _redact(error: Any) -> None:
-    text = str(error)
-    clean = _SECRET.sub("[key]", text)
-    if clean == text:
-        return
-    error.args = (clean, *error.args[1:])
-    if hasattr(error, "message"):
-        error.message = clean
-    body = getattr(error, "body", None)
-    if body is not None:
-        error.body = orjson.loads(_SECRET.sub("[key]", orjson.dumps(body, default=str).decode()))
+    error.args = cast("tuple[Any, ...]", _clean(error.args))
+    for name in ("message", "body"):
+        if (value := getattr(error, name, None)) is not None:
+            setattr(error, name, _clean(value))
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return blanked(value)
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        items = cast("list[Any] | tuple[Any, ...]", value)
+        return type(items)(_clean(item) for item in items)
+    return value

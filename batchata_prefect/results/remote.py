@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import StateError, ValidationError, one_line
 
 MANIFEST = "manifest.json"
 RAW = "raw_files"
@@ -108,7 +108,7 @@ def probe(url: str) -> None:
         system.rm_file(path)
     except Exception as error:  # each driver raises errors of its own
         raise ValidationError(
-            f"results_dir {url!r} cannot be written: {_one_line(error)}. Nothing was sent"
+            f"results_dir {url!r} cannot be written: {one_line(error)}. Nothing was sent"
         ) from error
 
 
@@ -154,7 +154,7 @@ def publish(folder: Path, url: str) -> bool:
         raise
     except Exception as error:  # each driver raises errors of its own
         raise StateError(
-            f"the results cannot be put at {url!r}: {_one_line(error)}. They are in "
+            f"the results cannot be put at {url!r}: {one_line(error)}. They are in "
             f"{str(folder)!r}; run again to put them there, nothing is paid twice"
         ) from error
     return True
@@ -171,7 +171,7 @@ def put_file(url: str, folder: Path, path: Path) -> None:
         _put(system, path, f"{root}/{path.relative_to(folder).as_posix()}")
     except Exception as error:  # each driver raises errors of its own
         raise StateError(
-            f"{path.name!r} cannot be put at {url!r}: {_one_line(error)}. It is in {str(folder)!r}"
+            f"{path.name!r} cannot be put at {url!r}: {one_line(error)}. It is in {str(folder)!r}"
         ) from error
 
 
@@ -202,7 +202,7 @@ def bring(url: str) -> Path:
     except ValidationError:
         raise
     except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {_one_line(error)}") from error
+        raise StateError(f"{url!r} cannot be read: {one_line(error)}") from error
     return folder
 
 
@@ -219,7 +219,7 @@ def bring_manifest(url: str) -> None:
         system, root = _open(url)
         there = _read(system, f"{root}/{MANIFEST}")
     except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {_one_line(error)}. Nothing was sent") from error
+        raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
     if there is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).write_bytes(there)
@@ -236,7 +236,7 @@ def read_order(url: str) -> bytes | None:
     try:
         return _read(system, f"{root}/{ORDER}")
     except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {_one_line(error)}. Nothing was sent") from error
+        raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
 
 
 def bring_file(url: str, folder: Path, path: Path) -> bool:
@@ -288,7 +288,3 @@ def _size(system: Any, path: str) -> int | None:
         return int(system.size(path))
     except FileNotFoundError:
         return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -25,8 +25,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.context import FlowRunContext
 
-from batchata_prefect.engine.retries import one_line
 from batchata_prefect.engine.session import Session
+from batchata_prefect.errors import one_line
 from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry

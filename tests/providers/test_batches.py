@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect.errors import MissingCredentialsError
+from batchata_prefect.errors import MissingCredentialsError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.anthropic.batches import Anthropic, ResultsNotReadyError
@@ -213,3 +213,39 @@ def test_the_account_is_the_base_url_without_secrets(provider, monkeypatch):
         return provider.account(client)
 
     assert run(provider, name) == "https://proxy.example:8443/v1"
+
+
+def test_a_key_that_a_gateway_repeats_is_in_no_error(sandbox, provider, monkeypatch):
+    """Whatever it looks like."""
+    secret, variable = "sandbox/Geheimes+Wort=7", f"{provider.name.upper()}_API_KEY"
+    monkeypatch.setenv(variable, secret)
+    message = f"The key {secret} is unknown."
+    sandbox.fault(provider.name, operation="retrieve", mode="status", status=418, message=message)
+
+    async def poll(client: Any) -> None:
+        with pytest.raises(Exception) as refused:
+            await provider.poll(client, "batch_1")
+        error: Any = refused.value
+        assert "[key] is unknown" in str(error)
+        for text in (str(error), error.message, repr(error.body), repr(error.args)):
+            assert "Geheimes" not in text
+
+    run(provider, poll)
+
+
+def test_the_password_of_a_base_url_is_in_no_error(provider, monkeypatch):
+    """Nor the way in which it goes over the wire."""
+    monkeypatch.setenv(f"{provider.name.upper()}_BASE_URL", "https://me:pa55word@proxy.example")
+
+    async def told(client: Any) -> str:
+        return one_line(ValueError("pa55word, https://me:pa55word@proxy.example, bWU6cGE1NXdvcmQ="))
+
+    assert run(provider, told) == "[key], https://[key]@proxy.example, [key]"
+
+
+def test_a_base_url_that_is_none_is_told_without_its_password(provider, monkeypatch):
+    """The HTTP stack would take a part of the password for the port, and show it."""
+    monkeypatch.setenv(f"{provider.name.upper()}_BASE_URL", "http://me:geh/eim@host:1")
+    with pytest.raises(MissingCredentialsError, match="BASE_URL") as refused:
+        provider.connect()
+    assert "geh" not in str(refused.value)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
+from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError, blanked
 from batchata_prefect.models import (
     BatchState,
     Chunk,
@@ -87,11 +87,12 @@ class Anthropic:
         import anthropic
 
         try:
-            client = anthropic.AsyncAnthropic(
-                max_retries=wire.RETRIES,
-                timeout=wire.timeouts(),
-                **(key.arguments() if key else {}),
-            )
+            with wire.connecting("ANTHROPIC_BASE_URL"):
+                client = anthropic.AsyncAnthropic(
+                    max_retries=wire.RETRIES,
+                    timeout=wire.timeouts(),
+                    **(key.arguments() if key else {}),
+                )
         except anthropic.AnthropicError as error:
             raise MissingCredentialsError(
                 f"Anthropic's credentials are unusable: {error}"
@@ -100,8 +101,9 @@ class Anthropic:
             raise MissingCredentialsError(
                 "no Anthropic key: set ANTHROPIC_API_KEY in the environment or in .env"
             )
-        wire.check_key(client.api_key, "ANTHROPIC_API_KEY")
-        wire.check_key(client.auth_token, "ANTHROPIC_AUTH_TOKEN")
+        wire.check_keys(
+            client, ANTHROPIC_API_KEY=client.api_key, ANTHROPIC_AUTH_TOKEN=client.auth_token
+        )
         return client
 
     def account(self, client: Any) -> str:
@@ -269,7 +271,9 @@ class Anthropic:
         error = object_at(result, "error")
         error = object_at(error, "error") or error
         code = text_at(error, "type") or kind or "unknown_result"
-        return Reply(custom_id, "errored", error_code=code, error=text_at(error, "message"))
+        return Reply(
+            custom_id, "errored", error_code=code, error=blanked(text_at(error, "message"))
+        )
 
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document for some days [anthropic/resources/files.py]."""

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError
+from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError, blanked
 from batchata_prefect.models import (
     BatchFault,
     BatchState,
@@ -98,16 +98,19 @@ class OpenAI:
             "no OpenAI key: set OPENAI_API_KEY in the environment or in .env"
         )
         try:
-            client = openai.AsyncOpenAI(
-                max_retries=wire.RETRIES,
-                timeout=wire.timeouts(),
-                **(key.arguments() if key else {}),
-            )
+            with wire.connecting("OPENAI_BASE_URL"):
+                client = openai.AsyncOpenAI(
+                    max_retries=wire.RETRIES,
+                    timeout=wire.timeouts(),
+                    **(key.arguments() if key else {}),
+                )
         except openai.OpenAIError:
             raise missing from None
         if client.api_key == "" and not client.admin_api_key and not client.workload_identity:
             raise missing
-        wire.check_key(client.api_key, "OPENAI_API_KEY")
+        wire.check_keys(
+            client, OPENAI_API_KEY=client.api_key, OPENAI_ADMIN_KEY=client.admin_api_key
+        )
         return client
 
     def account(self, client: Any) -> str:
@@ -249,7 +252,7 @@ class OpenAI:
         if response and not error and 200 <= status < 300:
             return answer(custom_id, body)
         code = text_at(error, "code") or text_at(error, "type")
-        told = text_at(error, "message")
+        told = blanked(text_at(error, "message"))
         unrun = _UNRUN.get(code or "")
         if unrun is not None:
             return Reply(custom_id, cast("Any", unrun), error_code=unrun, error=told)
@@ -363,7 +366,7 @@ def _fault(item: Any) -> BatchFault:
     fault = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
     return BatchFault(
         code=text_at(fault, "code") or "unknown",
-        message=text_at(fault, "message") or "no reason given",
+        message=blanked(text_at(fault, "message")) or "no reason given",
         line=count_at(fault, "line") or None,
         param=text_at(fault, "param"),
     )
