@@ -113,8 +113,9 @@ class States:
             after = (before & ~STATE_MASK) + state + more * ONE_ATTEMPT
             codes[ordinal] = after
             moved[before, after] += 1
-            if state == WAITING:
-                first[after] = min(first.get(after, ordinal), ordinal)
+            # Where none of this code was looked for yet, others may wait before this one.
+            if state == WAITING and ordinal < first.get(after, 0):
+                first[after] = ordinal
         self._count(moved)
 
     def _count(self, moved: Mapping[tuple[int, int], int]) -> None:
