@@ -1,7 +1,7 @@
 # Everything a person does with this repository. Needs make and Python 3.11 or newer, no more.
 #   make demo   runs a mixed set of jobs over the documents in flows/documents
 #   make test   runs the test suite
-#   make chaos  runs random scenarios of faults, kills and restarts
+#   make chaos  runs random scenarios of faults, kills and restarts, and reads 20,000 odd replies
 
 PROVIDER ?= sandbox
 RESULTS_DIR ?= demo-output
@@ -25,7 +25,8 @@ help:
 	@echo "make demo   a mixed job set against the local sandbox, no key needed"
 	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
 	@echo "make test   the test suite"
-	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets"
+	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets;"
+	@echo "            and 20,000 replies as no provider should write them"
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script and a floor; minutes"
@@ -43,6 +44,7 @@ test: $(VENV)/.tools
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
 	  --numprocesses 3 --dist worksteal $(PYTEST)
+	@BATCHATA_ODD_ROWS=20000 $(PYTHON) -m pytest tests/test_odd_rows.py $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .

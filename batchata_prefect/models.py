@@ -32,6 +32,9 @@ JobStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 Citing: TypeAlias = Literal["native", "quoted"]
 """How an answer cites: with the provider's citations, or with quotes asked for in the schema."""
 
+_LONGEST_ORDINAL = 12
+"""Digits of a place in a chunk; Python takes a second for a number of many thousand digits."""
+
 DEFAULT_MAX_TOKENS = 4096
 """Output tokens a job may use when neither it nor the defaults say; thinking counts against it."""
 
@@ -273,7 +276,9 @@ class Chunk:
     def ordinal(self, custom_id: str) -> int | None:
         """Place of the request that a custom_id names; None where it is not of this chunk."""
         tail = custom_id[17:]
-        if custom_id[:16] != self.token[:16] or custom_id[16:17] != "-" or not tail.isdecimal():
+        if custom_id[:16] != self.token[:16] or custom_id[16:17] != "-":
+            return None
+        if not tail.isdecimal() or len(tail) > _LONGEST_ORDINAL:
             return None
         ordinal = int(tail)
         return ordinal if ordinal < self.count else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from batchata_prefect.money.ledger import (
     Entry,
 )
 from batchata_prefect.results.answer_file import AnswerFile, open_answers
-from batchata_prefect.results.read import Collected, collect
+from batchata_prefect.results.read import Collected, collect, give_up
 from batchata_prefect.results.row import Reading, canceled, package
+
+logger = logging.getLogger("batchata_prefect")
 
 
 def read_chunk(
@@ -63,19 +66,26 @@ def read_chunk(
         schemas=run.schemas,
         canceled=reason,
     )
+    answers, source = run.answer_file(chunk.token), _source(run)
     jobs = run.spool.reader()
     try:
         return collect(
             reading,
             replies,
-            run.answer_file(chunk.token),
+            answers,
             ordinals,
             jobs,
             run.providers[chunk.provider].read,
             no_reply=no_reply
             or _no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
-            source=_source(run),
+            source=source,
         )
+    except OSError:
+        raise
+    except Exception as error:
+        # A fault of ours. It must not take the other batches along, nor the next start.
+        logger.exception("%s: its replies could not be read; they are kept", chunk.name)
+        return give_up(reading, answers, ordinals, jobs, error, source)
     finally:
         jobs.close()
 

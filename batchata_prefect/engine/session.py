@@ -24,6 +24,7 @@ from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import Key, Provider, Requests
 from batchata_prefect.providers.throttle import Throttle
+from batchata_prefect.results.row import reply_file
 
 if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
@@ -506,7 +507,7 @@ class Session:
 
     def reply_file(self, token: str) -> Path:
         """The provider's rows of a token, as they came."""
-        return self.results_dir / "raw_files" / "responses" / f"{token}.jsonl"
+        return self.results_dir / reply_file(token)
 
     def answer_file(self, token: str) -> Path:
         """The read answers of a token, until they are in the results."""

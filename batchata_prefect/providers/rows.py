@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,9 +9,16 @@ from typing import Any, cast
 import orjson
 
 from batchata_prefect.errors import ParseError
+from batchata_prefect.exact_json import loads_exact
 from batchata_prefect.models import Reply, Usage
 
 EMPTY: Mapping[str, Any] = {}
+
+UNREADABLE = "unreadable_reply"
+"""Error code of a reply that was paid for and cannot be read; its raw row is kept."""
+
+MOST_TOKENS = 1_000_000_000
+"""What no answer takes: a larger count is a server's mistake, and what it cost is not known."""
 
 _CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([\w-]{1,64})"', re.ASCII)
 
@@ -24,51 +30,60 @@ class UnreadableRowError(ParseError):
         reply: What is known of it: it may have been paid for, and must not be sent again.
     """
 
-    def __init__(self, custom_id: str, row: bytes) -> None:
-        super().__init__(f"the row of {custom_id} is no JSON", "bad_row")
-        self.reply = unreadable(custom_id, f"{row[:60]!r}")
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"the row of {reply.custom_id} is no JSON", "bad_row")
+        self.reply = reply
 
 
-def parse(row: bytes) -> tuple[str, dict[str, Any]]:
+def parse(row: bytes, *, is_exact: bool = True) -> tuple[str, dict[str, Any]]:
     """The custom_id of a row, and the row.
+
+    Args:
+        row: The row.
+        is_exact: Whether fractions that a float does not hold come as `Decimal`. Costly for
+            vectors.
 
     Raises:
         UnreadableRowError: The row is not JSON, and names its request.
         ParseError: The row is not a JSON object, or carries no custom_id.
+        RecursionError: The row is nested too deeply.
     """
     try:
-        data: Any = _load(row)
+        data: Any = loads_exact(row) if is_exact else _floats(row)
         custom_id = data["custom_id"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        named = _CUSTOM_ID.search(row)
-        if named is not None and row.rstrip().endswith(b"}"):
-            raise UnreadableRowError(named[1].decode(), row) from error
-        raise ParseError(
-            f"a result row is cut off or no result: {row[:60]!r}", "bad_row"
-        ) from error
+        told = ParseError(f"a result row is cut off or no result: {row[:60]!r}", "bad_row")
+        if (reply := rescued(row, told)) is not None:
+            raise UnreadableRowError(reply) from error
+        raise told from error
     if not isinstance(custom_id, str):
-        raise ParseError(f"a result row has custom_id {custom_id!r}", "bad_row")
+        raise ParseError(f"a result row has custom_id {str(custom_id)[:60]!r}", "bad_row")
     return custom_id, data
 
 
-def _load(row: bytes) -> Any:
-    """The JSON of a row, also where it holds what JSON forbids: a bad byte, a bare NUL."""
+def _floats(row: bytes) -> Any:
     try:
         return orjson.loads(row)
     except orjson.JSONDecodeError:
-        return _writable(json.loads(row.decode("utf-8", "replace"), strict=False))
+        return loads_exact(row)
 
 
-def _writable(value: Any) -> Any:
-    """The value with every half of a surrogate pair replaced: no file can hold one."""
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
-        return {_writable(key): _writable(item) for key, item in items}
-    if isinstance(value, list):
-        return [_writable(item) for item in cast("list[Any]", value)]
-    return value
+def rescued(row: bytes, error: Exception) -> Reply | None:
+    """What is known of a row that its reader choked on; None where it names no request.
+
+    It may have been paid for, and must not be sent again.
+
+    Args:
+        row: The row.
+        error: What its reader raised.
+    """
+    if isinstance(error, UnreadableRowError):
+        return error.reply
+    named = _CUSTOM_ID.search(row)
+    if named is None or not row.rstrip().endswith(b"}"):
+        return None
+    what = str(error) if isinstance(error, ParseError) else f"{type(error).__name__}: {error}"
+    return unreadable(named[1].decode(), what[:300])
 
 
 def object_at(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -83,10 +98,31 @@ def list_at(data: Mapping[str, Any], key: str) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else []
 
 
+def objects_at(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The objects in the list at a key; what else is in it is left out."""
+    return [
+        cast("Mapping[str, Any]", item) for item in list_at(data, key) if isinstance(item, dict)
+    ]
+
+
 def count_at(data: Mapping[str, Any], key: str) -> int:
     """The count at a key; 0 where there is none."""
     value = data.get(key)
     return value if isinstance(value, int) else 0
+
+
+def tokens_at(data: Mapping[str, Any], key: str) -> int:
+    """The number of tokens at a key; 0 where there is none.
+
+    Raises:
+        ValueError: It is no number of tokens.
+    """
+    value = data.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, (int, float)) and 0 <= value <= MOST_TOKENS:
+        return int(value)
+    raise ValueError(f"{key} is {str(value)[:40]}")
 
 
 def text_at(data: Mapping[str, Any], key: str) -> str | None:
@@ -101,6 +137,6 @@ def unreadable(custom_id: str, what: str, usage: Usage | None = None) -> Reply:
         custom_id,
         "succeeded",
         usage=usage,
-        error_code="unreadable_reply",
+        error_code=UNREADABLE,
         error=f"the provider answered in a form that cannot be read: {what}",
     )

@@ -16,10 +16,11 @@ from batchata_prefect.jobs.chunks import mark
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
-from batchata_prefect.providers.rows import UnreadableRowError
-from batchata_prefect.results.answer_file import answer_writer
+from batchata_prefect.providers.rows import UNREADABLE, rescued
+from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.plain_rows import Bills, PlainRows
 from batchata_prefect.results.row import Reading, from_row
+from batchata_prefect.results.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +77,25 @@ def collect(
     answered = ord(ANSWERED)
     jobs.hold(ordinals)
     with answer_writer(answers, source) as file:
-        tally, add = file.tally, file.add
         for line in lines(replies) if replies is not None else ():
             try:
                 reply = read(line, chunk.endpoint)
-            except UnreadableRowError as error:
-                unreadable += 1
-                reply = error.reply
-            except ParseError:
-                unreadable += 1
-                continue
+            except Exception as error:
+                # Any row may be one that nobody has seen before, and it is one job's trouble.
+                found = rescued(line, error)
+                unreadable += found is None or isinstance(error, ParseError)
+                if found is None:
+                    continue
+                reply = found
             place = chunk.ordinal(reply.custom_id)
             if place is None or marks[place]:
-                strangers += 1
+                if place is None and reply.custom_id.startswith(chunk.head):
+                    unreadable += 1
+                else:
+                    strangers += 1
                 continue
-            bill = bills.add(reply)
             ordinal = ordinals[place]
+            bill = bills.add(reply)
             if ordinal < 0:
                 marks[place] = ord(mark(reply, reply.error_code))
                 continue
@@ -101,7 +105,7 @@ def collect(
                 marks[place] = answered
                 bill.plain += 1
                 if stored.tags:
-                    tally.add_tags(
+                    file.tally.add_tags(
                         orjson.loads(stored.tags),
                         completed=True,
                         cost_usd=None if bill.cost is None else float(bill.cost),
@@ -109,31 +113,94 @@ def collect(
                         output_tokens=bill.usage.output_tokens,
                     )
             else:
-                job, body = jobs.context(ordinal), None
-                if job.citations is not None and reply.outcome == "succeeded":
-                    (body,) = jobs.bodies([ordinal])
                 cost = reading.cost(reply) if bill is None else bill.cost
-                values = reading.row(reply, job, cost, body)
-                marks[place] = ord(mark(reply, values["error_code"]))
-                tally.add(values)
-                row = orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
-            add(place, row)
-        for place in range(chunk.count) if 0 in marks else ():
-            if not marks[place]:
-                letter, code, text = no_reply(place)
-                if unreadable and letter == AGAIN:
-                    # The row that cannot be read may be this job's, and may have been paid.
-                    letter, text = FAILED, f"{text}; {unreadable} rows cannot be read"
+                row, letter = _odd(reading, reply, cost, ordinal, jobs, file.tally)
                 marks[place] = ord(letter)
-                if ordinals[place] >= 0:
-                    values = reading.missing(jobs.context(ordinals[place]), code, text)
-                    tally.add(values)
-                    add(place, orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
+            file.add(place, row)
+        if 0 in marks:
+            _write_missing(reading, file, marks, ordinals, jobs, no_reply, unreadable)
         bills.close()
-        tally.merge(bills.plain)
+        file.tally.merge(bills.plain)
     # What a row that cannot be read was billed is not known.
     cost = None if unreadable else bills.cost
     return Collected(marks.decode(), cost, bills.usage, strangers, unreadable, bills.cache_saved)
+
+
+def _odd(
+    reading: Reading,
+    reply: Reply,
+    cost: Decimal | None,
+    ordinal: int,
+    jobs: SpoolReader,
+    tally: Tally,
+) -> tuple[bytes, str]:
+    """The row of a reply that is no ordinary one, and its mark: whatever it holds, there is one."""
+    job, body = jobs.context(ordinal), None
+    if job.citations is not None and reply.outcome == "succeeded":
+        (body,) = jobs.bodies([ordinal])
+    try:
+        values = reading.row(reply, job, cost, body)
+        letter = mark(reply, values["error_code"])
+        row = orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
+    except Exception as error:
+        # What a model writes, and what a user's own class makes of it, is one job's trouble.
+        values, letter = reading.unreadable(reply, job, cost, error), FAILED
+        row = orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
+    tally.add(values)
+    return row, letter
+
+
+def _write_missing(
+    reading: Reading,
+    file: AnswerWriter,
+    marks: bytearray,
+    ordinals: Sequence[int],
+    jobs: SpoolReader,
+    no_reply: Callable[[int], tuple[str, str, str]],
+    unreadable: int,
+) -> None:
+    """Write the rows of the requests that got no reply, and their marks."""
+    for place in range(len(marks)):
+        if marks[place]:
+            continue
+        letter, code, text = no_reply(place)
+        if unreadable and letter in {AGAIN, FAILED}:
+            # A row that cannot be read may be this job's, and may have been paid.
+            letter, code, text = FAILED, UNREADABLE, reading.unnamed(unreadable)
+        marks[place] = ord(letter)
+        if ordinals[place] >= 0:
+            values = reading.missing(jobs.context(ordinals[place]), code, text)
+            file.tally.add(values)
+            file.add(place, orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def give_up(
+    reading: Reading,
+    answers: Path,
+    ordinals: Sequence[int],
+    jobs: SpoolReader,
+    error: Exception,
+    source: str,
+) -> Collected:
+    """Write the answers of a chunk whose reading failed as a whole: each of its jobs says why.
+
+    Args:
+        reading: How its replies were read.
+        answers: The file to write.
+        ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
+        jobs: Looks up jobs.
+        error: What reading raised.
+        source: What the answers depend on besides the replies.
+
+    Raises:
+        OSError: The answers cannot be written.
+    """
+    marks = bytearray(len(ordinals))
+    told = FAILED, UNREADABLE, reading.unread(error)
+    with answer_writer(answers, source) as file:
+        _write_missing(reading, file, marks, ordinals, jobs, lambda _: told, 0)
+    # What was billed stands in the rows that were not read.
+    return Collected(marks.decode(), None, Usage(), 0, 0, None)
 
 
 def lines(path: Path) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from batchata_prefect.content.citations import (
 from batchata_prefect.content.citations.quotes import read_quoted
 from batchata_prefect.content.schema import Answer, AnswerSchema, read_answer
 from batchata_prefect.errors import ParseError
+from batchata_prefect.exact_json import dumps, writable
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import (
     Attempt,
@@ -34,12 +35,18 @@ from batchata_prefect.models import (
 from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.originals import held_in
+from batchata_prefect.providers.rows import UNREADABLE
 
 
 @cache
 def package() -> str:
     """Name and version of this package: another one may read more out of the same reply."""
     return f"batchata-prefect {version('batchata-prefect')}"
+
+
+def reply_file(token: str) -> str:
+    """Where a chunk's replies lie as they came, below the results."""
+    return f"raw_files/responses/{token}.jsonl"
 
 
 _TRUNCATED = {"max_tokens", "model_context_window_exceeded"}
@@ -89,7 +96,7 @@ class Reading:
             row["embedding"] = reply.embedding
         elif reply.outcome == "succeeded":
             row["raw_response"] = reply.text or (
-                _json_text(reply.tool_calls) if reply.tool_calls else ""
+                dumps(reply.tool_calls) if reply.tool_calls else ""
             )
         if reply.outcome == "canceled" and self.canceled is not None:
             return self._canceled(row, self.canceled)
@@ -98,7 +105,8 @@ class Reading:
             fault = self._parse(reply, job, row, body)
         if fault is None:
             return row
-        self._failed(row, *fault)
+        code, error = fault
+        self._failed(row, code, f"{error}; {self._kept(reply)}" if code == UNREADABLE else error)
         if reply.outcome == "canceled":
             row["status"] = "cancelled"
         return row
@@ -109,9 +117,45 @@ class Reading:
             row["status"] = "cancelled"
         return row
 
+    def unreadable(
+        self, reply: Reply, job: Context, cost: Decimal | None, error: Exception
+    ) -> dict[str, Any]:
+        """The row of a reply that could not be read, with its text.
+
+        Args:
+            reply: The reply.
+            job: Its job.
+            cost: What it was billed.
+            error: What was raised while it was read.
+        """
+        row = self._blank(job, cost)
+        row["raw_response"] = writable(reply.text) or None
+        what = f"the answer could not be read ({type(error).__name__}: {str(error)[:300]})"
+        self._failed(row, UNREADABLE, f"{writable(what)}; {self._kept(reply)}")
+        return row
+
+    def _kept(self, reply: Reply) -> str:
+        return f"it is kept as {reply.custom_id} in {reply_file(self.chunk.token)}"
+
+    def unnamed(self, rows: int) -> str:
+        """Why a job has no answer whose batch gave rows that cannot be read."""
+        return (
+            f"no row of its batch names this job, and {rows} of them cannot be read: it may have "
+            f"been answered and paid, and is not sent again. They are kept in "
+            f"{reply_file(self.chunk.token)}"
+        )
+
+    def unread(self, error: Exception) -> str:
+        """Why a job has no answer where reading its whole batch failed."""
+        return (
+            f"the replies of {self.batch_id or 'its batch'} could not be read "
+            f"({type(error).__name__}: {str(error)[:300]}). They are kept in "
+            f"{reply_file(self.chunk.token)}, and nothing is sent again; report it"
+        )
+
     def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:
-        """The row of a job that got no reply; of one whose answer was lost the cost is unknown."""
-        row = self._blank(job, None if code == "answer_lost" else Decimal(0))
+        """The row of a job that got no reply; where it may have been paid, its cost is unknown."""
+        row = self._blank(job, None if code in {"answer_lost", UNREADABLE} else Decimal(0))
         self._failed(row, code, error)
         if code == "canceled":
             row["status"] = "cancelled"

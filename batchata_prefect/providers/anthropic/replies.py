@@ -7,28 +7,37 @@ types/usage.py (2.12.0).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from msgspec import DecodeError, Struct
+from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
-from batchata_prefect.providers.rows import count_at, list_at, object_at, text_at, unreadable
+from batchata_prefect.providers.rows import (
+    MOST_TOKENS,
+    object_at,
+    objects_at,
+    text_at,
+    tokens_at,
+    unreadable,
+)
+
+_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 
 
 class _Thought(Struct, gc=False):
-    thinking_tokens: int
+    thinking_tokens: _Count
 
 
 class _Written(Struct, gc=False):
-    ephemeral_1h_input_tokens: int
+    ephemeral_1h_input_tokens: _Count
 
 
 class _Tokens(Struct, gc=False):
-    input_tokens: int
-    output_tokens: int
-    cache_read_input_tokens: int
-    cache_creation_input_tokens: int
+    input_tokens: _Count
+    output_tokens: _Count
+    cache_read_input_tokens: _Count
+    cache_creation_input_tokens: _Count
     cache_creation: _Written
     output_tokens_details: _Thought | None = None
 
@@ -69,7 +78,7 @@ def ordinary(row: bytes) -> Reply | None:
     """
     try:
         found = _decode(row)
-    except (DecodeError, UnicodeDecodeError):
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
     message = found.result.message
     *before, text = message.content or (None,)
@@ -113,12 +122,7 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
         block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
         kind = block.get("type")
         if kind == "text" and isinstance(block.get("text"), str):
-            citations = block.get("citations")
-            texts.append(
-                TextBlock(block["text"], tuple(list_at(block, "citations")))
-                if citations
-                else TextBlock(block["text"])
-            )
+            texts.append(TextBlock(block["text"], tuple(objects_at(block, "citations"))))
         elif kind == "thinking" or kind == "redacted_thinking":
             has_thinking = True
         elif kind == "tool_use":
@@ -146,13 +150,16 @@ def _usage(usage: Mapping[str, Any]) -> Usage | None:
     """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out."""
     if not usage:
         return None
-    read = count_at(usage, "cache_read_input_tokens")
-    written = count_at(usage, "cache_creation_input_tokens")
-    return Usage(
-        count_at(usage, "input_tokens") + read + written,
-        count_at(usage, "output_tokens"),
-        read,
-        written,
-        count_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
-        count_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
-    )
+    try:
+        read = tokens_at(usage, "cache_read_input_tokens")
+        written = tokens_at(usage, "cache_creation_input_tokens")
+        return Usage(
+            tokens_at(usage, "input_tokens") + read + written,
+            tokens_at(usage, "output_tokens"),
+            read,
+            written,
+            tokens_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
+            tokens_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
+        )
+    except ValueError:
+        return None  # an unknown cost, which never counts as 0

@@ -244,7 +244,7 @@ class OpenAI:
         """
         if (reply := ordinary(row)) is not None:
             return reply
-        custom_id, data = parse(row)
+        custom_id, data = parse(row, is_exact="embeddings" not in endpoint)
         response = object_at(data, "response")
         body = object_at(response, "body")
         error = object_at(data, "error") or object_at(body, "error")

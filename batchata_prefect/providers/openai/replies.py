@@ -10,13 +10,22 @@ import sys
 from array import array
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import Annotated, Any, Literal, cast
 
 from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
-from batchata_prefect.providers.rows import count_at, list_at, object_at, text_at, unreadable
+from batchata_prefect.providers.rows import (
+    MOST_TOKENS,
+    list_at,
+    object_at,
+    objects_at,
+    text_at,
+    tokens_at,
+    unreadable,
+)
 
 _FINISHED = {
     "stop": "end_turn",
@@ -29,19 +38,21 @@ _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
 _REFUSED = "the model refused to answer"
 _FILTERED = "the answer was cut off by the content filter"
 
+_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
+
 
 class _Read(Struct, gc=False):
-    cached_tokens: int
-    cache_write_tokens: int = 0
+    cached_tokens: _Count
+    cache_write_tokens: _Count = 0
 
 
 class _Written(Struct, gc=False):
-    reasoning_tokens: int
+    reasoning_tokens: _Count
 
 
 class _Tokens(Struct, gc=False):
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: _Count
+    completion_tokens: _Count
     prompt_tokens_details: _Read
     completion_tokens_details: _Written
 
@@ -85,7 +96,7 @@ def ordinary(row: bytes) -> Reply | None:
     """
     try:
         found = _decode(row)
-    except (DecodeError, UnicodeDecodeError):
+    except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
     (choice,) = found.response.body.choices
     usage = found.response.body.usage
@@ -134,7 +145,7 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         usage,
         stop=_FINISHED.get(finish or "", finish),
         refusals=[*refusals, refusal] if refusal else refusals,
-        calls=cast("list[dict[str, Any]]", list_at(message, "tool_calls")),
+        calls=objects_at(message, "tool_calls"),
     )
 
 
@@ -150,9 +161,8 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
     contents: list[Any] = []
     calls: list[Mapping[str, Any]] = []
     stop, has_thinking = "end_turn", False
-    for item in list_at(body, "output"):
-        part = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        kind = part.get("type")
+    for part in objects_at(body, "output"):
+        kind = text_at(part, "type")
         if kind == "message":
             contents.append(part.get("content"))
         elif kind == "reasoning":
@@ -223,15 +233,18 @@ def _usage(usage: Mapping[str, Any], taken: str, given: str) -> Usage | None:
     """The usage in our definitions: OpenAI's input and output include all their parts."""
     if not usage:
         return None
-    details = object_at(usage, f"{taken}_tokens_details")
-    return Usage(
-        count_at(usage, f"{taken}_tokens"),
-        count_at(usage, f"{given}_tokens"),
-        count_at(details, "cached_tokens"),
-        count_at(details, "cache_write_tokens"),
-        0,
-        count_at(object_at(usage, f"{given}_tokens_details"), "reasoning_tokens"),
-    )
+    try:
+        details = object_at(usage, f"{taken}_tokens_details")
+        return Usage(
+            tokens_at(usage, f"{taken}_tokens"),
+            tokens_at(usage, f"{given}_tokens"),
+            tokens_at(details, "cached_tokens"),
+            tokens_at(details, "cache_write_tokens"),
+            0,
+            tokens_at(object_at(usage, f"{given}_tokens_details"), "reasoning_tokens"),
+        )
+    except ValueError:
+        return None  # an unknown cost, which never counts as 0
 
 
 def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
@@ -244,12 +257,15 @@ def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
         vector = _floats(vector)
     if not isinstance(vector, list):
         return unreadable(custom_id, "no embedding", usage)
+    numbers = cast("list[float]", vector)
+    try:
+        is_vector = all(map(isfinite, numbers))
+    except (TypeError, OverflowError):
+        is_vector = False
+    if not is_vector:
+        return unreadable(custom_id, "its embedding is not made of numbers", usage)
     return Reply(
-        custom_id,
-        "succeeded",
-        usage=usage,
-        stop_reason="end_turn",
-        embedding=tuple(cast("list[float]", vector)),
+        custom_id, "succeeded", usage=usage, stop_reason="end_turn", embedding=tuple(numbers)
     )
 
 

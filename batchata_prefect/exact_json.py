@@ -1,0 +1,110 @@
+"""JSON whose numbers keep all their digits, on the way in and on the way out.
+
+Account numbers have more than 64 bits, and amounts more digits than a float. orjson makes a float
+of such a whole number without a word, and refuses to write one; every parser does it to fractions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, cast
+
+import msgspec
+import orjson
+
+_LONG = re.compile(r"[\d.]{17}|\d[eE]")
+"""What a number looks like that a float may not hold; 15 digits and a point always fit."""
+
+_LONG_WHOLE = re.compile(r"\d{19}")
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""One half of a pair of surrogates, or both."""
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text, as Python has it: fractions are floats.
+
+    Raises:
+        ValueError: It is no JSON, or holds a whole number of more than 4,300 digits.
+        RecursionError: It is nested too deeply.
+    """
+    if _LONG_WHOLE.search(text) is None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass  # orjson refuses 1e999, which a class may take as infinite
+    return json.loads(text)
+
+
+def loads_exact(text: str | bytes) -> Any:
+    """The same, with each fraction that a float does not hold as `Decimal`.
+
+    Leniently, as rows of providers ask for it: bad bytes, bare control characters and halves of
+    surrogate pairs are replaced or taken, because no file can hold them.
+
+    Raises:
+        ValueError: It is no JSON, or holds a whole number of more than 4,300 digits.
+        RecursionError: It is nested too deeply.
+    """
+    plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
+    if _LONG.search(plain) is None:
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            pass
+    return writable(json.loads(plain, parse_float=_fraction, strict=False))
+
+
+def _fraction(token: str) -> float | Decimal:
+    value = float(token)
+    try:
+        exact = Decimal(token)
+    except ArithmeticError as error:
+        raise ValueError(f"{token[:40]} is no number that can be held") from error
+    # What is infinite as a float is not equal to itself less itself.
+    return value if value - value == 0 and Decimal(repr(value)) == exact else exact
+
+
+def dumps(value: Any) -> str:
+    """JSON of a value of `loads` or `loads_exact`, each number with all its digits.
+
+    Raises:
+        TypeError: It holds what JSON has not.
+        ValueError: It holds half of a pair of surrogates.
+        RecursionError: It is nested too deeply.
+    """
+    return _encode(value).decode()
+
+
+def compact(text: str) -> str:
+    """A JSON text without the space between its tokens, which stay as they are.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    try:
+        return msgspec.json.format(text, indent=-1)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
+
+
+def has_halves(text: str) -> bool:
+    """Whether a JSON text may hold half of a pair of surrogates."""
+    return _HALF.search(text) is not None
+
+
+def writable(value: Any) -> Any:
+    """The value with every half of a surrogate pair replaced: no file can hold one."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {writable(key): writable(item) for key, item in items}
+    if isinstance(value, list):
+        return [writable(item) for item in cast("list[Any]", value)]
+    return value
