@@ -23,13 +23,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def advice() -> str:
     """Every error code with its next step, by its place in the table of the code."""
-    from batchata_prefect.jobs.chunks import RETRY_CODES
-    from batchata_prefect.results.codes import ADVICE, what_to_do
+    from batchata_prefect.results.codes import CODES, rule, what_to_do
 
+    passing = rule("http_503")
     lines = ["| `error_code` | what to do |", "|---|---|"]
-    lines += [f"| `{code}` | {text} |" for code, text in ADVICE.items()]
-    others = [f"`{code}`" for code in sorted(RETRY_CODES - set(ADVICE))]
-    lines.append(f"| {', '.join(others)} | {what_to_do(next(iter(RETRY_CODES - set(ADVICE))))} |")
+    lines += [f"| `{code}` | {each.advice} |" for code, each in CODES.items() if each != passing]
+    others = [f"`{code}`" for code, each in CODES.items() if each == passing]
+    lines.append(
+        f"| {', '.join(others)}, `http_` with 0, 408, 409, 425, 429 or from 500 | "
+        f"{passing.advice} |"
+    )
     lines.append(f"| any other code | {what_to_do('')} |")
     return "\n".join(lines)
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -374,6 +372,8 @@ class Reply(NamedTuple):
         embedding: The vector, from an embeddings endpoint.
         has_thinking: Whether the answer holds thinking, shown or not.
         tool_calls: The provider's own objects of the tools that the model calls.
+        status: HTTP status of a request that failed, 0 where it got no reply; None where the row
+            does not tell.
     """
 
     custom_id: str
@@ -386,6 +386,7 @@ class Reply(NamedTuple):
     embedding: tuple[float, ...] | None = None
     has_thinking: bool = False
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    status: int | None = None
 
     @property
     def text(self) -> str:
@@ -549,9 +550,3 @@ class JobResult:
             json.dumps(self.to_dict(), indent=indent, ensure_ascii=False), encoding="utf-8"
         )
         partial.replace(path)
-
-
-@cache
-def package() -> str:
-    """Name and version of this package: another one may read more out of the same reply."""
-    return f"batchata-prefect {version('batchata-prefect')}"

@@ -92,6 +92,15 @@ def sandbox(sandbox_process, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
+def cases(real: Path) -> Path:
+    """Small inputs that failed once, where they lie beside the project."""
+    path = real.parent / "cases"
+    if not path.is_dir():
+        pytest.skip("the cases are not here")
+    return path
+
+
+@pytest.fixture
 def real() -> Path:
     """The recorded replies and real inputs, where they lie beside the project."""
     path = Path(os.environ.get("BATCHATA_REAL", Path(__file__).parents[2] / "shared" / "real"))

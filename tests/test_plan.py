@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import Row
-from batchata_prefect.models import Reply
 
 
 def rows(*sizes: int, tokens: int = 10) -> list[Row]:
@@ -113,22 +112,3 @@ def test_small_cuts_wait_for_room_while_batches_run(
     """A cut that the budget made short goes out only half full or when nothing is running."""
     part = chunks.Cut(array("q", range(taken)), b"", 0, 0, 0, 0, Decimal(0), short)
     assert chunks.worth_sending(part, wanted=10, busy=busy) is sends
-
-
-@pytest.mark.parametrize(
-    ("outcome", "code", "letter"),
-    [
-        ("succeeded", None, "a"),
-        ("succeeded", "refusal", "f"),
-        ("succeeded", "truncated", "x"),
-        ("succeeded", "invalid_output", "x"),
-        ("errored", "invalid_request_error", "f"),
-        ("errored", "overloaded_error", "r"),
-        ("errored", "server_error", "r"),
-        ("expired", "expired", "r"),
-        ("canceled", "canceled", "c"),
-    ],
-)
-def test_mark(outcome: str, code: str | None, letter: str) -> None:
-    """Only what says nothing against the request may be sent again."""
-    assert chunks.mark(Reply("x-0", outcome), code) == letter  # type: ignore[arg-type]

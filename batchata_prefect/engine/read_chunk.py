@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from batchata_prefect.engine.session import Session
-from batchata_prefect.jobs import chunks
-from batchata_prefect.models import ProviderBatch, package
+from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import (
     AGAIN,
     ANSWERED,
@@ -20,8 +19,9 @@ from batchata_prefect.money.ledger import (
     Entry,
 )
 from batchata_prefect.results.answer_file import AnswerFile, open_answers
+from batchata_prefect.results.codes import rule
 from batchata_prefect.results.read import Collected, collect, give_up
-from batchata_prefect.results.row import Reading, canceled
+from batchata_prefect.results.row import Reading, canceled, package
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -153,7 +153,7 @@ def _no_reply(
         if (fault := by_place.get(place)) is not None:
             return FAILED, fault.code, f"{fault.message} ({fault.param or 'line'} {place + 1})"
         if whole is not None:
-            letter = AGAIN if whole.code in chunks.RETRY_CODES else FAILED
+            letter = AGAIN if rule(whole.code).then == AGAIN else FAILED
             return letter, whole.code, whole.message
         text = f"{batch.batch_id} was refused for other jobs in it; nothing was billed"
         return AGAIN, "batch_failed", text

@@ -9,36 +9,10 @@ from decimal import Decimal
 from typing import TypedDict
 
 from batchata_prefect.jobs.spool import Row, in_a_row
-from batchata_prefect.models import Reply
-from batchata_prefect.money.ledger import AGAIN, ANSWERED, CANCELED, FAILED, NOT_AS_ASKED
 from batchata_prefect.providers import Provider
 
 _LONGEST_CUSTOM_ID = 24
 """Sixteen letters of the token, a hyphen and up to seven digits; see `Chunk.custom_id`."""
-
-RETRY_CODES = frozenset(
-    {
-        # Anthropic error types that say nothing against the request [anthropic/types/shared].
-        "api_error",
-        "overloaded_error",
-        "rate_limit_error",
-        "timeout_error",
-        # OpenAI codes of the same meaning [Batch API guide; error file rows].
-        "server_error",
-        "rate_limit_exceeded",
-        "internal_error",
-        "service_unavailable",
-        # Ours.
-        "expired",
-        "missing",
-        "batch_failed",
-        "token_limit_exceeded",
-    }
-)
-"""Error codes after which the same request may be sent again."""
-
-REASK_CODES = frozenset({"truncated", "empty_answer", "invalid_json", "invalid_output"})
-"""Error codes of answers that are not as asked: another request may bring a better one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,24 +119,6 @@ def limits(
         line_bytes=len(provider.line("0" * _LONGEST_CUSTOM_ID, b"", endpoint)),
         wire_bytes=provider.wire_bytes,
     )
-
-
-def mark(reply: Reply, error_code: str | None) -> str:
-    """The letter that a reply gets in the ending's marks.
-
-    Args:
-        reply: The reply.
-        error_code: What is wrong with the answer after it was read; None for nothing.
-    """
-    if reply.outcome == "canceled":
-        return CANCELED
-    if error_code is None:
-        return ANSWERED
-    if reply.outcome != "succeeded" and error_code in RETRY_CODES:
-        return AGAIN
-    if reply.outcome == "succeeded" and error_code in REASK_CODES:
-        return NOT_AS_ASKED
-    return FAILED
 
 
 def worth_sending(cut_: Cut, *, wanted: int, busy: bool) -> bool:

@@ -86,6 +86,24 @@ def rescued(row: bytes, error: Exception) -> Reply | None:
     return unreadable(named[1].decode(), what[:300])
 
 
+def opened(value: Any) -> Any:
+    """The value, or what stands in it where it is JSON in a text, as OGX writes bodies."""
+    for _ in range(2):
+        if not isinstance(value, str) or not value.lstrip().startswith(("{", "[", '"')):
+            break
+        try:
+            value = loads_exact(value.encode())
+        except ValueError:
+            break
+    return value
+
+
+def opened_object(value: Any) -> Mapping[str, Any]:
+    """The object that a value is or holds as JSON; an empty one where there is none."""
+    value = opened(value)
+    return cast("Mapping[str, Any]", value) if isinstance(value, dict) else EMPTY
+
+
 def object_at(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """The object at a key; an empty one where there is none."""
     value = data.get(key)
@@ -105,10 +123,18 @@ def objects_at(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     ]
 
 
+def whole_number(value: Any) -> int | None:
+    """A number that may be written as a text or with a point; None where it is none."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def count_at(data: Mapping[str, Any], key: str) -> int:
     """The count at a key; 0 where there is none."""
-    value = data.get(key)
-    return value if isinstance(value, int) else 0
+    return max(whole_number(data.get(key)) or 0, 0)
 
 
 def tokens_at(data: Mapping[str, Any], key: str) -> int:
@@ -120,8 +146,9 @@ def tokens_at(data: Mapping[str, Any], key: str) -> int:
     value = data.get(key)
     if value is None:
         return 0
-    if isinstance(value, (int, float)) and 0 <= value <= MOST_TOKENS:
-        return int(value)
+    number = whole_number(value) if isinstance(value, str) else value
+    if isinstance(number, (int, float)) and 0 <= number <= MOST_TOKENS:
+        return int(number)
     raise ValueError(f"{key} is {str(value)[:40]}")
 
 

@@ -1,63 +1,183 @@
-"""What a person can do about each `error_code` of a job."""
+"""Every `error_code` of a job: whether its request is sent again, or asked again, and what to do.
+
+This is the one table of that. A code that is not in it ends the job: what a provider has against a
+request it will have against it tomorrow.
+"""
 
 from __future__ import annotations
 
-from batchata_prefect.jobs.chunks import RETRY_CODES
+import re
+from typing import NamedTuple
 
-_AGAIN = "Run the same jobs again: only these are sent."
+from batchata_prefect.models import Reply
+from batchata_prefect.money.ledger import AGAIN, ANSWERED, CANCELED, FAILED, NOT_AS_ASKED
+from batchata_prefect.providers.failures import is_transient
 
-ADVICE: dict[str, str] = {
-    # The run
-    "time_limit_exceeded": "Start a run with a longer time limit for these jobs, in another "
-    "results_dir: the limit counts from the first start.",
-    "cost_limit_exceeded": "Raise the cost limit and run again: only these are sent.",
-    "canceled": _AGAIN,
-    "in_flight": "Run the same jobs again to collect them; `batchata status` shows what the "
-    "provider says.",
-    "provider_refused": "Mend the key or the account's limits, then run again: only these are "
-    "sent.",
-    "not_sent": _AGAIN,
-    "canary_failed": "Look at the answers of the canary's jobs. Change the prompt or the response "
-    "model, or let it pass with a lower min_valid or a higher cost limit; then run again: what the "
-    "canary answered is kept.",
-    # The batch
-    "expired": "The provider did not run them within 24 hours, three times over. Run again at "
-    "another time, with smaller batches (items_per_batch) or a higher max_attempts.",
-    "missing": "The provider gave no row for them. Look at the batch in the provider's console "
-    "before you send them again: they may have been paid.",
-    "batch_failed": "Their batch was refused for other jobs. " + _AGAIN,
-    "batch_refused": "Read what the provider said of the whole batch, and change the jobs.",
-    "token_limit_exceeded": "The account's limit of enqueued tokens is reached: wait until other "
-    "batches are done, or give a smaller tokens_per_batch.",
-    "answer_lost": "They were or may have been answered and paid. Where their reply file is gone, "
-    "bring it back from a backup of raw_files/responses; a realtime reply that never came cannot "
-    "be had. Sent under another id they are paid again.",
-    # The request
-    "invalid_request": "Read what the provider said of the request, and change the job.",
-    "invalid_request_error": "Read what the provider said of the request, and change the job.",
-    "not_found_error": "The model id is unknown to this account; check its spelling and access.",
-    "model_not_found": "The model id is unknown to this account; check its spelling and access.",
-    "permission_error": "The key has no access to this model; use another key or model.",
-    # The answer
-    "truncated": "Give the jobs more max_tokens, or let the run do it with max_reasks.",
-    "empty_answer": "Give the jobs more max_tokens or another prompt, or use max_reasks.",
-    "invalid_json": "Make the response model simpler, use another model, or use max_reasks.",
-    "invalid_output": "Make the response model more lenient, say in the prompt what its fields "
-    "hold, or use max_reasks.",
-    "refusal": "The model declined to answer. Change the prompt or the model; it is not sent "
-    "again.",
-    "unreadable_reply": "The reply is kept in raw_files/responses. Report its form; a newer "
-    "version of this package can read it without paying again.",
-}
+_STATUS = re.compile(r"http_(\d{1,4})")
 
+
+class Code(NamedTuple):
+    """What follows from an error code.
+
+    Attributes:
+        then: The mark of its jobs: `AGAIN` where the same request may be sent again,
+            `NOT_AS_ASKED` where another request may bring a better answer, else `FAILED`.
+        advice: What a person can do about it.
+    """
+
+    then: str
+    advice: str
+
+
+_RUN_AGAIN = "Run the same jobs again: only these are sent."
 _PROVIDER = (
     "The provider failed every attempt. Run again later with a higher max_attempts: only these "
     "are sent."
 )
+_REQUEST = "Read what the provider said of the request, and change the job."
+_MODEL = "The model id is unknown to this account; check its spelling and access."
+_OTHER = Code(FAILED, "Read what the provider said of one of them, and change the jobs.")
+_PASSING = Code(AGAIN, _PROVIDER)
+
+CODES: dict[str, Code] = {
+    # The run
+    "time_limit_exceeded": Code(
+        FAILED,
+        "Start a run with a longer time limit for these jobs, in another results_dir: the limit "
+        "counts from the first start.",
+    ),
+    "cost_limit_exceeded": Code(FAILED, "Raise the cost limit and run again: only these are sent."),
+    "canceled": Code(FAILED, _RUN_AGAIN),
+    "in_flight": Code(
+        FAILED,
+        "Run the same jobs again to collect them; `batchata status` shows what the provider says.",
+    ),
+    "provider_refused": Code(
+        FAILED, "Mend the key or the account's limits, then run again: only these are sent."
+    ),
+    "not_sent": Code(FAILED, _RUN_AGAIN),
+    "canary_failed": Code(
+        FAILED,
+        "Look at the answers of the canary's jobs. Change the prompt or the response model, or let "
+        "it pass with a lower min_valid or a higher cost limit; then run again: what the canary "
+        "answered is kept.",
+    ),
+    # The batch
+    "expired": Code(
+        AGAIN,
+        "The provider did not run them within 24 hours, three times over. Run again at another "
+        "time, with smaller batches (items_per_batch) or a higher max_attempts.",
+    ),
+    "missing": Code(
+        AGAIN,
+        "The provider gave no row for them. Look at the batch in the provider's console before you "
+        "send them again: they may have been paid.",
+    ),
+    "batch_failed": Code(AGAIN, f"Their batch was refused for other jobs. {_RUN_AGAIN}"),
+    "batch_refused": Code(
+        FAILED, "Read what the provider said of the whole batch, and change the jobs."
+    ),
+    "token_limit_exceeded": Code(
+        AGAIN,
+        "The account's limit of enqueued tokens is reached: wait until other batches are done, or "
+        "give a smaller tokens_per_batch.",
+    ),
+    "answer_lost": Code(
+        FAILED,
+        "They were or may have been answered and paid. Where their reply file is gone, bring it "
+        "back from a backup of raw_files/responses; a realtime reply that never came cannot be "
+        "had. Sent under another id they are paid again.",
+    ),
+    # The request
+    "invalid_request": Code(FAILED, _REQUEST),
+    "invalid_request_error": Code(FAILED, _REQUEST),
+    "not_found_error": Code(FAILED, _MODEL),
+    "model_not_found": Code(FAILED, _MODEL),
+    "permission_error": Code(
+        FAILED, "The key has no access to this model; use another key or model."
+    ),
+    # The provider, for no fault of the request: Anthropic's types [anthropic/types/shared], and
+    # OpenAI's codes of the same meaning [Batch API guide; openai/types/responses/response_error]
+    "insufficient_quota": Code(AGAIN, f"The account has no credit left: top it up. {_RUN_AGAIN}"),
+    "api_error": _PASSING,
+    "overloaded_error": _PASSING,
+    "rate_limit_error": _PASSING,
+    "timeout_error": _PASSING,
+    "server_error": _PASSING,
+    "rate_limit_exceeded": _PASSING,
+    "internal_error": _PASSING,
+    "service_unavailable": _PASSING,
+    "vector_store_timeout": _PASSING,
+    # The answer
+    "truncated": Code(
+        NOT_AS_ASKED,
+        "Give the jobs more max_tokens, or let the run do it with max_reasks; or take them as they "
+        "are with accept_truncated.",
+    ),
+    "empty_answer": Code(
+        NOT_AS_ASKED, "Give the jobs more max_tokens or another prompt, or use max_reasks."
+    ),
+    "invalid_json": Code(
+        NOT_AS_ASKED, "Make the response model simpler, use another model, or use max_reasks."
+    ),
+    "invalid_output": Code(
+        NOT_AS_ASKED,
+        "Make the response model more lenient, say in the prompt what its fields hold, or use "
+        "max_reasks.",
+    ),
+    "refusal": Code(
+        FAILED,
+        "The model declined to answer. Change the prompt or the model; it is not sent again.",
+    ),
+    "unreadable_reply": Code(
+        FAILED,
+        "The reply is kept in raw_files/responses. Report its form; a newer version of this "
+        "package can read it without paying again.",
+    ),
+}
+"""Error code -> what follows from it."""
+
+
+def rule(code: str) -> Code:
+    """What follows from a code, also from one that only names an HTTP status (`http_503`)."""
+    found = CODES.get(code)
+    if found is None and (match := _STATUS.fullmatch(code)) and is_transient(int(match[1])):
+        return _PASSING
+    return found or _OTHER
+
+
+def named(code: str, status: int | None) -> str:
+    """The code of a request that failed: the provider's word, or `http_503` where that misleads.
+
+    The status decides whether it is sent again. Servers of the same protocol put one word on
+    everything (`inference_failed`, `api_error`), which is told in the error's text instead.
+
+    Args:
+        code: The provider's word.
+        status: HTTP status of the request; None where the row tells none.
+    """
+    if status is None or (rule(code).then == AGAIN) == is_transient(status):
+        return code
+    return f"http_{status}"
+
+
+def mark(reply: Reply, error_code: str | None) -> str:
+    """The letter that a reply gets in the ending's marks.
+
+    Args:
+        reply: The reply.
+        error_code: What is wrong with the answer after it was read; None for nothing.
+    """
+    if reply.outcome == "canceled":
+        return CANCELED
+    if error_code is None:
+        return ANSWERED
+    then = rule(named(error_code, reply.status)).then
+    # What was answered was paid for, and is not sent again as it is; what was not answered cannot
+    # be answered better.
+    return then if then == (NOT_AS_ASKED if reply.outcome == "succeeded" else AGAIN) else FAILED
 
 
 def what_to_do(code: str) -> str:
     """The next step for jobs that failed with a code."""
-    if code not in ADVICE and code in RETRY_CODES:
-        return _PROVIDER
-    return ADVICE.get(code, "Read what the provider said of one of them, and change the jobs.")
+    return rule(code).advice

@@ -12,12 +12,12 @@ import orjson
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import ParseError
 from batchata_prefect.files import BUFFER_BYTES
-from batchata_prefect.jobs.chunks import mark
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.rows import UNREADABLE, rescued
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
+from batchata_prefect.results.codes import mark
 from batchata_prefect.results.plain_rows import Bills, PlainRows
 from batchata_prefect.results.row import Reading, from_row
 from batchata_prefect.results.tally import Tally

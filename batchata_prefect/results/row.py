@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -34,6 +36,13 @@ from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.providers.rows import UNREADABLE
+from batchata_prefect.results.codes import named
+
+
+@cache
+def package() -> str:
+    """Name and version of this package: another one may read more out of the same reply."""
+    return f"batchata-prefect {version('batchata-prefect')}"
 
 
 def reply_file(token: str) -> str:
@@ -279,8 +288,10 @@ def canceled(reason: str) -> tuple[str, str]:
 
 def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
     if reply.outcome != "succeeded":
-        code = reply.error_code or reply.outcome
-        return code, reply.error or f"the provider answered {reply.outcome!r} without a reason"
+        word = reply.error_code or reply.outcome
+        told = reply.error or f"the provider answered {reply.outcome!r} without a reason"
+        code = named(word, reply.status)
+        return code, told if code == word else f"{word}: {told}"
     if reply.stop_reason == "refusal" or reply.error_code is not None:
         code = reply.error_code or "refusal"
         return code, reply.error or "the model refused to answer"

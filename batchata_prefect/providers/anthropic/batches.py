@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError, blanked
+from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import (
     BatchState,
     Chunk,
@@ -29,12 +29,12 @@ from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
-from batchata_prefect.providers.anthropic.replies import answer, ordinary
+from batchata_prefect.providers.anthropic.replies import ordinary
+from batchata_prefect.providers.anthropic.rows import read_row
 from batchata_prefect.providers.rows import (
     count_at,
     object_at,
     parse,
-    text_at,
 )
 
 _PATH = "/v1/messages/batches"
@@ -44,10 +44,6 @@ _CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
 """What `Chunk.custom_id` looks like."""
 _PIECE_BYTES = 256 * 1024
 _STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
-_WHY = {
-    "canceled": "the request was canceled before it ran; it was not billed",
-    "expired": "the request did not run within the batch's 24 hours; it was not billed",
-}
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 
 
@@ -260,20 +256,7 @@ class Anthropic:
         """
         if (reply := ordinary(row)) is not None:
             return reply
-        custom_id, data = parse(row)
-        result = object_at(data, "result")
-        kind = text_at(result, "type")
-        if kind == "succeeded":
-            return answer(custom_id, object_at(result, "message"))
-        if kind == "canceled" or kind == "expired":
-            return Reply(custom_id, kind, error_code=kind, error=_WHY[kind])
-        # The row's error wraps the API's error body, which wraps the error itself.
-        error = object_at(result, "error")
-        error = object_at(error, "error") or error
-        code = text_at(error, "type") or kind or "unknown_result"
-        return Reply(
-            custom_id, "errored", error_code=code, error=blanked(text_at(error, "message"))
-        )
+        return read_row(*parse(row))
 
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document for some days [anthropic/resources/files.py]."""

@@ -20,6 +20,7 @@ from batchata_prefect.providers.rows import (
     text_at,
     tokens_at,
     unreadable,
+    whole_number,
 )
 
 _Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
@@ -147,8 +148,11 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out."""
-    if not usage:
+    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out.
+
+    None where a count is not told: it is not 0, and what the answer cost is not known.
+    """
+    if None in [whole_number(usage.get(name)) for name in ("input_tokens", "output_tokens")]:
         return None
     try:
         read = tokens_at(usage, "cache_read_input_tokens")

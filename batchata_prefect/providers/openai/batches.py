@@ -30,7 +30,8 @@ from batchata_prefect.models import (
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render
-from batchata_prefect.providers.openai.replies import answer, ordinary
+from batchata_prefect.providers.openai.replies import ordinary
+from batchata_prefect.providers.openai.rows import read_row
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
@@ -45,7 +46,6 @@ _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
     "failed": ("ended", "failed"),
 }
 _ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
-_UNRUN = {"batch_expired": "expired", "batch_cancelled": "canceled"}
 
 
 class UploadError(BatchSubmissionError):
@@ -244,20 +244,7 @@ class OpenAI:
         """
         if (reply := ordinary(row)) is not None:
             return reply
-        custom_id, data = parse(row, is_exact="embeddings" not in endpoint)
-        response = object_at(data, "response")
-        body = object_at(response, "body")
-        error = object_at(data, "error") or object_at(body, "error")
-        status = count_at(response, "status_code")
-        if response and not error and 200 <= status < 300:
-            return answer(custom_id, body)
-        code = text_at(error, "code") or text_at(error, "type")
-        told = blanked(text_at(error, "message"))
-        unrun = _UNRUN.get(code or "")
-        if unrun is not None:
-            return Reply(custom_id, cast("Any", unrun), error_code=unrun, error=told)
-        code = code or (f"http_{status}" if status else "unknown_result")
-        return Reply(custom_id, "errored", error_code=code, error=told)
+        return read_row(*parse(row, is_exact="embeddings" not in endpoint))
 
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document for some days [openai/types/file_create_params.py]."""

@@ -25,6 +25,7 @@ from batchata_prefect.providers.rows import (
     text_at,
     tokens_at,
     unreadable,
+    whole_number,
 )
 
 _FINISHED = {
@@ -130,14 +131,16 @@ def answer(custom_id: str, body: Mapping[str, Any]) -> Reply:
 
 
 def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
-    usage = _usage(object_at(body, "usage"), "prompt", "completion")
+    told = object_at(body, "usage")
+    usage = _usage(told, "prompt", "completion")
     choices = list_at(body, "choices")
     if not choices or not isinstance(choices[0], dict):
         return unreadable(custom_id, "no choices", usage)
     choice = cast("dict[str, Any]", choices[0])
     message = object_at(choice, "message")
     finish = text_at(choice, "finish_reason")
-    texts, refusals = _texts([message.get("content")])
+    # Servers that complete a text write it beside the message's place.
+    texts, refusals = _texts([message.get("content") or choice.get("text")])
     refusal = text_at(message, "refusal")
     return _reply(
         custom_id,
@@ -146,6 +149,7 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         stop=_FINISHED.get(finish or "", finish),
         refusals=[*refusals, refusal] if refusal else refusals,
         calls=objects_at(message, "tool_calls"),
+        has_thinking=bool(_written(told, "completion").get("reasoning_tokens")),
     )
 
 
@@ -220,8 +224,9 @@ def _texts(contents: list[Any]) -> tuple[list[str], list[str]]:
         if isinstance(content, str):
             texts += [content] if content else []
             continue
-        for item in cast("list[Any]", content) if isinstance(content, list) else []:
-            part = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        items = cast("list[Any]", content) if isinstance(content, list) else [content]
+        for item in items:
+            part = cast("dict[str, Any]", item) if isinstance(item, dict) else {"text": item}
             if isinstance(part.get("text"), str):
                 texts.append(part["text"])
             elif isinstance(part.get("refusal"), str):
@@ -229,26 +234,37 @@ def _texts(contents: list[Any]) -> tuple[list[str], list[str]]:
     return texts, refusals
 
 
-def _usage(usage: Mapping[str, Any], taken: str, given: str) -> Usage | None:
-    """The usage in our definitions: OpenAI's input and output include all their parts."""
-    if not usage:
+def _usage(usage: Mapping[str, Any], taken: str, given: str | None) -> Usage | None:
+    """The usage in our definitions: OpenAI's input and output include all their parts.
+
+    None where a count is not told: it is not 0, and what the answer cost is not known.
+    """
+    read, total = (whole_number(usage.get(f"{name}_tokens")) for name in (taken, "total"))
+    written = 0 if given is None else whole_number(usage.get(f"{given}_tokens"))
+    if written is None and read is not None and total is not None:
+        written = max(total - read, 0)
+    if read is None or written is None:
         return None
     try:
         details = object_at(usage, f"{taken}_tokens_details")
         return Usage(
             tokens_at(usage, f"{taken}_tokens"),
-            tokens_at(usage, f"{given}_tokens"),
+            tokens_at({"": written}, ""),
             tokens_at(details, "cached_tokens"),
             tokens_at(details, "cache_write_tokens"),
             0,
-            tokens_at(object_at(usage, f"{given}_tokens_details"), "reasoning_tokens"),
+            tokens_at(_written(usage, given), "reasoning_tokens"),
         )
     except ValueError:
         return None  # an unknown cost, which never counts as 0
 
 
+def _written(usage: Mapping[str, Any], given: str | None) -> Mapping[str, Any]:
+    return object_at(usage, f"{given}_tokens_details")
+
+
 def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
-    usage = _usage(object_at(body, "usage"), "prompt", "completion")
+    usage = _usage(object_at(body, "usage"), "prompt", None)
     items = list_at(body, "data")
     vector: Any = (
         cast("Any", items[0]).get("embedding") if items and isinstance(items[0], dict) else None

@@ -1,0 +1,172 @@
+"""Rows as servers really write them: the status decides, and an answer that is there is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchata_prefect.models import Usage
+from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
+from batchata_prefect.results.codes import mark, named
+
+CHAT = "/v1/chat/completions"
+
+
+def gpt_row(**rest: Any) -> bytes:
+    return json.dumps({"id": "x", "custom_id": "c-0", **rest}).encode()
+
+
+def status_row(status: Any, body: Any = None, error: Any = None) -> bytes:
+    return gpt_row(response={"status_code": status, "body": body}, error=error)
+
+
+def claude_row(error: Any, **rest: Any) -> bytes:
+    result = {"type": "errored", "error": error, **rest}
+    return json.dumps({"custom_id": "c-0", "result": result}).encode()
+
+
+AIBRIX = "[all_endpoints_failed] all endpoints failed status={0} ([http_error] http://h: HTTP {0})"
+OGX = "Error code: {} - Rate limit reached"
+
+GPT_ERRORS = [
+    *((status_row(status, {}), AGAIN, f"http_{status}") for status in (0, 408, 409, 425, 429)),
+    *((status_row(status, None), AGAIN, f"http_{status}") for status in (500, 502, 529, 599)),
+    *((status_row(status, ""), FAILED, f"http_{status}") for status in (400, 401, 404, 422)),
+    (status_row("503", {}), AGAIN, "http_503"),
+    (status_row(503.0, []), AGAIN, "http_503"),
+    (status_row(500, "<html>502 Bad Gateway</html>"), AGAIN, "http_500"),
+    (status_row(429, {"error": {"code": "429", "message": "m"}}), AGAIN, "http_429"),
+    (status_row(429, {"error": {"code": 429}}), AGAIN, "http_429"),
+    (status_row(200, {"error": {"code": 503, "message": "m"}}), AGAIN, "http_503"),
+    (status_row(200, {"error": {"code": 400, "message": "m"}}), FAILED, "http_400"),
+    (status_row(400, {"error": {"code": "rate_limit_exceeded"}}), FAILED, "http_400"),
+    (status_row(500, {"error": {"type": "server_error"}}), AGAIN, "server_error"),
+    (status_row(500, {"error": {"type": "invalid_request_error"}}), AGAIN, "http_500"),
+    (status_row(400, {"error": {"code": "context_length_exceeded"}}), FAILED, None),
+    (status_row(429, {"error": {"code": "insufficient_quota"}}), AGAIN, "insufficient_quota"),
+    (status_row(503, {"error": "overloaded"}), AGAIN, "http_503"),
+    (status_row(429, '{"error": {"message": "m", "code": "slow_down"}}'), AGAIN, "http_429"),
+    (status_row(500, {"object": "error", "message": "m", "code": 500}), AGAIN, "http_500"),
+    (status_row(422, {"detail": [{"msg": "bad"}]}), FAILED, "http_422"),
+    (gpt_row(response=None, error={"code": 503, "message": "m"}), AGAIN, "http_503"),
+    (gpt_row(response=None, error="Too many requests, status code 429"), AGAIN, "http_429"),
+    (gpt_row(error={"code": "inference_failed", "message": AIBRIX.format(429)}), AGAIN, "http_429"),
+    (gpt_row(error={"code": "inference_failed", "message": AIBRIX.format(500)}), AGAIN, "http_500"),
+    (gpt_row(error={"code": "inference_failed", "message": AIBRIX.format(400)}), FAILED, None),
+    (gpt_row(error={"type": "request_failed", "message": OGX.format(429)}), AGAIN, "http_429"),
+    (gpt_row(error={"type": "request_failed", "message": OGX.format(400)}), FAILED, None),
+    (gpt_row(error={"type": "request_failed", "message": "Connection error."}), AGAIN, "http_0"),
+    (gpt_row(error={"type": "request_failed", "message": "no status here"}), FAILED, None),
+    (gpt_row(error={"code": "server_error", "message": "m"}), AGAIN, "server_error"),
+    (gpt_row(error={"code": "invalid_request_error", "message": "HTTP 503"}), FAILED, None),
+    (gpt_row(), FAILED, "unknown_result"),
+]
+CLAUDE_ERRORS = [
+    (claude_row({"type": "api_error", "message": OGX.format(429)}), AGAIN, "api_error"),
+    (claude_row({"type": "api_error", "message": OGX.format(400)}), FAILED, "http_400"),
+    (claude_row({"error": {"type": "overloaded_error", "message": "m"}}), AGAIN, None),
+    (claude_row({"error": {"type": "invalid_request_error", "message": "HTTP 503"}}), FAILED, None),
+    (claude_row({"error": {"type": "529", "message": "m"}}), AGAIN, "http_529"),
+    (claude_row('{"error": {"code": 503}}'), AGAIN, "http_503"),
+    (claude_row("Bad gateway", status_code="502"), AGAIN, "http_502"),
+    (claude_row(None), FAILED, "errored"),
+]
+
+
+@pytest.mark.parametrize(("row", "letter", "code"), GPT_ERRORS)
+def test_the_status_decides(gpt, row: bytes, letter: str, code: str | None):
+    """What says nothing against the request is sent again, whatever the word for it is."""
+    reply = gpt.read(row, CHAT)
+    assert reply.outcome == "errored"
+    assert mark(reply, reply.error_code) == letter
+    assert code is None or named(reply.error_code or "", reply.status) == code
+
+
+@pytest.mark.parametrize(("row", "letter", "code"), CLAUDE_ERRORS)
+def test_the_status_decides_for_claude(claude, row: bytes, letter: str, code: str | None):
+    """The same in the rows of a Message Batch and of servers that write such rows."""
+    reply = claude.read(row, "/v1/messages")
+    assert reply.outcome == "errored"
+    assert mark(reply, reply.error_code) == letter
+    assert code is None or named(reply.error_code or "", reply.status) == code
+
+
+def test_rows_of_the_cases(gpt, cases: Path):
+    """Rows that were final failures are sent again, and a body in a text is read."""
+    for line in (cases / "wire" / "rows_5xx.jsonl").read_bytes().splitlines():
+        reply = gpt.read(line, CHAT)
+        assert mark(reply, reply.error_code) == AGAIN, line
+    reply = gpt.read((cases / "wire" / "rows_string_body.jsonl").read_bytes(), CHAT)
+    assert (reply.text, reply.usage, reply.error_code) == ("hi", Usage(3, 1), None)
+
+
+CHOICE = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 1}
+BODY = {"choices": [CHOICE], "usage": USAGE}
+
+
+def with_message(content: Any) -> dict[str, Any]:
+    return {**BODY, "choices": [{**CHOICE, "message": {"content": content}}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "usage"),
+    [
+        (status_row(200, BODY), Usage(3, 1)),
+        (status_row("200", BODY), Usage(3, 1)),
+        (status_row(None, BODY), Usage(3, 1)),
+        (status_row(201, {**BODY, "error": None}, error={}), Usage(3, 1)),
+        (status_row(200, BODY, error={"code": None, "message": None}), Usage(3, 1)),
+        (status_row(200, BODY, error=""), Usage(3, 1)),
+        (status_row(200, json.dumps(BODY)), Usage(3, 1)),
+        (status_row(200, json.dumps(json.dumps(BODY))), Usage(3, 1)),
+        (gpt_row(response=json.dumps({"status_code": 200, "body": BODY})), Usage(3, 1)),
+        (gpt_row(response=BODY), Usage(3, 1)),
+        (status_row(200, {"choices": [CHOICE]}), None),
+        (status_row(200, {**BODY, "usage": None}), None),
+        (status_row(200, {**BODY, "usage": {"prompt_tokens": None}}), None),
+        (status_row(200, {**BODY, "usage": {"prompt_tokens": 3}}), None),
+        (status_row(200, {**BODY, "usage": {"prompt_tokens": 3, "total_tokens": 4}}), Usage(3, 1)),
+        (status_row(200, {**BODY, "usage": {**USAGE, "prompt_tokens": "3"}}), Usage(3, 1)),
+        (status_row(200, {**BODY, "usage": {**USAGE, "prompt_tokens": 3.0}}), Usage(3, 1)),
+        (status_row(200, {**BODY, "choices": [{**CHOICE, "finish_reason": None}]}), Usage(3, 1)),
+        (status_row(200, {**BODY, "choices": [{"text": "hi"}]}), Usage(3, 1)),
+        (status_row(200, with_message([{"type": "text", "text": "hi"}])), Usage(3, 1)),
+        (status_row(200, with_message([{"type": "text", "text": "h"}, "i"])), Usage(3, 1)),
+        (status_row(200, with_message({"type": "text", "text": "hi"})), Usage(3, 1)),
+    ],
+)
+def test_an_answer_that_is_there_is_read(gpt, row: bytes, usage: Usage | None):
+    """However loosely the fields around it are filled; without counts its cost is unknown."""
+    reply = gpt.read(row, CHAT)
+    assert (reply.outcome, reply.text, reply.error_code) == ("succeeded", "hi", None)
+    assert reply.usage == usage
+    assert mark(reply, None) == ANSWERED
+
+
+MESSAGE = {
+    "content": [{"type": "text", "text": "hi"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 3, "output_tokens": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"type": "succeeded", "message": MESSAGE},
+        {"type": "succeeded", "message": json.dumps(MESSAGE)},
+        {"message": MESSAGE},
+        {"type": "completed", "message": MESSAGE, "error": None},
+        {"type": "succeeded", "message": {**MESSAGE, "content": "hi"}},
+        json.dumps({"type": "succeeded", "message": MESSAGE}),
+    ],
+)
+def test_a_message_that_is_there_is_read(claude, result: Any):
+    """The same in the rows of a Message Batch."""
+    row = json.dumps({"custom_id": "c-0", "result": result}).encode()
+    reply = claude.read(row, "/v1/messages")
+    assert (reply.outcome, reply.text, reply.usage) == ("succeeded", "hi", Usage(3, 1))
