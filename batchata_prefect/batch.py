@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack, cast
 
@@ -28,6 +28,8 @@ from batchata_prefect.jobs.spool import MOST_ATTEMPTS, Spool
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.money.own import Prices
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.numbers import number, whole
+from batchata_prefect.numbers import usd as amount
 from batchata_prefect.providers import provider_for, providers
 from batchata_prefect.results.frames import require
 from batchata_prefect.results.remote import is_url, normal, probe, working_folder
@@ -119,20 +121,12 @@ class Batch:
         load_dotenv(Path.cwd() / ".env")
         if not str(results_dir).strip():
             raise ValidationError("results_dir is empty; name the directory for the answers")
-        for name, value in {
-            "max_parallel_batches": max_parallel_batches,
-            "items_per_batch": items_per_batch,
-            "max_attempts": max_attempts,
-            "tokens_per_batch": 1 if tokens_per_batch is None else tokens_per_batch,
-        }.items():
-            if value < 1:
-                raise ValidationError(f"{name} must be at least 1, not {value!r}")
-        if max_reasks < 0:
-            raise ValidationError(f"max_reasks must be at least 0, not {max_reasks!r}")
-        if max_attempts > MOST_ATTEMPTS:
-            raise ValidationError(
-                f"max_attempts must be at most {MOST_ATTEMPTS}, not {max_attempts!r}"
-            )
+        max_parallel_batches = whole("max_parallel_batches", max_parallel_batches, least=1)
+        items_per_batch = whole("items_per_batch", items_per_batch, least=1)
+        if tokens_per_batch is not None:
+            tokens_per_batch = whole("tokens_per_batch", tokens_per_batch, least=1)
+        max_attempts = whole("max_attempts", max_attempts, least=1, most=MOST_ATTEMPTS)
+        max_reasks = whole("max_reasks", max_reasks)
         if result_format not in {"jsonl", "json", "parquet"}:
             raise ValidationError(
                 f"result_format must be 'jsonl', 'json' or 'parquet', not {result_format!r}"
@@ -168,10 +162,10 @@ class Batch:
                     "the run finds its key again; save the block and give its name"
                 )
         self._estimate: Counting = estimate
-        self._quota = dict(quota or {})
-        for model, tokens in self._quota.items():
-            if tokens < 1:
-                raise ValidationError(f"the quota of {model!r} must be at least 1, not {tokens!r}")
+        self._quota = {
+            model: whole(f"the quota of {model!r}", tokens, least=1)
+            for model, tokens in (quota or {}).items()
+        }
         self._prices = PriceBook(prices)
         self._intake = Intake(self._results_dir)
         self._state: str | None = None
@@ -227,7 +221,7 @@ class Batch:
         Raises:
             ValueError: It is not a positive number.
         """
-        self._cost_limit_usd = _usd(usd)
+        self._cost_limit_usd = amount("the cost limit", usd)
         return self
 
     def add_time_limit(
@@ -266,23 +260,32 @@ class Batch:
         """
         if seconds is None and minutes is None and hours is None:
             raise ValueError("give at least one of seconds, minutes or hours")
-        total = (seconds or 0) + 60 * (minutes or 0) + 3600 * (hours or 0)
+        total = sum(
+            length * number(name, given)
+            for name, given, length in (
+                ("seconds", seconds, 1),
+                ("minutes", minutes, 60),
+                ("hours", hours, 3600),
+            )
+            if given is not None
+        )
         if not _SHORTEST_SECONDS <= total <= _LONGEST_SECONDS:
             raise ValueError(
                 f"the time limit must be between 10 seconds and 24 hours, not {total:g} seconds"
             )
-        self._time_limit_seconds = float(total)
-        self._on_deadline = on_deadline
+        realtime = None if realtime_usd is None else amount("realtime_usd", realtime_usd)
+        margin = min(max(60.0, total / 10), total / 2)
+        if margin_seconds is not None:
+            margin = number("margin_seconds", margin_seconds)
         if on_deadline == "realtime":
-            if realtime_usd is None:
+            if realtime is None:
                 raise ValueError("on_deadline='realtime' needs a cost limit: realtime_usd=...")
-            self._realtime_limit_usd = _usd(realtime_usd)
-            margin = min(max(60.0, total / 10), total / 2)
-            self._margin_seconds = margin if margin_seconds is None else float(margin_seconds)
-            if not 0 < self._margin_seconds < total:
+            if not 0 < margin < total:
                 raise ValueError(
                     f"the margin must lie inside the time limit, and {margin_seconds!r} s does not"
                 )
+            self._realtime_limit_usd, self._margin_seconds = realtime, margin
+        self._time_limit_seconds, self._on_deadline = total, on_deadline
         return self
 
     def raw_files(self, enabled: bool = True) -> Self:
@@ -384,12 +387,12 @@ class Batch:
                 batch then holds only the good ones; make a new one from mended jobs.
         """
         faults: list[str] = []
-        for number, item in enumerate(jobs, start=1):
+        for nth, item in enumerate(jobs, start=1):
             values = _job_values(item) if isinstance(item, Job) else item
             try:
                 self._intake.add({key: value for key, value in values.items() if value is not None})
             except (ValidationError, ProviderError) as error:
-                faults.append(f"job {values.get('id') or number!r}: {error}")
+                faults.append(f"job {values.get('id') or nth!r}: {error}")
         _raise_together(faults)
         return self
 
@@ -649,16 +652,6 @@ class Batch:
         limit = f", cost_limit_usd={self._cost_limit_usd}" if self._cost_limit_usd else ""
         where = self._results_url or str(self._results_dir)
         return f"Batch(results_dir={where!r}, jobs={len(self)}{limit})"
-
-
-def _usd(usd: float | Decimal | str) -> Decimal:
-    try:
-        limit = Decimal(str(usd))
-    except InvalidOperation:
-        raise ValueError(f"the cost limit must be a number of USD, not {usd!r}") from None
-    if not limit.is_finite() or limit <= 0:
-        raise ValueError(f"the cost limit must be positive, not {usd!r}")
-    return limit
 
 
 def _raise_together(faults: list[str]) -> None:

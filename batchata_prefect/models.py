@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
@@ -550,3 +552,9 @@ class JobResult:
             json.dumps(self.to_dict(), indent=indent, ensure_ascii=False), encoding="utf-8"
         )
         partial.replace(path)
+
+
+@cache
+def package() -> str:
+    """Name and version of this package: another one may read more out of the same reply."""
+    return f"batchata-prefect {version('batchata-prefect')}"

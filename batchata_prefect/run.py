@@ -33,6 +33,7 @@ from batchata_prefect.models import JobResult
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.numbers import number
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.read import read_results
 
@@ -110,9 +111,12 @@ class BatchRun:
         Args:
             callback: Called with (stats, elapsed seconds, batch data); see `status` for stats.
             interval: Seconds between two calls.
+
+        Raises:
+            NumberError: The interval is no finite number.
         """
         self._callback = callback
-        self._interval = max(0.05, interval)
+        self._interval = max(0.05, number("interval", interval))
         return self
 
     def execute(self) -> BatchRun:

@@ -13,14 +13,12 @@ from typing import Any, Self
 import orjson
 
 from batchata_prefect.batch import Batch
+from batchata_prefect.cli.local_sandbox import FOLDER, local_sandbox
 from batchata_prefect.cli.options import Ask, Ways, seconds
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.files import write_json
 from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 from batchata_prefect.results.remote import ORDER, read_order, working_folder
-
-SANDBOX = Path(".batchata", "sandbox")
-"""What the sandbox of a run leaves in its results directory; without it the run starts over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Order:
             prices=ways.prices,
             budget=ways.shared_budget,
             estimate="exact" if ways.exact else "bound",
-        ).set_state(ways.state or (self.out / SANDBOX / "state" if ways.sandbox else None))
+        ).set_state(ways.state or (self.out / FOLDER / "state" if ways.sandbox else None))
         try:
             if ways.budget is not None:
                 batch.add_cost_limit(usd=str(ways.budget))
@@ -273,6 +271,4 @@ def request_params(given: Iterable[str]) -> dict[str, Any]:
 def provided(order: Order, stack: ExitStack) -> None:
     """Put the sandbox in the place of the providers, where the order asks for it."""
     if order.ways.sandbox:
-        from batchata_prefect.cli.serving import beside
-
-        os.environ.update(stack.enter_context(beside(order.out)))
+        os.environ.update(stack.enter_context(local_sandbox(order.out)))

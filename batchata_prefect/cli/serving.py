@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -15,11 +12,10 @@ import orjson
 from cyclopts import Parameter
 
 from batchata_prefect.cli.options import Ask, JobsFile, Ways, seconds
+from batchata_prefect.cli.orders import prompt_text, request_params, schema_or_path
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.money.own import read_prices
-
-_BESIDE_SECONDS = 2.0
 
 
 def sandbox(
@@ -58,39 +54,6 @@ def sandbox(
     except KeyboardInterrupt:
         process.wait()
         return 130
-
-
-@contextmanager
-def beside(results_dir: Path) -> Generator[dict[str, str]]:
-    """A sandbox for one run: the variables that point at it.
-
-    Its state and address stay in the results directory, so that the next run finds its batches.
-
-    Raises:
-        StateError: It does not start.
-    """
-    from batchata_prefect.cli.orders import SANDBOX
-    from batchata_prefect.sandbox import Sandbox, SandboxError
-
-    folder = results_dir / SANDBOX
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / "port"
-    port = int(kept.read_text()) if kept.exists() else 0
-    server = Sandbox(folder, seconds=_BESIDE_SECONDS, port=port)
-    try:
-        server.start()
-    except SandboxError as error:
-        raise StateError(f"the sandbox does not start: {error}") from error
-    try:
-        kept.write_text(str(server.port))
-        # A proxy of the machine must not be asked for an address of the machine itself.
-        own = {
-            name: ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
-            for name in ("NO_PROXY", "no_proxy")
-        }
-        yield {**server.environment(), **own}
-    finally:
-        server.stop()
 
 
 def deploy(
@@ -194,8 +157,6 @@ def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
     Raises:
         ValidationError: The flow has no such parameter.
     """
-    from batchata_prefect.cli.orders import prompt_text, request_params, schema_or_path
-
     values = asdict(ask) | asdict(ways)
     missing = {"--sandbox": ways.sandbox, "--detach": ways.detach}
     given = [name for name, value in missing.items() if value]

@@ -14,12 +14,13 @@ from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
+from batchata_prefect.models import package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.results.assemble import Part, assemble
 from batchata_prefect.results.codes import what_to_do
 from batchata_prefect.results.frames import write_parquet
-from batchata_prefect.results.row import blank_row, package
+from batchata_prefect.results.row import blank_row
 from batchata_prefect.results.tally import Tally
 
 COST_LIMIT = "Cost limit exceeded"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from batchata_prefect.engine.session import Session
-from batchata_prefect.models import ProviderBatch
+from batchata_prefect.models import ProviderBatch, package
 from batchata_prefect.money.ledger import (
     AGAIN,
     ANSWERED,
@@ -21,7 +21,7 @@ from batchata_prefect.money.ledger import (
 from batchata_prefect.results.answer_file import AnswerFile, open_answers
 from batchata_prefect.results.codes import rule
 from batchata_prefect.results.read import Collected, collect, give_up
-from batchata_prefect.results.row import Reading, canceled, package
+from batchata_prefect.results.row import Reading, canceled
 
 logger = logging.getLogger("batchata_prefect")
 

@@ -22,6 +22,7 @@ from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.numbers import number
 from batchata_prefect.providers import Key, Provider, Requests
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.results.row import reply_file
@@ -99,11 +100,19 @@ class Pace:
 
     @classmethod
     def from_environment(cls) -> Pace:
-        """The defaults, or what `BATCHATA_<FIELD>_SECONDS` says."""
+        """The defaults, or what `BATCHATA_<FIELD>_SECONDS` says.
+
+        Raises:
+            NumberError: One of them is no number of seconds.
+        """
         values: dict[str, float] = {}
         for name in cls.__dataclass_fields__:
             if text := os.environ.get(f"BATCHATA_{name.upper()}_SECONDS"):
-                values[name] = float(text)
+                try:
+                    seconds: Any = float(text)
+                except ValueError:
+                    seconds = text
+                values[name] = number(f"BATCHATA_{name.upper()}_SECONDS", seconds)
         return cls(**values)
 
     def poll(self, age_seconds: float, running: int) -> float:
@@ -188,12 +197,14 @@ class Settings:
             ValidationError: The canary's numbers make no sense, or a person is to approve of none.
         """
         canary = self.canary
-        if canary is not None and (canary <= 0 or (canary > 1 and canary != int(canary))):
-            raise ValidationError(
-                f"canary is a part of the jobs, such as 0.01, or a number of them, not {canary!r}"
-            )
-        if not 0 <= self.min_valid <= 1:
-            raise ValidationError(f"min_valid is a part, from 0 to 1, not {self.min_valid!r}")
+        if canary is not None:
+            number("canary", canary)
+            if canary <= 0 or (canary > 1 and canary != int(canary)):
+                raise ValidationError(
+                    "canary is a part of the jobs, such as 0.01, or a number of them, not "
+                    f"{canary!r}"
+                )
+        number("min_valid", self.min_valid, most=1)
         if self.approve and canary is None:
             raise ValidationError("approve=True needs a canary to approve of; give canary=")
 

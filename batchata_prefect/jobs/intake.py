@@ -16,10 +16,9 @@ from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Family, Spool, pack
 from batchata_prefect.jobs.spool.kept import keep, reopen
-from batchata_prefect.models import Job
+from batchata_prefect.models import Job, package
 from batchata_prefect.providers import Provider, provider_for
 from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
-from batchata_prefect.results.row import package
 
 logger = logging.getLogger("batchata_prefect")
 

@@ -17,6 +17,7 @@ Prices: TypeAlias = "Mapping[str, Mapping[str, Any]] | str | os.PathLike[str]"
 """Prices by model id, or the path of a JSON or TOML file that holds them."""
 
 _REALTIME = "realtime"
+_MOST_RATE = 10**9
 _KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 
 
@@ -127,7 +128,7 @@ def _rate(where: str, model: Any, key: str, value: Any) -> Decimal:
         rate = Decimal(str(value))
     except InvalidOperation:
         rate = Decimal("NaN")
-    if not rate.is_finite() or rate < 0:
+    if not rate.is_finite() or not 0 <= rate <= _MOST_RATE:
         raise ValidationError(
             f"{where}price {key!r} of {model!r} must be USD per million tokens, not {value!r}"
         )

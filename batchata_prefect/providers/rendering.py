@@ -33,6 +33,9 @@ FORMAT = (150, 600)
 """Tokens of the instructions that a schema adds, besides its own. A schema of 110 bytes with 31
 bytes of question is 222 input tokens (recorded reply of claude-sonnet-4-5)."""
 
+_MOST_TOKENS = 2**31
+"""Output tokens that no model has; a bound of more would not fit where bounds are kept."""
+
 _UNREADABLE_BOUND = 80_000
 """Tokens of an image or document that we cannot read; more than the largest image of any model."""
 
@@ -242,7 +245,7 @@ def max_tokens(
         return DEFAULT_MAX_TOKENS
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise fault(job, f"max_tokens must be a whole number from {least}, not {value!r}")
-    if most is not None and value > most:
+    if value > (most := _MOST_TOKENS if most is None else most):
         raise fault(job, f"max_tokens={value:,} is more than {job.model!r} can write ({most:,})")
     return value
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
-from importlib.metadata import version
 from typing import Any
 
 import orjson
@@ -37,12 +35,6 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.providers.rows import UNREADABLE
 from batchata_prefect.results.codes import named
-
-
-@cache
-def package() -> str:
-    """Name and version of this package: another one may read more out of the same reply."""
-    return f"batchata-prefect {version('batchata-prefect')}"
 
 
 def reply_file(token: str) -> str:

@@ -1,0 +1,91 @@
+"""The numbers that a run is told, checked in one place before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from operator import index
+from typing import Any
+
+from batchata_prefect.errors import ValidationError
+
+MOST_WHOLE = 2**53 - 1
+"""The largest whole number that every reader of JSON gives back as it was."""
+
+MOST_USD = Decimal(10**12)
+"""An amount of more is a slip; and sums of it with a millionth of a cent would be rounded."""
+
+
+class NumberError(ValidationError, ValueError):
+    """A number that is none, or makes no sense where it stands; nothing was sent."""
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        ValidationError.__init__(self, message, faults)
+
+
+def whole(name: str, value: Any, *, least: int = 0, most: int = MOST_WHOLE) -> int:
+    """A whole number.
+
+    Args:
+        name: What a person calls it.
+        value: What was given; `5.0` and `True` are no whole numbers.
+        least: The smallest that makes sense.
+        most: The largest.
+
+    Raises:
+        NumberError: It is none, or not between these.
+    """
+    try:
+        found = index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool):
+        raise NumberError(f"{name} must be a whole number, not {value!r}")
+    if found < least:
+        raise NumberError(f"{name} must be at least {least}, not {value!r}")
+    if found > most:
+        raise NumberError(f"{name} must be at most {most}, not {value!r:.60}")
+    return found
+
+
+def number(name: str, value: Any, *, least: float = 0.0, most: float = math.inf) -> float:
+    """A finite number.
+
+    Args:
+        name: What a person calls it.
+        value: What was given.
+        least: The smallest that makes sense.
+        most: The largest.
+
+    Raises:
+        NumberError: It is none, or not between these.
+    """
+    try:
+        found = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise NumberError(f"{name} must be a finite number, not {value!r:.60}")
+    if found < least:
+        raise NumberError(f"{name} must be at least {least:g}, not {value!r}")
+    if found > most:
+        raise NumberError(f"{name} must be at most {most:g}, not {value!r}")
+    return found
+
+
+def usd(name: str, value: Any) -> Decimal:
+    """An amount of USD above 0; a text such as `"2.50"` is one as well.
+
+    Raises:
+        NumberError: It is none, or more than `MOST_USD`.
+    """
+    try:
+        found = Decimal("NaN") if isinstance(value, bool) else Decimal(str(value))
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if found.is_nan():
+        raise NumberError(f"{name} must be a number of USD, not {value!r}")
+    if not 0 < found <= MOST_USD:
+        raise NumberError(f"{name} must be positive and at most ${MOST_USD:,}, not {value!r:.60}")
+    return found
