@@ -89,3 +89,8 @@ def usd(name: str, value: Any) -> Decimal:
     if not 0 < found <= MOST_USD:
         raise NumberError(f"{name} must be positive and at most ${MOST_USD:,}, not {value!r:.60}")
     return found
+
+
+def plain_usd(amount: Decimal | None) -> float | None:
+    """An amount of USD as JSON has it, in results, manifests and callbacks; None stays unknown."""
+    return None if amount is None else float(amount)

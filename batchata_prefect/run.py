@@ -19,23 +19,21 @@ from typing import Any, TypeAlias
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.session import (
     TERMINATED,
-    Flight,
     Pace,
     Session,
     Settings,
     enter,
     leave,
 )
-from batchata_prefect.engine.status import FailureCodes, waits
+from batchata_prefect.engine.status import FailureCodes, batch_statuses, run_status
 from batchata_prefect.errors import StateError
-from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT, Spool
+from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import JobResult
-from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import NEVER_SENT
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.numbers import number
+from batchata_prefect.numbers import number, plain_usd
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.read import read_results
+from batchata_prefect.views.status import BatchStatus
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -367,26 +365,32 @@ class BatchRun:
             jobs). Costs in USD, None where a price is unknown.
         """
         run = self._session
-        spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
+        found = run_status(run)
         ended = sum(1 for entry in run.ledger if entry.ending is not None)
         last = run.ledger[-1].chunk if run.ledger else None
-        counts = self._counts()
         stats = {
-            "total": run.spool.count,
-            **counts,
-            "cost_usd": None if spent is None else float(spent),
-            "cost_limit_usd": _number(run.settings.cost_limit_usd),
-            "is_complete": self.is_complete,
+            "total": found.total,
+            "pending": 0 if found.is_complete else found.pending,
+            "active": found.active,
+            "completed": found.completed,
+            "failed": found.failed,
+            "cancelled": found.cancelled,
+            "cost_usd": plain_usd(found.spent_usd),
+            "cost_limit_usd": plain_usd(found.cost_limit_usd),
+            "is_complete": found.is_complete,
             "batches_total": len(run.ledger),
             "batches_completed": ended,
             "batches_pending": len(run.ledger) - ended,
             "current_batch_index": last.sequence if last else 0,
             "current_batch_size": last.count if last else 0,
             "items_per_batch": run.settings.items_per_batch,
-            "reserved_usd": _number(held),
-            "time_left_seconds": run.seconds_left,
-            "resumed": run.resumed,
-            **waits(run),
+            "reserved_usd": plain_usd(found.reserved_usd),
+            "time_left_seconds": found.seconds_left,
+            "resumed": found.resumed,
+            "is_stopping": found.is_stopping,
+            "waiting_for": found.waiting_for,
+            "waiting_until": found.waiting_until,
+            "enqueued_tokens": found.enqueued_tokens,
             "failures": self._failed_by_code(),
         }
         if print_status:
@@ -399,54 +403,8 @@ class BatchRun:
             return {code: group["count"] for code, group in self.manifest["failures"].items()}
         return self._failures.look(self._session)
 
-    def _counts(self) -> dict[str, int]:
-        manifest, states = self.manifest, self._session.spool.states.counts
-        if manifest is not None:
-            counts: dict[str, int] = {k: v for k, v in manifest["counts"].items() if k != "total"}
-            return {"pending": 0, "active": 0, **counts}
-        total = self._session.spool.count
-        known = {
-            "active": states[IN_FLIGHT],
-            "completed": states[ANSWERED],
-            "failed": states[FAILED],
-            "cancelled": states[CANCELED],
-        }
-        return {"pending": total - sum(known.values()), **known}
-
     def _batch_data(self) -> dict[str, Any]:
-        return {
-            entry.receipt.batch_id if entry.receipt else f"pending_{entry.chunk.sequence}": (
-                self._batch(entry, self._session.flights.get(entry.chunk.sequence))
-            )
-            for entry in list(self._session.ledger)
-        }
-
-    def _batch(self, entry: Any, flight: Flight | None) -> dict[str, Any]:
-        chunk, receipt, ending = entry.chunk, entry.receipt, entry.ending
-        status = "running" if receipt else "pending"
-        answered = flight.succeeded if flight else 0
-        failed = flight.failed if flight else 0
-        if ending is not None:
-            answered = ending.marks.count("a")
-            failed = chunk.count - answered
-            unsent = ending.status in NEVER_SENT and self._session.stopped is not None
-            canceled = ending.status == "canceled" or unsent
-            status = "cancelled" if canceled else "failed" if failed else "complete"
-        return {
-            "start_time": receipt.created_at if receipt else None,
-            "status": status,
-            "total": chunk.count,
-            "completed": answered,
-            "failed": failed,
-            "cost": _number(ending.cost_usd) if ending else 0.0,
-            "estimated_cost": _number(chunk.reserved_usd),
-            "provider": chunk.provider,
-            "model": chunk.model,
-            "name": chunk.name,
-            "batch_id": receipt.batch_id if receipt else None,
-            "completion_time": ending.ended_at if ending else None,
-            "error": ending.reason if ending else None,
-        }
+        return {batch.key: _batch(batch) for batch in batch_statuses(self._session)}
 
     def results(self) -> dict[str, list[JobResult]]:
         """All results in memory, by status: completed, failed, cancelled.
@@ -555,13 +513,33 @@ class BatchRun:
         return self
 
 
+def _batch(batch: BatchStatus) -> dict[str, Any]:
+    """A provider batch as the progress callback gets it, in the original library's words."""
+    chunk = batch.entry.chunk
+    if batch.entry.ending is None:
+        status = "running" if batch.batch_id else "pending"
+    else:
+        status = "cancelled" if batch.was_canceled else "failed" if batch.failed else "complete"
+    return {
+        "start_time": batch.entry.receipt.created_at if batch.entry.receipt else None,
+        "status": status,
+        "total": chunk.count,
+        "completed": batch.answered,
+        "failed": batch.failed,
+        "cost": plain_usd(batch.cost_usd) if batch.entry.ending else 0.0,
+        "estimated_cost": plain_usd(chunk.reserved_usd),
+        "provider": chunk.provider,
+        "model": chunk.model,
+        "name": chunk.name,
+        "batch_id": batch.batch_id,
+        "completion_time": batch.ended_at,
+        "error": batch.reason,
+    }
+
+
 def _shown(settings: Settings) -> dict[str, Any]:
     """The settings as plain values, for the flow run's parameters."""
     values = asdict(settings)
     for name in ("cost_limit_usd", "realtime_limit_usd"):
-        values[name] = _number(values[name])
+        values[name] = plain_usd(values[name])
     return values
-
-
-def _number(amount: Any) -> float | None:
-    return None if amount is None else float(amount)

@@ -21,6 +21,7 @@ from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.models import Usage
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
+from batchata_prefect.numbers import plain_usd
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.store import Records, storage_at
 
@@ -83,9 +84,9 @@ def dry_run(run: Session) -> dict[str, Any]:
         "failed": run.spool.states.counts[FAILED],
         "in_flight": sum(len(f) - f.count(-1) for f in _flying(run)),
         "to_send": total["jobs"],
-        "spent_usd": _number(spent),
-        "reserved_usd": _number(held),
-        "cost_limit_usd": _number(run.settings.cost_limit_usd),
+        "spent_usd": plain_usd(spent),
+        "reserved_usd": plain_usd(held),
+        "cost_limit_usd": plain_usd(run.settings.cost_limit_usd),
         "batches": [{**batch, **_numbers(batch)} for batch in batches],
         "by_model": {name: {**(s := _sums(of)), **_numbers(s)} for name, of in by_model.items()},
         **_numbers(total),
@@ -270,8 +271,4 @@ def _sum(amounts: list[Decimal | None]) -> Decimal | None:
 
 
 def _numbers(amounts: dict[str, Any]) -> dict[str, float | None]:
-    return {name: _number(amounts[name]) for name in _USD}
-
-
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
+    return {name: plain_usd(amounts[name]) for name in _USD}

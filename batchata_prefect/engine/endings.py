@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from batchata_prefect.engine.reask import reask
 from batchata_prefect.engine.retries import keep
 from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.status import run_status
 from batchata_prefect.jobs.spool import ANSWERED as JOB_ANSWERED
 from batchata_prefect.jobs.spool import CANCELED as JOB_CANCELED
 from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
@@ -41,7 +42,7 @@ async def close(run: Session, flight: Flight, ending: Ending) -> None:
         "run takes it up, and nothing is paid twice:",
     )
     entry.ending = ending
-    events.ended(run, entry, ending)
+    events.ended(run_status(run), entry, ending)
     await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
 
 

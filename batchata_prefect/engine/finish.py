@@ -12,16 +12,19 @@ import orjson
 
 from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
+from batchata_prefect.engine.status import batch_statuses
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 from batchata_prefect.models import package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
+from batchata_prefect.numbers import plain_usd
 from batchata_prefect.results.assemble import Part, assemble
 from batchata_prefect.results.codes import what_to_do
 from batchata_prefect.results.frames import write_parquet
 from batchata_prefect.results.row import blank_row
 from batchata_prefect.results.tally import Tally
+from batchata_prefect.views.status import BatchStatus
 
 COST_LIMIT = "Cost limit exceeded"
 MANIFEST_FORMAT = 1
@@ -215,9 +218,9 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         sums["cache_saved_usd"] = None if so_far is None or kept is None else so_far + kept
         sums["batches"] += entry.ending.status not in NEVER_SENT
     for sums in (*by_model.values(), *tally.by_tag.values()):
-        sums["cost_usd"] = _number(sums["cost_usd"])
+        sums["cost_usd"] = plain_usd(sums["cost_usd"])
     for sums in by_model.values():
-        sums["cache_saved_usd"] = _number(sums["cache_saved_usd"])
+        sums["cache_saved_usd"] = plain_usd(sums["cache_saved_usd"])
     assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,
@@ -231,9 +234,9 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "stopped_by": run.stopped.reason if run.stopped else None,
         "counts": {"total": run.spool.count, **tally.counts},
         "resumed": run.resumed,
-        "cost_usd": _number(spent),
-        "reserved_usd": _number(held),
-        "cost_limit_usd": _number(run.settings.cost_limit_usd),
+        "cost_usd": plain_usd(spent),
+        "reserved_usd": plain_usd(held),
+        "cost_limit_usd": plain_usd(run.settings.cost_limit_usd),
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
         "citations_dropped": tally.citations_dropped,
@@ -245,7 +248,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
             code: {**group, "what_to_do": what_to_do(code)}
             for code, group in sorted(tally.failures.items(), key=lambda item: -item[1]["count"])
         },
-        "batches": [_batch(entry) for entry in run.ledger],
+        "batches": [_batch(batch) for batch in batch_statuses(run)],
         "job_set": run.spool.digest,
         "ledger": _ledger_digest(run),
         "result_format": run.settings.result_format,
@@ -273,24 +276,20 @@ def _status(run: Session) -> str:
     return "detached" if states[IN_FLIGHT] else "cancelled"
 
 
-def _batch(entry: Entry) -> dict[str, Any]:
-    chunk, ending = entry.chunk, entry.ending
+def _batch(batch: BatchStatus) -> dict[str, Any]:
+    entry = batch.entry
     return {
-        "name": chunk.name,
-        "batch_id": entry.receipt.batch_id if entry.receipt else None,
-        "token": chunk.token,
-        "round": chunk.round,
-        "jobs": chunk.count,
-        "realtime": chunk.realtime,
-        "status": ending.status if ending else "in_flight",
-        "reason": ending.reason if ending else None,
-        "estimated_usd": _number(chunk.reserved_usd),
-        "cost_usd": _number(ending.cost_usd) if ending else None,
+        "name": entry.chunk.name,
+        "batch_id": batch.batch_id,
+        "token": entry.chunk.token,
+        "round": entry.chunk.round,
+        "jobs": entry.chunk.count,
+        "realtime": entry.chunk.realtime,
+        "status": entry.ending.status if entry.ending else "in_flight",
+        "reason": batch.reason,
+        "estimated_usd": plain_usd(entry.chunk.reserved_usd),
+        "cost_usd": plain_usd(batch.cost_usd),
         "adopted": entry.receipt.adopted if entry.receipt else False,
         "sent_at": entry.since.isoformat(),
-        "ended_at": ending.ended_at.isoformat() if ending else None,
+        "ended_at": batch.ended_at.isoformat() if batch.ended_at else None,
     }
-
-
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)

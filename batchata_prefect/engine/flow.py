@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from prefect import flow
@@ -18,13 +19,14 @@ from batchata_prefect.engine.recovery import connected, recover
 from batchata_prefect.engine.server import wait_for_prefect
 from batchata_prefect.engine.session import Session, session
 from batchata_prefect.engine.start import owning
+from batchata_prefect.engine.status import batch_statuses, run_status
 from batchata_prefect.engine.submit import buy_all
 from batchata_prefect.engine.suspend import sleepy
 from batchata_prefect.engine.uploads import clean_uploads
 from batchata_prefect.engine.watch import watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.views import events
-from batchata_prefect.views.artifacts import showing
+from batchata_prefect.views.artifacts import Seen, showing
 from batchata_prefect.views.report import keep_page, publish, summary, tell_failures
 
 
@@ -62,8 +64,16 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         run.unbind()
 
 
+def _showing(run: Session) -> AbstractAsyncContextManager[None]:
+    def look() -> Seen:
+        accounts = {name: run.providers[name].account(c) for name, c in run.clients.items()}
+        return Seen(run_status(run), batch_statuses(run), accounts)
+
+    return showing(look, run.around_id, run.pace.show)
+
+
 async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
-    async with watching(run), showing(run), owning(run) as owned:
+    async with watching(run), _showing(run), owning(run) as owned:
         if not owned:
             assert run.stopped is not None
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
@@ -85,7 +95,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await clean_uploads(run)
             if await wait_for_prefect(run):
                 await publish(run.manifest, run.around_id or run.flow_run_id)
-                events.finished(run, run.manifest)
+                events.finished(run_status(run), run.manifest)
     for error in run.closed.values():
         raise error
     state = Completed if run.manifest["status"] == "completed" else Cancelled

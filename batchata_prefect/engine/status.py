@@ -1,16 +1,20 @@
-"""What a run is doing right now, for whoever watches it: what it waits for, what has failed."""
+"""Where a run stands: the one description that callback, terminal, artifacts and manifest read."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import orjson
 
 from batchata_prefect.engine.read_chunk import kept_answers
 from batchata_prefect.engine.session import Session
+from batchata_prefect.jobs.spool import ANSWERED as JOB_ANSWERED
+from batchata_prefect.jobs.spool import CANCELED as JOB_CANCELED
 from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
-from batchata_prefect.money.ledger import AGAIN, FAILED, NOT_AS_ASKED, Entry
+from batchata_prefect.jobs.spool import IN_FLIGHT
+from batchata_prefect.money import budget
+from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
+from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _FAILED_ROW = b'"status":"failed"'
 
@@ -56,16 +60,53 @@ def _has_failures(entry: Entry) -> bool:
     return any(mark in marks for mark in (FAILED, NOT_AS_ASKED, AGAIN))
 
 
-def waits(run: Session) -> dict[str, Any]:
-    """What a run waits for and until when, as the keys of `BatchRun.status`."""
+def run_status(run: Session) -> RunStatus:
+    """Where a run stands, without its batches."""
     flying = [flight for flight in run.flights.values() if flight.entry.receipt]
     expiries = [f.batch.expires_at for f in flying if f.batch and f.batch.expires_at]
-    return {
-        "is_stopping": run.stopped is not None and run.manifest is None,
-        "waiting_for": _waiting_for(run, len(flying)),
-        "waiting_until": min(expiries) if expiries else None,
-        "enqueued_tokens": sum(flight.entry.chunk.input_tokens for flight in flying),
-    }
+    settings, states = run.settings, run.spool.states.counts
+    # Once it is finished, its results have the last word.
+    told: dict[str, int] = run.manifest["counts"] if run.manifest else {}
+    return RunStatus(
+        run_key=settings.run_key,
+        results_dir=str(run.results_dir),
+        flow_run_id=run.flow_run_id,
+        total=run.spool.count,
+        completed=told.get("completed", states[JOB_ANSWERED]),
+        failed=told.get("failed", states[JOB_FAILED]),
+        cancelled=told.get("cancelled", states[JOB_CANCELED]),
+        active=0 if told else states[IN_FLIGHT],
+        resumed=run.resumed,
+        spent_usd=budget.spent(run.ledger),
+        reserved_usd=budget.reserved(run.ledger),
+        cost_limit_usd=settings.cost_limit_usd,
+        seconds_left=run.seconds_left,
+        time_limit_seconds=settings.time_limit_seconds,
+        waiting_for=_waiting_for(run, len(flying)),
+        waiting_until=min(expiries) if expiries else None,
+        enqueued_tokens=sum(flight.entry.chunk.input_tokens for flight in flying),
+        is_stopping=run.stopped is not None and run.manifest is None,
+        is_complete=run.manifest is not None,
+        asleep_for=run.asleep_for,
+    )
+
+
+def batch_statuses(run: Session) -> list[BatchStatus]:
+    """Where each provider batch of a run stands, oldest first."""
+    return [batch_status(run, entry) for entry in list(run.ledger)]
+
+
+def batch_status(run: Session, entry: Entry) -> BatchStatus:
+    """Where a provider batch stands."""
+    flight, ending = run.flights.get(entry.chunk.sequence), entry.ending
+    unsent = ending is not None and ending.status in NEVER_SENT and run.stopped is not None
+    return BatchStatus(
+        entry,
+        flight.batch if flight else None,
+        flight.succeeded if flight else 0,
+        flight.failed if flight else 0,
+        unsent or (ending is not None and ending.status == "canceled"),
+    )
 
 
 def _waiting_for(run: Session, flying: int) -> str | None:

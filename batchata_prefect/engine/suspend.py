@@ -134,7 +134,12 @@ async def sleepy(run: Session) -> State[Any]:
 
 def _limits(run: Session) -> tuple[float | None, ...]:
     # Nobody else could tell those who watch that the deadline is near.
-    return run.seconds_left, run.seconds_until_realtime, seconds_until_near(run)
+    left = run.seconds_left
+    return (
+        left,
+        run.seconds_until_realtime,
+        seconds_until_near(left, run.settings.time_limit_seconds),
+    )
 
 
 async def fall_asleep(run: Session) -> NoReturn:

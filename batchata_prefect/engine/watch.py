@@ -14,6 +14,7 @@ from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 
 from batchata_prefect.engine.session import TERMINATED, Session
+from batchata_prefect.engine.status import run_status
 from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.records.lease import TakenOverError
 from batchata_prefect.views import events
@@ -43,7 +44,8 @@ async def _watch(run: Session, flow_run_ids: list[Any]) -> None:
         if run.is_ending:
             # By the clock on the wall: a machine that slept wakes after its deadline.
             run.end_now()
-        near = near or events.near_deadline(run)
+        if not near and run.settings.time_limit_seconds is not None:
+            near = events.near_deadline(run_status(run))
         now = time.monotonic()
         if run.lease is not None and now - renewed >= run.pace.lease / 3:
             renewed = now

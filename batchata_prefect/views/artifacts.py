@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -25,11 +25,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.context import FlowRunContext
 
-from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import one_line
-from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, IN_FLIGHT
-from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import Entry
+from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _MOST_ROWS = 200
 _CALL_SECONDS = 10.0
@@ -43,11 +40,34 @@ _CONSOLES = {
 """Pages of the providers' consoles, by base URL [batch-processing; platform.openai.com]."""
 
 
+class Seen(NamedTuple):
+    """A run and its batches at one moment.
+
+    Attributes:
+        run: The run.
+        batches: Its provider batches, oldest first.
+        accounts: Name of a connected provider -> its base URL.
+    """
+
+    run: RunStatus
+    batches: Sequence[BatchStatus]
+    accounts: Mapping[str, str]
+
+
 @asynccontextmanager
-async def showing(run: Session) -> AsyncGenerator[None]:
-    """Keep Prefect's picture of a run up to date; around the whole run."""
+async def showing(
+    look: Callable[[], Seen], around_id: str | None, seconds: float
+) -> AsyncGenerator[None]:
+    """Keep Prefect's picture of a run up to date; around the whole run.
+
+    Args:
+        look: Says where the run stands.
+        around_id: The flow run of a deployment around it; None where there is none.
+        seconds: Between two updates.
+    """
     context = FlowRunContext.get()
-    picture = _Picture(run, context.flow_run.id if context and context.flow_run else None)
+    own_id = context.flow_run.id if context and context.flow_run else None
+    picture = _Picture(look, UUID(around_id) if around_id else own_id, seconds)
     task = asyncio.create_task(picture.keep())
     try:
         yield
@@ -60,30 +80,34 @@ async def showing(run: Session) -> AsyncGenerator[None]:
 
 
 class _Picture:
-    def __init__(self, run: Session, own_id: Any) -> None:
-        self._run = run
-        self._on = UUID(run.around_id) if run.around_id else own_id
+    def __init__(self, look: Callable[[], Seen], on: Any, seconds: float) -> None:
+        self._look = look
+        self._on = on
+        self._seconds = seconds
         self._ids: dict[str, Any] = {}
         self._shown: bytes | None = None
         self._looked = False
         # By this a run that goes on finds what an earlier process of it has made.
-        self._mark = {"batchata": run.settings.run_key}
+        self._mark = {"batchata": look().run.run_key}
         self._pages: dict[str, str] = {}
 
     async def keep(self) -> None:
         while True:
-            await asyncio.sleep(self._run.pace.show)
+            await asyncio.sleep(self._seconds)
             await self.update()
 
     async def update(self) -> None:
         """Bring the artifacts up to date; a Prefect that is away is tried again next time."""
-        run = self._run
-        if self._on is None or not run.ledger:
+        if self._on is None:
             return
-        for name, client in run.clients.items():
-            if (page := _CONSOLES.get(run.providers[name].account(client))) is not None:
+        seen = self._look()
+        if not seen.batches:
+            return
+        for name, account in seen.accounts.items():
+            if (page := _CONSOLES.get(account)) is not None:
                 self._pages[name] = page
-        percent, told, rows = progress(run), headline(run), table(run, self._pages)
+        percent, told = seen.run.percent, headline(seen.run, seen.batches)
+        rows = table(seen.batches, self._pages)
         fingerprint = orjson.dumps([percent, told, rows])
         if fingerprint == self._shown:
             return
@@ -126,25 +150,17 @@ class _Picture:
         return {each.type: each.id for each in artifacts if each.metadata_ == self._mark}
 
 
-def progress(run: Session) -> float:
-    """Percent of the jobs that have their result."""
-    states = run.spool.states.counts
-    done = states[ANSWERED] + states[FAILED] + states[CANCELED]
-    return round(100 * done / run.spool.count, 1) if run.spool.count else 0.0
-
-
-def headline(run: Session) -> str:
+def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:
     """Where the run stands, in one line."""
-    states, total = run.spool.states.counts, run.spool.count
-    spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
-    flying = sum(1 for entry in run.ledger if entry.ending is None)
-    parts = [f"**{states[ANSWERED]:,} of {total:,} jobs answered**"]
-    if states[FAILED]:
-        parts.append(f"{states[FAILED]:,} failed")
-    if states[CANCELED]:
-        parts.append(f"{states[CANCELED]:,} cancelled")
+    flying = sum(1 for batch in batches if batch.entry.ending is None)
+    parts = [f"**{run.completed:,} of {run.total:,} jobs answered**"]
+    if run.failed:
+        parts.append(f"{run.failed:,} failed")
+    if run.cancelled:
+        parts.append(f"{run.cancelled:,} cancelled")
     if flying:
-        parts.append(f"{states[IN_FLIGHT]:,} in flight in {flying:,} provider batches")
+        parts.append(f"{run.active:,} in flight in {flying:,} provider batches")
+    spent, held = run.spent_usd, run.reserved_usd
     parts.append("cost unknown" if spent is None else f"${spent:,.4f} spent")
     if held:
         parts.append(f"up to ${held:,.4f} reserved")
@@ -153,60 +169,44 @@ def headline(run: Session) -> str:
     return " · ".join(parts)
 
 
-def table(run: Session, pages: Mapping[str, str]) -> list[dict[str, Any]]:
+def table(batches: Sequence[BatchStatus], pages: Mapping[str, str]) -> list[dict[str, Any]]:
     """The provider batches, newest first; of very many only those in flight and the newest.
 
     Args:
-        run: The session.
+        batches: All of the run's.
         pages: Name of a provider -> page of its console, for links.
     """
-    entries = sorted(run.ledger, key=lambda each: (each.ending is not None, -each.chunk.sequence))
-    rows = [_row(run, entry, pages.get(entry.chunk.provider)) for entry in entries[:_MOST_ROWS]]
-    left = entries[_MOST_ROWS:]
+    ordered = sorted(batches, key=lambda b: (b.entry.ending is not None, -b.entry.chunk.sequence))
+    rows = [_row(batch, pages.get(batch.entry.chunk.provider)) for batch in ordered[:_MOST_ROWS]]
+    left = ordered[_MOST_ROWS:]
     if left:
-        counted = Counter(_state(run, entry) for entry in left)
+        counted = Counter(batch.state for batch in left)
         told = ", ".join(f"{number:,} {state}" for state, number in counted.most_common())
         rows.append({**dict.fromkeys(rows[0], ""), "batch": f"and {len(left):,} more: {told}"})
     return rows
 
 
-def _row(run: Session, entry: Entry, page: str | None) -> dict[str, Any]:
-    chunk, receipt, ending = entry.chunk, entry.receipt, entry.ending
-    flight = run.flights.get(chunk.sequence)
-    batch = flight.batch if flight else None
-    answered = ending.marks.count("a") if ending else (flight.succeeded if flight else 0)
-    expires = batch.expires_at if batch and ending is None else None
+def _row(batch: BatchStatus, page: str | None) -> dict[str, Any]:
+    chunk = batch.entry.chunk
     return {
-        "batch": _link(entry, page),
+        "batch": _link(batch, page),
         "model": chunk.model,
-        "state": _state(run, entry),
+        "state": batch.state,
         "jobs": chunk.count,
-        "answered": answered,
-        "cost USD": _usd(ending.cost_usd) if ending else "",
+        "answered": batch.answered,
+        "cost USD": _usd(batch.cost_usd) if batch.entry.ending else "",
         "estimated USD": _usd(chunk.reserved_usd),
-        "sent": _time(receipt.created_at if receipt else entry.since),
-        "expires": _time(expires) if expires else "",
-        "ended": _time(ending.ended_at) if ending else "",
-        "remark": (ending.reason or "")[:200] if ending else "",
+        "sent": _time(batch.sent_at),
+        "expires": _time(batch.expires_at) if batch.expires_at else "",
+        "ended": _time(batch.ended_at) if batch.ended_at else "",
+        "remark": (batch.reason or "")[:200],
     }
 
 
-def _state(run: Session, entry: Entry) -> str:
-    if entry.ending is not None:
-        return entry.ending.status.replace("_", " ")
-    if entry.chunk.realtime:
-        return "realtime"
-    if entry.receipt is None:
-        return "being sent"
-    flight = run.flights.get(entry.chunk.sequence)
-    return flight.batch.raw_status.replace("_", " ") if flight and flight.batch else "in progress"
-
-
-def _link(entry: Entry, page: str | None) -> str:
-    if entry.receipt is None:
-        return entry.chunk.name
-    batch_id = entry.receipt.batch_id
-    return f"[{batch_id}]({page.format(id=batch_id)})" if page else batch_id
+def _link(batch: BatchStatus, page: str | None) -> str:
+    if batch.batch_id is None:
+        return batch.entry.chunk.name
+    return f"[{batch.batch_id}]({page.format(id=batch.batch_id)})" if page else batch.batch_id
 
 
 def _time(moment: datetime) -> str:

@@ -23,16 +23,16 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from itertools import count
+from pathlib import PurePath
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.events import emit_event
 
-from batchata_prefect.engine.session import Session
-from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import ANSWERED, Ending, Entry
+from batchata_prefect.numbers import plain_usd
+from batchata_prefect.views.status import RunStatus
 
 _PREFIX = "batchata."
 _NEAR = 0.1
@@ -42,11 +42,11 @@ def submitted(entry: Entry) -> None:
     """A provider has taken a batch."""
     chunk = entry.chunk
     _tell_of_batch(
-        "batch.submitted", entry, jobs=chunk.count, estimated_usd=_number(chunk.reserved_usd)
+        "batch.submitted", entry, jobs=chunk.count, estimated_usd=plain_usd(chunk.reserved_usd)
     )
 
 
-def ended(run: Session, entry: Entry, ending: Ending) -> None:
+def ended(run: RunStatus, entry: Entry, ending: Ending) -> None:
     """A batch has come to its end, or was refused."""
     if ending.status == "turned_away":
         return
@@ -64,13 +64,13 @@ def ended(run: Session, entry: Entry, ending: Ending) -> None:
         labels,
         jobs=chunk.count,
         answered=ending.marks.count(ANSWERED),
-        cost_usd=_number(ending.cost_usd),
+        cost_usd=plain_usd(ending.cost_usd),
     )
     _tell_of_cost(run, ending)
 
 
-def _tell_of_cost(run: Session, ending: Ending) -> None:
-    spent = budget.spent(run.ledger)
+def _tell_of_cost(run: RunStatus, ending: Ending) -> None:
+    spent = run.spent_usd
     if spent is None or not ending.cost_usd:
         return
     before = spent - ending.cost_usd
@@ -88,25 +88,29 @@ def _steps() -> Iterator[int]:
             yield digit * 10**power
 
 
-def seconds_until_near(run: Session) -> float | None:
-    """Seconds until little of the time limit is left; None where it is so, or there is none."""
-    left, limit = run.seconds_left, run.settings.time_limit_seconds
+def seconds_until_near(left: float | None, limit: float | None) -> float | None:
+    """Seconds until little of the time limit is left; None where it is so, or there is none.
+
+    Args:
+        left: Seconds until the deadline.
+        limit: Seconds from the first start to the deadline.
+    """
     if left is None or limit is None or left <= limit * _NEAR:
         return None
     return left - limit * _NEAR
 
 
-def near_deadline(run: Session) -> bool:
+def near_deadline(run: RunStatus) -> bool:
     """Tell that little of the time limit is left; whether it is so."""
     left = run.seconds_left
-    if left is None or seconds_until_near(run) is not None:
+    if left is None or seconds_until_near(left, run.time_limit_seconds) is not None:
         return False
     if left > 0:
         _tell_of_run(run, "deadline.near", {}, seconds_left=round(left))
     return True
 
 
-def finished(run: Session, manifest: dict[str, Any]) -> None:
+def finished(run: RunStatus, manifest: dict[str, Any]) -> None:
     """The results are written; and whether the cost limit kept jobs from being sent."""
     short = manifest["failures"].get("cost_limit_exceeded")
     if short is not None:
@@ -118,7 +122,7 @@ def finished(run: Session, manifest: dict[str, Any]) -> None:
         {"status": manifest["status"]},
         counts=manifest["counts"],
         cost_usd=manifest["cost_usd"],
-        results_dir=str(run.results_dir),
+        results_dir=run.results_dir,
     )
 
 
@@ -131,10 +135,10 @@ def _tell_of_batch(
     _tell(name, f"{_PREFIX}batch.{known}", chunk.name, labels, payload)
 
 
-def _tell_of_run(run: Session, name: str, labels: dict[str, str], **payload: Any) -> None:
+def _tell_of_run(run: RunStatus, name: str, labels: dict[str, str], **payload: Any) -> None:
     resource = f"{_PREFIX}run.{run.flow_run_id}"
-    payload["run_key"] = run.settings.run_key
-    _tell(name, resource, run.results_dir.name, labels, payload)
+    payload["run_key"] = run.run_key
+    _tell(name, resource, PurePath(run.results_dir).name, labels, payload)
 
 
 def _tell(
@@ -146,7 +150,3 @@ def _tell(
         emit_event(_PREFIX + name, resource, payload=payload)
     except Exception as error:
         get_run_logger().debug("the event %r was not sent (%s)", name, type(error).__name__)
-
-
-def _number(amount: Decimal | None) -> float | None:
-    return None if amount is None else float(amount)
