@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -32,19 +33,19 @@ os.environ.update(
 
 
 @pytest.fixture(scope="session")
-def prefect_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with Prefect's tables and nothing in them, made once for all test processes.
+def prefect_tables() -> Path:
+    """A database with Prefect's tables and nothing in them, made once for each Prefect.
 
     To make the tables takes a server eight seconds of CPU, to copy them nothing.
     """
-    own = tmp_path_factory.getbasetemp()
-    # Under xdist each process has a folder of its own below that of the session.
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = Path(tempfile.gettempdir(), f"batchata-tables-{version('prefect')}-{os.getuid()}")
+    folder.mkdir(mode=0o700, exist_ok=True)
     tables = folder / "prefect.db"
-    with (folder / "prefect.lock").open("w") as lock:
+    with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not tables.exists():
             fresh = folder / "fresh.db"
+            fresh.unlink(missing_ok=True)
             database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{fresh}"}
             subprocess.run(
                 [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
