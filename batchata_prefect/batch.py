@@ -320,6 +320,7 @@ class Batch:
         metadata: Mapping[str, Any] | None = None,
         tags: Sequence[str] | None = None,
         cache_prefix: bool | None = None,
+        accept_truncated: bool | None = None,
         **kwargs: Any,
     ) -> Self:
         """Add one job: `messages`, or `prompt` with or without `file`.
@@ -345,6 +346,9 @@ class Batch:
             cache_prefix: Whether other jobs begin with the same system prompt and documents: they
                 are held in the provider's cache for an hour and the jobs are sent side by side.
                 Writing costs twice the input price at Anthropic, reading a tenth.
+            accept_truncated: Whether an answer that was cut off at `max_tokens`, or where the
+                context window was full, is taken as completed; by default it is failed with
+                `truncated`. One that has to be parsed must be whole all the same.
             **kwargs: `provider`, `endpoint`, and any request parameter.
 
         Raises:
@@ -353,7 +357,7 @@ class Batch:
         """
         if not (kwargs or metadata or tags) and (
             messages is file is model is temperature is max_tokens is response_model is None
-            and enable_citations is citations is cache_prefix is None
+            and enable_citations is citations is cache_prefix is accept_truncated is None
             and prompt is not None
             and id is not None
         ):
@@ -374,6 +378,7 @@ class Batch:
             "metadata": metadata,
             "tags": tags,
             "cache_prefix": cache_prefix,
+            "accept_truncated": accept_truncated,
             **kwargs,
         }
         self._intake.add({key: value for key, value in given.items() if value is not None})
@@ -669,8 +674,9 @@ def _raise_together(faults: list[str]) -> None:
 def _job_values(job: Job) -> dict[str, Any]:
     values = {name: getattr(job, name) for name in JOB_FIELDS}
     values |= job.params
-    if not job.enable_citations:
-        del values["enable_citations"]
+    for name in ("enable_citations", "accept_truncated"):
+        if not values[name]:
+            del values[name]
     for name in ("metadata", "tags"):
         if not values[name]:
             del values[name]

@@ -149,6 +149,11 @@ class JobsFile(JobBlock[BatchRun]):
         description="What answers are parsed into: a JSON schema, or the import path of a "
         "pydantic model.",
     )
+    accept_truncated: bool = Field(
+        default=False,
+        description="Whether an answer that was cut off is taken as it is; else it is failed with "
+        "truncated.",
+    )
     id_column: str | None = Field(
         default=None,
         title="ID column",
@@ -202,6 +207,7 @@ class JobsFile(JobBlock[BatchRun]):
             "model": self.model,
             "max_tokens": self.max_tokens,
             "response_model": self.response_model,
+            "accept_truncated": self.accept_truncated or None,
             **self.params,
         }
         batch.set_default_params(**{k: v for k, v in defaults.items() if v is not None})

@@ -61,6 +61,8 @@ class Job:
             compared with the documents, and those found in none are dropped.
         cache_prefix: Whether the system prompt and the documents are shared with other jobs, and
             are to be held in the provider's cache.
+        accept_truncated: Whether an answer that was cut off, at `max_tokens` or where the context
+            window was full, is taken as it is; one that has to be parsed must be whole even so.
         provider: Provider name, for model ids that no name pattern matches.
         endpoint: Endpoint path at the provider, such as `/v1/responses`; None takes the usual one.
         metadata: The user's own values, given back on the result; never sent to a provider.
@@ -80,6 +82,7 @@ class Job:
     enable_citations: bool = False
     citations: Literal["quoted"] | None = None
     cache_prefix: bool = False
+    accept_truncated: bool = False
     provider: str | None = None
     endpoint: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -105,6 +108,10 @@ class Job:
         ):
             raise ValidationError(
                 f"job {self.id!r}: tags is a list of words that are not empty, not {self.tags!r}"
+            )
+        if not isinstance(self.accept_truncated, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValidationError(
+                f"job {self.id!r}: accept_truncated is true or false, not {self.accept_truncated!r}"
             )
         if self.messages and (self.file is not None or self.prompt):
             raise ValidationError(f"job {self.id!r}: give either messages, or prompt and file")
@@ -133,6 +140,7 @@ class Job:
             "enable_citations": self.enable_citations,
             "citations": self.citations,
             "cache_prefix": self.cache_prefix,
+            "accept_truncated": self.accept_truncated,
             "provider": self.provider,
             "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
@@ -368,7 +376,8 @@ class Reply(NamedTuple):
         blocks: The answer's text pieces in order, thinking left out.
         usage: Token counts; None where the row carries none.
         stop_reason: Why the model stopped, in Anthropic's words (`end_turn`, `max_tokens`,
-            `stop_sequence`, `tool_use`, `refusal`, ...); None where there is no answer.
+            `stop_sequence`, `tool_use`, `refusal`, ...; `incomplete: WHY` of a response that is
+            said to be it); None where there is no answer, or none is told.
         error_code: The provider's code of what went wrong, or `refusal`; None on success.
         error: The provider's text of what went wrong.
         embedding: The vector, from an embeddings endpoint.

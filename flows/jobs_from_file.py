@@ -41,6 +41,7 @@ async def jobs_from_file(
     response_model: ImportString[Any] | dict[str, Any] | None = None,
     citations: Literal["none", "provider", "quoted"] = "none",
     cache_prefix: bool = False,
+    accept_truncated: bool = False,
     max_reasks: NonNegativeInt = 0,
     tags: list[str] | None = None,
     endpoint: str | None = None,
@@ -91,6 +92,8 @@ async def jobs_from_file(
             that stand in no document are dropped and counted.
         cache_prefix: Whether the jobs begin with the same system prompt or documents, which are
             then held in the provider's cache.
+        accept_truncated: Whether an answer that was cut off is taken as it is; else it is failed
+            with truncated.
         max_reasks: Times that a job is asked again, and paid again, because its answer was cut off
             or did not fit the response model.
         tags: Words under which the cost is added up.
@@ -145,6 +148,7 @@ async def jobs_from_file(
         "enable_citations": citations == "provider",
         "citations": "quoted" if citations == "quoted" else None,
         "cache_prefix": cache_prefix,
+        "accept_truncated": accept_truncated,
         "tags": tags,
         "endpoint": endpoint,
         **(params or {}),

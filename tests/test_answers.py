@@ -33,8 +33,8 @@ def reading(schemas: Mapping[str, AnswerSchema] | None = None, **more: Any) -> R
     return Reading(CHUNK, "batch_1", PRICES, schemas or {}, **more)
 
 
-def job(schema: str | None = None, *, citations: Citing | None = None) -> Context:
-    return Context(0, "the-job", {"a": [1]}, schema, citations, ("doc.txt",), 0, 1)
+def job(schema: str | None = None, *, citations: Citing | None = None, **more: Any) -> Context:
+    return Context(0, "the-job", {"a": [1]}, schema, citations, ("doc.txt",), 0, 1, **more)
 
 
 def says(text: str, **more: Any) -> Reply:
@@ -51,7 +51,28 @@ def row(reply: Reply, context: Context | None = None, **more: Any) -> dict[str, 
     ("reply", "status", "code"),
     [
         pytest.param(says("hello"), "completed", None, id="an answer"),
-        pytest.param(says("hel", stop_reason="max_tokens"), "completed", None, id="cut text"),
+        pytest.param(says("hel", stop_reason="max_tokens"), "failed", "truncated", id="cut text"),
+        pytest.param(
+            says("hel", stop_reason="model_context_window_exceeded"),
+            "failed",
+            "truncated",
+            id="cut by the window",
+        ),
+        pytest.param(
+            says("hel", stop_reason="incomplete: steered"), "failed", "truncated", id="incomplete"
+        ),
+        pytest.param(
+            says("", stop_reason="max_tokens", tool_calls=({"name": "f", "input": {}},)),
+            "failed",
+            "truncated",
+            id="a tool call cut off",
+        ),
+        pytest.param(says("hel", stop_reason="pause_turn"), "failed", "paused", id="paused"),
+        pytest.param(says("", stop_reason="pause_turn"), "failed", "paused", id="paused, no text"),
+        pytest.param(says("hel", stop_reason="compaction"), "failed", "paused", id="compacted"),
+        pytest.param(says("hel", stop_reason="abort"), "failed", "unknown_stop", id="unknown"),
+        pytest.param(says("hello", stop_reason=None), "completed", None, id="no reason told"),
+        pytest.param(says("hello", stop_reason="stop_sequence"), "completed", None, id="sequence"),
         pytest.param(says(""), "failed", "empty_answer", id="empty"),
         pytest.param(says(" \n "), "failed", "empty_answer", id="blank"),
         pytest.param(
@@ -95,6 +116,23 @@ def test_status_and_reason(reply: Reply, status: str, code: str | None) -> None:
     assert [attempt.error_code for attempt in result.attempts] == [code]
     assert result.attempts[0].round == 1
     assert (result.job_id, result.metadata, result.batch_id) == ("the-job", {"a": [1]}, "batch_1")
+
+
+@pytest.mark.parametrize("stop", ["max_tokens", "model_context_window_exceeded", "incomplete: x"])
+def test_what_was_cut_off_is_kept_and_taken_where_that_is_asked_for(stop: str) -> None:
+    """The text stands in the result; with accept_truncated it is the answer."""
+    reply = says("hel", stop_reason=stop)
+    found = row(reply)
+    assert (found["error_code"], found["raw_response"]) == ("truncated", "hel")
+    found = row(reply, job(accept_truncated=True))
+    assert (found["status"], found["error_code"], found["raw_response"]) == (
+        "completed",
+        None,
+        "hel",
+    )
+    for other in ("pause_turn", "abort"):
+        assert row(says("hel", stop_reason=other), job(accept_truncated=True))["error_code"]
+    assert row(says("", stop_reason=stop), job(accept_truncated=True))["error_code"] == "truncated"
 
 
 def test_what_we_canceled_at_the_deadline_failed_by_the_deadline() -> None:

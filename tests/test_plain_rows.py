@@ -20,6 +20,7 @@ from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.plain_rows import Bills, PlainRows
 from batchata_prefect.results.read import collect
 from batchata_prefect.results.row import Reading
+from batchata_prefect.results.stops import CUTS, ENDS
 from batchata_prefect.results.tally import Tally
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
@@ -41,21 +42,27 @@ def reading(model: str = "gpt-6-luna", batch_id: str | None = "batch_50%_ü") ->
     metadata=st.dictionaries(TEXTS, TEXTS | COUNTS | st.none(), max_size=3),
     tags=st.lists(TEXTS, max_size=2),
     model=st.sampled_from(["gpt-6-luna", "of-unknown-price"]),
+    accepts=st.booleans(),
 )
 def test_a_filled_row_is_the_row_made_one_by_one(
-    text, usage, stop, job_id, nth, metadata, tags, model
+    text, usage, stop, job_id, nth, metadata, tags, model, accepts
 ):
     """Any text, id, metadata, tags and usage give the same bytes both ways, and the same cost."""
     how = reading(model)
     reply = Reply("c", "succeeded", (TextBlock(text),), usage, stop)
-    stored = unpack(pack({"id": job_id, "metadata": metadata, "tags": tags}), nth)
+    context = {"id": job_id, "metadata": metadata, "tags": tags}
+    stored = unpack(pack(context | ({"accept_truncated": True} if accepts else {})), nth)
     bills = Bills(how)
     bill = bills.add(reply)
     row = PlainRows(how).row(reply, stored, bill)
     name = f"{job_id}-{nth}" if nth else job_id
-    job = Context(0, name, metadata, None, None, (), 0, 0, tags=tuple(tags))
-    slow = orjson.dumps(how.row(reply, job, how.cost(reply))) + b"\n"
-    assert row == (None if text.isspace() else slow)
+    job = Context(
+        0, name, metadata, None, None, (), 0, 0, tags=tuple(tags), accept_truncated=accepts
+    )
+    slow = how.row(reply, job, how.cost(reply))
+    completed = slow["status"] == "completed"
+    assert completed == (stop in ENDS or (accepts and stop in CUTS)) or text.isspace()
+    assert row == (orjson.dumps(slow) + b"\n" if completed else None)
     bills.close()
     assert bills.cost == how.cost(reply)
     assert bills.usage == usage

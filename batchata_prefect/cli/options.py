@@ -92,6 +92,10 @@ class Ask:
     cache_prefix: Annotated[bool, Parameter(group=JOBS, negative="", show_default=False)] = False
     """The jobs begin with the same system prompt or documents: hold them in the provider's
     cache."""
+    accept_truncated: Annotated[bool, Parameter(group=JOBS, negative="", show_default=False)] = (
+        False
+    )
+    """Take an answer that was cut off as it is; else it is failed with `truncated`."""
     provider: Annotated[str | None, Parameter(group=JOBS)] = None
     """Provider of a model id that does not tell it: anthropic or openai."""
     endpoint: Annotated[str | None, Parameter(group=JOBS)] = None

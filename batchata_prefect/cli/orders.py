@@ -207,6 +207,7 @@ def _defaults(ask: Ask) -> dict[str, Any]:
         "enable_citations": ask.citations == "provider",
         "citations": "quoted" if ask.citations == "quoted" else None,
         "cache_prefix": ask.cache_prefix,
+        "accept_truncated": ask.accept_truncated,
         "tags": list(ask.tags),
         **request_params(ask.params),
     }

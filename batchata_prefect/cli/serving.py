@@ -139,6 +139,7 @@ _SAME = (
     "id_column",
     "file_column",
     "cache_prefix",
+    "accept_truncated",
     "provider",
     "endpoint",
     "canary",

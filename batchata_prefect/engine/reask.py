@@ -17,6 +17,7 @@ from batchata_prefect.engine.session import Session
 from batchata_prefect.money.ledger import NOT_AS_ASKED, Entry
 from batchata_prefect.providers.again import Again
 from batchata_prefect.providers.tokens import estimate_text
+from batchata_prefect.results.stops import FULL, MAX_TOKENS
 
 _TURNS = 30
 """Tokens around two more messages, as an upper bound."""
@@ -52,7 +53,10 @@ def reask(run: Session, entry: Entry, ordinals: Sequence[int]) -> frozenset[int]
                 continue
             ordinal = wanted[place]
             (body,) = jobs.bodies([ordinal])
-            if row["error_code"] == "truncated":
+            if row["error_code"] is None or row["stop_reason"] == FULL:
+                # Taken as it is since then; or no room is left to ask for more.
+                again = None
+            elif row["error_code"] == "truncated" and row["stop_reason"] == MAX_TOKENS:
                 again = provider.roomier(body, chunk.model)
             else:
                 again = provider.reworded(body, row["raw_response"] or "", row["error"])

@@ -36,11 +36,13 @@ class _Form(NamedTuple):
         prompt: Their request without the prompt.
         family: Their family.
         schema: Digest of their answer schema.
+        accept_truncated: Whether they take an answer that was cut off.
     """
 
     prompt: PromptForm
     family: Family
     schema: str | None
+    accept_truncated: bool
 
 
 class Intake:
@@ -102,7 +104,7 @@ class Intake:
             made = prompt_form(provider.render, job, most)
             if made is not None:
                 family = self._open_spool().family(made.request, job.id)
-                self._forms[alike] = _Form(made, family, schema)
+                self._forms[alike] = _Form(made, family, schema, job.accept_truncated)
             else:
                 self._forms[alike] = None
         elif len(self._rendered) < _FORMS_HELD:
@@ -193,6 +195,8 @@ class Intake:
             context["tags"] = list(dict.fromkeys(tags))
         if form.schema:
             context["schema"] = form.schema
+        if form.accept_truncated:
+            context["accept_truncated"] = True
         try:
             packed = pack(context)
         except TypeError:

@@ -114,6 +114,17 @@ CODES: dict[str, Code] = {
         "Give the jobs more max_tokens, or let the run do it with max_reasks; or take them as they "
         "are with accept_truncated.",
     ),
+    "paused": Code(
+        NOT_AS_ASKED,
+        "The provider handed their turn back before its end, as it does in long work with its own "
+        "tools. Let the run continue it with max_reasks, each of which is paid, or give them less "
+        "to do at once.",
+    ),
+    "unknown_stop": Code(
+        NOT_AS_ASKED,
+        "Read in raw_response what was said until then. Use max_reasks, or another model; if it "
+        "is an end, report the reason.",
+    ),
     "empty_answer": Code(
         NOT_AS_ASKED, "Give the jobs more max_tokens or another prompt, or use max_reasks."
     ),

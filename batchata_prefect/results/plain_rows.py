@@ -11,15 +11,17 @@ from decimal import Decimal
 
 import orjson
 
-from batchata_prefect.jobs.spool import Context, Stored
+from batchata_prefect.jobs.spool import ACCEPTS_TRUNCATED, Context, Stored
 from batchata_prefect.models import Reply, TextBlock, Usage
 from batchata_prefect.results.row import Reading
+from batchata_prefect.results.stops import CUTS, ENDS
 from batchata_prefect.results.tally import Tally
 
 _HELD_PRICES = 20_000
 """Different usages whose price is held at once."""
 
-_JOB_ID, _TEXT, _STOP, _TAG = (f"batchata {name} 1b3a" for name in ("id", "text", "stop", "tag"))
+_JOB_ID, _TEXT, _TAG = (f"batchata {name} 1b3a" for name in ("id", "text", "tag"))
+_STOP = "end_turn"
 _METADATA = {"batchata metadata 1b3a": 0}
 _USAGE = Usage(*(90_071_992_547_4001 + 2 * n for n in range(6)))
 _COST = Decimal("7.03125e-77")
@@ -71,14 +73,20 @@ class PlainRows:
             job: Its job.
             bill: What the reply was billed; None where that is not of its usage alone.
         """
-        if bill is None or job.rest or len(reply.blocks) != 1 or reply.error_code is not None:
+        if bill is None or len(reply.blocks) != 1 or reply.error_code is not None:
+            return None
+        if job.rest and job.rest != ACCEPTS_TRUNCATED:
             return None
         text = reply.blocks[0].text
         if not text or text.isspace():
             return None
-        billed = bill.filled.get(reply.stop_reason)
+        # What was cut off is an answer to those jobs alone that take it as one.
+        key = reply.stop_reason, bool(job.rest)
+        billed = bill.filled.get(key)
         if billed is None:
-            billed = self._fill(bill, reply.stop_reason)
+            if not (reply.stop_reason in ENDS or (job.rest and reply.stop_reason in CUTS)):
+                return None
+            billed = self._fill(bill, key)
         middle, tail = billed
         return b"".join(
             (
@@ -94,12 +102,12 @@ class PlainRows:
             )
         )
 
-    def _fill(self, bill: Bill, stop_reason: str | None) -> tuple[bytes, bytes]:
+    def _fill(self, bill: Bill, key: tuple[str | None, bool]) -> tuple[bytes, bytes]:
         """What stands between text and metadata, and what stands behind the tags."""
         usage = bill.usage
         cost = orjson.dumps(None if bill.cost is None else float(bill.cost))
         middle = self._billed % (
-            orjson.dumps(stop_reason),
+            orjson.dumps(key[0]),
             b"%d" % usage.input_tokens,
             b"%d" % usage.output_tokens,
             b"%d" % usage.cache_read_tokens,
@@ -107,8 +115,8 @@ class PlainRows:
             b"%d" % usage.reasoning_tokens,
             cost,
         )
-        bill.filled[stop_reason] = (middle, self._after_tags + cost + self._tail)
-        return bill.filled[stop_reason]
+        bill.filled[key] = (middle, self._after_tags + cost + self._tail)
+        return bill.filled[key]
 
 
 _ORDER = [
@@ -136,7 +144,8 @@ class Bill:
         cache_saved: What the cache saved on one of them.
         times: How many answers had this usage.
         plain: How many of them became ordinary rows.
-        filled: Stop reason -> the pieces of an ordinary row that this usage decides.
+        filled: Stop reason, and whether the job takes an answer that was cut off -> the pieces of
+            an ordinary row that this usage decides.
     """
 
     __slots__ = ("cache_saved", "cost", "filled", "plain", "times", "usage")
@@ -146,7 +155,7 @@ class Bill:
         self.cost = reading.cost(reply)
         self.cache_saved = reading.cache_saved(reply, self.cost)
         self.times = self.plain = 0
-        self.filled: dict[str | None, tuple[bytes, bytes]] = {}
+        self.filled: dict[tuple[str | None, bool], tuple[bytes, bytes]] = {}
 
 
 class Bills:

@@ -35,14 +35,12 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.providers.rows import UNREADABLE
 from batchata_prefect.results.codes import named
+from batchata_prefect.results.stops import ENDS, FULL, cut_words, is_cut, unfinished
 
 
 def reply_file(token: str) -> str:
     """Where a chunk's replies lie as they came, below the results."""
     return f"raw_files/responses/{token}.jsonl"
-
-
-_TRUNCATED = {"max_tokens", "model_context_window_exceeded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ class Reading:
             )
         if reply.outcome == "canceled" and self.canceled is not None:
             return self._canceled(row, self.canceled)
-        fault = _fault(reply, row["raw_response"])
+        fault = _fault(reply, row["raw_response"]) or _stop_fault(reply, job)
         if fault is None and (job.citations or job.answer_schema is not None):
             fault = self._parse(reply, job, row, body)
         if fault is None:
@@ -266,9 +264,19 @@ def _fill(
 
 
 def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:
-    if reply.stop_reason in _TRUNCATED:
-        return "truncated", f"the answer was cut off at max_tokens; {error}"
+    if is_cut(reply.stop_reason):
+        return "truncated", f"{cut_words(reply.stop_reason)}; {error}"
     return error.code, str(error)
+
+
+def _stop_fault(reply: Reply, job: Context) -> tuple[str, str] | None:
+    """What is wrong with where an answer ends."""
+    if reply.outcome != "succeeded":
+        return None
+    # JSON tells by itself whether it is whole, and some models stop right at the limit.
+    has_form = job.answer_schema is not None or job.citations == "quoted"
+    judged_later = has_form and not reply.tool_calls
+    return unfinished(reply, accepts_cut=job.accept_truncated or judged_later)
 
 
 def canceled(reason: str) -> tuple[str, str]:
@@ -289,10 +297,12 @@ def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
         return code, reply.error or "the model refused to answer"
     if reply.embedding is not None or (text and not text.isspace()):
         return None
-    if reply.stop_reason in _TRUNCATED:
+    if reply.stop_reason == FULL:
+        return "truncated", f"{cut_words(FULL)} before any answer was written"
+    if is_cut(reply.stop_reason):
         eater = "thinking used up max_tokens" if reply.has_thinking else "max_tokens was used up"
         return "truncated", f"{eater} before any answer was written; give the job more max_tokens"
-    if reply.stop_reason != "tool_use":
+    if reply.stop_reason in ENDS and reply.stop_reason != "tool_use":
         return "empty_answer", f"the answer is empty (stop_reason {reply.stop_reason!r})"
     return None
 

@@ -25,6 +25,7 @@ import orjson
 
 from batchata_prefect.jobs.spool.ids import Ids, Known
 from batchata_prefect.jobs.spool.layout import (
+    ACCEPTS_TRUNCATED,
     ANSWERED,
     BUFFER_BYTES,
     CANCELED,
@@ -54,6 +55,7 @@ from batchata_prefect.models import Estimate, Job, Request
 from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 
 __all__ = [
+    "ACCEPTS_TRUNCATED",
     "ANSWERED",
     "CANCELED",
     "FAILED",
@@ -191,6 +193,8 @@ class Spool:
             context["schema"] = answer_schema
         if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
             context["citations"] = job.citing
+        if job.accept_truncated:
+            context["accept_truncated"] = True
         if request.sources:
             context["sources"] = request.sources
         if request.files:

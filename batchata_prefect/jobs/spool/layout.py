@@ -91,6 +91,7 @@ class Context(NamedTuple):
         prefix: Digest of what it shares with others, where it is to be held in the cache.
         files: Digests of the large files in its request.
         tags: Words under which its cost is added up.
+        accept_truncated: Whether an answer that was cut off is taken as it is.
     """
 
     ordinal: int
@@ -104,6 +105,7 @@ class Context(NamedTuple):
     prefix: str | None = None
     files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    accept_truncated: bool = False
 
 
 class Stored(NamedTuple):
@@ -146,7 +148,10 @@ def digest(data: bytes) -> bytes:
 _BETWEEN = b"\t"
 """No JSON without spaces holds it."""
 
-_REST = ("schema", "citations", "sources", "files", "prefix")
+_REST = ("schema", "citations", "sources", "files", "prefix", "accept_truncated")
+
+ACCEPTS_TRUNCATED = orjson.dumps({"accept_truncated": True})
+"""`Stored.rest` of a job that has nothing in it but this."""
 
 
 def in_a_row(ordinals: array[int]) -> Sequence[int]:
@@ -162,7 +167,7 @@ def pack(context: Mapping[str, Any]) -> bytes:
 
     Args:
         context: The job's `id`, and where it has them its `metadata`, `tags`, `schema`,
-            `citations`, `sources`, `files` and `prefix`.
+            `citations`, `sources`, `files`, `prefix` and `accept_truncated`.
 
     Raises:
         TypeError: A value is not JSON.

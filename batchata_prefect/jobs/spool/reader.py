@@ -167,6 +167,7 @@ class SpoolReader:
             rest.get("prefix"),
             tuple(rest.get("files", ())),
             tuple(orjson.loads(stored.tags)) if stored.tags else (),
+            rest.get("accept_truncated", False),
         )
 
     def family(self, ordinal: int) -> Family:

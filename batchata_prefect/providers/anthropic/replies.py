@@ -128,7 +128,7 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
             has_thinking = True
         elif kind == "tool_use":
             calls.append(block)
-    stop = text_at(message, "stop_reason")
+    stop = text_at(message, "stop_reason") or None
     code = error = None
     if stop == "refusal":
         code = "refusal"

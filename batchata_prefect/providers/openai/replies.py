@@ -34,6 +34,9 @@ _FINISHED = {
     "tool_calls": "tool_use",
     "function_call": "tool_use",
     "content_filter": "refusal",
+    # Of servers that speak the protocol with words of their own [TGI; Mistral].
+    "eos_token": "end_turn",
+    "model_length": "max_tokens",
 }
 _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
 _REFUSED = "the model refused to answer"
@@ -146,7 +149,7 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         custom_id,
         texts,
         usage,
-        stop=_FINISHED.get(finish or "", finish),
+        stop=_FINISHED.get(finish.lower(), finish) if finish else None,
         refusals=[*refusals, refusal] if refusal else refusals,
         calls=objects_at(message, "tool_calls"),
         has_thinking=bool(_written(told, "completion").get("reasoning_tokens")),
@@ -176,7 +179,9 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             calls.append(part)
     if status == "incomplete":
         reason = text_at(object_at(body, "incomplete_details"), "reason")
-        stop = _INCOMPLETE.get(reason or "", reason or "incomplete")
+        stop = _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
+    elif status not in {None, "completed"}:
+        stop = status
     texts, refusals = _texts(contents)
     return _reply(
         custom_id,
