@@ -29,7 +29,8 @@ from batchata_prefect.money.ledger import Entry, Intent, Receipt, Start
 from batchata_prefect.providers import providers
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, places, write
-from batchata_prefect.records.store import DurableFileSystem, Records
+from batchata_prefect.records.storage import DurableFileSystem
+from batchata_prefect.records.store import Records
 from batchata_prefect.webhook import application
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -17,7 +17,8 @@ from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, StateError
 from batchata_prefect.records.lease import Lease
-from batchata_prefect.records.store import DurableFileSystem, Records
+from batchata_prefect.records.storage import DurableFileSystem
+from batchata_prefect.records.store import Records
 from tests.chaos.killing import Forker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -115,22 +116,22 @@ def test_an_owner_on_another_machine_is_replaced_when_its_lease_ends(
     records = Records(DurableFileSystem(basepath=str(tmp_path / "state")), f"{tmp_path}")
     stranger = {
         "token": "t",
-        "beat": 1,
-        "released": False,
+        "seconds": 3,
         "host": "other",
         "machine": "another boot",
         "pid": 1,
         "born": "1",
     }
     (tmp_path / "state").mkdir()
-    asyncio.run(records.write_owner(stranger))
+    assert asyncio.run(records.create("owners/000000", stranger))
     stop = threading.Event()
 
     def beat() -> None:
         for n in range(2, 6):
             if stop.wait(1):
                 return
-            asyncio.run(records.write_owner({**stranger, "beat": n}))
+            beat = {**stranger, "beat": n, "released": False}
+            asyncio.run(records.write("owners/000000.beat", beat))
 
     thread = threading.Thread(target=beat)
     began = time.monotonic()
@@ -153,12 +154,16 @@ def test_an_owner_that_was_replaced_sends_nothing_more(tmp_path: Path, sandbox) 
         lease = Lease(records, seconds=60)
         assert await lease.attempt() is None
         await lease.hold()
-        owner = await records.owner()
-        assert owner is not None
-        await records.write_owner({**owner, "token": "another", "host": "other", "pid": 7})
-        await lease.hold()  # it was renewed a moment ago, and nobody may take over so soon
+        assert not lease.has_run_out
+        claim = await records.read("owners/000000")
+        assert claim is not None
+        other = {**claim, "token": "another", "host": "other", "pid": 7}
+        assert not await records.create("owners/000000", other)
+        assert await records.create("owners/000001", other)
+        await lease.hold()  # it was renewed a moment ago, and nobody may buy so soon
         with pytest.raises(StateError, match="process 7 on 'other' has taken over"):
-            await lease.renew()
+            await lease.hold(fresh=True)
+        assert lease.has_run_out
 
     asyncio.run(lose())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -19,6 +20,8 @@ from prefect.settings import PREFECT_HOME, temporary_settings
 
 from batchata_prefect import Batch, ValidationError
 from batchata_prefect.errors import StateError
+from batchata_prefect.records.storage import firm
+from batchata_prefect.records.store import Records
 from batchata_prefect.results.remote import bring, publish, working_folder
 
 JOBS = 12
@@ -247,3 +250,20 @@ def test_results_are_brought_as_they_are_there(
     publish(_folder(tmp_path / "b", "two", results_parquet="second"), url)
     assert (bring(url) / "results.parquet").read_text() == "second"
     assert not (tmp_path / "mine" / "results.jsonl").exists()
+
+
+def test_s3_says_who_was_first(tmp_path: Path, prefect_server, s3) -> None:
+    """Of two that create one record at once, S3's conditional put refuses the second."""
+
+    async def check() -> None:
+        block = await RemoteFileSystem.aload("records")
+        storage = firm(cast("RemoteFileSystem", block))
+        one, two = Records(storage, f"{tmp_path}"), Records(storage, f"{tmp_path}")
+        assert await one.create("x", {"n": 1})
+        assert not await two.create("x", {"n": 2})
+        assert one.creates_first
+        assert two.creates_first
+        assert await two.create("x", {"n": 1}), "what is there is what was wanted"
+        assert (await two.read("x") or {})["n"] == 1
+
+    asyncio.run(check())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from batchata_prefect.errors import StateError
 from batchata_prefect.models import Chunk, Usage
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Start
-from batchata_prefect.records.store import DurableFileSystem, Records, is_missing, storage_at
+from batchata_prefect.records.storage import DurableFileSystem, is_missing, storage_at
+from batchata_prefect.records.store import Records, TakenOverError
 
 NOW = datetime(2026, 11, 22, 3, 0, 0, 123456, tzinfo=UTC)
 
@@ -106,7 +107,7 @@ def test_a_storage_that_refuses_is_not_a_missing_record(tmp_path: Path) -> None:
         (start.parent / "000000.intent").mkdir()
         with pytest.raises(StateError, match="cannot be read"):
             await records.intent(0)
-        with pytest.raises(StateError, match="could not be written"):
+        with pytest.raises(StateError, match="cannot be read"):
             await records.write_intent(Intent(chunk(0), NOW, b"a" * 24))
 
     asyncio.run(check())
@@ -189,3 +190,41 @@ def test_the_budget_is_the_ledger() -> None:
 def test_an_unknown_cost_leaves_no_room_under_a_limit(entry: Entry) -> None:
     """Unknown never counts as zero."""
     assert budget.room([entry], Decimal(100)) == 0
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_what_another_process_wrote_is_never_overwritten(tmp_path: Path, storage) -> None:
+    """The second of two intents of one sequence is refused; one's own is written again for free."""
+
+    async def check() -> None:
+        records, other = (Records(storage(tmp_path), "key") for _ in range(2))
+        await records.begin(Start("key", NOW, "/out"), afresh=False)
+        mine = Intent(chunk(0), NOW, b"a" * 24)
+        await records.write_intent(mine)
+        await records.write_intent(mine)
+        theirs = Intent(chunk(0), NOW + timedelta(seconds=1), b"b" * 24)
+        with pytest.raises(TakenOverError, match=r"000000\.intent.*another process"):
+            await other.write_intent(theirs)
+        found = await other.intent(0)
+        assert found == mine
+        await records.write_receipt(0, Receipt("batch_1", NOW))
+        await other.write_receipt(0, Receipt("batch_1", NOW, adopted=True))
+        with pytest.raises(TakenOverError):
+            await other.write_receipt(0, Receipt("batch_2", NOW))
+        await records.write_ending(0, ending("0.1"))
+        with pytest.raises(TakenOverError):
+            await other.write_ending(0, ending("0.2"))
+
+    asyncio.run(check())
+
+
+def test_two_that_create_one_record_at_once_are_told_apart(tmp_path: Path) -> None:
+    """On a disk the first of many threads has it, and no other believes that it does."""
+    storage = DurableFileSystem(basepath=str(tmp_path))
+
+    async def check() -> list[bool]:
+        each = [Records(storage, "key") for _ in range(16)]
+        return await asyncio.gather(*(r.create("x", {"n": n}) for n, r in enumerate(each)))
+
+    assert sum(asyncio.run(check())) == 1
+    assert len(list(tmp_path.rglob("*.part"))) == 0

@@ -28,8 +28,10 @@ from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import providers
 from batchata_prefect.providers.wire import PAGE
 from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.lease import holder
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, places, write
-from batchata_prefect.records.store import Records, storage_at
+from batchata_prefect.records.storage import storage_at
+from batchata_prefect.records.store import Records
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -281,7 +283,7 @@ async def _listen(place: Place, now: datetime, stale_seconds: float) -> None:
 
     A process that went with its machine tells nobody: its flow run would be running for ever.
     """
-    owner = await Records(await storage_at(place.state), place.run_key).owner()
+    owner = await holder(Records(await storage_at(place.state), place.run_key))
     # Before it has the lease it reads its jobs, which takes as long as it takes.
     if owner is None or owner["released"]:
         return

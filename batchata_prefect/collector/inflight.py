@@ -21,7 +21,8 @@ from batchata_prefect.money.ledger import Entry, Receipt, Start
 from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
 from batchata_prefect.records.credentials import load_keys
 from batchata_prefect.records.lease import Lease
-from batchata_prefect.records.store import Records, storage_at
+from batchata_prefect.records.storage import storage_at
+from batchata_prefect.records.store import Records
 from batchata_prefect.results.remote import is_url, normal, working_folder
 
 _NOTE = "run.json"
@@ -211,14 +212,14 @@ async def _find(connect: _Connections, known: Known, entry: Entry) -> ProviderBa
 @asynccontextmanager
 async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
     lease = Lease(known.records, seconds)
-    owner = await lease.attempt()
-    if owner is not None:
-        raise StateError(
-            f"{owner} is running {known.records.run_key!r}. Cancel that run instead: Ctrl-C there, "
-            "or cancel its flow run in Prefect. If the process is gone with its machine, try "
-            f"again in {seconds:.0f} s"
-        )
     try:
+        owner = await lease.attempt()
+        if owner is not None:
+            raise StateError(
+                f"{owner} is running {known.records.run_key!r}. Cancel that run instead: Ctrl-C "
+                "there, or cancel its flow run in Prefect. If the process is gone with its "
+                f"machine, try again in {seconds:.0f} s"
+            )
         yield
     finally:
         await lease.release()

@@ -23,7 +23,8 @@ from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
 from batchata_prefect.numbers import plain_usd
 from batchata_prefect.providers import provider_for
-from batchata_prefect.records.store import Records, storage_at
+from batchata_prefect.records.storage import storage_at
+from batchata_prefect.records.store import Records
 
 _LIKELY_OUTPUT = 0.25
 """Part of `max_tokens` that an answer is taken to have, where none of its model was seen."""

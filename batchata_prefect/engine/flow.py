@@ -83,6 +83,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await count_exactly(run)
             if await canary_holds(run, session_name):
                 await buy_all(run, session_name)
+            if run.broken is not None:
+                raise run.broken
             await leave_shares(run)
             if run.suspending:
                 return await sleepy(run)

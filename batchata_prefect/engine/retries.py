@@ -14,7 +14,7 @@ from prefect import get_run_logger
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError, one_line
 from batchata_prefect.money.ledger import Entry
-from batchata_prefect.records.lease import TakenOverError
+from batchata_prefect.records.store import TakenOverError
 
 T = TypeVar("T")
 
@@ -97,6 +97,9 @@ async def keep(
 ) -> None:
     """Make a record durable; a storage that refuses it for a while has time to recover.
 
+    Each time only while the run is owned: a storage that was away for long, or a process that was
+    stopped, may have let another one take over.
+
     Args:
         run: The session.
         entry: The chunk.
@@ -112,6 +115,8 @@ async def keep(
     began, failures = clock(), 0
     while True:
         try:
+            if run.lease is not None:
+                await run.lease.hold()
             await write()
         except TakenOverError:
             raise
@@ -134,8 +139,11 @@ async def own(run: Session, entry: Entry) -> None:
         TakenOverError: Another process has taken over.
         StateError: The lease cannot be renewed for `Pace.retry_longest` seconds.
     """
-    if run.lease is not None:
-        await keep(run, entry, "lease", run.lease.hold, lost="nothing more of it is sent:")
+
+    async def nothing() -> None:
+        """There is nothing to write besides."""
+
+    await keep(run, entry, "lease", nothing, lost="nothing more of it is sent:")
 
 
 def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:

@@ -327,6 +327,7 @@ class Session:
         throttles: Provider -> when its next realtime request may begin.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
+        broken: Why it cannot go on in this process, while it ends; None where it can.
         stopped: That the run shall end now; None while it shall go on.
         closed: Provider -> why it takes no more batches of this run.
         ending_since: Monotonic time at which the run was told to stop, or its deadline came.
@@ -371,6 +372,7 @@ class Session:
     throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])
     lease: Lease | None = None
     error: BatchataError | None = None
+    broken: BatchataError | None = None
     stopped: Stop | None = None
     closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
     ending_since: float | None = None
@@ -421,6 +423,11 @@ class Session:
             with suppress(RuntimeError):  # the loop is closed: the run is over
                 self._loop.call_soon_threadsafe(self.end_now)
 
+    def fail(self, error: BatchataError) -> None:
+        """Have the run end at once with an error; what is in flight goes on at the provider."""
+        self.broken = self.broken or error
+        self.stop(str(error), "detach")
+
     def end_now(self) -> None:
         """Wake whoever waits: nothing new is begun from here on. In the event loop only."""
         if self.ending_since is None:
@@ -464,7 +471,7 @@ class Session:
     @property
     def out_of_patience(self) -> bool:
         """Whether the run goes to sleep, or is ending and has waited long enough for what hangs."""
-        if self.suspending:
+        if self.suspending or self.broken is not None:
             return True
         since = self.ending_since
         return since is not None and time.monotonic() - since > self.pace.settle

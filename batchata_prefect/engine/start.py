@@ -15,7 +15,8 @@ from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.spool import sweep
 from batchata_prefect.records.lease import Lease
-from batchata_prefect.records.store import Records, storage_at
+from batchata_prefect.records.storage import storage_at
+from batchata_prefect.records.store import Records
 
 _LOCK_LOOK_SECONDS = 0.5
 
@@ -36,27 +37,64 @@ async def owning(run: Session) -> AsyncGenerator[bool]:
         sweep(run.own_dir)
         run.records = Records(await storage_at(settings.state), settings.run_key)
         lease = Lease(run.records, run.pace.lease)
-        while (owner := await lease.attempt()) is not None:
-            if settings.if_running == "fail":
-                raise StateError(
-                    f"{owner} is running the job set {settings.run_key!r}. Nothing was sent. Wait "
-                    "for it, cancel it, or run with if_running='wait'"
-                )
-            if run.waiting_for is None:
-                get_run_logger().warning("%s is running this job set; waiting for it", owner)
-            run.waiting_for = f"{owner}, which runs this job set"
-            await run.pause(min(1.0, run.pace.lease / 10))
-            if run.is_ending:
+        try:
+            if not await _own(run, lease):
                 yield False
                 return
-        run.lease, run.waiting_for = lease, None
-        await asyncio.to_thread(note_run, run.own_dir, settings.run_key, settings.state)
-        try:
+            await asyncio.to_thread(note_run, run.own_dir, settings.run_key, settings.state)
+            run.lease = lease
             yield True
         finally:
             run.lease = None
             with suppress(StateError):
                 await lease.release()
+
+
+async def _own(run: Session, lease: Lease) -> bool:
+    """Wait for the lease; False where the run was told to stop before.
+
+    Raises:
+        StateError: Another process owns it and the run shall not wait, or the storage has failed
+            for `Pace.retry_longest` seconds.
+    """
+    clock = asyncio.get_running_loop().time
+    failing_since: float | None = None
+    while True:
+        try:
+            owner = await lease.attempt()
+        except StateError as error:
+            failing_since = clock() if failing_since is None else failing_since
+            if clock() - failing_since > run.pace.retry_longest:
+                raise
+            get_run_logger().warning("the records cannot be reached yet: %s", error)
+            owner = None
+        else:
+            failing_since = None
+            if owner is None:
+                run.waiting_for = None
+                return True
+        if owner is not None:
+            _say_who(run, owner)
+        await run.pause(min(1.0, run.pace.lease / 10))
+        if run.is_ending:
+            return False
+
+
+def _say_who(run: Session, owner: str) -> None:
+    """Wait for another process, or refuse to.
+
+    Raises:
+        StateError: The run shall not wait.
+    """
+    key = run.settings.run_key
+    if run.settings.if_running == "fail":
+        raise StateError(
+            f"{owner} is running the job set {key!r}. Nothing was sent. Wait for it, cancel it, or "
+            "run with if_running='wait'"
+        )
+    if run.waiting_for is None:
+        get_run_logger().warning("%s is running this job set; waiting for it", owner)
+    run.waiting_for = f"{owner}, which runs this job set"
 
 
 async def _lock(run: Session, lock: BinaryIO) -> bool:

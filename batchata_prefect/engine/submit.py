@@ -319,16 +319,15 @@ async def _reserve(
         run.turn_away(chunk.provider, chunk.model)
         return None
     intent = Intent(chunk, entry.since, cut.members)
-    records, lease = run.records, run.lease
-
-    async def write() -> None:
-        # Each time: a storage that was away for long may have let another process take over.
-        if lease is not None:
-            await lease.hold()
-        await records.write_intent(intent)
-
+    records = run.records
     try:
-        await keep(run, entry, "intent", write, lost="it was not sent:")
+        await keep(
+            run,
+            entry,
+            "intent",
+            lambda: records.write_intent(intent),
+            lost="it was not sent:",
+        )
         run.ledger.append(entry)
     finally:
         claimed.landed()

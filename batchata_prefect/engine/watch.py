@@ -16,7 +16,7 @@ from prefect.context import FlowRunContext
 from batchata_prefect.engine.session import TERMINATED, Session
 from batchata_prefect.engine.status import run_status
 from batchata_prefect.errors import StateError, one_line
-from batchata_prefect.records.lease import TakenOverError
+from batchata_prefect.records.store import TakenOverError
 from batchata_prefect.views import events
 
 _TICK_SECONDS = 1.0
@@ -47,19 +47,32 @@ async def _watch(run: Session, flow_run_ids: list[Any]) -> None:
         if not near and run.settings.time_limit_seconds is not None:
             near = events.near_deadline(run_status(run))
         now = time.monotonic()
-        if run.lease is not None and now - renewed >= run.pace.lease / 3:
+        if now - renewed >= run.pace.lease / 3:
             renewed = now
-            try:
-                await run.lease.renew()
-            except StateError as error:
-                if isinstance(error, TakenOverError) or run.lease.has_run_out:
-                    get_run_logger().error("%s", error)
-                    run.stop(str(error), "detach")
-                else:
-                    get_run_logger().warning("its lease cannot be renewed yet: %s", error)
+            await _renew(run)
         if run.stopped is None and now - looked >= run.pace.watch:
             looked = now
             await _look_at_prefect(run, flow_run_ids)
+
+
+async def _renew(run: Session) -> None:
+    """Renew the lease; a storage that is away ends no run, as nothing is bought meanwhile."""
+    # The end of the run takes it away while a renewal is under way.
+    lease = run.lease
+    if lease is None:
+        return
+    try:
+        await lease.renew()
+    except TakenOverError as error:
+        if run.lease is lease:
+            get_run_logger().error("%s", error)
+            run.fail(error)
+    except StateError as error:
+        get_run_logger().warning(
+            "its lease cannot be renewed yet%s: %s",
+            "; nothing is bought until it can" if lease.has_run_out else "",
+            error,
+        )
 
 
 def _flow_run_ids() -> list[Any]:

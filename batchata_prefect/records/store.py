@@ -2,11 +2,13 @@
 
 What was bought, what is in flight and what is spent is always computed from these records;
 nothing else remembers. Each is written once and never changed, as JSON of plain fields, so the
-fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the owner,
+fields here are an on-disk format: `FORMAT` goes up when their meaning changes. Only the beats,
 the canary's sample and what a sleeping run waits for are written again.
 
 ```
-batchata/<digest of the run key>/owner                         who runs it now, see `lease`
+batchata/<digest of the run key>/owner                         number of the newest claim
+                                /owners/000000                 one a start: a claim, see `lease`
+                                /owners/000000.beat            that it lives, again and again
                                 /g<generation>/start           one a generation
                                               /canary          its sample, and what it came to
                                               /waiting         what it slept for last
@@ -20,68 +22,29 @@ Intents are written in sequence, one after the other, so the first missing one e
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
-import os
+import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, cast
 
-from prefect.filesystems import LocalFileSystem, WritableFileSystem
-from prefect.results import (
-    ResultStore,
-    aget_default_result_storage,
-    aresolve_result_storage,
-)
+from prefect.filesystems import WritableFileSystem
+from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 
 from batchata_prefect.errors import StateError
 from batchata_prefect.models import Chunk, Usage
 from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Sample, Start
+from batchata_prefect.records.storage import CannotCreateError, is_missing
 
 FORMAT = 1
 
 
-class DurableFileSystem(LocalFileSystem):
-    """Prefect's local storage with writes that are whole or absent, also after a power cut.
-
-    Prefect's own writes in place and does not sync, so that a kill at the wrong instant leaves
-    half a record.
-    """
-
-    _block_type_name = "Durable Local File System"
-
-    async def awrite_path(self, path: str, content: bytes) -> str:
-        """Write the file, synced, or raise and leave what was there."""
-        return await asyncio.to_thread(self._write, path, content)
-
-    def write_path(self, path: str, content: bytes) -> str:  # pyright: ignore[reportIncompatibleVariableOverride, reportIncompatibleMethodOverride]
-        """Write the file, synced, or raise and leave what was there."""
-        return self._write(path, content)
-
-    def _write(self, path: str, content: bytes) -> str:
-        target = Path(self._resolve_path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        return str(target)
+class TakenOverError(StateError):
+    """Another process works on the run key, as after a sleep of this process's machine."""
 
 
 class Records:
@@ -94,6 +57,8 @@ class Records:
         self._root = f"batchata/{hashlib.sha256(run_key.encode()).hexdigest()[:24]}"
         self.run_key = run_key
         self.generation = 0
+        self.creates_first = True
+        """Whether the storage can create a record only where there is none, as far as is known."""
 
     @property
     def location(self) -> str:
@@ -106,7 +71,7 @@ class Records:
         """The newest generation's start, and turn to that generation; None where there is none."""
         found: Start | None = None
         generation = 0
-        while (data := await self._read(f"g{generation}/start")) is not None:
+        while (data := await self.read(f"g{generation}/start")) is not None:
             found = Start(
                 run_key=data["run_key"],
                 started_at=datetime.fromisoformat(data["started_at"]),
@@ -123,19 +88,11 @@ class Records:
         if afresh:
             self.generation += 1
         values = {**asdict(start), "started_at": start.started_at.isoformat()}
-        await self._write(f"g{self.generation}/start", values)
-
-    async def owner(self) -> dict[str, Any] | None:
-        """Who holds the run key, as `lease` wrote it; None where nobody ever did."""
-        return await self._read("owner")
-
-    async def write_owner(self, values: dict[str, Any]) -> None:
-        """Say who holds the run key."""
-        await self._write("owner", values)
+        await self._write_once(f"g{self.generation}/start", values)
 
     async def sample(self) -> Sample | None:
         """The canary's sample; None where none was drawn."""
-        data = await self._read(f"g{self.generation}/canary")
+        data = await self.read(f"g{self.generation}/canary")
         if data is None:
             return None
         passed: bool | None = data["passed"]
@@ -143,25 +100,25 @@ class Records:
 
     async def write_sample(self, sample: Sample) -> None:
         """Make the canary's sample durable, or what it came to."""
-        await self._write(f"g{self.generation}/canary", asdict(sample))
+        await self.write(f"g{self.generation}/canary", asdict(sample))
 
     async def waiting(self) -> dict[str, Any] | None:
         """What the run waits for while it sleeps, see `waiting`; None where it never slept."""
-        return await self._read(f"g{self.generation}/waiting")
+        return await self.read(f"g{self.generation}/waiting")
 
     async def write_waiting(self, values: dict[str, Any]) -> None:
         """Say what the run waits for while it sleeps."""
-        await self._write(f"g{self.generation}/waiting", values)
+        await self.write(f"g{self.generation}/waiting", values)
 
     async def ledger(self) -> AsyncIterator[tuple[Entry, bytes]]:
         """All entries of this generation with their members, oldest first."""
         sequence = 0
         while (intent := await self.intent(sequence)) is not None:
             entry = Entry(intent.chunk, intent.since)
-            if (data := await self._read(self._key(sequence, "receipt"))) is not None:
+            if (data := await self.read(self._key(sequence, "receipt"))) is not None:
                 created_at = datetime.fromisoformat(data["created_at"])
                 entry.receipt = Receipt(data["batch_id"], created_at, data["adopted"])
-            if (data := await self._read(self._key(sequence, "ending"))) is not None:
+            if (data := await self.read(self._key(sequence, "ending"))) is not None:
                 entry.ending = Ending(
                     status=data["status"],
                     marks=data["marks"],
@@ -176,7 +133,7 @@ class Records:
 
     async def intent(self, sequence: int) -> Intent | None:
         """The intent of one chunk, with its members."""
-        data = await self._read(self._key(sequence, "intent"))
+        data = await self.read(self._key(sequence, "intent"))
         if data is None:
             return None
         values: dict[str, Any] = dict(data["chunk"])
@@ -186,7 +143,12 @@ class Records:
         return Intent(chunk, since, base64.b64decode(data["members"]))
 
     async def write_intent(self, intent: Intent) -> None:
-        """Make an intent durable; only after this may the chunk be created."""
+        """Make an intent durable; only after this may the chunk be created.
+
+        Raises:
+            TakenOverError: Another process has written one of this sequence.
+            StateError: The storage fails.
+        """
         chunk = asdict(intent.chunk)
         chunk["reserved_usd"] = _text(intent.chunk.reserved_usd)
         values = {
@@ -194,15 +156,29 @@ class Records:
             "since": intent.since.isoformat(),
             "members": base64.b64encode(intent.members).decode(),
         }
-        await self._write(self._key(intent.chunk.sequence, "intent"), values)
+        await self._write_once(self._key(intent.chunk.sequence, "intent"), values)
 
     async def write_receipt(self, sequence: int, receipt: Receipt) -> None:
-        """Make a receipt durable."""
+        """Make a receipt durable; one of the same batch may be there already.
+
+        Raises:
+            TakenOverError: Another process has written one of another batch.
+            StateError: The storage fails.
+        """
         values = {**asdict(receipt), "created_at": receipt.created_at.isoformat()}
-        await self._write(self._key(sequence, "receipt"), values)
+        key = self._key(sequence, "receipt")
+        if not await self.create(key, values):
+            there = await self.read(key)
+            if there is None or there["batch_id"] != receipt.batch_id:
+                raise self._taken_over(key)
 
     async def write_ending(self, sequence: int, ending: Ending) -> None:
-        """Make an ending durable; after this the chunk is never looked at again."""
+        """Make an ending durable; after this the chunk is never looked at again.
+
+        Raises:
+            TakenOverError: Another process has written one.
+            StateError: The storage fails.
+        """
         values = {
             **asdict(ending),
             "cost_usd": _text(ending.cost_usd),
@@ -210,23 +186,82 @@ class Records:
             "usage": ending.usage._asdict(),
             "ended_at": ending.ended_at.isoformat(),
         }
-        await self._write(self._key(sequence, "ending"), values)
+        await self._write_once(self._key(sequence, "ending"), values)
 
     def _key(self, sequence: int, kind: str) -> str:
         return f"g{self.generation}/{sequence:06d}.{kind}"
 
-    async def _write(self, key: str, values: dict[str, Any]) -> None:
-        path = f"{self._root}/{key}"
-        try:
-            await self._store.awrite({"format": FORMAT, **values}, key=path)
-        except Exception as error:
-            raise StateError(
-                f"the record {path!r} could not be written to {self.location}: {error}. "
-                "Nothing is bought without its record; mend the storage and run again."
-            ) from error
+    async def create(self, key: str, values: dict[str, Any]) -> bool:
+        """Write a record where there is none; one that is there is never overwritten knowingly.
 
-    async def _read(self, key: str) -> dict[str, Any] | None:
-        path = f"{self._root}/{key}"
+        Where the storage cannot do both in one step, two processes that write at the same moment
+        may both believe that theirs is there; see `creates_first`.
+
+        Returns:
+            Whether the record is there with these values, from now on or from an earlier try.
+
+        Raises:
+            StateError: The storage fails.
+        """
+        record = self._store.create_result_record({"format": FORMAT, **values}, key=self._path(key))
+        create: Any = getattr(self._store.result_storage, "create_path", None)
+        self.creates_first = self.creates_first and create is not None
+        if create is not None and self.creates_first:
+            try:
+                await create(record.metadata.storage_key, record.serialize())
+            except FileExistsError:
+                pass
+            except CannotCreateError:
+                self.creates_first = False
+            except Exception as error:
+                raise self._unwritten(key, error) from error
+            else:
+                return True
+        there = await self.read(key)
+        if there is None and not self.creates_first:
+            await self.write(key, values)
+            there = await self.read(key)
+        wanted = json.loads(json.dumps({"format": FORMAT, **values}))
+        return there == wanted
+
+    async def _write_once(self, key: str, values: dict[str, Any]) -> None:
+        if not await self.create(key, values):
+            raise self._taken_over(key)
+
+    def _taken_over(self, key: str) -> TakenOverError:
+        return TakenOverError(
+            f"the record {self._path(key)!r} in {self.location} was written by another process, "
+            f"which works on the job set {self.run_key!r} too. This one sends nothing more; run "
+            "again when the other has ended, nothing is paid twice"
+        )
+
+    def _unwritten(self, key: str, error: Exception) -> StateError:
+        return StateError(
+            f"the record {self._path(key)!r} could not be written to {self.location}: {error}. "
+            "Nothing is bought without its record; mend the storage and run again."
+        )
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+    async def write(self, key: str, values: dict[str, Any]) -> None:
+        """Write a record, also over one that is there.
+
+        Raises:
+            StateError: The storage fails.
+        """
+        try:
+            await self._store.awrite({"format": FORMAT, **values}, key=self._path(key))
+        except Exception as error:
+            raise self._unwritten(key, error) from error
+
+    async def read(self, key: str) -> dict[str, Any] | None:
+        """A record's values; None where there is none.
+
+        Raises:
+            StateError: The storage fails, or the record is not whole or of another version.
+        """
+        path = self._path(key)
         try:
             record = await self._store.aread(path)
         except Exception as error:
@@ -246,58 +281,6 @@ class Records:
                 "finish the run with that version, or start over with set_state(reuse_state=False)"
             )
         return values
-
-
-def is_missing(error: BaseException) -> bool:
-    """Whether a storage's error says that the record was never written.
-
-    Each storage says it in its own way: LocalFileSystem by a ValueError, fsspec by
-    FileNotFoundError, S3 by a ClientError with a code.
-    """
-    if isinstance(error, FileNotFoundError):
-        return True
-    if type(error) is ValueError:
-        return str(error).endswith("does not exist.")
-    try:
-        code: Any = cast("Any", error).response["Error"]["Code"]
-    except (AttributeError, KeyError, TypeError):
-        return False
-    return str(code) in {"404", "NoSuchKey", "NotFound"}
-
-
-async def storage_at(location: str | None) -> WritableFileSystem:
-    """The storage that a location names.
-
-    Args:
-        location: A Prefect storage block as `type/name`, a local directory, or None for the
-            result storage that Prefect is set to.
-
-    Raises:
-        StateError: The block cannot be loaded, or the path is a file.
-    """
-    if location is None:
-        storage = await aget_default_result_storage()
-    else:
-        path = await asyncio.to_thread(Path(location).expanduser)
-        if path.is_file():
-            raise StateError(
-                f"{location!r} is a file; records need a directory, such as "
-                f"{path.with_suffix('').name + '-state'!r}, or a storage block as 'type/name'"
-            )
-        kind, _, name = location.partition("/")
-        if path.is_absolute() or location.startswith(".") or not name or "/" in name:
-            storage = LocalFileSystem(basepath=str(path.resolve()))
-        else:
-            try:
-                storage = await aresolve_result_storage(location)
-            except ValueError as error:
-                raise StateError(
-                    f"no storage block {name!r} of type {kind!r}: {error}. "
-                    f"For a directory write './{location}'"
-                ) from error
-    if type(storage) is LocalFileSystem:
-        return DurableFileSystem(basepath=storage.basepath)
-    return storage
 
 
 def _money(text: str | None) -> Decimal | None:
