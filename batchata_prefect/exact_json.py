@@ -40,31 +40,39 @@ def loads(text: str) -> Any:
     return json.loads(text)
 
 
-def loads_exact(text: str | bytes) -> Any:
+def loads_exact(text: str | bytes, *, as_written: bool = False) -> Any:
     """The same, with each fraction that a float does not hold as `Decimal`.
 
     Leniently, as rows of providers ask for it: bad bytes, bare control characters and halves of
     surrogate pairs are replaced or taken, because no file can hold them.
+
+    Args:
+        text: The JSON text.
+        as_written: Whether every fraction comes as `Decimal`, with the zeros at its end.
 
     Raises:
         ValueError: It is no JSON, or holds a whole number of more than 4,300 digits.
         RecursionError: It is nested too deeply.
     """
     plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
-    if _LONG.search(plain) is None:
+    if not as_written and _LONG.search(plain) is None:
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
             pass
-    return writable(json.loads(plain, parse_float=_fraction, strict=False))
+    fraction = _as_written if as_written else _fraction
+    return writable(json.loads(plain, parse_float=fraction, strict=False))
+
+
+def _as_written(token: str) -> Decimal:
+    try:
+        return Decimal(token)
+    except ArithmeticError as error:
+        raise ValueError(f"{token[:40]} is no number that can be held") from error
 
 
 def _fraction(token: str) -> float | Decimal:
-    value = float(token)
-    try:
-        exact = Decimal(token)
-    except ArithmeticError as error:
-        raise ValueError(f"{token[:40]} is no number that can be held") from error
+    value, exact = float(token), _as_written(token)
     # What is infinite as a float is not equal to itself less itself.
     return value if value - value == 0 and Decimal(repr(value)) == exact else exact
 
@@ -78,6 +86,11 @@ def dumps(value: Any) -> str:
         RecursionError: It is nested too deeply.
     """
     return _encode(value).decode()
+
+
+def pretty(value: Any) -> bytes:
+    """The same, indented for a person."""
+    return msgspec.json.format(_encode(value), indent=2) + b"\n"
 
 
 def compact(text: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 
 from batchata_prefect.errors import ValidationError
 
@@ -26,8 +27,9 @@ Message: TypeAlias = dict[str, Any]
 FileInput: TypeAlias = "str | Path | bytes | Sequence[str | Path | bytes]"
 """A path, a URL, the bytes themselves, or several of these."""
 
-ResponseModel: TypeAlias = "type[BaseModel] | dict[str, Any] | str"
-"""A pydantic class, a JSON schema, or the import path `module:Class` of a pydantic class."""
+ResponseModel: TypeAlias = "type[Any] | dict[str, Any] | str"
+"""A pydantic class, dataclass or TypedDict, the import path `module:Class` of one, or a JSON
+schema."""
 
 JobStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
 
@@ -405,6 +407,16 @@ class Reply(NamedTuple):
         return "".join(block.text for block in self.blocks)
 
 
+def _json_ready(value: Any) -> Any:
+    """The JSON form of an object of the user's class."""
+    try:
+        return to_jsonable_python(value, by_alias=True)
+    except ValueError:
+        # Bytes that are no text, and values of classes that pydantic does not know.
+        plain = value.model_dump(by_alias=True) if isinstance(value, BaseModel) else value
+        return to_jsonable_python(plain, by_alias=True, bytes_mode="base64", fallback=str)
+
+
 @dataclass(slots=True)
 class Citation:
     """A place in a document that supports an answer.
@@ -456,7 +468,8 @@ class JobResult:
         raw_response: The answer's text, kept also where it could not be parsed; of an answer
             that only calls tools, the calls as JSON. With `citations="quoted"` and a response model
             it holds the quotes besides; without a response model it is the answer alone.
-        parsed_response: The answer as the job's response model, or a dict for a JSON schema.
+        parsed_response: The answer as the job's response model, made by one validation of the
+            JSON that the model gave; or a dict for a JSON schema.
         citations: Citations of the answer.
         citation_mappings: Field path of the parsed answer -> citations that support it.
         citations_dropped: Quotes that were dropped because they stand in no document.
@@ -481,7 +494,7 @@ class JobResult:
     job_id: str
     status: JobStatus = "completed"
     raw_response: str | None = None
-    parsed_response: BaseModel | dict[str, Any] | list[Any] | None = None
+    parsed_response: Any = None
     citations: list[Citation] | None = None
     citation_mappings: dict[str, list[Citation]] | None = None
     input_tokens: int = 0
@@ -515,8 +528,7 @@ class JobResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; a parsed model becomes its JSON form."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        if isinstance(self.parsed_response, BaseModel):
-            values["parsed_response"] = self.parsed_response.model_dump(mode="json", by_alias=True)
+        values["parsed_response"] = _json_ready(self.parsed_response)
         if self.citations is not None:
             values["citations"] = [asdict(citation) for citation in self.citations]
         if self.citation_mappings is not None:

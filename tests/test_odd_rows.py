@@ -227,6 +227,10 @@ def test_tokens_that_cannot_be_cost_an_unknown_amount(tmp_path: Path, name: str)
 
 
 ANSWERS = [
+    ("a recursion of 250 levels", BY_SCHEMA, '{"total": ' + deep(250) + "}", "invalid_output"),
+    ("half of a pair", BY_SCHEMA, '{"total": "\\ud800"}', None),
+    ("half of a pair in a class", BY_CLASS, '{"total": 1, "lines": [{"\\udc00": 1}]}', None),
+    ("an exponent without end", BY_CLASS, '{"total": 1e99999999999999999999}', "invalid_json"),
     ("a recursion of 200 levels", BY_SCHEMA, '{"total": ' + deep(190) + "}", None),
     ("a recursion of 100,000 levels", BY_SCHEMA, deep(100_000), "invalid_json"),
     ("a number of 5,000 digits", BY_SCHEMA, '{"total": ' + "9" * 5_000 + "}", "invalid_json"),
@@ -334,8 +338,8 @@ def seeds() -> dict[str, list[Any]]:
         ],
         EMBEDDINGS: [gpt(1, {"data": [{"embedding": [0.1, -2.5]}], "usage": {"prompt_tokens": 2}})],
     }  # fmt: skip
-    corpus = Path(__file__).parents[2] / "shared" / "real" / "corpus"
-    for path in sorted(corpus.glob("*/*.json")):
+    real = Path(os.environ.get("BATCHATA_REAL", Path(__file__).parents[2] / "shared" / "real"))
+    for path in sorted((real / "corpus").glob("*/*.json")):
         data = json.loads(path.read_bytes())
         for exchange in data.get("exchanges") or [data]:
             body = exchange.get("response")
@@ -392,7 +396,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
         for key in path[:-1]:
             holder = holder[key]
         if draw(st.booleans()):
-            holder[path[-1]] = draw(ANYTHING)
+            holder[path[-1]] = copy.deepcopy(draw(ANYTHING))
         else:
             del holder[path[-1]]
     text = json.dumps(row, ensure_ascii=draw(st.booleans()))

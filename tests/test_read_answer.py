@@ -420,7 +420,7 @@ def test_quotes_are_read_beside_the_answer() -> None:
         '"quotes": [{"field": "price", "document": 2, "quote": "Price 0.10"}]}'
     )
     answer, quotes = read_quoted(text, answer_schema(Decimals))
-    assert str(answer.price) == "0.10"
+    assert str(answer.value.price) == "0.10"
     assert quotes == (
         {"type": "quote", "cited_text": "Price 0.10", "document_index": 1, "field": "price"},
     )

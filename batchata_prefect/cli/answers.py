@@ -18,6 +18,7 @@ from batchata_prefect.cli.options import Json, ResultsDir
 from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.views.terminal import dollars
 
 _SHOWN = 50
@@ -244,9 +245,9 @@ def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, com
 
 
 def _fields(row: dict[str, Any], column: str) -> dict[str, Any]:
-    value: Any = orjson.loads(row[column]) if row[column] else {}
+    value: Any = loads_exact(row[column], as_written=True) if row[column] else {}
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
 
 
 def _cell(value: Any) -> Any:
-    return orjson.dumps(value).decode() if isinstance(value, (dict, list)) else value
+    return dumps(value) if isinstance(value, (dict, list)) else value

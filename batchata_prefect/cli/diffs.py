@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
+from batchata_prefect.exact_json import dumps
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
 from batchata_prefect.views.terminal import dollars
 
@@ -49,7 +49,7 @@ def diff(
         return 0
     if not sys.stdout.isatty():
         for job in found:
-            sys.stdout.write(orjson.dumps(job.to_dict()).decode() + "\n")
+            sys.stdout.write(dumps(job.to_dict()) + "\n")
         return 0
     shown: list[JobDiff] = []
     for job in found:
@@ -125,6 +125,6 @@ def _table(*columns: str) -> Table:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    text = value if isinstance(value, str) else dumps(value)
     flat = " ".join(text.split())
     return flat if len(flat) <= 120 else f"{flat[:117]}..."

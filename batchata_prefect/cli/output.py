@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import orjson
 from rich.console import Console, RenderableType
 
 from batchata_prefect.errors import (
@@ -13,6 +12,7 @@ from batchata_prefect.errors import (
     ProviderNotFoundError,
     ValidationError,
 )
+from batchata_prefect.exact_json import dumps
 
 VERSION = 1
 """Version of what `--json` prints: it grows by one when a field is taken away or changes."""
@@ -42,7 +42,7 @@ def fail(text: str) -> None:
 def print_json(name: str, values: dict[str, Any]) -> None:
     """Print an answer for machines; its first field names and numbers its form."""
     document = {"schema": f"batchata/{name}/{VERSION}", **values}
-    sys.stdout.write(orjson.dumps(document).decode() + "\n")
+    sys.stdout.write(dumps(document) + "\n")
 
 
 def exit_code(error: BatchataError) -> int:

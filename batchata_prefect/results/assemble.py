@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import orjson
 
 from batchata_prefect.files import copy_start, whole_file
 from batchata_prefect.jobs.spool import Context, Family, SpoolReader
 from batchata_prefect.results.answer_file import AnswerFile
-from batchata_prefect.results.row import from_row, merge_attempts
+from batchata_prefect.results.each import EachJob
+from batchata_prefect.results.row import merge_attempts
 from batchata_prefect.results.tally import Tally
 
 _HELD_BYTES = 48 << 20
@@ -67,6 +67,7 @@ def assemble(
     wanted = places.wanted()
     paths = [part.answers.path for part in parts]
     owner, start, length = places.owner, places.start, places.length
+    each = None if each_to is None else EachJob(each_to)
     with closing(_Rows(paths, wanted)) as rows, whole_file(target) as file:
         ordinal = 0
         while ordinal < count:
@@ -75,9 +76,8 @@ def assemble(
                 line, row = _row(ordinal, places, rows, jobs, unsent)
                 tally.add(row)
                 file.write(line)
-                if each_to is not None:
-                    name = f"{quote(row['job_id'], safe='')}.json"
-                    from_row(row, {}).save_to_json(each_to / name)
+                if each is not None:
+                    each.write(row)
                 ordinal += 1
             elif number in places.blocks:
                 copy_start(paths[number], parts[number].answers.row_bytes, file)

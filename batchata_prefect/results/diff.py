@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeAlias, cast
 import orjson
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.exact_json import loads_exact
 from batchata_prefect.results.remote import bring, is_url
 
 _AT_ONCE = 10_000
@@ -187,7 +188,7 @@ def _answer(row: Row) -> Any:
     if row["status"] != "completed":
         return None
     if row["parsed_response_json"] is not None:
-        return orjson.loads(row["parsed_response_json"])
+        return loads_exact(row["parsed_response_json"])
     return row["raw_response"] if row["embedding"] is None else row["embedding"]
 
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 import orjson
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.results.row import blank_row
 
@@ -25,6 +26,9 @@ OPENED = {"metadata_json": "metadata.", "parsed_response_json": "answer."}
 _MOST_FIELDS = 200
 _ROW_GROUP = 50_000
 _BLOCK_BYTES = 8 << 20
+_EXACT = 2**53
+"""Whole numbers up to it are floats without a loss."""
+
 _KINDS: dict[type[object], str] = {bool: "bool", int: "int64", float: "float64", str: "string"}
 
 
@@ -50,7 +54,7 @@ class _Fields:
     is_open: bool = True
 
     def see(self, text: str) -> None:
-        values: Any = orjson.loads(text)
+        values: Any = loads_exact(text)
         if not isinstance(values, dict):
             # Lists and texts have no fields.
             self.is_open = False
@@ -61,17 +65,23 @@ class _Fields:
                 self.kinds.setdefault(name, None)
                 continue
             kind = _KINDS.get(cast("type[object]", type(value)), "json")
-            if kind == "int64" and not -(2**63) <= value < 2**63:
-                kind = "json"
+            if kind == "int64" and abs(value) > _EXACT:
+                kind = "large" if -(2**63) <= value < 2**63 else "json"
             self.kinds[name] = _wider(self.kinds.get(name), kind)
         self.is_open = len(self.kinds) <= _MOST_FIELDS
 
 
 def _wider(one: str | None, other: str) -> str:
-    """The type that holds both: numbers are floats together, all else that differs is JSON text."""
+    """The type that holds both: numbers are floats together, all else that differs is JSON text.
+
+    `large` are whole numbers of which a float keeps not all digits.
+    """
     if one is None or one == other:
         return other
-    return "float64" if {one, other} == {"int64", "float64"} else "json"
+    both = {one, other}
+    if both == {"int64", "large"}:
+        return "large"
+    return "float64" if both == {"int64", "float64"} else "json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,7 @@ def record_batches(path: Path) -> tuple[Any, Iterator[Any]]:
     types = {
         "bool": arrow.bool_(),
         "int64": arrow.int64(),
+        "large": arrow.int64(),
         "float64": arrow.float64(),
         "string": arrow.string(),
         "json": arrow.string(),
@@ -181,12 +192,12 @@ def _opened(
     arrow = import_module("pyarrow")
     values: dict[str, list[Any]] = {name: [] for name in fields}
     for text in texts:
-        row: dict[str, Any] = {} if text is None else orjson.loads(text) or {}
+        row: dict[str, Any] = {} if text is None else loads_exact(text) or {}
         for name, cells in values.items():
             cells.append(row.get(name))
     return [
         arrow.array(
-            [None if cell is None else orjson.dumps(cell).decode() for cell in values[name]]
+            [None if cell is None else dumps(cell) for cell in values[name]]
             if kind == "json"
             else values[name],
             type=schema.field(OPENED[column] + name).type,

@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import Any, cast
 
 from batchata_prefect.content.schema import (
-    Answer,
     AnswerSchema,
+    Parsed,
     for_anthropic,
     for_openai,
-    read_value,
+    parse_value,
 )
 from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI, check_size
 from batchata_prefect.content.schema.json_text import json_text, json_value
@@ -103,7 +103,7 @@ def _with_quotes(s: AnswerSchema | None, provider: str) -> dict[str, Any]:
 
 def read_quoted(
     text: str, s: AnswerSchema | None
-) -> tuple[Answer | str, tuple[Mapping[str, Any], ...]]:
+) -> tuple[Parsed | str, tuple[Mapping[str, Any], ...]]:
     """The answer, and its quotes as location objects for `models.TextBlock.citations`.
 
     Args:
@@ -125,7 +125,7 @@ def read_quoted(
         if not isinstance(given["answer"], str):
             raise ParseError("the field 'answer' is no text", "invalid_output")
         return given["answer"], locations
-    return read_value(given["answer"], s), locations
+    return parse_value(given["answer"], s), locations
 
 
 def _location(quote: dict[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, NoReturn
 
 from batchata_prefect.errors import ParseError
+from batchata_prefect.exact_json import has_halves, writable
 
 _FENCE = re.compile(r"```(json|JSON)?[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|```[ \t]*$)", re.DOTALL)
 
@@ -64,12 +65,36 @@ def json_value(body: str, *, exact: bool = False) -> Any:
         exact: Whether fractions come as `Decimal`, with all their digits.
 
     Raises:
-        ParseError: `invalid_json`, with what was wrong and where.
+        ParseError: `invalid_json`, with what was wrong and where; `invalid_output` where it is
+            nested too deeply.
     """
     try:
-        return json.loads(body, parse_float=Decimal if exact else None, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(
+            body, parse_float=Decimal if exact else None, parse_constant=_no_constant
+        )
+    except (ValueError, RecursionError, ArithmeticError) as error:
         raise ParseError(_json_fault(body, error), "invalid_json") from None
+    if body.count("{") + body.count("[") > MOST_LEVELS and _levels(body) > MOST_LEVELS:
+        raise ParseError(
+            f"the answer is nested more than {MOST_LEVELS} levels deep", "invalid_output"
+        )
+    return writable(value) if has_halves(body) else value
+
+
+MOST_LEVELS = 200
+"""Levels of an answer: about what pydantic's own parser takes, and less than any writer does."""
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[\[{]|[\]}]")
+
+
+def _levels(body: str) -> int:
+    """How deep a JSON text is nested."""
+    level = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", body)):
+        level += 1 if bracket in "[{" else -1
+        deepest = max(deepest, level)
+    return deepest
 
 
 _FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n.*?(?:\n[ \t]*```|\Z)", re.DOTALL)

@@ -50,7 +50,7 @@ def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
         options = list(_flat(variants, root))
         if isinstance(value, Decimal) and any(_is_free_text(option) for option in options):
             # Between a decimal and a text, the digits as text would become the text.
-            return float(value)
+            return value
         chosen = _variant(value, options, root)
         return value if chosen is None else restored(value, chosen, root)
     if isinstance(value, dict):
@@ -58,7 +58,7 @@ def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
     if isinstance(value, list):
         return _array(cast("list[Any]", value), plain, root)
     if isinstance(value, Decimal):
-        return str(value) if plain.get("format") == "decimal" else float(value)
+        return str(value) if plain.get("format") == "decimal" else value
     if isinstance(value, str):
         return _allowed(value, plain)
     return value

@@ -1,0 +1,206 @@
+"""An answer's text -> the JSON that is stored of it, and the object that is made from that."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import re
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import pydantic
+
+from batchata_prefect.content.schema.json_text import json_text, json_value
+from batchata_prefect.content.schema.nodes import Schema, schema_nodes
+from batchata_prefect.content.schema.plain import Answer, AnswerSchema, restoring_schema, validated
+from batchata_prefect.content.schema.restoring import needs_restoring, restored
+from batchata_prefect.errors import ParseError
+from batchata_prefect.exact_json import compact, dumps, has_halves, loads, loads_exact
+
+_HUGE = re.compile(r"\d[eE]\+?\d{3}|\d{300}")
+"""What a number looks like that may be infinite as a float."""
+
+
+class Parsed(NamedTuple):
+    """An answer that was read.
+
+    Attributes:
+        json: Its JSON as the model gave it, in the form that the plain schema describes: what is
+            stored.
+        value: What was made from it.
+    """
+
+    json: str
+    value: Answer
+
+
+def read_answer(text: str, s: AnswerSchema) -> Answer:
+    """The value of `parse_answer`."""
+    return parse_answer(text, s).value
+
+
+def parse_answer(text: str, s: AnswerSchema) -> Parsed:
+    """The answer as the user's class, or as a dict where only a JSON schema is known.
+
+    Strict: nothing is guessed or repaired. A code fence around the JSON is taken off; of a text
+    with more in it the last ```json block counts.
+
+    Raises:
+        ParseError: `invalid_json` or `invalid_output`, with the field and what was wrong with it.
+    """
+    body = json_text(text)
+    value = json_value(body, exact=_special(s))
+    if has_halves(body):
+        # Halves of surrogate pairs, which no file can hold, are replaced by now.
+        body = dumps(loads_exact(body))
+    return parse_value(value, s, body=body)
+
+
+def parse_value(value: Any, s: AnswerSchema, *, body: str | None = None) -> Parsed:
+    """A parsed JSON value as the user's class, or as it is where only a JSON schema is known.
+
+    Args:
+        value: The value, with its fractions as `Decimal` where digits matter.
+        s: What it shall be.
+        body: The JSON text of the value, where there is one; saves writing it again.
+
+    Raises:
+        ParseError: `invalid_output`, with the field and what was wrong with it.
+    """
+    if s.model is None:
+        return _by_schema(value, s, body)
+    if body is not None and not _special(s):
+        try:
+            return Parsed(compact(body), validated(s.model, body))
+        except Exception:  # noqa: S110 - the same is asked again below, after restoring
+            pass
+    plain = dumps(_restored(value if _special(s) or body is None else loads_exact(body), s))
+    return Parsed(plain, made(plain, s))
+
+
+def made(text: str, s: AnswerSchema) -> Answer:
+    """The answer of `Parsed.json`: the user's class, or a dict where only a JSON schema is known.
+
+    Raises:
+        ParseError: `invalid_output`, with the field and what was wrong with it.
+        ValueError: It is no JSON.
+    """
+    if s.model is None:
+        return loads(text)
+    try:
+        return validated(s.model, text)
+    except pydantic.ValidationError as error:
+        raise ParseError(_output_fault(s, error), "invalid_output") from None
+    except Exception as error:
+        raise ParseError(
+            f"the answer could not be read as {s.name}: its validator raised "
+            f"{type(error).__name__}: {error}",
+            "invalid_output",
+        ) from error
+
+
+def _by_schema(value: Any, s: AnswerSchema, body: str | None) -> Parsed:
+    plain = _restored(value, s)
+    if body is not None and not _special(s) and plain == value:
+        text = compact(body)
+    else:
+        text = dumps(_restored(value if body is None else loads_exact(body), s))
+    # What is checked is what every later reader will have.
+    plain = loads(text)
+    if _HUGE.search(text) is not None and _is_infinite(plain):
+        raise ParseError(_faults(s, ["it holds a number that is too large"]), "invalid_output")
+    return Parsed(text, _checked(plain, s))
+
+
+def _is_infinite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_is_infinite, cast("dict[str, Any]", value).values()))
+    if isinstance(value, list):
+        return any(map(_is_infinite, cast("list[Any]", value)))
+    return isinstance(value, float) and abs(value) == float("inf")
+
+
+def _special(s: AnswerSchema) -> bool:
+    """Whether valid answers on the wire can differ from what the class or the schema takes."""
+    return _is_special(s if s.model is None else s.model)
+
+
+@lru_cache(maxsize=256)
+def _is_special(owner: AnswerSchema | type[Any]) -> bool:
+    return needs_restoring(_form(owner))
+
+
+def _restored(value: Any, s: AnswerSchema) -> Any:
+    form = _form(s if s.model is None else s.model)
+    try:
+        return restored(value, form, form)
+    except (ValueError, RecursionError) as error:
+        raise ParseError(f"the answer is no valid {s.name}: {error}", "invalid_output") from None
+
+
+@lru_cache(maxsize=256)
+def _form(owner: AnswerSchema | type[Any]) -> Schema:
+    """The schema that an answer is brought into the form of: the class's own, where there is one.
+
+    Not of its `AnswerSchema`: two classes may have the same one, and validators of their own.
+    """
+    if not isinstance(owner, AnswerSchema):
+        return restoring_schema(owner)
+    # Decimals stay numbers: without a class they are checked as such.
+    schema = copy.deepcopy(owner.schema)
+    for node in schema_nodes(schema):
+        if node.get("format") == "decimal":
+            del node["format"]
+    return schema
+
+
+def _output_fault(s: AnswerSchema, error: pydantic.ValidationError) -> str:
+    faults = [
+        f"{_path(fault['loc'])}: {fault['msg']} (got {_brief(fault.get('input'))})"
+        for fault in error.errors(include_url=False, include_context=False)
+    ]
+    return _faults(s, faults)
+
+
+def _faults(s: AnswerSchema, faults: list[str]) -> str:
+    more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+    return f"the answer is no valid {s.name}: {'; '.join(faults[:5])}{more}"
+
+
+def _path(parts: Any) -> str:
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path or "answer"
+
+
+def _brief(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+
+
+def _checked(value: Any, s: AnswerSchema) -> Answer:
+    try:
+        faults = [
+            f"{_path(fault.absolute_path)}: {_brief(fault.instance)} - {fault.message[:200]}"
+            for fault in _validator(s).iter_errors(value)
+        ]
+    except Exception as error:
+        # The schema is the user's, and the answer may be nested without end.
+        faults = [f"it could not be checked ({type(error).__name__}: {str(error)[:200]})"]
+    if faults:
+        raise ParseError(_faults(s, faults), "invalid_output")
+    return value
+
+
+@lru_cache(maxsize=64)
+def _validator(s: AnswerSchema) -> Any:
+    kind = validator_kind(s.schema)
+    return kind(s.schema, format_checker=kind.FORMAT_CHECKER)
+
+
+def validator_kind(schema: Schema) -> Any:
+    """The class that validates by the schema's own draft."""
+    # Imported late: only schemas without a class need it, and it costs a tenth of a second.
+    validators = importlib.import_module("jsonschema.validators")
+    return validators.validator_for(schema, default=validators.Draft202012Validator)
