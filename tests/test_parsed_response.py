@@ -266,7 +266,7 @@ KINDS = [
     Kind(Card, st.just({"name": "x", "born": "2026-11-22"})),
     Kind(Annotated[int, AfterValidator(lambda n: n * 100)], WHOLE),
     Kind(Annotated[float, BeforeValidator(lambda n: n / 100)], WHOLE),
-    Kind(Annotated[Decimal, AfterValidator(lambda n: n * 100)], WHOLE | st.sampled_from([0.5, 1.25])),
+    Kind(Annotated[Decimal, AfterValidator(lambda n: n * 100)], WHOLE | st.just(0.25)),
     Kind(Annotated[Decimal, BeforeValidator(lambda n: n * 3)], WHOLE | st.just(0.5)),
     Kind(Annotated[bytes, BeforeValidator(base64.b64decode)],
          st.binary(max_size=4).map(lambda data: base64.b64encode(data).decode())),
