@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         StateError,
         ValidationError,
     )
-    from batchata_prefect.models import Attempt, Citation, Job, JobResult, Usage
+    from batchata_prefect.models import Attempt, Citation, Job, JobResult, ToolCall, Usage
     from batchata_prefect.run import BatchRun
 
 _HOMES = {
@@ -49,6 +49,7 @@ _HOMES = {
     "ProviderError": "errors",
     "ProviderNotFoundError": "errors",
     "StateError": "errors",
+    "ToolCall": "models",
     "Usage": "models",
     "ValidationError": "errors",
 }
@@ -61,6 +62,7 @@ __all__ = [  # noqa: RUF022 - by weight: the builder first
     "Job",
     "JobResult",
     "Citation",
+    "ToolCall",
     "Attempt",
     "Usage",
     "BatchataError",

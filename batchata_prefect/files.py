@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,20 +15,23 @@ BUFFER_BYTES = 1 << 20
 
 
 @contextmanager
-def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
+def whole_file(path: Path, *, synced: bool = True, private: bool = False) -> Generator[BinaryIO]:
     """A file that appears under its name only when it is complete.
 
     Args:
         path: Its name.
         synced: Whether it is also safe from a loss of power; else only from the process's end.
+        private: Whether only its owner can read it.
 
     Raises:
         OSError: It cannot be written, on a full disk for one; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Two threads may write the same file, and then the same into it.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        with partial.open("wb", buffering=BUFFER_BYTES) as file:
+        opener = _private if private else None
+        with open(partial, "wb", buffering=BUFFER_BYTES, opener=opener) as file:
             yield file
             if synced:
                 file.flush()
@@ -36,6 +40,10 @@ def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -385,6 +385,8 @@ class Reply(NamedTuple):
         embedding: The vector, from an embeddings endpoint.
         has_thinking: Whether the answer holds thinking, shown or not.
         tool_calls: The provider's own objects of the tools that the model calls.
+        items: What the answer holds besides text and calls: the provider's own objects, without
+            what only the provider can read.
         status: HTTP status of a request that failed, 0 where it got no reply; None where the row
             does not tell.
     """
@@ -400,6 +402,7 @@ class Reply(NamedTuple):
     has_thinking: bool = False
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     status: int | None = None
+    items: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def text(self) -> str:
@@ -437,6 +440,24 @@ class Citation:
     metadata: dict[str, Any] | None = None
     confidence: str | None = None
     match_reason: str | None = None
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A tool that the model calls, or that the provider called for it.
+
+    Attributes:
+        id: By which a tool's result is handed back; None where the provider gives none.
+        name: Name of the tool.
+        arguments: What it is called with, as the model wrote it: JSON with all digits, the plain
+            text of a custom tool, or JSON that is broken.
+        type: The provider's word, such as `function`, `function_call`, `mcp_call` or `tool_use`.
+    """
+
+    id: str | None
+    name: str
+    arguments: str
+    type: str
 
 
 @dataclass(slots=True)
@@ -489,6 +510,10 @@ class JobResult:
         reasoning_tokens: Output tokens that were thinking.
         attempts: Every time the job was sent, oldest first.
         embedding: The vector, from an embeddings endpoint.
+        tool_calls: The tools that the model calls, also beside text.
+        items: What else the answer holds, as the provider's objects: images, sounds, searches,
+            shell calls, summaries of the thinking, logprobs and what is not known yet. Images and
+            sounds are files; `path` tells where below the results directory.
     """
 
     job_id: str
@@ -514,6 +539,8 @@ class JobResult:
     embedding: list[float] | None = None
     citations_dropped: int = 0
     tags: list[str] = field(default_factory=list[str])
+    tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
+    items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
     def is_success(self) -> bool:
@@ -537,6 +564,7 @@ class JobResult:
                 for path, citations in self.citation_mappings.items()
             }
         values["attempts"] = [asdict(attempt) for attempt in self.attempts]
+        values["tool_calls"] = [asdict(call) for call in self.tool_calls]
         return values
 
     @classmethod
@@ -558,6 +586,8 @@ class JobResult:
                 path: [Citation(**item) for item in items] for path, items in mappings.items()
             }
         values["attempts"] = [Attempt(**item) for item in values.get("attempts") or ()]
+        values["tool_calls"] = [ToolCall(**item) for item in values.get("tool_calls") or ()]
+        values["items"] = list(values.get("items") or ())
         return cls(**values)
 
     def save_to_json(self, filepath: str | os.PathLike[str], indent: int = 2) -> None:

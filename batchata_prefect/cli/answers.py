@@ -140,6 +140,9 @@ def _rows(
 
 def _answer(row: dict[str, Any]) -> str:
     text = row["parsed_response_json"] or row["raw_response"] or row["error"]
+    if not text and row.get("items_json"):
+        items: list[dict[str, Any]] = orjson.loads(row["items_json"])
+        text = ", ".join(str(item.get("path") or item.get("type")) for item in items)
     if text is None and row["embedding"] is not None:
         text = f"a vector of {len(row['embedding']):,} numbers"
     return " ".join((text or "").split())
@@ -221,7 +224,7 @@ def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, com
     answer: dict[str, None] = {}
     metadata: dict[str, None] = {}
     for row in again():
-        plain |= dict.fromkeys(name for name in row if not name.endswith("_json"))
+        plain |= dict.fromkeys(name for name in row if _is_plain(name, row))
         answer |= dict.fromkeys(_fields(row, "parsed_response_json"))
         metadata |= dict.fromkeys(_fields(row, "metadata_json"))
     head = [
@@ -242,6 +245,13 @@ def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, com
         ]
         table.writerow([_cell(value) for value in values])
     return number
+
+
+def _is_plain(name: str, row: dict[str, Any]) -> bool:
+    """Whether a row has a column of its own for a field: JSON only where it holds something."""
+    if not name.endswith("_json"):
+        return True
+    return name in {"citations_json", "tool_calls_json", "items_json"} and row[name] is not None
 
 
 def _fields(row: dict[str, Any], column: str) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def read_chunk(
         prices=run.prices,
         schemas=run.schemas,
         canceled=reason,
+        results_dir=run.results_dir,
     )
     answers, source = run.answer_file(chunk.token), _source(run)
     jobs = run.spool.reader()

@@ -136,6 +136,11 @@ CODES: dict[str, Code] = {
         "Make the response model more lenient, say in the prompt what its fields hold, or use "
         "max_reasks.",
     ),
+    "no_answer": Code(
+        FAILED,
+        "A tool of the provider's failed, or the model said nothing after it; what it did stands "
+        "in items. It was paid and is not sent again: change the prompt or the tools.",
+    ),
     "refusal": Code(
         FAILED,
         "The model declined to answer. Change the prompt or the model; it is not sent again.",

@@ -77,8 +77,8 @@ class PlainRows:
             return None
         if job.rest and job.rest != ACCEPTS_TRUNCATED:
             return None
-        text = reply.blocks[0].text
-        if not text or text.isspace():
+        text, citations = reply.blocks[0]
+        if not text or text.isspace() or citations or reply.items or reply.tool_calls:
             return None
         # What was cut off is an answer to those jobs alone that take it as one.
         key = reply.stop_reason, bool(job.rest)

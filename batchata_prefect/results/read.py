@@ -18,6 +18,7 @@ from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.rows import UNREADABLE, rescued
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.codes import mark
+from batchata_prefect.results.item_files import ItemFiles
 from batchata_prefect.results.plain_rows import Bills, PlainRows
 from batchata_prefect.results.row import Reading, from_row
 from batchata_prefect.results.tally import Tally
@@ -138,6 +139,8 @@ def _odd(
     job, body = jobs.context(ordinal), None
     if job.citations is not None and reply.outcome == "succeeded":
         (body,) = jobs.bodies([ordinal])
+    if reply.items and reading.results_dir is not None:
+        reply = _with_files(reply, reading.results_dir)
     try:
         values = reading.row(reply, job, cost, body)
         letter = mark(reply, values["error_code"])
@@ -148,6 +151,18 @@ def _odd(
         row = orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE)
     tally.add(values)
     return row, letter
+
+
+def _with_files(reply: Reply, results_dir: Path) -> Reply:
+    """The reply with its images and sounds as files.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    try:
+        return reply._replace(items=ItemFiles(results_dir, reply.custom_id).put(reply.items))
+    except RecursionError:
+        return reply  # its row cannot be written either, and says why
 
 
 def _write_missing(

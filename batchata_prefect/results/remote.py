@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchata_prefect.errors import StateError, ValidationError, one_line
+from batchata_prefect.results.item_files import FOLDER
 
 MANIFEST = "manifest.json"
 RAW = "raw_files"
@@ -141,8 +142,8 @@ def publish(folder: Path, url: str) -> bool:
             files.append(ORDER)
         files += [
             path.relative_to(folder).as_posix()
-            for path in (folder / RAW).rglob("*.json*")
-            if not path.name.endswith(".download")
+            for path in (*(folder / RAW).rglob("*.json*"), *(folder / FOLDER).glob("*"))
+            if not path.name.endswith((".download", ".part"))
             and _size(system, f"{root}/{path.relative_to(folder).as_posix()}")
             != path.stat().st_size
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -31,6 +32,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.items import call, why_none
 from batchata_prefect.providers.originals import held_in
 from batchata_prefect.providers.rows import UNREADABLE
 from batchata_prefect.results.codes import named
@@ -53,6 +55,7 @@ class Reading:
         schemas: Digest -> answer schema.
         canceled: Why we canceled the batch, for the jobs that it left unanswered; None where
             we did not cancel it.
+        results_dir: Where images and sounds are put as files; None leaves them in the row.
     """
 
     chunk: Chunk
@@ -60,6 +63,7 @@ class Reading:
     prices: PriceBook
     schemas: Mapping[str, AnswerSchema]
     canceled: str | None = None
+    results_dir: Path | None = None
 
     def row(
         self, reply: Reply, job: Context, cost: Decimal | None, body: bytes | None = None
@@ -88,11 +92,18 @@ class Reading:
             row["raw_response"] = reply.text or (
                 dumps(reply.tool_calls) if reply.tool_calls else ""
             )
+        if reply.tool_calls:
+            row["tool_calls_json"] = dumps([call(each) for each in reply.tool_calls])
+        if reply.items:
+            row["items_json"] = dumps(reply.items)
         if reply.outcome == "canceled" and self.canceled is not None:
             return self._canceled(row, self.canceled)
-        fault = _fault(reply, row["raw_response"]) or _stop_fault(reply, job)
+        fault = _fault(reply) or _stop_fault(reply, job)
         if fault is None and (job.citations or job.answer_schema is not None):
             fault = self._parse(reply, job, row, body)
+        if row["citations_json"] is None and any(block.citations for block in reply.blocks):
+            # A search brings them unasked.
+            row["citations_json"] = _json_text(read_citations(reply.blocks, job.sources))
         if fault is None:
             return row
         code, error = fault
@@ -208,7 +219,7 @@ class Reading:
         try:
             parsed = parse_answer(reply.text, schema)
         except ParseError as error:
-            return _unread(reply, error)
+            return None if _asks(reply) else _unread(reply, error)
         _fill(row, parsed, reply.blocks, citations)
         return None
 
@@ -224,13 +235,14 @@ def _quoted(
     try:
         value, quotes = read_quoted(reply.text, schema)
     except ParseError as error:
-        return _unread(reply, error)
+        return None if _asks(reply) else _unread(reply, error)
     if isinstance(value, str):
         if not value.strip():
             return "empty_answer", "the answer is empty beside its quotes"
         # The form around a plain answer is ours; the user asked for the text.
         row["raw_response"] = value
-    citations = _citations((TextBlock("", quotes),), job, row, body)
+    found = [TextBlock("", block.citations) for block in reply.blocks]
+    citations = _citations((TextBlock("", quotes), *found), job, row, body)
     if not isinstance(value, str):
         _fill(row, value, (), citations)
     return None
@@ -259,6 +271,16 @@ def _fill(
         row["citation_mappings_json"] = dumps(map_citations(parsed.value, blocks, citations))
 
 
+def _asks(reply: Reply) -> bool:
+    """Whether the model calls a tool before it answers, or answers with other than text.
+
+    To say that this is no JSON and to ask again would be paid again.
+    """
+    if not (reply.tool_calls or reply.items):
+        return False
+    return reply.stop_reason == "tool_use" or not reply.text.strip()
+
+
 def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:
     if is_cut(reply.stop_reason):
         return "truncated", f"{cut_words(reply.stop_reason)}; {error}"
@@ -282,7 +304,7 @@ def canceled(reason: str) -> tuple[str, str]:
     return "canceled", f"{reason}; it was not answered or billed before that"
 
 
-def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
+def _fault(reply: Reply) -> tuple[str, str] | None:
     if reply.outcome != "succeeded":
         word = reply.error_code or reply.outcome
         told = reply.error or f"the provider answered {reply.outcome!r} without a reason"
@@ -291,19 +313,27 @@ def _fault(reply: Reply, text: str | None) -> tuple[str, str] | None:
     if reply.stop_reason == "refusal" or reply.error_code is not None:
         code = reply.error_code or "refusal"
         return code, reply.error or "the model refused to answer"
-    if reply.embedding is not None or (text and not text.isspace()):
+    if reply.embedding is not None or reply.text.strip():
         return None
     if reply.stop_reason == FULL:
         return "truncated", f"{cut_words(FULL)} before any answer was written"
     if is_cut(reply.stop_reason):
         eater = "thinking used up max_tokens" if reply.has_thinking else "max_tokens was used up"
         return "truncated", f"{eater} before any answer was written; give the job more max_tokens"
-    if reply.stop_reason in ENDS and reply.stop_reason != "tool_use":
-        return "empty_answer", f"the answer is empty (stop_reason {reply.stop_reason!r})"
+    if reply.stop_reason in ENDS and (fault := why_none(reply.tool_calls, reply.items)):
+        code, told = fault
+        return code, f"{told} (stop_reason {reply.stop_reason!r})"
     return None
 
 
-_JSON_COLUMNS = ("citations", "citation_mappings", "metadata", "attempts")
+_JSON_COLUMNS = (
+    "citations",
+    "citation_mappings",
+    "metadata",
+    "attempts",
+    "tool_calls",
+    "items",
+)
 """Fields of open shape: JSON text in their column, so that every column has one type."""
 
 
@@ -338,6 +368,8 @@ def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
         "metadata_json": _json_text(job.metadata) if job.metadata else "{}",
         "tags": job.tags,
         "attempts_json": "[]",
+        "tool_calls_json": None,
+        "items_json": None,
     }
 
 

@@ -143,6 +143,10 @@ def _blocks(params: Json, reader: ContentReader, marker: Marker | None) -> tuple
     prompt = reader.prompt
     if marker is not None and marker.name == "reply":
         return [{"type": "text", "text": marker.rest}], "end_turn"
+    if marker is not None and marker.name == "answer":
+        blocks: list[Json] = orjson.loads(marker.rest)
+        calls = any(block["type"] == "tool_use" for block in blocks)
+        return blocks, "tool_use" if calls else "end_turn"
     choice = params.get("tool_choice")
     if is_object(choice) and choice.get("type") in ("any", "tool"):
         return [_tool_use(params, reader, choice)], "tool_use"

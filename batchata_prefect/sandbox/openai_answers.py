@@ -110,8 +110,14 @@ def make_body(
         tokens_in, tokens_out = (int(each) for each in marker.rest.split()[:2])
         counted = Counted(tokens_in, tokens_out, 0, min(said.reasoning, tokens_out))
     if endpoint == CHAT:
-        return _chat(body, model, said, counted, number, at), counted
-    return _response(body, model, said, counted, number, at, effort), counted
+        answer = _chat(body, model, said, counted, number, at)
+        if marker is not None and marker.name == "answer":
+            answer["choices"][0]["message"] |= orjson.loads(marker.rest)
+    else:
+        answer = _response(body, model, said, counted, number, at, effort)
+        if marker is not None and marker.name == "answer":
+            answer["output"] = orjson.loads(marker.rest)
+    return answer, counted
 
 
 def _text(

@@ -29,15 +29,23 @@ _RANGES = (
     "title",
     "file_id",
     "field",
+    "start_index",
+    "end_index",
+    "index",
+    "filename",
+    "container_id",
 )
-"""Keys of location objects that are kept by their own names [anthropic/types/citation_*.py]."""
+"""Keys of location objects that are kept by their own names [anthropic/types/citation_*.py;
+openai/types/responses/response_output_text.py]."""
 
 
 def read_citations(blocks: Sequence[TextBlock], sources: Sequence[str] = ()) -> list[Citation]:
     """One citation for every location object of the blocks, in their order.
 
     Reads `char_location`, `page_location`, `content_block_location`, `search_result_location`,
-    `web_search_result_location`, our own `quote`, and what may come, leniently. The metadata keep
+    `web_search_result_location`, OpenAI's `url_citation`, `file_citation` and
+    `container_file_citation` (which tell no cited text, but the place in the answer that they
+    belong to), our own `quote`, and what may come, leniently. The metadata keep
     the API's names: ranges exclude their end, characters and blocks count from 0, pages from 1;
     `end_page` is the last page itself.
 
@@ -63,7 +71,8 @@ def _citation(raw: Mapping[str, Any], sources: Sequence[str]) -> Citation:
     if isinstance(end, int):
         # The API's end is one page behind the last; a range that is empty all the same is one page.
         metadata["end_page"] = max(end - 1, page or 1)
-    title = named or raw.get("title") or raw.get("source") or raw.get("url")
+    names = ("title", "source", "filename", "url", "file_id")
+    title = named or next((raw[name] for name in names if raw.get(name)), None)
     if not title and isinstance(index, int):
         title = sources[index] if 0 <= index < len(sources) else None
         title = title or f"document {index + 1}"

@@ -29,7 +29,7 @@ from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
-from batchata_prefect.providers.anthropic.replies import ordinary
+from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
 from batchata_prefect.providers.rows import (
     count_at,
@@ -256,7 +256,8 @@ class Anthropic:
         """
         if (reply := ordinary(row)) is not None:
             return reply
-        return read_row(*parse(row))
+        reply = read_row(*parse(row))
+        return exactly(reply, row) if reply.tool_calls else reply
 
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document for some days [anthropic/resources/files.py]."""

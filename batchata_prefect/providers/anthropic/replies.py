@@ -13,6 +13,7 @@ from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.providers.items import exact_inputs, kept, says_more
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     object_at,
@@ -49,7 +50,7 @@ class _Text(Struct, tag_field="type", tag="text", gc=False):
 
 
 class _Thinking(Struct, tag_field="type", tag="thinking", gc=False):
-    pass
+    thinking: Literal[""] = ""
 
 
 class _Message(Struct, gc=False):
@@ -117,17 +118,22 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     if not isinstance(content, list):
         return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
     texts: list[TextBlock] = []
-    calls: list[dict[str, Any]] = []
+    calls: list[Mapping[str, Any]] = []
+    items: list[Mapping[str, Any]] = []
     has_thinking = False
     for item in cast("list[Any]", content):
         block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        kind = block.get("type")
+        kind = text_at(block, "type")
         if kind == "text" and isinstance(block.get("text"), str):
             texts.append(TextBlock(block["text"], tuple(objects_at(block, "citations"))))
         elif kind == "thinking" or kind == "redacted_thinking":
             has_thinking = True
+            if block.get("thinking"):
+                items.append(kept(block))
         elif kind == "tool_use":
             calls.append(block)
+        elif kind is not None and kind != "text":
+            items.append(kept(block))
     stop = text_at(message, "stop_reason") or None
     code = error = None
     if stop == "refusal":
@@ -144,7 +150,17 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
         error=error,
         has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
         tool_calls=tuple(calls),
+        items=(*items, *(kept(each) for each in calls if says_more(each))),
     )
+
+
+def exactly(reply: Reply, row: bytes) -> Reply:
+    """The reply of a row with the inputs of its calls as they stand in the row."""
+    inputs = exact_inputs(row, frozenset({"tool_use"}))
+    if inputs is None or len(inputs) != len(reply.tool_calls):
+        return reply
+    calls = zip(reply.tool_calls, inputs, strict=True)
+    return reply._replace(tool_calls=tuple({**each, "input": raw} for each, raw in calls))
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:

@@ -17,6 +17,7 @@ from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.providers.items import kept, says_more
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     list_at,
@@ -42,6 +43,13 @@ _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
 _REFUSED = "the model refused to answer"
 _FILTERED = "the answer was cut off by the content filter"
 
+_CALLS = frozenset({"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"})
+_CLIENTS = frozenset({"local_shell_call", "shell_call", "apply_patch_call", "computer_call"})
+"""Calls that the client is to make, and that have no name and arguments."""
+
+_SEEN = frozenset({"content", "refusal", "tool_calls", "function_call", "annotations", "audio"})
+"""Fields of a message that are looked at by themselves."""
+
 _Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 
 
@@ -61,15 +69,22 @@ class _Tokens(Struct, gc=False):
     completion_tokens_details: _Written
 
 
-class _Message(Struct, gc=False):
+class _Message(Struct, gc=False, forbid_unknown_fields=True):
     content: Annotated[str, Meta(min_length=1)]
+    role: str | None = None
     refusal: None = None
-    tool_calls: None = None
+    tool_calls: tuple[()] | None = None
+    annotations: tuple[()] | None = None
+    function_call: None = None
+    audio: None = None
+    reasoning: None = None
+    reasoning_content: None = None
 
 
 class _Choice(Struct, gc=False):
     message: _Message
     finish_reason: Literal["stop", "length"]
+    logprobs: None = None
 
 
 class _Body(Struct, gc=False):
@@ -142,16 +157,28 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
     choice = cast("dict[str, Any]", choices[0])
     message = object_at(choice, "message")
     finish = text_at(choice, "finish_reason")
+    said = _Said()
     # Servers that complete a text write it beside the message's place.
-    texts, refusals = _texts([message.get("content") or choice.get("text")])
-    refusal = text_at(message, "refusal")
-    return _reply(
+    said.take(message.get("content") or choice.get("text"), objects_at(message, "annotations"))
+    said.refuse(message.get("refusal"))
+    said.calls += objects_at(message, "tool_calls")
+    if function := object_at(message, "function_call"):
+        said.calls.append({"type": "function_call", **function})
+    if audio := object_at(message, "audio"):
+        said.items.append({"type": "audio", **audio})
+        if not said.blocks and (transcript := text_at(audio, "transcript")):
+            said.blocks.append(TextBlock(transcript))
+    said.logprobs(object_at(choice, "logprobs").get("content"))
+    for name, value in message.items():
+        # What servers of the same protocol write there: images, the model's reasoning.
+        is_thought = name.startswith("reasoning")
+        if name not in _SEEN and value and (is_thought or isinstance(value, (dict, list))):
+            kind = "reasoning" if is_thought else name
+            said.items.append({"type": kind, name: kept(value)})
+    return said.reply(
         custom_id,
-        texts,
         usage,
-        stop=_FINISHED.get(finish.lower(), finish) if finish else None,
-        refusals=[*refusals, refusal] if refusal else refusals,
-        calls=objects_at(message, "tool_calls"),
+        _FINISHED.get(finish.lower(), finish) if finish else None,
         has_thinking=bool(_written(told, "completion").get("reasoning_tokens")),
     )
 
@@ -165,78 +192,93 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
         return Reply(
             custom_id, "errored", usage=usage, error_code=code, error=text_at(error, "message")
         )
-    contents: list[Any] = []
-    calls: list[Mapping[str, Any]] = []
+    said = _Said()
     stop, has_thinking = "end_turn", False
-    for part in objects_at(body, "output"):
-        kind = text_at(part, "type")
+    for item in objects_at(body, "output"):
+        kind = text_at(item, "type")
         if kind == "message":
-            contents.append(part.get("content"))
+            said.take(item.get("content"))
         elif kind == "reasoning":
             has_thinking = True
-        elif kind in {"function_call", "custom_tool_call"}:
+            if item.get("summary") or item.get("content"):
+                said.items.append(kept(item))
+        elif kind in _CALLS:
+            said.calls.append(item)
+        else:
+            said.items.append(kept(item))
+        if kind in _CLIENTS or (kind in _CALLS and kind != "mcp_call"):
             stop = "tool_use"
-            calls.append(part)
     if status == "incomplete":
         reason = text_at(object_at(body, "incomplete_details"), "reason")
         stop = _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
     elif status not in {None, "completed"}:
         stop = status
-    texts, refusals = _texts(contents)
-    return _reply(
-        custom_id,
-        texts,
-        usage,
-        stop=stop,
-        refusals=refusals,
-        has_thinking=has_thinking,
-        calls=calls,
-    )
+    return said.reply(custom_id, usage, stop, has_thinking=has_thinking)
 
 
-def _reply(
-    custom_id: str,
-    texts: list[str],
-    usage: Usage | None,
-    *,
-    stop: str | None,
-    refusals: list[str],
-    has_thinking: bool = False,
-    calls: Sequence[Mapping[str, Any]] = (),
-) -> Reply:
-    code = error = None
-    if refusals or stop == "refusal":
-        stop, code = "refusal", "refusal"
-        error = "\n".join(refusals) or (_FILTERED if texts else _REFUSED)
-    return Reply(
-        custom_id,
-        "succeeded",
-        blocks=tuple(map(TextBlock, texts)),
-        usage=usage,
-        stop_reason=stop,
-        error_code=code,
-        error=error,
-        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
-        tool_calls=tuple(calls),
-    )
+class _Said:
+    """What a message says, part by part."""
 
+    def __init__(self) -> None:
+        self.blocks: list[TextBlock] = []
+        self.refusals: list[str] = []
+        self.calls: list[Mapping[str, Any]] = []
+        self.items: list[Mapping[str, Any]] = []
 
-def _texts(contents: list[Any]) -> tuple[list[str], list[str]]:
-    """The texts and the refusals in contents, each a text or a list of parts."""
-    texts: list[str] = []
-    refusals: list[str] = []
-    for content in contents:
-        if isinstance(content, str):
-            texts += [content] if content else []
-            continue
-        items = cast("list[Any]", content) if isinstance(content, list) else [content]
-        for item in items:
-            part = cast("dict[str, Any]", item) if isinstance(item, dict) else {"text": item}
-            if isinstance(part.get("text"), str):
-                texts.append(part["text"])
+    def take(self, content: Any, annotations: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Take in a text or a list of parts, and what annotates a text as a whole."""
+        cited = tuple(map(_citation, annotations))
+        parts = cast("list[Any]", content) if isinstance(content, list) else [content]
+        for each in parts:
+            part = cast("dict[str, Any]", each) if isinstance(each, dict) else {"text": each}
+            text = part.get("text")
+            if isinstance(text, str):
+                marked = tuple(map(_citation, objects_at(part, "annotations")))
+                if text:
+                    self.blocks.append(TextBlock(text, marked or cited))
+                self.logprobs(part.get("logprobs"))
             elif isinstance(part.get("refusal"), str):
-                refusals.append(part["refusal"])
-    return texts, refusals
+                self.refuse(part["refusal"])
+            elif text_at(part, "type") is not None:
+                self.items.append(kept(part))
+
+    def refuse(self, text: Any) -> None:
+        """Take in a refusal, where there is one."""
+        if isinstance(text, str) and text:
+            self.refusals.append(text)
+            self.items.append({"type": "refusal", "refusal": text})
+
+    def logprobs(self, tokens: Any) -> None:
+        """Take in the logprobs of a text, where they were asked for."""
+        if isinstance(tokens, list) and tokens:
+            self.items.append({"type": "logprobs", "content": tokens})
+
+    def reply(
+        self, custom_id: str, usage: Usage | None, stop: str | None, *, has_thinking: bool
+    ) -> Reply:
+        """All of it as a reply."""
+        code = error = None
+        if self.refusals or stop == "refusal":
+            stop, code = "refusal", "refusal"
+            error = "\n".join(self.refusals) or (_FILTERED if self.blocks else _REFUSED)
+        return Reply(
+            custom_id,
+            "succeeded",
+            blocks=tuple(self.blocks),
+            usage=usage,
+            stop_reason=stop,
+            error_code=code,
+            error=error,
+            has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
+            tool_calls=tuple(self.calls),
+            items=(*self.items, *(kept(each) for each in self.calls if says_more(each))),
+        )
+
+
+def _citation(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An annotation in one form: chat completions wrap what Responses write flat."""
+    kind = text_at(annotation, "type")
+    return {**annotation, **object_at(annotation, kind or "")}
 
 
 def _usage(usage: Mapping[str, Any], taken: str, given: str | None) -> Usage | None:
