@@ -56,7 +56,7 @@ class _Thinking(Struct, tag_field="type", tag="thinking", gc=False):
 class _Message(Struct, gc=False):
     content: list[_Text | _Thinking]
     usage: _Tokens
-    stop_reason: str
+    stop_reason: Annotated[str, Meta(min_length=1)]
 
 
 class _Succeeded(Struct, gc=False):
