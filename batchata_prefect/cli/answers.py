@@ -141,7 +141,7 @@ def _rows(
 def _answer(row: dict[str, Any]) -> str:
     text = row["parsed_response_json"] or row["raw_response"] or row["error"]
     if not text and row.get("items_json"):
-        items: list[dict[str, Any]] = orjson.loads(row["items_json"])
+        items: list[dict[str, Any]] = loads_exact(row["items_json"])
         text = ", ".join(str(item.get("path") or item.get("type")) for item in items)
     if text is None and row["embedding"] is not None:
         text = f"a vector of {len(row['embedding']):,} numbers"

@@ -103,7 +103,7 @@ class Reading:
             fault = self._parse(reply, job, row, body)
         if row["citations_json"] is None and any(block.citations for block in reply.blocks):
             # A search brings them unasked.
-            row["citations_json"] = _json_text(read_citations(reply.blocks, job.sources))
+            row["citations_json"] = dumps(read_citations(reply.blocks, job.sources))
         if fault is None:
             return row
         code, error = fault
