@@ -21,6 +21,7 @@ from batchata_prefect.content.citations import (
     read_citations,
     verify,
 )
+from batchata_prefect.content.citations.dates import days
 from batchata_prefect.content.citations.originals import (
     Held,
     Pages,
@@ -30,7 +31,7 @@ from batchata_prefect.content.citations.originals import (
     pdf_original,
     text_original,
 )
-from batchata_prefect.content.citations.written import days, normal, numbers
+from batchata_prefect.content.citations.written import normal, numbers
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk, Citation, TextBlock
 from batchata_prefect.money.prices import PriceBook

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from batchata_prefect.bounds import bounds
 from batchata_prefect.content.citations.evidence import Source, supports
 from batchata_prefect.content.citations.fields import Leaf, leaves
-from batchata_prefect.content.citations.matching import Passage
+from batchata_prefect.content.citations.matching import Passage, Work
 from batchata_prefect.content.citations.originals import Held, Original, Part
 from batchata_prefect.content.schema.json_text import json_spans
 from batchata_prefect.models import Citation, TextBlock
@@ -225,7 +226,8 @@ def map_citations(
     if len(sentences) != len(citations):
         sentences = [""] * len(citations)
     texts = {citation.text for citation in citations} | set(sentences)
-    passages = {text: Passage(text) for text in texts}
+    work = Work(bounds().mapping_steps)
+    passages = {text: Passage(text, work) for text in texts}
     fields = leaves(value)
     sources = [
         Source(

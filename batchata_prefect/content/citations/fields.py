@@ -64,6 +64,21 @@ class Leaf:
             return len(letters) >= (4 if any(char.isdigit() for char in letters) else 6)
         return self.day is not None
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is neither a number nor a date."""
+        return bool(self.texts) and self.number is None and self.day is None
+
+    @property
+    def plural(self) -> frozenset[str]:
+        """Stems of what it counts, by its own name: `page` of `pages` or `page_count`."""
+        name = _STEP.findall(self.path)[-1] if self.path else ""
+        words = _WORDS.findall(normal(_CAMEL.sub(" ", name)))
+        counts = "count" in words or words[:1] in (["num"], ["number"])
+        return frozenset(
+            stem(word) for word in words if counts or (word.endswith("s") and stem(word) != word)
+        )
+
     def called(self, *words: str) -> bool:
         """Whether one of the words is in the field's own names."""
         return any(word in label for label in self.labels for word in words)
@@ -166,9 +181,11 @@ def _spelled(name: str) -> str:
     return " ".join(normal(name).replace("_", " ").replace("-", " ").split())
 
 
+_STEP = re.compile(r"[^.\[\]']+")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _WORDS = re.compile(r"[^\W_]+")
-_FILLERS = frozenset(["the", "a", "an", "of", "in", "is", "at", "by", "for", "to", "and", "or"])
+_FILLER_WORDS = "the a an of in is has at by for to and or"
+_FILLERS = frozenset(_FILLER_WORDS.split())
 _SAME = {
     "no": "number", "nr": "number", "num": "number", "qty": "quantity", "amt": "amount",
     "tel": "phone", "telephone": "phone", "addr": "address", "pct": "percent", "ref": "reference",

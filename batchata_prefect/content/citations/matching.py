@@ -7,16 +7,24 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
+from batchata_prefect.content.citations.context import NO as _NO
+from batchata_prefect.content.citations.context import is_against, is_neighbours, is_owed
+from batchata_prefect.content.citations.dates import Day, days, times
 from batchata_prefect.content.citations.fields import Label, Leaf, stem
-from batchata_prefect.content.citations.written import Day, Number, days, normal, numbers, times
+from batchata_prefect.content.citations.written import Number, is_masked, normal, numbers
 
-_GENERIC_WORDS = "name value text data info field item number id date amount type code unit line"
+_GENERIC_WORDS = (
+    "name value text data info field item number id date amount type code unit line year"
+)
 _GENERIC = frozenset([*_GENERIC_WORDS.split(), "detail"])
 """Name words that stand beside many values: alone they say little of a longer name."""
+_SCORES = ("score", "rating", "grade", "mark", "point", "rank", "star", "page", "step", "part")
+_MOST = re.compile(r"/\d{1,3}(?:\.\d+)?(?![\d/])")
 _RATES = ("percent", "rate", "tax", "vat", "discount", "margin", "share", "growth", "interest")
 
 
@@ -45,26 +53,46 @@ class Naming(NamedTuple):
         weight: How much of the name is there, and whether beside it, to tell fields with one value
             apart.
         words: The words as they stand there.
+        denied: Whether the passage gives the name another value.
     """
 
     grade: int
     weight: float
     words: str
     whole: bool = True
+    denied: bool = False
 
 
+_WORD = re.compile(r"[^\W_]+")
+_MOST_SPOTS = 50
+"""Places of one value or name in one passage that are looked at, the first ones."""
 _UNNAMED = Naming(0, 0.0, "")
+
+
+class Work:
+    """What looking for the fields of one answer may cost, in steps of about a microsecond."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def goes_on(self, steps: int) -> bool:
+        """Count some steps; whether there are any left."""
+        if self.left > 0:
+            self.left -= steps
+        return self.left > 0
 
 
 class Passage:
     """A text to look for values in, read once and only as far as asked."""
 
-    def __init__(self, raw: str) -> None:
+    def __init__(self, raw: str, work: Work) -> None:
+        self.work = work
         self.raw = raw
         self.text = normal(raw)
         self.flat = self.text.replace("\n", " ")
         self._labels: dict[Label, list[tuple[float, int, int]]] = {}
         self._spots: dict[str, list[Spot]] = {}
+        self.denied: set[str] = set()
 
     @cached_property
     def days(self) -> list[Day]:
@@ -94,9 +122,14 @@ class Passage:
     def words(self) -> dict[str, list[tuple[int, int]]]:
         """Stem -> places of its words."""
         found: dict[str, list[tuple[int, int]]] = {}
-        for match in re.finditer(r"[^\W_]+", self.text):
-            found.setdefault(stem(match[0]), []).append(match.span())
+        for match in _WORD.finditer(self.text):
+            if not self.text.startswith("sub-", max(0, match.start() - 4)):
+                found.setdefault(stem(match[0]), []).append(match.span())
         return found
+
+    def places(self, words: str) -> list[tuple[int, int]]:
+        """Where some words stand as they are."""
+        return [match.span() for match in re.finditer(rf"\b{re.escape(words)}\b", self.text)]
 
     def line(self, spot: Spot) -> tuple[int, int]:
         """Start and end of the line around a spot."""
@@ -113,7 +146,7 @@ class Passage:
     def named(self, label: Label) -> list[tuple[float, int, int]]:
         """Share of the label's words, start and end of every place that has some of them."""
         if label not in self._labels:
-            self._labels[label] = list(_label_places(self, label))
+            self._labels[label] = list(itertools.islice(_label_places(self, label), _MOST_SPOTS))
         return self._labels[label]
 
 
@@ -146,25 +179,9 @@ def label_weight(label: Label) -> float:
 
 
 def _spots(leaf: Leaf, passage: Passage) -> list[Spot]:
-    found: list[Spot] = []
-    if leaf.number is not None:
-        for number in passage.numbers.get(leaf.number, ()):
-            if not number.in_date or leaf.called("year", "month", "day", "date"):
-                odd = number.percent and not leaf.called(*_RATES)
-                need = number.need or ("name" if odd else "")
-                how = "another reading of" if number.rare else ""
-                found.append(Spot(number.start, number.end, need, how))
-        unsigned = passage.numbers.get(-leaf.number, ()) if leaf.number < 0 else ()
-        found += [Spot(one.start, one.end, "name", "amount without its sign") for one in unsigned]
+    found = list(_number_spots(leaf, leaf.number, passage)) if leaf.number is not None else []
     if leaf.day is not None:
-        clocks = times(passage.text) if leaf.clock is not None else []
-        for day in passage.days:
-            if day.fits(leaf.day):
-                how = "" if day.whole else "part of the date"
-                beside = [clock for start, _, clock in clocks if 0 <= start - day.end <= 4]
-                if beside and leaf.clock not in beside:
-                    how = "the day with another time,"
-                found.append(Spot(day.start, day.end, "" if day.whole else "name", how))
+        found += _day_spots(leaf, leaf.day, passage)
     elif leaf.clock is not None:
         clocks = times(passage.text)
         found += [Spot(start, end) for start, end, clock in clocks if clock == leaf.clock]
@@ -172,8 +189,53 @@ def _spots(leaf: Leaf, passage: Passage) -> list[Spot]:
         found += _cased(leaf.exact_case, passage)
     if not found:
         texts = leaf.texts[leaf.exact_case is not None :]
-        found += [spot for text in texts for spot in _standing(text, passage.flat)]
-    return found
+        found = [spot for text in texts for spot in _standing(text, passage.flat)]
+    found = found[:_MOST_SPOTS]
+    passage.work.goes_on(25 * len(found) + len(passage.flat) // 500)
+    return [one for spot in found if (one := _meant(leaf, passage, spot)) is not None]
+
+
+def _meant(leaf: Leaf, passage: Passage, spot: Spot) -> Spot | None:
+    """The spot as far as the words around it let it stand for the leaf."""
+    if is_against(leaf, passage.text, spot.start, spot.end):
+        passage.denied.add(leaf.path)
+        return None
+    theirs = is_neighbours(leaf, passage.text, spot.start, spot.end)
+    return spot._replace(need="share") if theirs else spot
+
+
+def _number_spots(leaf: Leaf, value: Decimal, passage: Passage) -> Iterator[Spot]:
+    for number in passage.numbers.get(value, ()):
+        if number.in_date and not leaf.called("year", "month", "day", "date"):
+            continue
+        if number.need == "score" and not _is_scored(leaf, passage.text, number):
+            continue
+        odd = number.percent and not leaf.called(*_RATES)
+        need = number.need.replace("score", "name") or ("name" if odd else "")
+        yield Spot(number.start, number.end, need, "another reading of" if number.rare else "")
+    for number in passage.numbers.get(-value, ()) if value < 0 else ():
+        if is_owed(leaf, passage.text, number.start, number.end):
+            yield Spot(number.start, number.end, "name", "amount without its sign")
+
+
+def _is_scored(leaf: Leaf, text: str, number: Number) -> bool:
+    """Whether a number with a slash and its most behind, as in 4.5/5, is no fraction or date."""
+    graded = "." in text[number.start : number.end] or number.end - number.start > 1
+    return leaf.called(*_SCORES) or (graded and _MOST.match(text, number.end) is not None)
+
+
+def _day_spots(leaf: Leaf, value: date, passage: Passage) -> Iterator[Spot]:
+    clocks = times(passage.text) if leaf.clock is not None else []
+    for day in passage.days:
+        if day.fits(value):
+            how = "" if day.sure else "one reading of"
+            beside = [clock for start, _, clock in clocks if 0 <= start - day.end <= 4]
+            if beside and leaf.clock not in beside:
+                how = "the day with another time,"
+            if day.whole:
+                yield Spot(day.start, day.end, "", how)
+            else:
+                yield Spot(day.start, day.end, "name", how or "part of the date")
 
 
 def _cased(text: str, passage: Passage) -> Iterator[Spot]:
@@ -191,21 +253,32 @@ _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥", "inr": "₹", "k
 
 
 def _standing(text: str, flat: str) -> Iterator[Spot]:
-    """Places of a text that is no part of a longer word or number."""
+    """Places of a text that is no part of a longer word, number or identifier."""
     at = flat.find(text)
     while at >= 0:
         end = at + len(text)
-        before, after = flat[at - 1 : at], flat[end : end + 1]
-        joined = (before.isalnum() and text[0].isalnum()) or (
-            after.isalnum() and text[-1].isalnum()
-        )
-        if text[0].isdigit() and before in (".", ","):
-            joined = joined or flat[at - 2 : at - 1].isdigit()
-        if text[-1].isdigit() and after in (".", ","):
-            joined = joined or flat[end + 1 : end + 2].isdigit()
-        if not joined:
-            yield Spot(at, end)
-        at = flat.find(text, at + 1)
+        if not _is_cut(flat, at, end):
+            how = "the visible end of" if text.isdigit() and is_masked(flat, at) else ""
+            yield Spot(at, end, "", how)
+        at = flat.find(text, end)
+
+
+def _is_cut(flat: str, start: int, end: int) -> bool:
+    """Whether a stretch is only a part of the word, number or identifier that it stands in."""
+    sides = (
+        (flat[start], flat[max(0, start - 2) : start][::-1]),
+        (flat[end - 1], flat[end : end + 2]),
+    )
+    for edge, outside in sides:
+        if not edge.isalnum() or not outside or outside[0].isspace():
+            continue
+        tied = outside[0] in _TIES or (outside[0] in ".," and edge.isdigit())
+        if outside[0].isalnum() or (tied and outside[1:].isalnum()):
+            return True
+    return False
+
+
+_TIES = frozenset("-/_@")
 
 
 def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
@@ -214,27 +287,43 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
         return None
     text, flat = leaf.texts[0], passage.flat.strip()
     offset = len(passage.flat) - len(passage.flat.lstrip())
-    whole = Spot(offset, offset + len(flat))
+    whole = Spot(offset, offset + len(flat), "", "part of the value")
     digits = re.findall(r"\d+", text)
-    other = _respelled(text, passage)
-    if other is not None:
-        return other
-    core = flat.rstrip(".;, ")
-    if len(core) >= 12 and next(_standing(core, text), None) is not None:
-        return whole._replace(how="part of the value")
-    squeezed = _squeezed(text)
-    if digits and len(squeezed) >= 6:
-        pattern = r"[\W_]{0,3}".join(squeezed)
-        match = re.search(rf"(?<![^\W_]){pattern}(?![^\W_])", passage.flat)
-        if match is not None:
-            return Spot(*match.span(), "", "value with other separators")
-    if "@" in text:
-        # The words of an address are those of its neighbours too, and nearly it is another.
+    # Looking for a text nearly as it stands takes the product of both.
+    if not passage.work.goes_on(len(flat) * (1 + len(text) // 64) // 20):
         return None
-    by_words = _by_words(text, digits, passage)
-    if by_words is not None and not by_words.need:
-        return by_words
-    return _fuzzy(text, digits, passage) or by_words
+    found = _respelled(text, passage)
+    core = flat.rstrip(".;, ")
+    if found is None and len(core) >= 12 and next(_standing(core, text), None) is not None:
+        found = whole
+    if found is None and digits:
+        found = _separated(text, passage)
+    # The words of an address are those of its neighbours too, and nearly it is another.
+    if found is None and "@" not in text:
+        by_words = _by_words(text, digits, passage)
+        surely = by_words is not None and not by_words.need
+        found = by_words if surely else _fuzzy(text, digits, passage) or by_words
+    if found is None or (found != whole and _is_cut(passage.flat, found.start, found.end)):
+        return None
+    if len(text) < 80 and not _is_as_denied(text, passage.flat[found.start : found.end]):
+        return None
+    return _meant(leaf, passage, found)
+
+
+def _is_as_denied(text: str, found: str) -> bool:
+    """Whether a stretch says no where the text does."""
+    return _NO.isdisjoint(_WORD.findall(text)) == _NO.isdisjoint(_WORD.findall(found))
+
+
+def _separated(text: str, passage: Passage) -> Spot | None:
+    squeezed = "".join(char for char in text if char.isalnum())
+    if not 6 <= len(squeezed) <= 60:
+        return None
+    pattern = r"[\W_]{0,3}".join(squeezed)
+    match = re.search(rf"(?<![^\W_]){pattern}(?![^\W_])", passage.flat)
+    if match is None or _is_cut(passage.flat, *match.span()):
+        return None
+    return Spot(*match.span(), "", "value with other separators")
 
 
 def _respelled(text: str, passage: Passage) -> Spot | None:
@@ -258,13 +347,9 @@ def _unaccented(text: str) -> str:
     return "".join(unicodedata.normalize("NFD", char)[0] for char in text)
 
 
-def _squeezed(text: str) -> str:
-    return "".join(char for char in text if char.isalnum())
-
-
 def _by_words(text: str, digits: list[str], passage: Passage) -> Spot | None:
     """All words of the text within a short stretch, in any order; or its first ones."""
-    wanted = [stem(word) for word in re.findall(r"[^\W_]+", text)]
+    wanted = [stem(word) for word in _WORD.findall(text)]
     if not 2 <= len(wanted) <= 12:
         return None
     places = sorted(
@@ -310,21 +395,23 @@ def _within_word(text: str, at: int) -> bool:
 def naming(leaf: Leaf, passage: Passage, spot: Spot | None) -> Naming:
     """The field's name in the passage, beside the spot where one is given."""
     best = _UNNAMED
+    denied = False
     for rank, label in enumerate(leaf.labels):
         total = label_weight(label)
-        for share, start, end in passage.named(label):
+        places = passage.named(label)
+        passage.work.goes_on(5 + 10 * len(places))
+        for share, start, end in places:
             if spot is not None and start < spot.end and spot.start < end:
                 continue
-            taken = spot is not None and _is_taken(leaf, passage, start, end, spot)
-            beside = spot is None or (not taken and _is_beside(passage, start, end, spot))
-            grade = (
-                2 if beside and share >= 0.6 else int(share >= 0.6 or (beside and share >= 0.25))
-            )
+            owned = spot is not None and _owned(leaf, passage, start, end, spot)
+            beside = spot is None or (not owned and _is_beside(passage, start, end, spot))
+            grade = 2 if beside and share >= 0.6 else int(share >= (0.25 if beside else 0.6))
+            denied = denied or (owned == _SURELY and share >= 0.6)
             # The names of what holds the field count for less than its own.
             weight = round(share * total * (0.9**rank) + (1.0 if beside else 0.0), 3)
             if grade and (grade, weight) > best[:2]:
-                best = Naming(grade, weight, passage.text[start:end], share >= 0.6 and not taken)
-    return best
+                best = Naming(grade, weight, passage.text[start:end], share >= 0.6 and not owned)
+    return best._replace(denied=denied and best.grade < 2)
 
 
 def _is_beside(passage: Passage, start: int, end: int, spot: Spot) -> bool:
@@ -334,16 +421,34 @@ def _is_beside(passage: Passage, start: int, end: int, spot: Spot) -> bool:
     if len(between) > (60 if before else 25) or between.count("\n") > int(before):
         return False
     # The period of `No. 5` ends no sentence.
-    return re.search(r"[.;!?]\s", between.removeprefix(".")) is None
+    return _SENTENCE_END.search(between.removeprefix(".")) is None
 
 
-def _is_taken(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> bool:
-    """Whether a nearer value of the same kind has the name at `start`."""
-    first, last = (end, spot.start) if end <= spot.start else (spot.end, start)
+_SENTENCE_END = re.compile(r"(?<!incl)(?<!excl)[.;!?]\s")
+_PARTED = re.compile(r"[.;!?]\s|[,\n][^,:\d\n]{2,30}:\s?$")
+_OWN = re.compile(r"[\s:=($€£-]*(?:(?:is|was|are|were|of|at)\b)?[\s:=($€£]*")
+_OTHER_LABEL = re.compile(r"\s*:.*[^\W\d_]\s?:", re.DOTALL)
+_SURELY = 2
+
+
+def _owned(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> int:
+    """Whether the name belongs to another value: 0 no, 1 to a nearer one, 2 surely to that."""
+    before = end <= spot.start
+    first, last = (end, spot.start) if before else (spot.end, start)
     starts: list[int] = []
     if leaf.number is not None:
         starts = passage.number_starts
     elif leaf.day is not None:
         starts = passage.day_starts
+    elif before and last - first <= 60:
+        return int(_OTHER_LABEL.match(passage.text, first, last) is not None)
+    index = bisect_left(starts, end)
+    near = not before and index < len(starts) and starts[index] - end <= 12
+    if near and _OWN.fullmatch(passage.text, end, starts[index]):
+        return _SURELY
     index = bisect_left(starts, first)
-    return index < len(starts) and starts[index] < last
+    if index < len(starts) and starts[index] < last:
+        # 200 characters behind, it would not be beside in any case.
+        parted = before and _PARTED.search(passage.text, starts[index], min(last, first + 200))
+        return _SURELY if parted else 1
+    return 0

@@ -1,4 +1,4 @@
-"""Numbers, dates and times as people write them: text in, the values it may stand for out.
+"""Numbers as people write them: text in, the values it may stand for out.
 
 Text is read rather than values rendered: a number in the text is cut out whole, with its sign, its
 separators and its scale, and gets every reading that is usual somewhere. So a value never matches
@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from datetime import date, time
 from decimal import Decimal
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, cast
 
-Need: TypeAlias = Literal["", "name", "row", "never"]
+from batchata_prefect.content.citations.dates import Day
+
+Need: TypeAlias = Literal["", "name", "row", "score", "share"]
 
 
 class Number(NamedTuple):
@@ -24,11 +25,12 @@ class Number(NamedTuple):
         start: Offset of its first character.
         end: Offset behind its last character.
         value: What it may stand for.
-        need: What must stand beside it before the reading counts: nothing; the field's name; or
-            further values of the same table row, where spaces part columns or thousands.
+        need: What must stand beside it before the reading counts: nothing; the field's name;
+            further values of the same table row, where spaces part columns or thousands; the name
+            of a field with a scale, as for `4.5/5`; or another field of the same value.
         in_date: Whether it is a part of a date.
         percent: Whether a percent sign follows.
-        rare: Whether its separators or leading zeros are usually read in another way.
+        rare: Whether it is usually read in another way, by its separators, zeros or scale.
     """
 
     start: int
@@ -40,37 +42,17 @@ class Number(NamedTuple):
     rare: bool = False
 
 
-class Day(NamedTuple):
-    """One reading of a date in a text; parts that are not written are None."""
-
-    start: int
-    end: int
-    year: int | None
-    month: int
-    day: int | None
-
-    def fits(self, value: date) -> bool:
-        """Whether the value agrees with all that is written."""
-        return (
-            self.month == value.month
-            and self.year in (None, value.year)
-            and self.day in (None, value.day)
-        )
-
-    @property
-    def whole(self) -> bool:
-        """Whether year, month and day are all written."""
-        return self.year is not None and self.day is not None
-
-
 _PLAIN = str.maketrans(
     dict.fromkeys("\u201c\u201d\u201e\u00ab\u00bb", '"')
     | dict.fromkeys("\u2018\u2019\u201a`", "'")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
-    | dict.fromkeys("\u00ad\u200b\ufeff")
-    | {"\r": "\n"}
+    | dict.fromkeys([0x200B, 0x2060, 0xFEFF, *range(0x200E, 0x2010), *range(0x202A, 0x202F)])
+    | {"\r": "\n", "\u066b": ".", "\u066c": "'", "\u066a": "%", "\u060c": ","}
+    | {chr(zero + n): str(n) for zero in (0x660, 0x6F0, 0x966, 0x9E6, 0xE50) for n in range(10)}
 )
-"""Quotes, dashes and the minus sign in their plain form; soft hyphens and such left out."""
+"""Quotes, dashes, the minus sign and digits in their plain form; invisible characters left out."""
+_LINE_END_HYPHEN = re.compile(r"[\u00ad\x02]\s*")
+"""Anthropic writes U+0002 in the cited text of a PDF where a word goes on in the next line."""
 _HARD_SPACE_IN_NUMBER = re.compile(r"(?<=\d)[\u00a0\u202f\u2009\u2007](?=\d{3}(?!\d))")
 _SPACES = re.compile(r"[^\S\n]+")
 
@@ -80,7 +62,7 @@ def normal(text: str) -> str:
 
     Hard spaces inside of a number become apostrophes, the one separator with no other meaning.
     """
-    text = text.replace("\r\n", "\n")
+    text = _LINE_END_HYPHEN.sub("", text).replace("\r\n", "\n")
     if text.isascii():
         return _SPACES.sub(" ", text).casefold().replace("\r", "\n").replace("`", "'")
     text = unicodedata.normalize("NFKC", _HARD_SPACE_IN_NUMBER.sub("'", text).translate(_PLAIN))
@@ -92,6 +74,9 @@ _CURRENCY_CODES = (
     "sgd hkd ils aed sar us r rs kr zł lei fr"
 )
 _CURRENCY = frozenset(_CURRENCY_CODES.split())
+_SIGNS = "$€£¥₹₩₽₺₪฿¢"
+_CURRENCY_BEFORE = re.compile(rf"(?:[{_SIGNS}]|\b(?:{'|'.join(_CURRENCY)}))\s*$")
+_CURRENCY_AFTER = re.compile(rf"\s?(?:[{_SIGNS}]|(?:{'|'.join(_CURRENCY)})\b)")
 _UNIT_WORDS = (
     "st nd rd th er kg g mg t lb lbs oz km m cm mm mi ft in yd l ml cl dl gal h hr hrs min mins s "
     "sec secs ms d day days w wk wks week weeks mo mos month months y yr yrs year years x pc pcs "
@@ -105,28 +90,43 @@ _SCALES: dict[str, int] = {
     "億": 8, "亿": 8,
 }  # fmt: skip
 _SCALE_INITIALS = frozenset(word[0] for word in _SCALES)
-_SIGNS = "$€£¥₹₩₽₺₪฿¢"
 _PERCENT = re.compile(r" ?(?:%|percent\b|per cent\b|pct\b|prozent\b|pour cent\b|por ciento\b)")
 _CORE = re.compile(r"\d+(?:[.,']\d+)*")
-_CHAIN = re.compile(r"(?<![\w.,])\d+(?:-\d+){2,}(?![\w])")
+_CHAIN = re.compile(r"(?<![\w.,])(\d+)-(\d+)((?:-\d+)*)(?!\w)")
+_CODE = re.compile(
+    r"(?<!\w)(?:\+\d[\d ()./-]{6,}\d|[a-z]{2}\d\d(?: [\da-z]{4}){2,}(?: [\da-z]{1,4})?"
+    r"|(?!(?:19|20)\d\d )\d{4}(?:[ -]\d{4}){2,})(?!\w)"
+)
+"""Telephone, bank account and card numbers, whose groups are no numbers."""
+_MASKED = re.compile(
+    r"(?:\*{3,}|[•●∙#]{2,}|(?<!\w)x{2,}|(?<!\.)\.{3}|\b(?:ending|ends)(?: in| with)?)[ -]?$"
+)
+_SHOWN_BEHIND_MASK = "*•●∙#x. -"
 _SPACED = re.compile(r"(?<![\w.,'])\d{1,3}(?: \d{3})+(?:[.,]\d{1,2})?(?!\w)(?![.,']\d)")
 _WORD_AFTER = re.compile(r" ?([^\W\d_]+)\b")
+_TOKEN = re.compile(r"[^\W_]+")
+_TIED = re.compile(r"[^\W\d_][\w/-]*$")
 _LETTERS_BEFORE = re.compile(r"[^\W\d_]+$")
-_TELLING = frozenset(" :/_abcdefghijklmnopqrstuvwxyz円元年月日個万億亿원")
+_TELLING = frozenset(" :/_.@-abcdefghijklmnopqrstuvwxyz円元年月日個万億亿원")
 """Characters behind digits that may change what they stand for."""
-_BEFORE_SIGN = frozenset("-(" + _SIGNS)
+_BEFORE_SIGN = frozenset("-( " + _SIGNS)
 _PLUS = [(1, True)]
 _MINUS = [(-1, True)]
 _COUNTED = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
 )
-_NUMBER_WORDS = {word: Decimal(value) for value, word in enumerate(_COUNTED.split())} | {
-    "thirty": Decimal(30),
-    "forty": Decimal(40),
-    "fifty": Decimal(50),
+_TENS = ["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORDS = {word: value for value, word in enumerate(_COUNTED.split())} | {
+    word: 10 * value for value, word in enumerate(_TENS, 3)
 }
-_NUMBER_WORD = re.compile(r"\b(" + "|".join(_NUMBER_WORDS) + r")\b(?![- ](?:hundred|thousand|m|b))")
+_LARGE_WORDS = ("hundred", "thousand", "million", "billion")
+_ANY_WORD = "|".join([*_NUMBER_WORDS, *_LARGE_WORDS])
+_NUMBER_WORD = re.compile(
+    rf"\b(?:(?:minus|negative) )?((?:{_ANY_WORD})\b(?:[ -](?:and )?(?:{_ANY_WORD})\b)*)(?! and a )"
+)
+_SPELLED = frozenset([*_NUMBER_WORDS, *_LARGE_WORDS])
+_ROW, _NEVER, _DATE = 1, 2, 3
 
 
 def numbers(text: str, dates: Sequence[Day]) -> list[Number]:
@@ -137,89 +137,100 @@ def numbers(text: str, dates: Sequence[Day]) -> list[Number]:
         dates: The dates in it, whose parts are no numbers of their own.
     """
     found: list[Number] = []
-    taken = [(day.start, day.end) for day in dates if day.year is not None]
-    # Three numbers in a chain are a telephone number or an identifier, where they are no date.
-    chains = [match.span() for match in _CHAIN.finditer(text) if match.span() not in taken]
-    spaced: list[tuple[int, int, bool]] = []
-    if " " in text:
-        for match in _SPACED.finditer(text):
-            start, end = match.span()
-            spaced.append((start, end, _is_money(text, start, end)))
-            _read(found, text, start, end, match[0].replace(" ", ""), taken, "")
-    for match in _CORE.finditer(text):
+    marks = bytearray(len(text))
+    codes = [match.span() for match in _CODE.finditer(text)]
+    codes += [match.span() for match in _CHAIN.finditer(text) if not _is_range(match)]
+    for start, end in codes:
+        marks[start:end] = bytes([_NEVER]) * (end - start)
+    for match in _SPACED.finditer(text) if " " in text else ():
         start, end = match.span()
-        need: Need = ""
-        for span_start, span_end, money in spaced:
-            if span_start <= start and end <= span_end:
-                need = "never" if money else "row"
-        if any(first <= start and end <= last for first, last in chains):
-            need = "never"
-        if need != "never":
-            _read(found, text, start, end, match[0], taken, need)
-    found += [
-        Number(*match.span(), _NUMBER_WORDS[match[1]], "name")
-        for match in _NUMBER_WORD.finditer(text)
-    ]
-    found += [
-        Number(day.start, day.end, Decimal(day.year), in_date=True)
-        for day in dates
-        if day.year is not None
-    ]
+        if marks[start] != _NEVER:
+            mark = _NEVER if _is_money(text, start, end) else _ROW
+            marks[start:end] = bytes([mark]) * (end - start)
+            found += _readings(text, start, end, match[0].replace(" ", ""), 0)
+    for day in dates:
+        if day.year is not None:
+            marks[day.start : day.end] = bytes([_DATE]) * (day.end - day.start)
+            found.append(Number(day.start, day.end, Decimal(day.year), in_date=True))
+    for match in _CORE.finditer(text):
+        mark = marks[match.start()]
+        if mark != _NEVER:
+            found += _readings(text, match.start(), match.end(), match[0], mark)
+    for match in _NUMBER_WORD.finditer(text):
+        value = _spelled_number(match[1])
+        if value is not None:
+            sign = 1 if match.start() == match.start(1) else -1
+            found.append(Number(match.start(1), match.end(), Decimal(sign * value), "name"))
     return found
 
 
+def _is_range(match: re.Match[str]) -> bool:
+    """Whether two numbers with a dash between are a range, and no identifier such as 2024-001."""
+    first, last = match[1], match[2]
+    if match[3] or last[0] == "0" or len(last) > 15 or int(first) >= int(last):
+        return False
+    # Seven digits are a telephone number, unless they are round.
+    return (len(first), len(last)) != (3, 4) or first[-1] == last[-1] == "0"
+
+
+def _spelled_number(words: str) -> int | None:
+    """The value of one or two number words, such as twenty-five; None of longer ones."""
+    first, *more = (_NUMBER_WORDS.get(word) for word in re.split(r"[ -]", words))
+    if first is None or not more:
+        return first
+    unit = more[0] if len(more) == 1 else None
+    return first + unit if unit and unit < 10 and first >= 20 else None
+
+
 def _is_money(text: str, start: int, end: int) -> bool:
-    before = text[:start].rstrip()
-    after = text[end : end + 5].lstrip()
-    code = _LETTERS_BEFORE.search(before[-5:])
-    code_after = _WORD_AFTER.match(after)
-    return (
-        before.endswith(tuple(_SIGNS))
-        or after.startswith(tuple(_SIGNS))
-        or (code is not None and code[0] in _CURRENCY)
-        or (code_after is not None and code_after[1] in _CURRENCY)
-    )
+    before = _CURRENCY_BEFORE.search(text[max(0, start - 6) : start])
+    return before is not None or _CURRENCY_AFTER.match(text, end) is not None
 
 
-def _read(
-    found: list[Number],
-    text: str,
-    start: int,
-    end: int,
-    core: str,
-    taken: Sequence[tuple[int, int]],
-    need: Need,
-) -> None:
-    """Add the readings of the digits at `start`, written `core` without spaces."""
+def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator[Number]:
+    """The readings of the digits at `start`, written `core` without spaces."""
     before = text[start - 1] if start else " "
-    if before != " " and before != "\n" and not _stands_alone(text, start, before):
+    if before not in " \n" and not _stands_alone(text, start, before):
         return
-    scale = 0
+    if is_masked(text, start):
+        return
     after = text[end] if end < len(text) else " "
+    scale, need = 0, "row" if mark == _ROW else ""
     if after in _TELLING:
         told = _after(text, end, after)
         if told is None:
             return
-        scale, end = told
-    if before == "." and core.isdigit() and (start < 2 or text[start - 2] in " \n(" + _SIGNS):
-        values = [(Decimal(f"0.{core}"), True)]
-    elif core.isdigit():
-        values = [(Decimal(core), core[0] != "0" or core == "0")]
-    else:
-        values = _grouped(core)
-    in_date = any(first <= start and end <= last for first, last in taken)
+        scale, end, scored = told
+        need = "score" if scored else need
     percent = after in " %p" and _PERCENT.match(text, end) is not None
-    for value, usual in values:
+    for value, usual in _values(text, start, before, core):
         for sign, sure in _signs(text, start, end, before, after):
-            this_need: Need = need or ("" if usual and sure else "name")
-            rare = not usual
-            found.append(Number(start, end, sign * value, this_need, in_date, percent, rare))
+            this_need = cast(Need, need or ("" if usual and sure else "name"))
+            rare = not usual or scale > 0
+            one = Number(start, end, sign * value, this_need, mark == _DATE, percent, rare)
+            yield one
             if percent:
-                part = sign * value / 100
-                found.append(Number(start, end, part, this_need, in_date, percent))
+                yield one._replace(value=one.value / 100, rare=False)
             if scale:
-                whole = sign * value * 10**scale
-                found.append(Number(start, end, whole, this_need, in_date, percent))
+                yield one._replace(value=one.value * 10**scale, rare=not usual)
+
+
+def is_masked(text: str, start: int) -> bool:
+    """Whether the digits at `start` are the visible end of a masked number, as in `**** 1234`."""
+    return (
+        start > 1
+        and text[start - 1] in _SHOWN_BEHIND_MASK
+        and _MASKED.search(text[max(0, start - 14) : start]) is not None
+    )
+
+
+def _values(text: str, start: int, before: str, core: str) -> list[tuple[Decimal, bool]]:
+    """The values that digits may stand for, and whether each is the usual one."""
+    if not core.isdigit():
+        return _grouped(core)
+    if before == "." and (start < 2 or text[start - 2] in " \n(" + _SIGNS):
+        return [(Decimal(f"0.{core}"), True)]
+    return [(Decimal(core), core[0] != "0" or core == "0")]
 
 
 def _grouped(core: str) -> list[tuple[Decimal, bool]]:
@@ -234,7 +245,8 @@ def _grouped(core: str) -> list[tuple[Decimal, bool]]:
     fraction = len(marks) == 1 or (
         kinds == 2 and last not in marks[:-1] and _is_grouping(parts[:-1], marks[:-1])
     )
-    if fraction and last != "'":
+    # 10,000 is never ten.
+    if fraction and last != "'" and not (values and not tail.strip("0")):
         # 1,234 is a thousand nearly everywhere, while 1.234 is read both ways.
         values.append((Decimal(f"{whole}.{tail}"), not (values and last == ",")))
     return values
@@ -250,174 +262,62 @@ def _is_grouping(parts: list[str], marks: list[str]) -> bool:
 
 def _stands_alone(text: str, start: int, before: str) -> bool:
     """Whether what comes before does not make the digits a part of something longer."""
-    if before in "$(=<>~\"'#*|[+":
+    if before in "$(=<>~\"'#*|[+•●∙":
         return True
     if before.isalpha():
         code = _LETTERS_BEFORE.search(text[max(0, start - 6) : start])
         return ord(before) > 0x2E80 or (code is not None and code[0] in _CURRENCY)
     further = text[start - 2] if start > 1 else " "
     if before in "-/_":
-        return not further.isalnum() or (before == "-" and not _in_identifier(text, start))
+        # Dashes tie the digits to letters before them, as in `inv-2024-001`.
+        tied = before != "-" or _TIED.search(text[max(0, start - 40) : start])
+        return not (further.isalnum() and tied)
     return not (before in ".,:" and further.isdigit())
 
 
-def _in_identifier(text: str, start: int) -> bool:
-    """Whether dashes tie the digits to letters before them, as in `inv-2024-001`."""
-    index = start - 1
-    while index >= 0 and (text[index].isalnum() or text[index] in "-/_"):
-        if text[index].isalpha():
-            return True
-        index -= 1
-    return False
+def _after(text: str, end: int, after: str) -> tuple[int, int, bool] | None:
+    """The scale as a power of ten, the end with it, and whether a slash and its most follow.
 
-
-def _after(text: str, end: int, after: str) -> tuple[int, int] | None:
-    """The scale as a power of ten and the end with it; None where the digits go on as a word."""
+    None where the digits go on as an identifier, a time, an address or a word.
+    """
     further = text[end + 1] if end + 1 < len(text) else " "
+    if after in ".@":
+        return (0, end, False) if after == "." and not further.isalpha() else None
     if after in ":/_":
-        return None if further.isdigit() else (0, end)
-    if after == " ":
-        if further not in _SCALE_INITIALS:
-            return 0, end
-        word = _WORD_AFTER.match(text, end)
-        scale = None if word is None or len(word[1]) == 1 else _SCALES.get(word[1])
-        return (0, end) if scale is None or word is None else (scale, word.end())
+        scored = after == "/"
+        return None if further.isdigit() and not scored else (0, end, further.isdigit())
+    if after == "-":
+        token = _TOKEN.match(text, end + 1)
+        word = "" if token is None else token[0]
+        code = word.isalnum() and not word.isdigit() and (len(word) == 1 or not word.isalpha())
+        return None if code else (0, end, False)
+    if after == " " and further not in _SCALE_INITIALS:
+        return 0, end, False
     if ord(after) > 0x2E80:
-        return _SCALES.get(after, 0), end
-    word = _WORD_AFTER.match(text, end)
-    if word is None:
-        return None
-    if word[1] in _SCALES:
-        return _SCALES[word[1]], word.end()
-    return (0, end) if word[1] in _UNITS or word[1] in _CURRENCY else None
+        return _SCALES.get(after, 0), end, False
+    match = _WORD_AFTER.match(text, end)
+    word = "" if match is None else match[1]
+    if match is not None and word in _SCALES and (after != " " or len(word) > 1):
+        return _SCALES[word], match.end(), False
+    known = after == " " or word in _UNITS or word in _CURRENCY
+    return (0, end, False) if known else None
 
 
 def _signs(text: str, start: int, end: int, before: str, after: str) -> list[tuple[int, bool]]:
     if before not in _BEFORE_SIGN and after != "-":
         return _PLUS
-    lead = text[max(0, start - 4) : start].rstrip(_SIGNS)
+    if text.endswith(("minus ", "negative "), max(0, start - 9), start):
+        return _MINUS
+    lead = text[max(0, start - 24) : start].rstrip(_SIGNS)
     if lead.endswith("-"):
         return _MINUS if not lead[-2:-1].isalnum() else _PLUS
-    if lead.endswith("(") and text[end : end + 3].lstrip(_SIGNS + " ").startswith(")"):
-        return [(-1, True), (1, False)]
+    closing = text[end : end + 3].lstrip(_SIGNS + " ")
+    if lead.endswith("(") and closing.startswith(")"):
+        word = _WORD_AFTER.match(text, text.index(")", end) + 1)
+        # `two (2) items` repeats a number, and nothing is owed.
+        spelled = any(word in _SPELLED for word in _TOKEN.findall(lead))
+        counted = word is not None and word[1] not in _CURRENCY and word[1] not in _SCALES
+        return _PLUS if spelled or counted else [(-1, True), (1, False)]
     if after == "-" and not text[end + 1 : end + 2].isalnum():
         return [(-1, True), (1, True)]
     return _PLUS
-
-
-_MONTHS: dict[str, int] = {
-    word: number
-    for number, words in enumerate(
-        (
-            "january jan januar janvier janv enero ene gennaio janeiro januari jänner",
-            "february feb februar février févr fevrier fev febrero febbraio fevereiro februari",
-            "march mar märz maerz mrz mars marzo março marco maart mrt",
-            "april apr avril avr abril abr aprile",
-            "may mai mayo maggio maio mei",
-            "june jun juni juin junio giugno junho",
-            "july jul juli juillet juil julio luglio julho",
-            "august aug août aout agosto augustus",
-            "september sep sept septembre septiembre settembre setembro",
-            "october oct oktober okt octobre octubre ottobre outubro",
-            "november nov novembre noviembre novembro",
-            "december dec dezember dez décembre decembre déc diciembre dic dicembre dezembro",
-        ),
-        1,
-    )
-    for word in words.split()
-}
-_WORD = re.compile(r"[^\W\d_]{3,10}")
-_LEFT = re.compile(
-    r"(?<![\d.,/])(\d{1,2}|\d{4})(?:st|nd|rd|th|er|º|\.)?(?:\s|-|/|,|\bde\b|\bof\b|\bdel\b)*$"
-)
-_DAY_YEAR = re.compile(r"\.?[\s-]+(\d{1,2})(?:st|nd|rd|th)?(?:\s?,\s*|[\s-]+)('\d{2}|\d{4})(?!\d)")
-_YEAR = re.compile(r"\.?,?(?:\s|-|/|\bde\b|\bdel\b)*('?\d{2}|\d{4})(?!\d)")
-_DAY_ONLY = re.compile(r"[.,]?[\s-]+(\d{1,2})(?:st|nd|rd|th)?(?!\w|[.,]\d)")
-_NUMERIC = re.compile(r"(?<![\w.,/-])(\d{1,4})( ?[./-] ?)(\d{1,2})\2(\d{1,4})(?![\d/-])(?!\.\d)")
-_COMPACT = re.compile(r"(?<![\w.,-])((?:19|20)\d\d)(0[1-9]|1[0-2])([0-3]\d)(?![\w.,]?\d)")
-_CJK = re.compile(r"(\d{4})\s?[年년]\s?(\d{1,2})\s?[月월]\s?(\d{1,2})\s?[日일]")
-
-
-def days(text: str) -> list[Day]:
-    """All readings of all dates in a `normal` text."""
-    found: list[Day] = []
-    for match in _NUMERIC.finditer(text):
-        found += _numeric(match)
-    for pattern in (_COMPACT, _CJK):
-        for match in pattern.finditer(text):
-            found += _day(match.start(), match.end(), match[1], match[2], match[3])
-    for match in _WORD.finditer(text):
-        month = _MONTHS.get(match[0])
-        if month is not None:
-            found += _worded(text, match.start(), match.end(), str(month))
-    return found
-
-
-def _worded(text: str, start: int, end: int, month: str) -> Iterator[Day]:
-    """The dates that a month's name at `start` is a part of."""
-    offset = max(0, start - 16)
-    left = _LEFT.search(text[offset:start])
-    first = start if left is None else offset + left.start()
-    day_year = _DAY_YEAR.match(text, end)
-    if day_year is not None:
-        yield from _day(start, day_year.end(), day_year[2], month, day_year[1])
-    year = _YEAR.match(text, end)
-    day_only = _DAY_ONLY.match(text, end)
-    if left is not None and len(left[1]) == 4:
-        if day_only is not None:
-            yield from _day(first, day_only.end(), left[1], month, day_only[1])
-    elif left is not None and year is not None:
-        yield from _day(first, year.end(), year[1], month, left[1])
-    elif left is not None:
-        yield from _day(first, end, None, month, left[1])
-    elif year is not None and len(year[1]) == 4:
-        yield from _day(start, year.end(), year[1], month, None)
-    elif day_only is not None and day_year is None:
-        yield from _day(start, day_only.end(), None, month, day_only[1])
-
-
-def _numeric(match: re.Match[str]) -> Iterator[Day]:
-    first, second, third = match[1], match[3], match[4]
-    start, end = match.span()
-    if len(first) == 4:
-        if len(third) <= 2:
-            yield from _day(start, end, first, second, third)
-        return
-    if len(first) > 2 or len(third) not in (2, 4):
-        return
-    yield from _day(start, end, third, second, first)
-    if first != second:
-        yield from _day(start, end, third, first, second)
-    if len(third) == 2 and match[2].strip() != ".":
-        yield from _day(start, end, first, second, third)
-
-
-def _day(start: int, end: int, year: str | None, month: str, day: str | None) -> Iterator[Day]:
-    number = None if year is None else int(year.lstrip("'"))
-    if number is not None and number < 100:
-        number += 2000 if number < 70 else 1900
-    try:
-        date(number or 2000, int(month), 1 if day is None else int(day))
-    except ValueError:
-        return
-    yield Day(start, end, number, int(month), None if day is None else int(day))
-
-
-_TIME = re.compile(
-    r"(?<![\d.,:])(\d{1,2})(?:[:.h](\d{2})(?::(\d{2}))?)? ?([ap]\.?m\b)?(?!\d|[:.]\d)"
-)
-
-
-def times(text: str) -> list[tuple[int, int, time]]:
-    """Start, end and value of all times of day in a `normal` text."""
-    found: list[tuple[int, int, time]] = []
-    for match in _TIME.finditer(text):
-        hour, half = int(match[1]), match[4]
-        if match[2] is None and half is None:
-            continue
-        if half is not None:
-            hour = hour % 12 + (12 if half[0] == "p" else 0)
-        minute, second = int(match[2] or 0), int(match[3] or 0)
-        if hour < 24 and minute < 60 and second < 60:
-            found.append((match.start(), match.end(), time(hour, minute, second)))
-    return found
