@@ -23,8 +23,9 @@ from batchata_prefect.engine.session import (
     Wait,
 )
 from batchata_prefect.errors import ProviderError, ProviderNotFoundError, ValidationError
+from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
-from batchata_prefect.jobs.spool import MOST_ATTEMPTS, Spool
+from batchata_prefect.jobs.spool import MOST_ATTEMPTS
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.money.own import Prices
 from batchata_prefect.money.prices import PriceBook
@@ -582,7 +583,6 @@ class Batch:
             probe(self._results_url)
         self._intake.spool.seal()
         self._intake.keep()
-        self._refuse_unknown_prices(self._intake.spool)
         settings = Settings(
             results_dir=str(self._results_dir),
             results_url=self._results_url,
@@ -609,6 +609,7 @@ class Batch:
             reuse_state=self._reuse_state,
             **told,
         )
+        refuse_unbound(self._intake.spool, self._prices, *settings.limits)
         run = BatchRun(
             settings,
             self._intake.spool,
@@ -619,35 +620,6 @@ class Batch:
         run.set_on_progress(on_progress, progress_interval)
         run.print_status = print_status
         return run
-
-    def _refuse_unknown_prices(self, spool: Spool) -> None:
-        """Refuse to run under a limit that cannot be kept.
-
-        Raises:
-            ValidationError: The price of a model is unknown; all such models are named.
-        """
-        for realtime, limit in (
-            (False, self._cost_limit_usd),
-            (True, self._realtime_limit_usd if self._on_deadline == "realtime" else None),
-        ):
-            unknown = [
-                f"{family.model!r} ({spool.size(family):,} jobs, such as {spool.example(family)!r})"
-                for family in spool.families()
-                if limit is not None
-                and not self._prices.knows(family.provider, family.model, realtime=realtime)
-            ]
-            if unknown:
-                table = "{'input': USD, 'output': USD}"
-                table = "{..., 'realtime': " + table + "}" if realtime else table
-                raise ValidationError(
-                    f"a cost limit is set, but the {'realtime ' if realtime else ''}price of "
-                    f"{', '.join(unknown)} is unknown; nothing was sent. Give it with "
-                    f"Batch(prices={{model: {table}}}), in USD per million tokens"
-                    + (", or" if realtime else " as charged in a batch, or")
-                    + " run without "
-                    + ("on_deadline='realtime'" if realtime else "a cost limit"),
-                    unknown,
-                )
 
     def __len__(self) -> int:
         """Number of jobs."""

@@ -175,16 +175,44 @@ def _file_name(file: FileInput | None) -> Any:
     return [_file_name(item) for item in file]
 
 
-class Usage(NamedTuple):
-    """Token counts of one answer, with one definition for all providers.
+class Pass(NamedTuple):
+    """One pass of a model over a request that is billed apart from the others.
+
+    Such are the summary of a conversation that grew too long, a second model that advises the
+    first one, and each turn of a loop of server tools.
 
     Attributes:
-        input_tokens: All input, cached and cache-written tokens included.
+        model: Model id at whose price it is billed; None for the request's own.
+        input_tokens: As in `Usage`, of this pass.
+        output_tokens: The same.
+        cache_read_tokens: The same.
+        cache_write_tokens: The same.
+        cache_write_1h_tokens: The same.
+    """
+
+    model: str | None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+
+
+class Usage(NamedTuple):
+    """What one answer was billed for, with one definition for all providers.
+
+    Attributes:
+        input_tokens: All input, cached and cache-written tokens included, of all passes.
         output_tokens: All output, thinking included.
         cache_read_tokens: Part of the input that was read from a cache.
         cache_write_tokens: Part of the input that was written to a cache, of any lifetime.
         cache_write_1h_tokens: Part of `cache_write_tokens` that was written for one hour.
         reasoning_tokens: Part of the output that was thinking.
+        fees: What is billed beside tokens, and how many times: `web_searches`, `file_searches`,
+            ..., each once, in the order of their names.
+        passes: Parts of these tokens that are billed apart.
+        tier: Service tier that the reply names; None for the usual one.
+        region: Region that the reply names; None for any.
     """
 
     input_tokens: int = 0
@@ -193,6 +221,66 @@ class Usage(NamedTuple):
     cache_write_tokens: int = 0
     cache_write_1h_tokens: int = 0
     reasoning_tokens: int = 0
+    fees: tuple[tuple[str, int], ...] = ()
+    passes: tuple[Pass, ...] = ()
+    tier: str | None = None
+    region: str | None = None
+
+    def less(self, part: Pass) -> Usage:
+        """What is left of it without one of its passes."""
+        return Usage(
+            max(0, self.input_tokens - part.input_tokens),
+            max(0, self.output_tokens - part.output_tokens),
+            max(0, self.cache_read_tokens - part.cache_read_tokens),
+            max(0, self.cache_write_tokens - part.cache_write_tokens),
+            max(0, self.cache_write_1h_tokens - part.cache_write_1h_tokens),
+        )
+
+    def uncached(self) -> Usage:
+        """The same tokens, none of them read from a cache or written to one."""
+        return self._replace(
+            cache_read_tokens=0,
+            cache_write_tokens=0,
+            cache_write_1h_tokens=0,
+            passes=tuple(
+                Pass(each.model, each.input_tokens, each.output_tokens) for each in self.passes
+            ),
+        )
+
+    def plus(self, more: Usage, times: int = 1) -> Usage:
+        """The sum with another one; of both passes, tiers and regions nothing is kept."""
+        fees = dict(self.fees)
+        for name, uses in more.fees:
+            fees[name] = fees.get(name, 0) + uses * times
+        return Usage(
+            self.input_tokens + more.input_tokens * times,
+            self.output_tokens + more.output_tokens * times,
+            self.cache_read_tokens + more.cache_read_tokens * times,
+            self.cache_write_tokens + more.cache_write_tokens * times,
+            self.cache_write_1h_tokens + more.cache_write_1h_tokens * times,
+            self.reasoning_tokens + more.reasoning_tokens * times,
+            tuple(sorted(fees.items())),
+        )
+
+
+class Terms(NamedTuple):
+    """What a request asks for that is billed in another way than its tokens at the usual rate.
+
+    Attributes:
+        uses: Fees, and how many of them together there can be at most; None for no bound.
+        free: Fees that cost nothing beside what else the request asks for.
+        tier: Service tier that it asks for; None for the usual one.
+        region: Region that it asks for; None for any.
+    """
+
+    uses: tuple[tuple[tuple[str, ...], int | None], ...] = ()
+    free: tuple[str, ...] = ()
+    tier: str | None = None
+    region: str | None = None
+
+
+USUAL = Terms()
+"""The terms of nearly all requests."""
 
 
 class Estimate(NamedTuple):
@@ -222,6 +310,7 @@ class Request(NamedTuple):
         sources: Titles of the documents in the request, in the order of their document index.
         prefix: Digest of what it shares with others, where it is to be held in the cache.
         files: Digest and bytes of each large file in it.
+        terms: How it is billed beside its tokens.
     """
 
     provider: str
@@ -233,6 +322,7 @@ class Request(NamedTuple):
     sources: tuple[str, ...] = ()
     prefix: str | None = None
     files: tuple[tuple[str, int], ...] = ()
+    terms: Terms = USUAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,6 +598,7 @@ class JobResult:
         cache_read_tokens: Input tokens read from a cache.
         cache_write_tokens: Input tokens written to a cache.
         reasoning_tokens: Output tokens that were thinking.
+        fees: What was billed beside tokens -> how many times, such as `{"web_searches": 3}`.
         attempts: Every time the job was sent, oldest first.
         embedding: The vector, from an embeddings endpoint.
         tool_calls: The tools that the model calls, also beside text.
@@ -541,6 +632,7 @@ class JobResult:
     tags: list[str] = field(default_factory=list[str])
     tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
     items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    fees: dict[str, int] = field(default_factory=dict[str, int])
 
     @property
     def is_success(self) -> bool:

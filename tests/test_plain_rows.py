@@ -25,7 +25,17 @@ from batchata_prefect.results.tally import Tally
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 COUNTS = st.integers(0, 10**9)
-USAGES = st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS, st.just(0), COUNTS)
+FEES = st.dictionaries(st.just("web_searches"), st.integers(1, 9))
+USAGES = st.builds(
+    Usage,
+    *(COUNTS, COUNTS, COUNTS, COUNTS, st.just(0), COUNTS),
+    fees=FEES.map(lambda fees: tuple(sorted(fees.items()))),
+    passes=st.just(()),
+    tier=st.none(),
+    region=st.none(),
+)
+
+PriceBook().knows("openai", "gpt-6-luna")  # the price table loads once, and not inside an example
 
 
 def reading(model: str = "gpt-6-luna", batch_id: str | None = "batch_50%_ü") -> Reading:
@@ -99,8 +109,10 @@ def test_bills_add_up_to_the_sum_of_the_replies(asked):
         bills.add(reply)
     bills.close()
     assert bills.cost == 2 * sum((how.cost(reply) or 0 for reply in replies), Decimal(0))
-    total = [sum(counts) for counts in zip(*(usage for usage, _ in asked), strict=True)]
-    assert list(bills.usage) == [2 * count for count in total or [0] * 6]
+    total = [sum(counts) for counts in zip(*(usage[:6] for usage, _ in asked), strict=True)]
+    assert list(bills.usage[:6]) == [2 * count for count in total or [0] * 6]
+    searches = sum(dict(usage.fees).get("web_searches", 0) for usage, _ in asked)
+    assert dict(bills.usage.fees) == ({"web_searches": 2 * searches} if searches else {})
 
 
 class _Jobs:

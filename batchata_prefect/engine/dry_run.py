@@ -171,7 +171,9 @@ def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]
                 run.settings.items_per_batch,
                 run.settings.tokens_per_batch,
             ),
-            bound=lambda i, o: run.prices.bound(family.provider, family.model, i, o),
+            bound=lambda i, o: run.prices.bound(
+                family.provider, family.model, i, o, terms=family.terms
+            ),
             room=None,
         )
         run.spool.states.move(cut.ordinals, IN_FLIGHT)

@@ -15,7 +15,7 @@ from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.status import batch_statuses
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
-from batchata_prefect.models import package
+from batchata_prefect.models import Usage, package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.numbers import plain_usd
@@ -240,6 +240,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
         "citations_dropped": tally.citations_dropped,
+        "fees": _fees(run),
         "canary": run.canary,
         "by_model": by_model,
         "by_provider": _by_provider(by_model),
@@ -254,6 +255,15 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "result_format": run.settings.result_format,
         "results_bytes": results_bytes,
     }
+
+
+def _fees(run: Session) -> dict[str, int]:
+    """What was billed beside tokens -> how many times."""
+    total = Usage()
+    for entry in run.ledger:
+        if entry.ending is not None:
+            total = total.plus(entry.ending.usage)
+    return dict(total.fees)
 
 
 def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

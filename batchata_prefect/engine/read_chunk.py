@@ -66,6 +66,7 @@ def read_chunk(
         schemas=run.schemas,
         canceled=reason,
         results_dir=run.results_dir,
+        terms=run.spool.terms(ordinals),
     )
     answers, source = run.answer_file(chunk.token), _source(run)
     jobs = run.spool.reader()

@@ -88,7 +88,13 @@ def room_usd(run: Session) -> Decimal:
 def bound(run: Session, chunk: Chunk) -> Decimal | None:
     """What a chunk's requests cannot pass in the realtime API, in USD; None where unknown."""
     usd = run.prices.bound(
-        chunk.provider, chunk.model, chunk.input_tokens, chunk.output_tokens, realtime=True
+        chunk.provider,
+        chunk.model,
+        chunk.input_tokens,
+        chunk.output_tokens,
+        realtime=True,
+        terms=run.spool.terms(run.members[chunk.sequence]),
+        requests=chunk.count,
     )
     factor = correction(run.ledger, chunk.provider, chunk.model)
     return None if usd is None else usd * Decimal(factor)
@@ -264,7 +270,7 @@ def _collect(run: Session, flight: Flight, told: Told, reason: str | None) -> Co
 
 def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal | None:
     """Upper bound in USD of requests whose replies were lost; None where it is not known."""
-    chunk = flight.entry.chunk
+    chunk, terms = flight.entry.chunk, run.spool.terms(flight.ordinals)
     total = Decimal(0)
     for place in places:
         ordinal = flight.ordinals[place]
@@ -272,7 +278,7 @@ def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal | None:
             return chunk.reserved_usd
         _, input_bound, output_bound = run.spool.tokens(ordinal)
         usd = run.prices.bound(
-            chunk.provider, chunk.model, input_bound, output_bound, realtime=True
+            chunk.provider, chunk.model, input_bound, output_bound, realtime=True, terms=terms
         )
         if usd is None:
             return chunk.reserved_usd

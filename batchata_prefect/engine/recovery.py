@@ -14,6 +14,7 @@ from batchata_prefect.engine.finish import job_ids, read_manifest
 from batchata_prefect.engine.limits import open_shares
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.money.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
@@ -31,6 +32,9 @@ async def connected(run: Session) -> AsyncGenerator[None]:
             key = run.keys.get(family.provider)
             run.clients[family.provider] = await asyncio.to_thread(provider.connect, key)
     try:
+        for name, client in run.clients.items():
+            run.prices.located(name, run.providers[name].account(client))
+        refuse_unbound(run.spool, run.prices, *run.settings.limits)
         yield
     finally:
         for client in run.clients.values():

@@ -208,6 +208,12 @@ class Settings:
         if self.approve and canary is None:
             raise ValidationError("approve=True needs a canary to approve of; give canary=")
 
+    @property
+    def limits(self) -> tuple[Decimal | None, Decimal | None]:
+        """USD that the run may cost, and for which jobs may go through the realtime API."""
+        realtime = self.realtime_limit_usd if self.on_deadline == "realtime" else None
+        return self.cost_limit_usd, realtime
+
 
 class Told(TypedDict, total=False):
     """Those settings that are given when a batch is run, and not when it is built."""

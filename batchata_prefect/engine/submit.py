@@ -271,7 +271,9 @@ def _bounded(
 
     @lru_cache(_BOUNDS_HELD)
     def corrected(input_tokens: int, output_tokens: int) -> Decimal | None:
-        bound = prices.bound(provider, model, input_tokens, output_tokens, realtime=realtime)
+        bound = prices.bound(
+            provider, model, input_tokens, output_tokens, realtime=realtime, terms=family.terms
+        )
         return bound if bound is None or factor == 1 else bound * times
 
     return corrected

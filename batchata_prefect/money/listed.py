@@ -20,9 +20,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
-from batchata_prefect.money.tariffs import Rates, Tariff, Tier, dearest
+from batchata_prefect.money.surcharges import fees
+from batchata_prefect.money.tariffs import Rates, Tariff, Tier, dearest, dearest_fees
 
-_BATCH = {"processing": "batch"}
+BATCH: Mapping[str, str] = {"processing": "batch"}
+STANDARD: Mapping[str, str] = {}
 _SUFFIX = re.compile(r"[-@](\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 _HORIZON = timedelta(hours=48)
 """How long after the moment of the prices a batch of the run may still be billed: a day in the
@@ -32,14 +34,17 @@ _STEP = timedelta(minutes=30)
 _Prices: TypeAlias = "Mapping[str, Any]"
 
 
-def listed_tariff(provider: str, model: str, at: datetime, *, batch: bool) -> Tariff | None:
+def listed_tariff(
+    provider: str, model: str, at: datetime, context: Mapping[str, str]
+) -> Tariff | None:
     """The tariff of genai-prices; None where it knows no price of the model's tokens.
 
     Args:
         provider: Name of the provider.
         model: Model id.
         at: The moment whose prices hold.
-        batch: Whether the price of a batch is wanted, and not the standard one.
+        context: Which of the model's prices is wanted: `BATCH`, none for the standard one, or
+            that of a service tier, which the model must have.
     """
     from genai_prices import Usage as Tokens  # its price table takes a while to load
     from genai_prices import calc_price
@@ -53,11 +58,15 @@ def listed_tariff(provider: str, model: str, at: datetime, *, batch: bool) -> Ta
         return None
     # A model lent by another provider is priced without its variants, as genai-prices does.
     lent = not any(found.model is each for each in found.provider.models)
-    context = _BATCH if batch and not lent else None
+    batch = context == BATCH
+    if context and not batch and (lent or not _has(found.model, at, context)):
+        return None
+    if lent:
+        context = {}
     prices = _at(found.model, at, context)
     if "input_mtok" not in prices:
         return None
-    standard = _at(found.model, at, None)
+    standard = _at(found.model, at, {})
     changes = _changes(found.model, at, context, prices)
     notes = _notes(found, model, prices, standard, at, lent=lent) if batch else []
     tiers = _tiers([prices, *changes], standard)
@@ -67,6 +76,7 @@ def listed_tariff(provider: str, model: str, at: datetime, *, batch: bool) -> Ta
         tiers=tiers,
         per_request=(_price(prices.get("requests_kcount"), -1) or Decimal(0)) / 1000,
         note="; ".join(notes) or None,
+        fees=dearest_fees(fees(provider, model, each) for each in (prices, *changes)),
     )
 
 
@@ -83,13 +93,23 @@ def _is_meant(entry: Any, model: str) -> bool:
     return not (any_end and entry.is_match(base) and entry.is_match(base[:-1]))
 
 
-def _at(entry: Any, at: datetime, context: Mapping[str, str] | None) -> _Prices:
+def _has(entry: Any, at: datetime, context: Mapping[str, str]) -> bool:
+    """Whether a model has prices of its own in a service tier, which hold now."""
+    return any(
+        variant.when == context
+        and _known(variant.prices)
+        and (variant.constraint is None or variant.constraint.active(at))
+        for variant in entry.price_variants or ()
+    )
+
+
+def _at(entry: Any, at: datetime, context: Mapping[str, str]) -> _Prices:
     """The prices of a model at one moment, those that there are."""
-    return _known(entry.get_prices(at, context))
+    return _known(entry.get_prices(at, context or None))
 
 
 def _changes(
-    entry: Any, at: datetime, context: Mapping[str, str] | None, prices: _Prices
+    entry: Any, at: datetime, context: Mapping[str, str], prices: _Prices
 ) -> list[_Prices]:
     """Other prices of the model that hold while a batch of now may be waiting."""
     conditional = isinstance(entry.prices, list) or any(
@@ -196,7 +216,7 @@ def _notes(
     variants: list[Any] = [
         variant
         for variant in (found.model.price_variants or ())
-        if not lent and variant.when and variant.when.items() <= _BATCH.items()
+        if not lent and variant.when and variant.when.items() <= BATCH.items()
     ]
     reduced: list[set[str]] = [set(_known(each.prices)) for each in variants]
     active = [

@@ -17,6 +17,8 @@ Prices: TypeAlias = "Mapping[str, Mapping[str, Any]] | str | os.PathLike[str]"
 """Prices by model id, or the path of a JSON or TOML file that holds them."""
 
 _REALTIME = "realtime"
+_FEES = "fees"
+_MILLION, _THOUSAND = "million tokens", "thousand uses"
 _MOST_RATE = 10**9
 _KEYS = ("input", "output", "cache_read", "cache_write", "cache_write_1h")
 
@@ -99,7 +101,12 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _tariff(where: str, model: Any, prices: Any) -> Tariff:
     if not isinstance(prices, Mapping):
         raise ValidationError(f"{where}prices of {model!r} must be a table, not {prices!r}")
-    table = cast("Mapping[str, Any]", prices)
+    table = dict(cast("Mapping[str, Any]", prices))
+    fees = table.pop(_FEES, {})
+    if not isinstance(fees, Mapping):
+        raise ValidationError(
+            f"{where}{_FEES} of {model!r} must be a table of USD per thousand uses, not {fees!r}"
+        )
     unknown = sorted(str(key) for key in set(table) - set(_KEYS))
     if unknown or "input" not in table or "output" not in table:
         # In TOML an unquoted [gpt-5.4] is a table "4" in a table "gpt-5".
@@ -107,7 +114,7 @@ def _tariff(where: str, model: Any, prices: Any) -> Tariff:
         hint = f"; a model id with a dot needs quotes in TOML: [{nested[0]!r}]" if nested else ""
         raise ValidationError(
             f"{where}prices of {model!r} must hold 'input' and 'output', and may hold "
-            f"'cache_read', 'cache_write' and 'cache_write_1h'; they hold "
+            f"'cache_read', 'cache_write', 'cache_write_1h' and {_FEES!r}; they hold "
             f"{sorted(str(key) for key in table)}{hint}"
         )
     rates = {key: _rate(where, model, key, value) for key, value in table.items()}
@@ -119,17 +126,21 @@ def _tariff(where: str, model: Any, prices: Any) -> Tariff:
             cache_write=write,
             cache_write_1h=rates.get("cache_write_1h", write),
             output=rates["output"],
-        )
+        ),
+        {
+            str(name): _rate(where, model, f"{_FEES}.{name}", price, _THOUSAND) / 1000
+            for name, price in cast("Mapping[Any, Any]", fees).items()
+        },
     )
 
 
-def _rate(where: str, model: Any, key: str, value: Any) -> Decimal:
+def _rate(where: str, model: Any, key: str, value: Any, unit: str = _MILLION) -> Decimal:
     try:
         rate = Decimal(str(value))
     except InvalidOperation:
         rate = Decimal("NaN")
     if not rate.is_finite() or not 0 <= rate <= _MOST_RATE:
         raise ValidationError(
-            f"{where}price {key!r} of {model!r} must be USD per million tokens, not {value!r}"
+            f"{where}price {key!r} of {model!r} must be USD per {unit}, not {value!r}"
         )
     return rate

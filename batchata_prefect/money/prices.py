@@ -6,13 +6,15 @@ prices are those of genai-prices, which holds them as dated data, or the user's 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from batchata_prefect.models import Usage
+from batchata_prefect.models import USUAL, Pass, Terms, Usage
 from batchata_prefect.money import tariffs
-from batchata_prefect.money.listed import listed_tariff
+from batchata_prefect.money.listed import BATCH, STANDARD, listed_tariff
 from batchata_prefect.money.own import Prices, own_tariffs
+from batchata_prefect.money.surcharges import TIERS, USUAL_TIERS, region_factor, region_of
 from batchata_prefect.money.tariffs import Tariff
 
 
@@ -30,7 +32,10 @@ class PriceBook:
             `{"gpt-x": {"input": 1.0, "output": 5.0, "cache_read": 0.1}}`, or the path of a JSON
             or TOML file of the same keys. `input` and `output` are required; `cache_read` and
             `cache_write` cost as input where they are left out, `cache_write_1h` as
-            `cache_write`. A table of the same keys under `realtime` gives the standard rates.
+            `cache_write`. A table under `fees` gives USD per thousand uses of what is billed
+            beside tokens, such as `{"web_searches": 10}`. A table of all these keys under
+            `realtime` gives the standard rates. The user's own prices hold in every region and
+            service tier.
         at: The moment whose prices hold; now by default.
 
     Raises:
@@ -41,7 +46,8 @@ class PriceBook:
     def __init__(self, overrides: Prices | None = None, *, at: datetime | None = None) -> None:
         self._own = own_tariffs(overrides)
         self._at = at or datetime.now(UTC)
-        self._listed: dict[tuple[str, str, bool], Tariff | None] = {}
+        self._listed: dict[tuple[str, ...], Tariff | None] = {}
+        self._regions: dict[str, str] = {}
 
     def knows(self, provider: str, model: str, *, realtime: bool = False) -> bool:
         """Whether the price of a batch request to the model is known, or of a realtime one."""
@@ -57,15 +63,115 @@ class PriceBook:
             )
         return tariff.note
 
-    def cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
-        """What an answer cost in a batch, in USD; None where the price is unknown, never 0."""
-        tariff = self._tariff(provider, model)
-        return None if tariff is None else tariffs.cost(tariff, usage)
+    def located(self, provider: str, account: str) -> None:
+        """Reckon with where a provider's requests go: some hosts have a price of their own.
 
-    def realtime_cost(self, provider: str, model: str, usage: Usage) -> Decimal | None:
+        Args:
+            provider: Name of the provider.
+            account: Base URL of its requests.
+        """
+        region = region_of(provider, account)
+        if region is None:
+            self._regions.pop(provider, None)
+        else:
+            self._regions[provider] = region
+
+    def unbound(
+        self, provider: str, model: str, terms: Terms, *, realtime: bool = False
+    ) -> str | None:
+        """Why a request has no upper bound beside its tokens, and the way out; None where it has.
+
+        Args:
+            provider: Name of the provider.
+            model: Model id, whose price is known.
+            terms: How the request is billed.
+            realtime: Whether it goes through the realtime API.
+        """
+        own = f"give your own price with prices={{{model!r}: {{..., 'fees': {{"
+        tariff = self._tariff(provider, model, terms.tier, realtime=realtime)
+        if tariff is None:
+            return (
+                f"the price of {model!r} in service tier {terms.tier!r} is unknown; leave "
+                "service_tier out, or give your own prices of the model"
+            )
+        region = terms.region or self._regions.get(provider)
+        if self._factor(tariff, provider, model, region) is None:
+            way_out = "leave inference_geo out" if terms.region else "use the global host"
+            return (
+                f"the price of {model!r} in region {region!r} is unknown; {way_out}, or give your "
+                "own prices of the model"
+            )
+        for names, most in terms.uses:
+            for name in names:
+                if name not in tariff.fees:
+                    return (
+                        f"what {name} cost beside tokens is unknown; leave the tool out, or {own}"
+                        f"{name!r}: USD per thousand}}}}}}"
+                    )
+            if most is None and any(tariff.fees[name] for name in names):
+                limit = "max_uses" if provider == "anthropic" else "max_tool_calls"
+                return f"{' and '.join(names)} have no limit; give {limit}"
+        return None
+
+    def cost(self, provider: str, model: str, usage: Usage, terms: Terms = USUAL) -> Decimal | None:
+        """What an answer cost in a batch, in USD; None where a price is unknown, never 0.
+
+        Args:
+            provider: Name of the provider.
+            model: Model id.
+            usage: What the reply says that it is billed for.
+            terms: What the request asked for; the reply goes before it.
+        """
+        return self._cost(provider, model, usage, terms, realtime=False)
+
+    def realtime_cost(
+        self, provider: str, model: str, usage: Usage, terms: Terms = USUAL
+    ) -> Decimal | None:
         """What the same answer costs at the standard rate; None where that is unknown."""
-        tariff = self._tariff(provider, model, realtime=True)
-        return None if tariff is None else tariffs.cost(tariff, usage)
+        return self._cost(provider, model, usage, terms, realtime=True)
+
+    def _cost(
+        self, provider: str, model: str, usage: Usage, terms: Terms, *, realtime: bool
+    ) -> Decimal | None:
+        tier, region = usage.tier or terms.tier, usage.region or terms.region
+        tariff = self._tariff(provider, model, tier, realtime=realtime)
+        if tariff is None:
+            return None
+        total = tariffs.fees(tariff, usage, terms.free)
+        rest = usage
+        for each in usage.passes:
+            named = each.model or model
+            more = self._tokens(provider, named, each, tier, region, realtime=realtime)
+            if total is None or more is None:
+                return None
+            total += more
+            rest = rest.less(each)
+        own = self._tokens(provider, model, rest, tier, region, realtime=realtime)
+        return None if own is None or total is None else own + total
+
+    def _tokens(
+        self,
+        provider: str,
+        model: str,
+        tokens: Usage | Pass,
+        tier: str | None,
+        region: str | None,
+        *,
+        realtime: bool,
+    ) -> Decimal | None:
+        """What the tokens of one pass cost."""
+        tariff = self._tariff(provider, model, tier, realtime=realtime)
+        if tariff is None:
+            return None
+        factor = self._factor(tariff, provider, model, region or self._regions.get(provider))
+        usd = tariffs.cost(tariff, tokens)
+        return None if usd is None or factor is None else usd * factor
+
+    def _factor(
+        self, tariff: Tariff, provider: str, model: str, region: str | None
+    ) -> Decimal | None:
+        """How many times a tariff a request costs in a region; None where that is unknown."""
+        return Decimal(1) if tariff.is_own else region_factor(provider, model, region)
 
     def bound(
         self,
@@ -76,10 +182,13 @@ class PriceBook:
         *,
         cached: bool = False,
         realtime: bool = False,
+        terms: Terms = USUAL,
+        requests: int = 1,
     ) -> Decimal | None:
-        """What a request of at most these tokens cannot pass, in USD; None if unknown.
+        """What requests of at most these tokens cannot pass, in USD; None if unknown.
 
-        Every token is taken at the dearest rate of any tier that the counts can reach.
+        Every token is taken at the dearest rate of any tier that the counts can reach, and every
+        fee as often as the request allows.
 
         Args:
             provider: Name of the provider.
@@ -90,17 +199,45 @@ class PriceBook:
                 asked: elsewhere, where writing a cache has a price, it is always reckoned with
                 (GPT-5.6 and later write and bill it unasked).
             realtime: Whether it goes through the realtime API, at the standard rate.
+            terms: How the requests are billed beside their tokens.
+            requests: How many requests these are, all of the same terms.
         """
-        tariff = self._tariff(provider, model, realtime=realtime)
+        tariff = self._tariff(provider, model, terms.tier, realtime=realtime)
         if tariff is None:
             return None
+        region = terms.region or self._regions.get(provider)
+        factor = self._factor(tariff, provider, model, region)
         cached = cached or provider != "anthropic"
-        return tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
+        usd = tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
+        each = tariffs.most_fees(tariff, terms)
+        if usd is None or factor is None or each is None:
+            return None
+        return usd * factor + each * requests
 
-    def _tariff(self, provider: str, model: str, *, realtime: bool = False) -> Tariff | None:
+    def _tariff(
+        self, provider: str, model: str, tier: str | None = None, *, realtime: bool = False
+    ) -> Tariff | None:
         if (model, realtime) in self._own:
-            return self._own[model, realtime]
-        key = (provider, model, realtime)
+            return self._own_tariff(provider, model, realtime=realtime)
+        if tier is None or tier in USUAL_TIERS.get(provider, ()):
+            context = STANDARD if realtime else BATCH
+        elif (provider, tier) in TIERS:
+            context = TIERS[provider, tier]
+        else:
+            return None
+        key = (provider, model, *context.values())
         if key not in self._listed:
-            self._listed[key] = listed_tariff(provider, model, self._at, batch=not realtime)
+            self._listed[key] = listed_tariff(provider, model, self._at, context)
         return self._listed[key]
+
+    def _own_tariff(self, provider: str, model: str, *, realtime: bool) -> Tariff:
+        """The user's own tariff; fees that it leaves out are those of a model that is known."""
+        key = (provider, model, "realtime" if realtime else "batch", "own")
+        if key not in self._listed:
+            own = self._own[model, realtime]
+            listed = listed_tariff(provider, model, self._at, STANDARD)
+            fees = {**(listed.fees if listed else {}), **own.fees}
+            self._listed[key] = replace(own, fees=fees)
+        found = self._listed[key]
+        assert found is not None
+        return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 
-from batchata_prefect.models import Usage
+from batchata_prefect.models import Pass, Terms, Usage
 
 MILLION = Decimal(1_000_000)
 
@@ -67,20 +67,25 @@ class Tariff:
         tiers: From the highest start down.
         per_request: USD of a request besides its tokens.
         note: What a person should know of the price.
+        fees: USD of one use of what is billed beside tokens, where that is known.
+        is_own: Whether it is the user's own, which holds in every region and service tier.
     """
 
     tiers: tuple[Tier, ...]
     per_request: Decimal = Decimal(0)
     note: str | None = None
+    fees: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    is_own: bool = False
 
 
-def flat(rates: Rates) -> Tariff:
-    """The tariff of a model that has one tier."""
-    return Tariff((Tier(-1, rates, rates.top_input, rates.top_cached, rates.output),))
+def flat(rates: Rates, fees: Mapping[str, Decimal]) -> Tariff:
+    """The tariff of a model that has one tier, as its user gives it."""
+    tier = Tier(-1, rates, rates.top_input, rates.top_cached, rates.output)
+    return Tariff((tier,), fees=fees, is_own=True)
 
 
-def cost(tariff: Tariff, usage: Usage) -> Decimal | None:
-    """What an answer cost; None where its output has no known price."""
+def cost(tariff: Tariff, usage: Usage | Pass) -> Decimal | None:
+    """What the tokens of one pass cost; None where its output has no known price."""
     rates = reached(tariff, usage.input_tokens).rates
     read, written, hour = (
         usage.cache_read_tokens,
@@ -97,18 +102,41 @@ def cost(tariff: Tariff, usage: Usage) -> Decimal | None:
         if rates.output is None:
             return None
         total += usage.output_tokens * rates.output
-    return total / MILLION + tariff.per_request
+    return total / MILLION
+
+
+def fees(tariff: Tariff, usage: Usage, free: Iterable[str] = ()) -> Decimal | None:
+    """What an answer cost beside its tokens; None where one of its fees has no known price."""
+    total = tariff.per_request
+    for name, uses in usage.fees:
+        price = Decimal(0) if name in free else tariff.fees.get(name)
+        if price is None:
+            return None
+        total += price * uses
+    return total
+
+
+def most_fees(tariff: Tariff, terms: Terms) -> Decimal | None:
+    """What a request cannot pass beside its tokens; None where a fee has no price or no bound."""
+    total = tariff.per_request
+    for names, most in terms.uses:
+        prices = [tariff.fees.get(name) for name in names]
+        dearest_of = max((price for price in prices if price is not None), default=Decimal(0))
+        if None in prices or (most is None and dearest_of):
+            return None
+        total += dearest_of * (most or 0)
+    return total
 
 
 def bound(tariff: Tariff, input_tokens: int, output_tokens: int, *, cached: bool) -> Decimal | None:
-    """What a request of at most these tokens cannot pass; None where its output has no price."""
+    """What so many tokens of a request cannot pass; None where its output has no price."""
     tier = reached(tariff, input_tokens)
     total = input_tokens * (tier.top_cached if cached else tier.top_input)
     if output_tokens:
         if tier.top_output is None:
             return None
         total += output_tokens * tier.top_output
-    return total / MILLION + tariff.per_request
+    return total / MILLION
 
 
 def reached(tariff: Tariff, input_tokens: int) -> Tier:
@@ -130,3 +158,12 @@ def dearest(rates: Iterable[Rates]) -> Rates:
         cache_write_1h=max(each.cache_write_1h for each in every),
         output=None if None in outputs else max(o for o in outputs if o is not None),
     )
+
+
+def dearest_fees(every: Iterable[Mapping[str, Decimal]]) -> dict[str, Decimal]:
+    """The highest price of each fee."""
+    found: dict[str, Decimal] = {}
+    for prices in every:
+        for name, price in prices.items():
+            found[name] = max(price, found.get(name, price))
+    return found

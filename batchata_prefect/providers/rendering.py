@@ -11,7 +11,15 @@ import orjson
 
 from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.models import DEFAULT_MAX_TOKENS, Estimate, Job, Message, Request
+from batchata_prefect.models import (
+    DEFAULT_MAX_TOKENS,
+    USUAL,
+    Estimate,
+    Job,
+    Message,
+    Request,
+    Terms,
+)
 from batchata_prefect.providers.attachments import LEAST_BYTES
 from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
@@ -124,6 +132,7 @@ def finish(
     left_out: tuple[str, ...] = (),
     sources: Sequence[str] = (),
     prefix: str | None = None,
+    terms: Terms = USUAL,
 ) -> Request:
     """The request of a body.
 
@@ -153,6 +162,7 @@ def finish(
         sources=tuple(sources),
         prefix=prefix,
         files=tuple(tally.files),
+        terms=terms,
     )
 
 

@@ -113,7 +113,7 @@ def object_at(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def list_at(data: Mapping[str, Any], key: str) -> list[Any]:
     """The list at a key; an empty one where there is none."""
     value = data.get(key)
-    return cast("list[Any]", value) if isinstance(value, list) else []
+    return list(cast("list[Any]", value)) if isinstance(value, (list, tuple)) else []
 
 
 def objects_at(data: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

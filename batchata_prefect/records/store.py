@@ -123,7 +123,7 @@ class Records:
                     status=data["status"],
                     marks=data["marks"],
                     cost_usd=_money(data["cost_usd"]),
-                    usage=Usage(**data["usage"]),
+                    usage=_usage(data["usage"]),
                     ended_at=datetime.fromisoformat(data["ended_at"]),
                     reason=data["reason"],
                     cache_saved_usd=_money(data.get("cache_saved_usd", "0")),
@@ -183,7 +183,7 @@ class Records:
             **asdict(ending),
             "cost_usd": _text(ending.cost_usd),
             "cache_saved_usd": _text(ending.cache_saved_usd),
-            "usage": ending.usage._asdict(),
+            "usage": {**ending.usage._asdict(), "fees": dict(ending.usage.fees)},
             "ended_at": ending.ended_at.isoformat(),
         }
         await self._write_once(self._key(sequence, "ending"), values)
@@ -289,3 +289,9 @@ def _money(text: str | None) -> Decimal | None:
 
 def _text(amount: Decimal | None) -> str | None:
     return None if amount is None else str(amount)
+
+
+def _usage(values: dict[str, Any]) -> Usage:
+    """Usage of an ending: sums of tokens and fees; of single replies it keeps nothing."""
+    sums = {name: values[name] for name in Usage._fields[:6]}
+    return Usage(**sums, fees=tuple(sorted(values.get("fees", {}).items())))

@@ -23,7 +23,8 @@ _HELD_PRICES = 20_000
 _JOB_ID, _TEXT, _TAG = (f"batchata {name} 1b3a" for name in ("id", "text", "tag"))
 _STOP = "end_turn"
 _METADATA = {"batchata metadata 1b3a": 0}
-_USAGE = Usage(*(90_071_992_547_4001 + 2 * n for n in range(6)))
+_FEE = "batchata fee 1b3a"
+_USAGE = Usage(*(90_071_992_547_4001 + 2 * n for n in range(6)), fees=((_FEE, 0),))
 _COST = Decimal("7.03125e-77")
 
 
@@ -38,14 +39,15 @@ class PlainRows:
         reply = Reply("", "succeeded", (TextBlock(_TEXT),), _USAGE, _STOP)
         job = Context(0, _JOB_ID, _METADATA, None, None, (), 0, 0, tags=(_TAG,))
         form = orjson.dumps(reading.row(reply, job, _COST), option=orjson.OPT_APPEND_NEWLINE)
-        usage = zip(Usage._fields, _USAGE, strict=True)
+        usage = zip(Usage._fields[:6], _USAGE[:6], strict=True)
         holes = {
             "job_id": orjson.dumps(_JOB_ID),
             "text": orjson.dumps(_TEXT),
             "stop": orjson.dumps(_STOP),
             **{name: b"%d" % number for name, number in usage},
+            "fees": _text_of({_FEE: 0}),
             "cost": orjson.dumps(float(_COST)),
-            "metadata": orjson.dumps(orjson.dumps(_METADATA).decode()),
+            "metadata": _text_of(_METADATA),
             "tags": orjson.dumps((_TAG,)),
         }
         places = sorted(
@@ -62,8 +64,8 @@ class PlainRows:
             pieces.append(form[end:at])
             end = at + len(holes[name])
         self._head, self._after_id = pieces[:2]
-        self._billed = b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[2:10])
-        self._after_metadata, self._after_tags, self._tail = pieces[10], pieces[11], form[end:]
+        self._billed = b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[2:11])
+        self._after_metadata, self._after_tags, self._tail = pieces[11], pieces[12], form[end:]
 
     def row(self, reply: Reply, job: Stored, bill: Bill | None) -> bytes | None:
         """The row of an answer as a line of JSON; None where it is no ordinary one.
@@ -113,10 +115,16 @@ class PlainRows:
             b"%d" % usage.cache_read_tokens,
             b"%d" % usage.cache_write_tokens,
             b"%d" % usage.reasoning_tokens,
+            _text_of(dict(usage.fees)) if usage.fees else b'"{}"',
             cost,
         )
         bill.filled[key] = (middle, self._after_tags + cost + self._tail)
         return bill.filled[key]
+
+
+def _text_of(value: object) -> bytes:
+    """A value as JSON inside of a text."""
+    return orjson.dumps(orjson.dumps(value).decode())
 
 
 _ORDER = [
@@ -128,6 +136,7 @@ _ORDER = [
     "cache_read_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
+    "fees",
     "cost",
     "metadata",
     "tags",
@@ -209,6 +218,4 @@ class Bills:
         self.cache_saved = None if so_far is None or saved is None else so_far + saved * times
 
     def _add_usage(self, usage: Usage, times: int) -> None:
-        self.usage = Usage(
-            *(so_far + more * times for so_far, more in zip(self.usage, usage, strict=True))
-        )
+        self.usage = self.usage.plus(usage, times)

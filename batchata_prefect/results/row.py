@@ -22,11 +22,13 @@ from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import dumps, loads, writable
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import (
+    USUAL,
     Attempt,
     Chunk,
     Citation,
     JobResult,
     Reply,
+    Terms,
     TextBlock,
     Usage,
 )
@@ -56,6 +58,7 @@ class Reading:
         canceled: Why we canceled the batch, for the jobs that it left unanswered; None where
             we did not cancel it.
         results_dir: Where images and sounds are put as files; None leaves them in the row.
+        terms: How its requests are billed beside their tokens.
     """
 
     chunk: Chunk
@@ -64,6 +67,7 @@ class Reading:
     schemas: Mapping[str, AnswerSchema]
     canceled: str | None = None
     results_dir: Path | None = None
+    terms: Terms = USUAL
 
     def row(
         self, reply: Reply, job: Context, cost: Decimal | None, body: bytes | None = None
@@ -85,6 +89,8 @@ class Reading:
             row["cache_read_tokens"] = usage.cache_read_tokens
             row["cache_write_tokens"] = usage.cache_write_tokens
             row["reasoning_tokens"] = usage.reasoning_tokens
+            if usage.fees:
+                row["fees_json"] = _json_text(dict(usage.fees))
         row["stop_reason"] = reply.stop_reason
         if reply.embedding is not None:
             row["embedding"] = reply.embedding
@@ -169,25 +175,26 @@ class Reading:
         and so is a refusal before any output [Anthropic refusals-and-fallback]. Whatever reports
         usage is counted, and an answer that reports none has an unknown cost.
         """
-        if reply.usage is None:
+        usage = reply.usage
+        if usage is None:
             return Decimal(0) if reply.outcome != "succeeded" else None
-        if reply.stop_reason == "refusal" and not reply.blocks and not reply.usage.output_tokens:
+        unsaid = reply.stop_reason == "refusal" and not reply.blocks and not usage.output_tokens
+        if unsaid and not usage.fees:
             return Decimal(0)
-        return self._price(reply.usage)
+        return self._price(usage)
 
     def cache_saved(self, reply: Reply, cost: Decimal | None) -> Decimal | None:
         """What the cache saved on a reply, below 0 what it cost, in USD; None where unknown."""
         usage = reply.usage
         if usage is None or not (usage.cache_read_tokens or usage.cache_write_tokens):
             return Decimal(0)
-        plain = usage._replace(cache_read_tokens=0, cache_write_tokens=0, cache_write_1h_tokens=0)
-        without = self._price(plain)
+        without = self._price(usage.uncached())
         return None if without is None or cost is None else without - cost
 
     def _price(self, usage: Usage) -> Decimal | None:
         chunk, prices = self.chunk, self.prices
         price = prices.realtime_cost if chunk.realtime else prices.cost
-        return price(chunk.provider, chunk.model, usage)
+        return price(chunk.provider, chunk.model, usage, self.terms)
 
     def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
         usd = None if cost is None else float(cost)
@@ -333,6 +340,7 @@ _JSON_COLUMNS = (
     "attempts",
     "tool_calls",
     "items",
+    "fees",
 )
 """Fields of open shape: JSON text in their column, so that every column has one type."""
 
@@ -357,6 +365,7 @@ def blank_row(job: Context, provider: str, model: str) -> dict[str, Any]:
         "cache_read_tokens": 0,
         "cache_write_tokens": 0,
         "reasoning_tokens": 0,
+        "fees_json": "{}",
         "cost_usd": 0.0,
         "batch_id": None,
         "embedding": None,
@@ -382,6 +391,7 @@ def from_row(row: Mapping[str, Any], schemas: Mapping[str, AnswerSchema]) -> Job
         text: str | None = row.get(f"{name}_json")
         values[name] = None if text is None else loads(text)
     values["metadata"] = values["metadata"] or {}
+    values["fees"] = values["fees"] or {}
     result = JobResult.from_dict(values)
     if (text := row.get("parsed_response_json")) is not None:
         schema = schemas.get(row.get("answer_schema") or "")

@@ -51,7 +51,7 @@ from batchata_prefect.jobs.spool.layout import (
 )
 from batchata_prefect.jobs.spool.reader import SpoolReader
 from batchata_prefect.jobs.spool.states import States
-from batchata_prefect.models import Estimate, Job, Request
+from batchata_prefect.models import USUAL, Estimate, Job, Request, Terms
 from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 
 __all__ = [
@@ -86,7 +86,7 @@ class Facts(NamedTuple):
     """What a spool knows of its jobs beside what lies in its files.
 
     Attributes:
-        families: Provider, endpoint and model of each family, in order.
+        families: Provider, endpoint, model and terms of each family, in order.
         examples: Id of one job of each.
         ends: Bytes of all bodies, and of all contexts.
         digests: Of all fingerprints, and of all contexts.
@@ -94,7 +94,7 @@ class Facts(NamedTuple):
         files: As the spool's own.
     """
 
-    families: Sequence[Sequence[str]]
+    families: Sequence[Sequence[Any]]
     examples: Sequence[str]
     ends: Sequence[int]
     digests: Sequence[str]
@@ -129,7 +129,7 @@ class Spool:
         self._hasher: ThreadPoolExecutor | None = None
         self._hashed: deque[tuple[int, tuple[int, ...], Future[bytes]]] = deque()
         self._new_families = array("I")
-        self._families: dict[tuple[str, str, str], Family] = {}
+        self._families: dict[tuple[str, str, str, Terms], Family] = {}
         self._examples: list[str] = []
         self._behind_ids: list[bytes] = []
         self._lock: BinaryIO | None = None
@@ -291,14 +291,14 @@ class Spool:
 
     def family(self, request: Request, job_id: str) -> Family:
         """The family of a request; `job_id` is its job's."""
-        family = self._families.get((request.provider, request.endpoint, request.model))
-        if family is None:
-            family = self._new_family(request.provider, request.endpoint, request.model, job_id)
-        return family
+        key = (request.provider, request.endpoint, request.model, request.terms)
+        return self._families.get(key) or self._new_family(*key, job_id)
 
-    def _new_family(self, provider: str, endpoint: str, model: str, job_id: str) -> Family:
-        family = Family(len(self._families), provider, endpoint, model)
-        self._families[provider, endpoint, model] = family
+    def _new_family(
+        self, provider: str, endpoint: str, model: str, terms: Terms, job_id: str
+    ) -> Family:
+        family = Family(len(self._families), provider, endpoint, model, terms)
+        self._families[provider, endpoint, model, terms] = family
         self._examples.append(job_id)
         self._behind_ids.append(f"\0{provider}\0{endpoint}\0".encode())
         return family
@@ -359,7 +359,10 @@ class Spool:
         if self._restored is not None:
             return self._restored
         self._store_new()
-        families = [(each.provider, each.endpoint, each.model) for each in self.families()]
+        families = [
+            (each.provider, each.endpoint, each.model, tuple(each.terms))
+            for each in self.families()
+        ]
         digests = [each.hexdigest() for each in self._digests]
         ends, prefixes = self._ends, self.has_prefixes
         return Facts(families, self._examples, ends, digests, prefixes, self.files)
@@ -372,10 +375,11 @@ class Spool:
             codes: The codes of its jobs.
         """
         self._close_files()
-        for (provider, endpoint, model), example in zip(
-            facts.families, facts.examples, strict=True
-        ):
-            self._new_family(provider, endpoint, model, example)
+        for told, example in zip(facts.families, facts.examples, strict=True):
+            provider, endpoint, model, (uses, free, tier, region) = told
+            asked = tuple((tuple(fees), most) for fees, most in uses)
+            terms = Terms(asked, tuple(free), tier, region)
+            self._new_family(provider, endpoint, model, terms, example)
         self._ends = (facts.ends[0], facts.ends[1])
         self.has_prefixes = facts.has_prefixes
         self.files = {name: (jobs, size) for name, (jobs, size) in facts.files.items()}
@@ -407,6 +411,13 @@ class Spool:
         """Number of jobs of a family."""
         self._store_new()
         return self.states.sizes[family.id]
+
+    def terms(self, ordinals: Sequence[int]) -> Terms:
+        """How the jobs of a chunk are billed beside their tokens, as far as one of them is here."""
+        ordinal = next((ordinal for ordinal in ordinals if ordinal >= 0), None)
+        if ordinal is None:
+            return USUAL
+        return self.families()[self.states.codes[ordinal] >> FAMILY_SHIFT].terms
 
     def example(self, family: Family) -> str:
         """Id of one job of a family."""

@@ -20,7 +20,7 @@ from batchata_prefect.jobs.spool.layout import BUFFER_BYTES
 
 _FILES = ("index", "contexts", "bodies")
 _FACTS = "facts.json"
-_FORMAT = 2
+_FORMAT = 3
 
 
 def keep(spool: Spool, parent: Path, name: str) -> None:

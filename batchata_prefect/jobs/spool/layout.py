@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from batchata_prefect.models import Citing
+from batchata_prefect.models import USUAL, Citing, Terms
 from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 
 WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED, HELD = range(6)
@@ -37,12 +37,13 @@ TOKENS_AT = Struct("<QIQI").size
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The jobs that may share a provider batch: one provider, endpoint and model."""
+    """The jobs that may share a provider batch: one provider, endpoint, model, and terms."""
 
     id: int
     provider: str
     endpoint: str
     model: str
+    terms: Terms = USUAL
 
 
 class Row(NamedTuple):

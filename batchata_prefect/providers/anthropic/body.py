@@ -12,7 +12,7 @@ from typing import Any, cast
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document, pdf_shown_bytes
 from batchata_prefect.content.schema import answer_schema, for_anthropic, prompt_for
-from batchata_prefect.models import Job, Message, Request
+from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Limits
 from batchata_prefect.providers.anthropic.models import (
     most_pages,
@@ -21,6 +21,7 @@ from batchata_prefect.providers.anthropic.models import (
     takes_forced_tool,
     takes_prefill,
 )
+from batchata_prefect.providers.anthropic.usage import terms_of
 from batchata_prefect.providers.prefixes import mark_for_anthropic
 from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
@@ -95,6 +96,7 @@ def render(job: Job) -> Request:
         left_out=left_out,
         sources=content.sources,
         prefix=mark_for_anthropic(body) if job.cache_prefix else None,
+        terms=terms_of(params) if params else USUAL,
     )
 
 

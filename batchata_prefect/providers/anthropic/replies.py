@@ -13,15 +13,14 @@ from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.providers.anthropic.usage import usage_of
 from batchata_prefect.providers.items import exact_inputs, kept, says_more
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     object_at,
     objects_at,
     text_at,
-    tokens_at,
     unreadable,
-    whole_number,
 )
 
 _Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
@@ -35,6 +34,11 @@ class _Written(Struct, gc=False):
     ephemeral_1h_input_tokens: _Count
 
 
+class _NoTools(Struct, gc=False, forbid_unknown_fields=True):
+    web_search_requests: Literal[0] = 0
+    web_fetch_requests: Literal[0] = 0
+
+
 class _Tokens(Struct, gc=False):
     input_tokens: _Count
     output_tokens: _Count
@@ -42,6 +46,11 @@ class _Tokens(Struct, gc=False):
     cache_creation_input_tokens: _Count
     cache_creation: _Written
     output_tokens_details: _Thought | None = None
+    server_tool_use: _NoTools | None = None
+    iterations: None = None
+    speed: Literal["standard"] | None = None
+    service_tier: str | None = None
+    inference_geo: str | None = None
 
 
 class _Text(Struct, tag_field="type", tag="text", gc=False):
@@ -57,6 +66,7 @@ class _Message(Struct, gc=False):
     content: list[_Text | _Thinking]
     usage: _Tokens
     stop_reason: Annotated[str, Meta(min_length=1)]
+    container: None = None
 
 
 class _Succeeded(Struct, gc=False):
@@ -103,6 +113,8 @@ def ordinary(row: bytes) -> Reply | None:
             written,
             usage.cache_creation.ephemeral_1h_input_tokens,
             thought,
+            tier=usage.service_tier,
+            region=usage.inference_geo,
         ),
         message.stop_reason,
         has_thinking=bool(before or thought),
@@ -112,7 +124,7 @@ def ordinary(row: bytes) -> Reply | None:
 def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     """The answer in the message of a row that succeeded."""
     content: Any = message.get("content")
-    usage = _usage(object_at(message, "usage"))
+    usage = usage_of(message)
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
@@ -161,25 +173,3 @@ def exactly(reply: Reply, row: bytes) -> Reply:
         return reply
     calls = zip(reply.tool_calls, inputs, strict=True)
     return reply._replace(tool_calls=tuple({**each, "input": raw} for each, raw in calls))
-
-
-def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    """The usage in our definitions: Anthropic's `input_tokens` leave the cached ones out.
-
-    None where a count is not told: it is not 0, and what the answer cost is not known.
-    """
-    if None in [whole_number(usage.get(name)) for name in ("input_tokens", "output_tokens")]:
-        return None
-    try:
-        read = tokens_at(usage, "cache_read_input_tokens")
-        written = tokens_at(usage, "cache_creation_input_tokens")
-        return Usage(
-            tokens_at(usage, "input_tokens") + read + written,
-            tokens_at(usage, "output_tokens"),
-            read,
-            written,
-            tokens_at(object_at(usage, "cache_creation"), "ephemeral_1h_input_tokens"),
-            tokens_at(object_at(usage, "output_tokens_details"), "thinking_tokens"),
-        )
-    except ValueError:
-        return None  # an unknown cost, which never counts as 0

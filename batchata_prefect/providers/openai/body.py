@@ -15,6 +15,7 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, for_openai
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
+from batchata_prefect.providers.openai.usage import terms_of
 from batchata_prefect.providers.originals import titled
 from batchata_prefect.providers.prefixes import key_for_openai
 from batchata_prefect.providers.quoting import wants_quotes
@@ -115,6 +116,7 @@ def render(job: Job) -> Request:
         left_out=left_out,
         sources=sources,
         prefix=key_for_openai(body, turns) if job.cache_prefix else None,
+        terms=terms_of(job.model, params),
     )
 
 

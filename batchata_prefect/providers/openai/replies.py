@@ -18,15 +18,14 @@ from msgspec.json import Decoder
 
 from batchata_prefect.models import Reply, TextBlock, Usage
 from batchata_prefect.providers.items import kept, says_more
+from batchata_prefect.providers.openai.usage import SEARCHES_BY_ITSELF, usage_of
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     list_at,
     object_at,
     objects_at,
     text_at,
-    tokens_at,
     unreadable,
-    whole_number,
 )
 
 _FINISHED = {
@@ -90,6 +89,8 @@ class _Choice(Struct, gc=False):
 class _Body(Struct, gc=False):
     choices: tuple[_Choice]
     usage: _Tokens
+    model: str = ""
+    service_tier: str | None = None
     error: None = None
 
 
@@ -117,8 +118,11 @@ def ordinary(row: bytes) -> Reply | None:
         found = _decode(row)
     except (DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    (choice,) = found.response.body.choices
-    usage = found.response.body.usage
+    body = found.response.body
+    (choice,) = body.choices
+    if SEARCHES_BY_ITSELF in body.model:
+        return None
+    usage = body.usage
     read, thought = usage.prompt_tokens_details, usage.completion_tokens_details.reasoning_tokens
     return Reply(
         found.custom_id,
@@ -131,6 +135,7 @@ def ordinary(row: bytes) -> Reply | None:
             read.cache_write_tokens,
             0,
             thought,
+            tier=body.service_tier,
         ),
         _FINISHED[choice.finish_reason],
         has_thinking=bool(thought),
@@ -149,8 +154,7 @@ def answer(custom_id: str, body: Mapping[str, Any]) -> Reply:
 
 
 def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
-    told = object_at(body, "usage")
-    usage = _usage(told, "prompt", "completion")
+    usage = usage_of(body)
     choices = list_at(body, "choices")
     if not choices or not isinstance(choices[0], dict):
         return unreadable(custom_id, "no choices", usage)
@@ -179,12 +183,14 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         custom_id,
         usage,
         _FINISHED.get(finish.lower(), finish) if finish else None,
-        has_thinking=bool(_written(told, "completion").get("reasoning_tokens")),
+        has_thinking=bool(
+            object_at(object_at(body, "usage"), "completion_tokens_details").get("reasoning_tokens")
+        ),
     )
 
 
 def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
-    usage = _usage(object_at(body, "usage"), "input", "output")
+    usage = usage_of(body)
     status = text_at(body, "status")
     if status in {"failed", "cancelled"}:
         error = object_at(body, "error")
@@ -281,37 +287,8 @@ def _citation(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**annotation, **object_at(annotation, kind or "")}
 
 
-def _usage(usage: Mapping[str, Any], taken: str, given: str | None) -> Usage | None:
-    """The usage in our definitions: OpenAI's input and output include all their parts.
-
-    None where a count is not told: it is not 0, and what the answer cost is not known.
-    """
-    read, total = (whole_number(usage.get(f"{name}_tokens")) for name in (taken, "total"))
-    written = 0 if given is None else whole_number(usage.get(f"{given}_tokens"))
-    if written is None and read is not None and total is not None:
-        written = max(total - read, 0)
-    if read is None or written is None:
-        return None
-    try:
-        details = object_at(usage, f"{taken}_tokens_details")
-        return Usage(
-            tokens_at(usage, f"{taken}_tokens"),
-            tokens_at({"": written}, ""),
-            tokens_at(details, "cached_tokens"),
-            tokens_at(details, "cache_write_tokens"),
-            0,
-            tokens_at(_written(usage, given), "reasoning_tokens"),
-        )
-    except ValueError:
-        return None  # an unknown cost, which never counts as 0
-
-
-def _written(usage: Mapping[str, Any], given: str | None) -> Mapping[str, Any]:
-    return object_at(usage, f"{given}_tokens_details")
-
-
 def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
-    usage = _usage(object_at(body, "usage"), "prompt", None)
+    usage = usage_of(body)
     items = list_at(body, "data")
     vector: Any = (
         cast("Any", items[0]).get("embedding") if items and isinstance(items[0], dict) else None

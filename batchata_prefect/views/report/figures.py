@@ -162,6 +162,7 @@ def _usage(row: Mapping[str, Any]) -> Usage:
         output_tokens=row["output_tokens"],
         cache_read_tokens=row["cache_read_tokens"],
         cache_write_tokens=row["cache_write_tokens"],
+        fees=tuple(orjson.loads(row.get("fees_json") or "{}").items()),
     )
 
 

@@ -1,0 +1,72 @@
+"""Refusing jobs that no limit of cost could hold, before anything is sent."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.spool import Spool
+from batchata_prefect.money.prices import PriceBook
+
+
+def refuse_unbound(
+    spool: Spool, prices: PriceBook, cost_limit: Decimal | None, realtime_limit: Decimal | None
+) -> None:
+    """Refuse to run under a limit that cannot be kept.
+
+    Args:
+        spool: The jobs.
+        prices: What they cost.
+        cost_limit: USD that the run may cost; None for no limit.
+        realtime_limit: USD for which jobs may go through the realtime API; None where none do.
+
+    Raises:
+        ValidationError: The price of a model is unknown, or what a job may be billed beside its
+            tokens; all such models or jobs are named.
+    """
+    for realtime, limit in ((False, cost_limit), (True, realtime_limit)):
+        if limit is not None:
+            _refuse_unknown(spool, prices, realtime=realtime)
+            _refuse_endless(spool, prices, realtime=realtime)
+
+
+def _refuse_unknown(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
+    unknown = {
+        family.model: f"{family.model!r} ({spool.size(family):,} jobs, such as "
+        f"{spool.example(family)!r})"
+        for family in spool.families()
+        if not prices.knows(family.provider, family.model, realtime=realtime)
+    }
+    if not unknown:
+        return
+    table = "{'input': USD, 'output': USD}"
+    table = "{..., 'realtime': " + table + "}" if realtime else table
+    raise ValidationError(
+        f"a cost limit is set, but the {'realtime ' if realtime else ''}price of "
+        f"{', '.join(unknown.values())} is unknown; nothing was sent. Give it with "
+        f"Batch(prices={{model: {table}}}), in USD per million tokens"
+        + (", or" if realtime else " as charged in a batch, or")
+        + f" run without {_limit(realtime=realtime)}",
+        list(unknown.values()),
+    )
+
+
+def _refuse_endless(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
+    faults = [
+        f"job {spool.example(family)!r}"
+        + (f" and {size - 1:,} more" if (size := spool.size(family)) > 1 else "")
+        + f": {why}"
+        for family in spool.families()
+        if (why := prices.unbound(family.provider, family.model, family.terms, realtime=realtime))
+    ]
+    if faults:
+        shown = "".join(f"\n- {fault}" for fault in faults)
+        raise ValidationError(
+            "a cost limit is set, but what these jobs may cost has no known upper bound; nothing "
+            f"was sent:{shown}\nOr run without {_limit(realtime=realtime)}",
+            faults,
+        )
+
+
+def _limit(*, realtime: bool) -> str:
+    return "on_deadline='realtime'" if realtime else "a cost limit"
