@@ -477,6 +477,8 @@ class Reply(NamedTuple):
         tool_calls: The provider's own objects of the tools that the model calls.
         items: What the answer holds besides text and calls: the provider's own objects, without
             what only the provider can read.
+        final: Index of the first block behind the last work of a provider's own tools: where the
+            answer stands that all of it was for.
         status: HTTP status of a request that failed, 0 where it got no reply; None where the row
             does not tell.
     """
@@ -493,6 +495,7 @@ class Reply(NamedTuple):
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     status: int | None = None
     items: tuple[Mapping[str, Any], ...] = ()
+    final: int = 0
 
     @property
     def text(self) -> str:

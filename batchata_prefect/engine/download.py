@@ -48,7 +48,9 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
             await asyncio.to_thread(os.fsync, file.fileno())
         return await asyncio.to_thread(count_rows, partial)
 
-    counted = min(batch.succeeded + batch.failed, chunk.count)
+    # What did not run is not paid, and a batch that was canceled or expired need not list it.
+    unrun = 0 if batch.ending in {"canceled", "expired"} else batch.failed
+    counted = min(batch.succeeded + unrun, chunk.count)
     seen: list[int] = []
     while True:
         rows, whole = await persist(run, flight, "download", transfer)

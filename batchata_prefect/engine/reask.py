@@ -7,20 +7,32 @@ was paid for, and so is the next one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
+from batchata_prefect.jobs.spool import SpoolReader
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import NOT_AS_ASKED, Entry
 from batchata_prefect.providers.again import Again
 from batchata_prefect.providers.tokens import estimate_text
+from batchata_prefect.results.read import lines
 from batchata_prefect.results.stops import FULL, MAX_TOKENS
+
+logger = logging.getLogger("batchata_prefect")
 
 _TURNS = 30
 """Tokens around two more messages, as an upper bound."""
+
+_LINE_BYTES = 256
+"""Bytes around a body in a batch, as an upper bound."""
+
+_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([0-9a-f]{16}-\d{1,9})"')
 
 
 def reask(run: Session, entry: Entry, ordinals: Sequence[int]) -> frozenset[int]:
@@ -44,27 +56,81 @@ def reask(run: Session, entry: Entry, ordinals: Sequence[int]) -> frozenset[int]
     }
     if not wanted:
         return frozenset()
-    provider = run.providers[chunk.provider]
     changed: set[int] = set()
+    paused: dict[int, tuple[int, int]] = {}
     jobs = run.spool.reader()
     try:
         for place, row in _answers(run, entry, ordinals):
             if place not in wanted:
                 continue
             ordinal = wanted[place]
-            (body,) = jobs.bodies([ordinal])
-            if row["error_code"] is None or row["stop_reason"] == FULL:
-                # Taken as it is since then; or no room is left to ask for more.
-                again = None
-            elif row["error_code"] == "truncated" and row["stop_reason"] == MAX_TOKENS:
-                again = provider.roomier(body, chunk.model)
-            else:
-                again = provider.reworded(body, row["raw_response"] or "", row["error"])
-            if again is not None:
-                run.spool.amend(ordinal, again.body, _bounds(run, chunk.provider, again, ordinal))
+            if row["error_code"] == "paused":
+                paused[place] = ordinal, row["input_tokens"]
+            elif _amend(run, chunk, jobs, ordinal, row):
                 changed.add(ordinal)
+        if paused:
+            changed |= _continue(run, chunk, jobs, paused)
     finally:
         jobs.close()
+    return frozenset(changed)
+
+
+def _amend(
+    run: Session, chunk: Chunk, jobs: SpoolReader, ordinal: int, row: Mapping[str, Any]
+) -> bool:
+    """Change the request of a job whose answer is not as asked; False where there is no way."""
+    if row["error_code"] is None or row["stop_reason"] == FULL:
+        # Taken as it is since then; or no room is left to ask for more.
+        return False
+    provider = run.providers[chunk.provider]
+    (body,) = jobs.bodies([ordinal])
+    continues = False
+    if row["error_code"] == "truncated" and row["stop_reason"] == MAX_TOKENS:
+        again = provider.roomier(body, chunk.model)
+        continues = run.spool.continues(ordinal)
+    else:
+        again = provider.reworded(body, row["raw_response"] or "", row["error"])
+    if again is None:
+        return False
+    bounds = _bounds(run, chunk.provider, again, ordinal)
+    run.spool.amend(ordinal, again.body, bounds, after_round=chunk.round, continues=continues)
+    return True
+
+
+def _continue(
+    run: Session, chunk: Chunk, jobs: SpoolReader, paused: Mapping[int, tuple[int, int]]
+) -> frozenset[int]:
+    """Hand paused turns back: what each was is in its reply alone.
+
+    Args:
+        run: The session.
+        chunk: The chunk that they are of.
+        jobs: Looks up jobs.
+        paused: Place -> its ordinal, and the input tokens that its turn took so far.
+    """
+    provider, changed = run.providers[chunk.provider], set[int]()
+    replies = run.reply_file(chunk.token)
+    for line in lines(replies) if replies.exists() else ():
+        named = _CUSTOM_ID.search(line)
+        place = chunk.ordinal(named[1].decode()) if named is not None else None
+        if place is None or place not in paused or paused[place][0] in changed:
+            continue
+        ordinal, used = paused[place]
+        (body,) = jobs.bodies([ordinal])
+        try:
+            again = provider.continued(body, line, goes_on=run.spool.continues(ordinal))
+        except Exception as error:
+            # What a model says may have any form; this one turn ends paused, the others go on.
+            logger.warning("%s: a paused turn cannot be handed back: %s", chunk.name, error)
+            continue
+        limit = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
+        if again is None or len(again.body) > limit:
+            continue
+        # A turn with the provider's own tools reads all that it has again and again: as much as it
+        # took so far, and what it has found besides.
+        bounds = _bounds(run, chunk.provider, again, ordinal, at_least=used)
+        run.spool.amend(ordinal, again.body, bounds, after_round=chunk.round, continues=True)
+        changed.add(ordinal)
     return frozenset(changed)
 
 
@@ -76,11 +142,25 @@ def _may(run: Session, ordinal: int) -> bool:
     )
 
 
-def _bounds(run: Session, provider: str, again: Again, ordinal: int) -> tuple[int, int, int]:
-    """Likely and most input tokens, and most output tokens, of a changed request."""
+def _bounds(
+    run: Session, provider: str, again: Again, ordinal: int, at_least: int = 0
+) -> tuple[int, int, int]:
+    """Likely and most input tokens, and most output tokens, of a changed request.
+
+    Args:
+        run: The session.
+        provider: Its provider.
+        again: The request.
+        ordinal: Its job.
+        at_least: Input tokens that the request before it took.
+    """
     likely, bound, _ = run.spool.tokens(ordinal)
     more_likely, more = estimate_text(again.added, provider) if again.added else (0, 0)
-    return likely + more_likely + _TURNS, bound + more + _TURNS, again.output_bound
+    return (
+        max(likely, at_least) + more_likely + _TURNS,
+        max(bound, at_least) + more + _TURNS,
+        again.output_bound,
+    )
 
 
 def _answers(

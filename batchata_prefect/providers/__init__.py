@@ -221,6 +221,18 @@ class Provider(Protocol):
         """The request with more output tokens; None where the model has no more."""
         ...
 
+    def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
+        """The request with the turn that the provider paused, for the model to go on with it.
+
+        None where the provider pauses no turns.
+
+        Args:
+            body: The request.
+            row: The row of the reply, as it came.
+            goes_on: Whether the request itself already continues a turn.
+        """
+        ...
+
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Delete what was uploaded for the batch; the answers stay. Missing files do not matter."""
         ...

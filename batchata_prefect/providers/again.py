@@ -5,9 +5,13 @@ What is changed depends on the endpoint's wire form alone, so both providers sha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import orjson
+
+from batchata_prefect.exact_json import dumps, loads_exact
+from batchata_prefect.providers.rows import object_at
 
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 """Names of the output limit: Messages and older chat models, chat completions, Responses."""
@@ -65,6 +69,61 @@ def roomier(body: bytes, most: int | None) -> Again | None:
         return None
     data[limit] = wanted
     return Again(orjson.dumps(data), "", wanted)
+
+
+def continued(body: bytes, message: Mapping[str, Any], *, goes_on: bool) -> Again | None:
+    """The request with the turn that was paused handed back, for the model to go on with it.
+
+    As it is given [anthropic/types/message.py, `pause_turn`], but for white space at its end, which
+    the API refuses.
+
+    Args:
+        body: The request.
+        message: The message that was paused.
+        goes_on: Whether the request itself already ends with a paused turn, which is then longer.
+    """
+    data = loads_exact(body)
+    turns, content = data.get("messages"), message.get("content")
+    if not isinstance(turns, list) or not isinstance(content, list):
+        return None
+    said = _trimmed(cast("list[Any]", content))
+    limit = _limit(data)
+    if limit is None or not said:
+        return None
+    turns = cast("list[Any]", turns)
+    if goes_on:
+        turns[-1] = {**turns[-1], "content": [*turns[-1]["content"], *said]}
+    else:
+        turns.append({"role": "assistant", "content": said})
+    container = object_at(message, "container").get("id")
+    if isinstance(container, str):
+        given = data.get("container")
+        # Its files are in the container; skills are asked for beside its id.
+        data["container"] = (
+            {**cast("dict[str, Any]", given), "id": container}
+            if isinstance(given, dict)
+            else container
+        )
+    return Again(dumps(data).encode(), dumps(said), data[limit])
+
+
+def handed_back(body: bytes) -> list[Any]:
+    """The content of the paused turn that a request of `continued` ends with."""
+    return loads_exact(body)["messages"][-1]["content"]
+
+
+def _trimmed(content: list[Any]) -> list[Any]:
+    """The content without white space at its end, and without texts that hold nothing else."""
+    kept = list(content)
+    while kept and isinstance(kept[-1], dict):
+        block = cast("dict[str, Any]", kept[-1])
+        if block.get("type") != "text":
+            break
+        if text := str(block.get("text")).rstrip():
+            kept[-1] = {**block, "text": text}
+            break
+        kept.pop()
+    return kept
 
 
 def _limit(data: dict[str, Any]) -> str | None:

@@ -11,10 +11,12 @@ import orjson
 
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import ParseError
+from batchata_prefect.exact_json import dumps
 from batchata_prefect.files import BUFFER_BYTES
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
+from batchata_prefect.providers.again import handed_back
 from batchata_prefect.providers.rows import UNREADABLE, rescued
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.codes import mark
@@ -97,6 +99,8 @@ def collect(
                 continue
             ordinal = ordinals[place]
             bill = bills.add(reply)
+            if jobs.has_continued and (body := jobs.continued(ordinal, chunk.round)) is not None:
+                reply = _whole_turn(read, chunk.endpoint, reply, body)
             if ordinal < 0:
                 marks[place] = ord(mark(reply, reply.error_code))
                 continue
@@ -125,6 +129,24 @@ def collect(
     # What a row that cannot be read was billed is not known.
     cost = None if unreadable else bills.cost
     return Collected(marks.decode(), cost, bills.usage, strangers, unreadable, bills.cache_saved)
+
+
+def _whole_turn(
+    read: Callable[[bytes, str], Reply], endpoint: str, reply: Reply, body: bytes
+) -> Reply:
+    """The reply of a request that continued a paused turn, with what was said before the pause."""
+    if reply.outcome != "succeeded":
+        return reply
+    message = {"content": handed_back(body), "stop_reason": "end_turn"}
+    result = {"type": "succeeded", "message": message}
+    said = read(dumps({"custom_id": reply.custom_id, "result": result}).encode(), endpoint)
+    return reply._replace(
+        blocks=(*said.blocks, *reply.blocks),
+        final=len(said.blocks) + reply.final if reply.final else said.final,
+        has_thinking=said.has_thinking or reply.has_thinking,
+        tool_calls=(*said.tool_calls, *reply.tool_calls),
+        items=(*said.items, *reply.items),
+    )
 
 
 def _odd(

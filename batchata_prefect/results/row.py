@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -224,7 +224,7 @@ class Reading:
         if schema is None:
             return None
         try:
-            parsed = parse_answer(reply.text, schema)
+            parsed = _parsed(reply, lambda text: parse_answer(text, schema))
         except ParseError as error:
             return None if _asks(reply) else _unread(reply, error)
         _fill(row, parsed, reply.blocks, citations)
@@ -240,7 +240,7 @@ def _quoted(
 ) -> tuple[str, str] | None:
     """The same of an answer that came together with its quotes."""
     try:
-        value, quotes = read_quoted(reply.text, schema)
+        value, quotes = _parsed(reply, lambda text: read_quoted(text, schema))
     except ParseError as error:
         return None if _asks(reply) else _unread(reply, error)
     if isinstance(value, str):
@@ -286,6 +286,28 @@ def _asks(reply: Reply) -> bool:
     if not (reply.tool_calls or reply.items):
         return False
     return reply.stop_reason == "tool_use" or not reply.text.strip()
+
+
+_T = TypeVar("_T")
+
+
+def _parsed(reply: Reply, read: Callable[[str], _T]) -> _T:
+    """An answer's form, which may stand behind remarks.
+
+    That is behind the last work of a provider's tools, or as the last of several texts.
+
+    Raises:
+        ParseError: It stands nowhere; of the first place.
+    """
+    blocks, first = reply.blocks, None
+    starts = dict.fromkeys((reply.final if reply.final < len(blocks) else 0, len(blocks) - 1, 0))
+    for start in starts:
+        try:
+            return read("".join(block.text for block in blocks[max(start, 0) :]))
+        except ParseError as error:
+            first = first or error
+    assert first is not None
+    raise first
 
 
 def _unread(reply: Reply, error: ParseError) -> tuple[str, str]:

@@ -89,12 +89,14 @@ def make_message(
     else:
         blocks, stop_reason = _blocks(params, reader, marker)
         left = max_tokens - spent
-        if marker is not None and marker.name == "truncated":
+        if marker is not None and marker.name in ("truncated", "stop"):
             left = min(left, max(1, _tokens_of(blocks) // 2))
         blocks, used, cut = _cut(blocks, left)
         content.extend(blocks)
         spent += used
-        if cut:
+        if cut and marker is not None and marker.name == "stop":
+            stop_reason = marker.rest
+        elif cut:
             stop_reason = "max_tokens"
         elif (found := _stop_sequence(params, content)) is not None:
             stop_reason, stop_sequence = "stop_sequence", found
@@ -141,6 +143,8 @@ def _shows_thinking(params: Json) -> bool:
 
 def _blocks(params: Json, reader: ContentReader, marker: Marker | None) -> tuple[list[Json], str]:
     prompt = reader.prompt
+    if marker is not None and marker.name == "paused" and reader.pauses < int(marker.rest or 1):
+        return _paused(reader.pauses), "pause_turn"
     if marker is not None and marker.name == "reply":
         return [{"type": "text", "text": marker.rest}], "end_turn"
     if marker is not None and marker.name == "answer":
@@ -163,6 +167,17 @@ def _blocks(params: Json, reader: ContentReader, marker: Marker | None) -> tuple
     if reader.cited_sources and prompt.documents:
         return [_said_block(said, reader) for said in cited_answer(prompt)], "end_turn"
     return [{"type": "text", "text": plain_answer(prompt)}], "end_turn"
+
+
+def _paused(number: int) -> list[Json]:
+    """A turn that is handed back while a tool of the provider's works."""
+    use = {
+        "type": "server_tool_use",
+        "id": f"srvtoolu_01Sandbox{number:04d}",
+        "name": "web_search",
+        "input": {"query": f"part {number + 1}"},
+    }
+    return [{"type": "text", "text": f"I look for part {number + 1}. ", "citations": None}, use]
 
 
 def _tool_use(params: Json, reader: ContentReader, choice: Json) -> Json:

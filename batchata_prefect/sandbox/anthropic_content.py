@@ -69,6 +69,8 @@ class ContentReader:
         self.cache_prefix_documents = 0
         self.cited_sources = 0
         self.plain_sources = 0
+        self.pauses = 0
+        """Times that the turn which the messages end with was paused and handed back."""
 
     def read_system(self, system: Any) -> None:
         """Take in the `system` parameter: a text, or text blocks."""
@@ -134,7 +136,13 @@ class ContentReader:
                 raise BadRequestError(
                     f"messages.{number}.content: Input should be a valid string or list"
                 )
-        if messages[-1]["role"] == "assistant" and not self.model.takes_prefill:
+        handed_back = _handed_back(messages[-1])
+        self.pauses = handed_back.count("server_tool_use")
+        if (
+            messages[-1]["role"] == "assistant"
+            and not self.model.takes_prefill
+            and not (handed_back and handed_back[-1] in _OPEN_BLOCKS)
+        ):
             raise BadRequestError(
                 "This model does not support assistant message prefill. The conversation must end"
                 " with a user message."
@@ -408,6 +416,14 @@ def check_integer(params: Json, key: str, least: int) -> int:
     if value < least:
         raise BadRequestError(f"{key}: must be greater than or equal to {least}")
     return value
+
+
+def _handed_back(message: Json) -> list[Any]:
+    """The types of the blocks of a turn that is to be continued; none where it is a user's."""
+    content = message["content"]
+    if message["role"] != "assistant" or not is_array(content):
+        return []
+    return [block.get("type") for block in content if is_object(block)]
 
 
 def _source(block: Json, where: str) -> Json:

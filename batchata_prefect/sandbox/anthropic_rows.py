@@ -61,6 +61,7 @@ def run_rows(
                 entry: Json = orjson.loads(raw)
                 if ordinal >= done:
                     kind, line = rest, {"custom_id": entry["custom_id"], "result": {"type": rest}}
+                    line = None if batch.lists_no_unrun else line
                 else:
                     kind, line, bill = runner.run(entry, raw, ordinal)
                     if bill is not None:

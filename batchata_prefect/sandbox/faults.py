@@ -16,6 +16,7 @@ _DEFAULT_OPERATIONS: dict[str, tuple[str, ...]] = {
     "file_vanished": ("content",),
     "batch_failed": ("create",),
     "batch_expired": ("create",),
+    "no_unrun_rows": ("create",),
     "list_lag": ("list",),
     "create_404": ("retrieve",),
     "stuck_canceling": ("cancel",),
@@ -37,7 +38,7 @@ CALL_MODES = frozenset(
 )
 """Modes that end or bend one call; a call that they match uses one of their `times`."""
 
-CREATE_MODES = frozenset({"batch_failed", "batch_expired"})
+CREATE_MODES = frozenset({"batch_failed", "batch_expired", "no_unrun_rows"})
 """Modes that decide at create how that batch will end."""
 
 STANDING_MODES = frozenset({"list_lag", "create_404", "stuck_canceling"})

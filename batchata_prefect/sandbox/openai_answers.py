@@ -111,12 +111,10 @@ def make_body(
         counted = Counted(tokens_in, tokens_out, 0, min(said.reasoning, tokens_out))
     if endpoint == CHAT:
         answer = _chat(body, model, said, counted, number, at)
-        if marker is not None and marker.name == "answer":
-            answer["choices"][0]["message"] |= orjson.loads(marker.rest)
     else:
         answer = _response(body, model, said, counted, number, at, effort)
-        if marker is not None and marker.name == "answer":
-            answer["output"] = orjson.loads(marker.rest)
+    if marker is not None:
+        _bent(answer, marker)
     return answer, counted
 
 
@@ -152,11 +150,29 @@ def _text(
         text = text[: len(text) // 2] + " oops"
     tokens = text_tokens(text)
     left = tokens if most is None else most - reasoning
-    if name == "truncated":
+    if name in ("truncated", "stop"):
         left = min(left, max(1, tokens // 2))
     if tokens > left:
         return _Text(cut_text(text, left), True, False, reasoning, reasoning + left)
     return _Text(text, False, False, reasoning, reasoning + tokens)
+
+
+def _bent(answer: Json, marker: Marker) -> None:
+    """Have an answer be another, stop for another reason, or remark on its work before it."""
+    if marker.name == "answer" and "choices" in answer:
+        answer["choices"][0]["message"] |= orjson.loads(marker.rest)
+    elif marker.name == "answer":
+        answer["output"] = orjson.loads(marker.rest)
+    elif marker.name == "stop" and "choices" in answer:
+        answer["choices"][0]["finish_reason"] = marker.rest
+    elif marker.name == "stop":
+        answer["incomplete_details"] = {"reason": marker.rest}
+    elif marker.name == "commentary" and "output" in answer:
+        said = answer["output"][-1]
+        remark = {**said["content"][0], "text": "I will check the register first."}
+        said["phase"] = "final_answer"
+        remarked = {**said, "id": f"{said['id']}_1", "phase": "commentary", "content": [remark]}
+        answer["output"].insert(-1, remarked)
 
 
 def _tool_call(tools: Any, choice: Any, prompt_text: str) -> Json | None:

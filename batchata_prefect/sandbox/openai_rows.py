@@ -66,7 +66,8 @@ def run_lines(
                 raw = data[found.places[2 * number] : found.places[2 * number + 1]]
                 line: Json = orjson.loads(raw)
                 if ordinal >= done:
-                    produced["error"].add(_not_run_row(runner, line, ordinal, rest))
+                    row = _not_run_row(runner, line, ordinal, rest)
+                    produced["error"].add(None if batch.lists_no_unrun else row)
                 else:
                     kind, row = runner.run(line, b"[[sandbox:" in raw, ordinal)
                     produced[kind].add(row)

@@ -121,6 +121,12 @@ class Batch:
     deleted: bool = False
     final: bool = False
 
+    @property
+    def lists_no_unrun(self) -> bool:
+        """Whether its files say nothing of the requests that did not run."""
+        fault = self.fault or {}
+        return fault.get("mode") == "no_unrun_rows" or bool(fault.get("options", {}).get("bare"))
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:

@@ -433,7 +433,7 @@ class Spool:
                 for record in RECORD.iter_unpack(records):
                     _, size, _, _, likely, most, output, _, _, print_ = record
                     if self._amended and (changed := self._amended.get(at)) is not None:
-                        _, size, likely, most, output, _ = changed
+                        _, size, likely, most, output, *_ = changed
                     yield Row(at, print_, size, likely, most, output)
                     at += 1
 
@@ -472,13 +472,23 @@ class Spool:
             guess = ordinal + 1 if ordinal >= 0 else guess
         return guess
 
-    def amend(self, ordinal: int, body: bytes, tokens: tuple[int, int, int]) -> None:
+    def amend(
+        self,
+        ordinal: int,
+        body: bytes,
+        tokens: tuple[int, int, int],
+        *,
+        after_round: int = -1,
+        continues: bool = False,
+    ) -> None:
         """Give a job another request for its next attempt; it stays the same job.
 
         Args:
             ordinal: The job.
             body: The request.
             tokens: Likely and most input tokens, and most output tokens.
+            after_round: The round whose answer it was made from.
+            continues: Whether it ends with what the model has said, for the model to go on.
 
         Raises:
             OSError: The disk is full.
@@ -489,13 +499,20 @@ class Spool:
         if self._restored is None:
             # More jobs may be added after a run, behind this.
             self._ends = (start + size, self._ends[1])
-        times = self.amendments(ordinal) + 1
-        self._amended[ordinal] = Amendment(start, size, *tokens, times)
+        times, before = self.amendments(ordinal) + 1, self._amended.get(ordinal)
+        self._amended[ordinal] = Amendment(
+            start, size, *tokens, times, after_round, continues, before
+        )
 
     def amendments(self, ordinal: int) -> int:
         """Times that a job's request was changed."""
         changed = self._amended.get(ordinal)
         return 0 if changed is None else changed.times
+
+    def continues(self, ordinal: int) -> bool:
+        """Whether a job's request ends with what the model has said."""
+        changed = self._amended.get(ordinal)
+        return changed is not None and changed.continues
 
     def recount(self, ordinal: int, input_tokens: int, input_bound: int) -> None:
         """Put exact counts of input tokens in place of a job's estimates."""

@@ -67,7 +67,19 @@ class Row(NamedTuple):
 
 
 class Amendment(NamedTuple):
-    """The changed request of a job, in place of the one in the index."""
+    """The changed request of a job, in place of the one in the index.
+
+    Attributes:
+        start: Where its body begins.
+        size: Bytes of its body.
+        input_tokens: Likely input tokens.
+        input_bound: Upper bound of input tokens.
+        output_bound: Upper bound of output tokens.
+        times: Changes of this job's request so far.
+        after_round: The round whose answer it was made from.
+        continues: Whether it ends with what the model has said, for the model to go on.
+        before: The change before it.
+    """
 
     start: int
     size: int
@@ -75,6 +87,9 @@ class Amendment(NamedTuple):
     input_bound: int
     output_bound: int
     times: int
+    after_round: int = -1
+    continues: bool = False
+    before: Amendment | None = None
 
 
 class Context(NamedTuple):

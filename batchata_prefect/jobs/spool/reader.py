@@ -66,6 +66,8 @@ class SpoolReader:
         self._contexts = (directory / "contexts").open("rb", buffering=0)
         self._behind_ids = behind_ids
         self._held = (0, b"", 0, b"")
+        self.has_continued = any(each.continues for each in amended.values())
+        """Whether some requests end with what the model has said."""
 
     def hold(self, ordinals: Sequence[int]) -> None:
         """Have the contexts of these jobs in memory, where they are small enough.
@@ -117,6 +119,22 @@ class SpoolReader:
             if changed is None and self._behind_ids is not None:
                 self._check(ordinal, body, print_)
             yield body
+
+    def continued(self, ordinal: int, round_: int) -> bytes | None:
+        """The request that a job was sent with in a round, where it continued an answer.
+
+        Raises:
+            OSError: The file is gone or cut short.
+        """
+        changed = self._amended.get(ordinal)
+        while changed is not None and changed.after_round >= round_:
+            changed = changed.before
+        if changed is None or not changed.continues:
+            return None
+        body = os.pread(self._bodies.fileno(), changed.size, changed.start)
+        if len(body) < changed.size:
+            raise OSError(f"the spool {self._bodies.name!r} is cut short")
+        return body
 
     def _check(self, ordinal: int, body: bytes, print_: bytes) -> None:
         """See that a request of an earlier start is what it was.

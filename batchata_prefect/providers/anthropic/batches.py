@@ -26,7 +26,7 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
-from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.again import Again, continued, reworded, roomier
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
@@ -244,6 +244,8 @@ class Anthropic:
         except Exception as error:
             if wire.status_of(error) != 404:
                 raise
+            if batch.ending in {"canceled", "expired"} and batch.total and not batch.succeeded:
+                return  # nothing of it has run, and there need not be a file that says so
             raise ResultsNotReadyError(f"{batch.batch_id} has no results to read") from None
         finally:
             await rows.aclose()
@@ -295,6 +297,11 @@ class Anthropic:
     def roomier(self, body: bytes, model: str) -> Again | None:
         """The request with more output tokens; None where the model has no more."""
         return roomier(body, most_tokens(model))
+
+    def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
+        """The request with the turn that was paused handed back."""
+        _, data = parse(row)
+        return continued(body, object_at(object_at(data, "result"), "message"), goes_on=goes_on)
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Nothing was uploaded."""

@@ -26,6 +26,11 @@ from batchata_prefect.providers.rows import (
 _Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 
 
+_WORK = ("server_tool_use", "mcp_tool_use", "_tool_result")
+"""Ends of the types of blocks in which the provider's own tools work
+[anthropic/types/content_block.py]."""
+
+
 class _Thought(Struct, gc=False):
     thinking_tokens: _Count
 
@@ -132,7 +137,7 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     texts: list[TextBlock] = []
     calls: list[Mapping[str, Any]] = []
     items: list[Mapping[str, Any]] = []
-    has_thinking = False
+    has_thinking, final = False, 0
     for item in cast("list[Any]", content):
         block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
         kind = text_at(block, "type")
@@ -146,6 +151,8 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
             calls.append(block)
         elif kind is not None and kind != "text":
             items.append(kept(block))
+            if kind.endswith(_WORK):
+                final = len(texts)
     stop = text_at(message, "stop_reason") or None
     code = error = None
     if stop == "refusal":
@@ -163,6 +170,7 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
         has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
         tool_calls=tuple(calls),
         items=(*items, *(kept(each) for each in calls if says_more(each))),
+        final=final,
     )
 
 

@@ -284,6 +284,10 @@ class OpenAI:
         """The request with more output tokens; None where the model has no more."""
         return roomier(body, most_tokens(model))
 
+    def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
+        """None: there are no paused turns."""
+        return None
+
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Delete the uploaded request file."""
         if batch.input_file_id is not None:

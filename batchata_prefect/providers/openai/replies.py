@@ -199,11 +199,16 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             custom_id, "errored", usage=usage, error_code=code, error=text_at(error, "message")
         )
     said = _Said()
-    stop, has_thinking = "end_turn", False
-    for item in objects_at(body, "output"):
+    stop, has_thinking, final = "end_turn", False, 0
+    output = objects_at(body, "output")
+    remarks = _remarks(output)
+    for item in output:
         kind = text_at(item, "type")
-        if kind == "message":
+        if kind == "message" and item in remarks:
+            said.items.append(kept(item))
+        elif kind == "message":
             said.take(item.get("content"))
+            said.messages.append(item)
         elif kind == "reasoning":
             has_thinking = True
             if item.get("summary") or item.get("content"):
@@ -212,6 +217,8 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             said.calls.append(item)
         else:
             said.items.append(kept(item))
+        if kind not in {"message", "reasoning"}:
+            final = len(said.blocks)
         if kind in _CLIENTS or (kind in _CALLS and kind != "mcp_call"):
             stop = "tool_use"
     if status == "incomplete":
@@ -219,13 +226,27 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
         stop = _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
     elif status not in {None, "completed"}:
         stop = status
-    return said.reply(custom_id, usage, stop, has_thinking=has_thinking)
+    elif any(item.get("status") == "incomplete" for item in said.messages):
+        stop = "incomplete: a message of it"
+    return said.reply(custom_id, usage, stop, has_thinking=has_thinking)._replace(final=final)
+
+
+def _remarks(output: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """What the model remarked on the way, where it has answered as well: kept, and no answer.
+
+    `phase` labels a message as `commentary` or as `final_answer`
+    [openai/types/responses/response_output_message.py].
+    """
+    said = [item for item in output if item.get("type") == "message"]
+    remarks = [item for item in said if item.get("phase") == "commentary"]
+    return remarks if len(remarks) < len(said) else []
 
 
 class _Said:
     """What a message says, part by part."""
 
     def __init__(self) -> None:
+        self.messages: list[Mapping[str, Any]] = []
         self.blocks: list[TextBlock] = []
         self.refusals: list[str] = []
         self.calls: list[Mapping[str, Any]] = []
