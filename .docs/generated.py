@@ -93,7 +93,7 @@ def floors() -> str:
     (layers,) = [c["layers"] for c in contract["contracts"] if c["type"] == "layers"]
     width, row, parts = 720, 34, []
     for number, layer in enumerate(layers):
-        names = [name.strip().rpartition(".")[2] for name in layer.split("|")]
+        names = [name.strip() for name in layer.replace(":", "|").split("|")]
         each, y = (width - 6 * (len(names) - 1)) / len(names), number * row
         for place, name in enumerate(names):
             x = place * (each + 6)
