@@ -18,7 +18,7 @@ from prefect.tasks import Task
 
 from batchata_prefect.engine.account_limits import take_turn
 from batchata_prefect.engine.realtime import answer_now, goes_over
-from batchata_prefect.engine.retries import GaveUpError, keep, own, persist, refusal
+from batchata_prefect.engine.retries import GaveUpError, keep, own, persist, refusal, still_owned
 from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, one_line
@@ -121,7 +121,8 @@ async def _buy(run: Session, flight: Flight) -> bool:
         run.sending_bytes += size
         try:
             try:
-                batch = await provider.create(client, chunk, flight.requests)
+                with still_owned(run, fresh=True):
+                    batch = await provider.create(client, chunk, flight.requests)
             finally:
                 run.sending_bytes -= size
         except Exception as error:

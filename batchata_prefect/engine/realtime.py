@@ -16,7 +16,7 @@ from prefect import get_run_logger
 from batchata_prefect.engine.download import put_replies
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import read_chunk, unanswered
-from batchata_prefect.engine.retries import backoff, keep, own, retry_after
+from batchata_prefect.engine.retries import backoff, keep, own, retry_after, still_owned
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import BatchSubmissionError, StateError, one_line
 from batchata_prefect.files import whole_file
@@ -222,7 +222,10 @@ class _Sending:
             await own(run, self.flight.entry)
             await asyncio.to_thread(self.journal.sent, place)
             try:
-                row = await provider.answer(client, chunk.custom_id(place), body, chunk.endpoint)
+                with still_owned(run, fresh=False):
+                    row = await provider.answer(
+                        client, chunk.custom_id(place), body, chunk.endpoint
+                    )
             except Exception as error:
                 if not provider.billed_nothing(error):
                     get_run_logger().warning(

@@ -7,6 +7,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from prefect import get_run_logger
@@ -14,6 +15,7 @@ from prefect import get_run_logger
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError, one_line
 from batchata_prefect.money.ledger import Entry
+from batchata_prefect.providers import wire
 from batchata_prefect.records.store import TakenOverError
 
 T = TypeVar("T")
@@ -144,6 +146,24 @@ async def own(run: Session, entry: Entry) -> None:
         """There is nothing to write besides."""
 
     await keep(run, entry, "lease", nothing, lost="nothing more of it is sent:")
+
+
+def still_owned(run: Session, *, fresh: bool) -> AbstractContextManager[None]:
+    """Have what costs money inside leave only while the run is owned; see `wire.guarded`.
+
+    Args:
+        run: The session.
+        fresh: Whether the records are asked in any case, and not only where the lease is not new.
+    """
+
+    async def guard() -> None:
+        try:
+            if run.lease is not None:
+                await run.lease.hold(fresh=fresh)
+        except StateError as error:
+            raise wire.HeldBackError(str(error)) from error
+
+    return wire.guarded(guard)
 
 
 def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:

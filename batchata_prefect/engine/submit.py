@@ -7,6 +7,7 @@ import hashlib
 import time
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,12 +38,13 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.money import quota
 from batchata_prefect.money.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.money.observed import correction
-from batchata_prefect.providers import Requests
+from batchata_prefect.providers import Requests, wire
 from batchata_prefect.records.journal import Journal
 
 _REALTIME_CHUNKS = 4
 _LOOK_SECONDS = 1.0
 _BOUNDS_HELD = 10_000
+_CLOCK_SECONDS = 10.0
 
 
 async def buy_all(run: Session, session_name: str) -> None:
@@ -312,7 +314,7 @@ async def _reserve(
         realtime=realtime,
     )
     requests = await _prepare_files(run, family, chunk, cut)
-    entry = Entry(chunk, datetime.now(UTC))
+    entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
     await own(run, entry)
     claimed = await claim(run, chunk)
     if claimed is None:
@@ -338,6 +340,20 @@ async def _reserve(
     flight = Flight(entry, cut.ordinals, fresh=True, requests=requests)
     run.flights[sequence] = flight
     return flight
+
+
+async def _time_there(run: Session, chunk: Chunk) -> datetime:
+    """The time by the provider's clock: a batch whose create is not answered is looked for by it.
+
+    Where it has not answered anything yet, it is asked once for its batches, which is free.
+    """
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
+    if wire.now(client) is None:
+        with suppress(Exception):  # a server that lists nothing, or is away, is no matter yet
+            async with asyncio.timeout(_CLOCK_SECONDS):
+                async for _ in provider.listed(client):
+                    break
+    return wire.now(client) or datetime.now(UTC)
 
 
 async def _prepare_files(

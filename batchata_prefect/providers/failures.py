@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias, cast
 import orjson
 
 from batchata_prefect.errors import ProviderError, one_line
+from batchata_prefect.providers.wire import HeldBackError
 
 Kind: TypeAlias = Literal["wait", "refused", "absent", "unseen", "account", "ours"]
 """What to do about an error:
@@ -366,6 +367,7 @@ def _never_sent(error: BaseException) -> bool:
     return isinstance(
         cause,
         (
+            HeldBackError,
             httpx2.ConnectError,
             httpx2.ConnectTimeout,
             httpx2.PoolTimeout,

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Generator, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import orjson
 
@@ -33,7 +37,7 @@ DOWNLOAD_SECONDS = 300.0
 """Silence that ends a download."""
 
 CLOCK_MARGIN = timedelta(minutes=15)
-"""How far a provider's clock and ours may be apart."""
+"""How far the time of a create, as it was written down, may be after the provider's own."""
 
 UPLOAD_SECONDS = 7 * 24 * 3600
 """After this a stored document that nobody deleted ends by itself."""
@@ -43,6 +47,49 @@ PAGE = 100
 
 _REFUSED = frozenset({400, 404, 413, 422})
 """Statuses that refuse a request for what it says."""
+
+
+Guard: TypeAlias = Callable[[], Awaitable[None]]
+"""Raises `HeldBackError` where a call that costs money must not be sent any more."""
+
+_guard: ContextVar[Guard | None] = ContextVar("_guard", default=None)
+
+_heard: WeakKeyDictionary[Any, tuple[datetime, float]] = WeakKeyDictionary()
+"""Client -> what the provider's clock said last, and our own steady clock at that moment."""
+
+
+class HeldBackError(Exception):
+    """The last bytes of a call were held back, so that the provider has made nothing of it."""
+
+
+@contextmanager
+def guarded(guard: Guard) -> Generator[None]:
+    """Have the calls inside that cost money ask once more, right before their last bytes leave.
+
+    Connections are made, files go up and retries wait between the decision to buy and that moment,
+    and a process may be stopped at any of them.
+    """
+    token = _guard.set(guard)
+    try:
+        yield
+    finally:
+        _guard.reset(token)
+
+
+async def last_asked(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A body whose last piece is given only where the guard lets it."""
+    held: bytes | None = None
+    async for piece in pieces:
+        if held is not None:
+            yield held
+        held = piece
+    if (guard := _guard.get()) is not None:
+        await guard()
+    yield held or b""
+
+
+async def _whole(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def timeouts() -> Any:
@@ -112,11 +159,20 @@ async def get(
     return await _small(client.get, path, key, {"params": dict(params or {})})
 
 
-async def post(
-    client: Any, path: str, key: str, *, body: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+async def post(client: Any, path: str, key: str) -> dict[str, Any]:
     """Post once, without retries, and read the JSON object of the reply."""
-    return await _small(client.post, path, key, {"max_retries": 0}, body=body)
+    return await _small(client.post, path, key, {"max_retries": 0})
+
+
+async def buy(client: Any, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Post once what costs money, where the guard lets it, and read the reply."""
+    content = orjson.dumps(body)
+    options = {"max_retries": 0, "headers": _json_headers(len(content))}
+    return await _small(client.post, path, key, options, content=last_asked(_whole(content)))
+
+
+def _json_headers(size: int) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Content-Length": str(size)}
 
 
 async def delete(client: Any, path: str) -> None:
@@ -133,12 +189,13 @@ async def _small(
 ) -> dict[str, Any]:
     import httpx2
 
-    with without_secrets():
+    with without_secrets(), _listening(method.__self__) as hear:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 response = await method(path, cast_to=httpx2.Response, options=options, **more)
         except TimeoutError:
             raise TimeoutError(f"{path}: no answer within {PATIENCE_SECONDS:.0f} s") from None
+        hear(response)
     # What a deletion answers does not matter; some servers answer it with nothing.
     return {} if key is None else read_object(response, key)
 
@@ -156,8 +213,9 @@ async def send(
     import httpx2
 
     options = {"headers": headers, "max_retries": retries, "timeout": _silence(CREATE_SECONDS)}
-    with without_secrets():
+    with without_secrets(), _listening(client) as hear:
         response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
+        hear(response)
     return read_object(response, key)
 
 
@@ -175,9 +233,9 @@ async def ask(
             client,
             path,
             key,
-            headers={"Content-Type": "application/json"},
+            headers=_json_headers(len(body)),
             retries=0,
-            content=body,
+            content=last_asked(_whole(body)),
         )
     except Exception as error:
         status = status_of(error)
@@ -198,6 +256,33 @@ def billed_nothing(error: BaseException) -> bool:
         body: Any = getattr(error, "body", None)
         return isinstance(body, Mapping) and ("error" in body or "message" in body)
     return created_nothing(error)
+
+
+@contextmanager
+def _listening(client: Any) -> Generator[Callable[[Any], None]]:
+    """Note what the provider's clock says, in an answer or an error."""
+
+    def hear(response: Any) -> None:
+        try:
+            said = parsedate_to_datetime(response.headers["date"])
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return
+        _heard[client] = (said if said.tzinfo else said.replace(tzinfo=UTC), time.monotonic())
+
+    try:
+        yield hear
+    except Exception as error:
+        hear(getattr(error, "response", None))
+        raise
+
+
+def now(client: Any) -> datetime | None:
+    """The time by the provider's clock, from its `Date` header; None where nothing was heard yet.
+
+    It goes on by our steady clock, so that a clock on our wall that is set in between is no matter.
+    """
+    heard = _heard.get(client)
+    return None if heard is None else heard[0] + timedelta(seconds=time.monotonic() - heard[1])
 
 
 def read_object(response: Any, key: str) -> dict[str, Any]:
@@ -251,11 +336,13 @@ async def batches_since(
         client: The SDK client.
         path: Path of the list.
         cursor: Name of the parameter that takes the last id of the page before.
-        since: The time by our clock.
+        since: The time, by the provider's clock or by ours.
     """
-    oldest = since - CLOCK_MARGIN
     found: list[dict[str, Any]] = []
     async for items in batch_pages(client, path, cursor):
+        ahead = datetime.now(UTC) - (now(client) or datetime.now(UTC))
+        # Whose clock it was is not known: an earlier start may have had another one.
+        oldest = min(since, since - ahead) - CLOCK_MARGIN
         moments = [moment(item.get("created_at")) for item in items]
         found += [
             item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
@@ -328,6 +415,7 @@ def _never_sent(error: BaseException) -> bool:
     return isinstance(
         cause,
         (
+            HeldBackError,
             httpx2.ConnectError,
             httpx2.ConnectTimeout,
             httpx2.PoolTimeout,

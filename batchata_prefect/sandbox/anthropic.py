@@ -178,7 +178,9 @@ def _check_request(entry: Any, number: int, known: set[str]) -> Json:
 
 def batch_body(call: Call, batch: Batch) -> Json:
     """The batch as the API shows it now (types/messages/message_batch.py)."""
-    created = datetime.fromtimestamp(batch.created_at, UTC)
+    limits = call.context.limits
+    ahead = limits.clock_seconds
+    created = datetime.fromtimestamp(batch.created_at + ahead, UTC)
     counts = dict.fromkeys(_COUNTS, 0)
     status = "canceling" if batch.cancel_at is not None else "in_progress"
     if batch.final:
@@ -191,17 +193,19 @@ def batch_body(call: Call, batch: Batch) -> Json:
         "type": "message_batch",
         "processing_status": status,
         "request_counts": counts,
-        "ended_at": _moment(batch.ended_at) if batch.final else None,
+        "ended_at": _moment(batch.ended_at, ahead) if batch.final else None,
         "created_at": created.isoformat(),
-        "expires_at": (created + timedelta(days=1)).isoformat(),
+        "expires_at": (created + timedelta(seconds=limits.expires_seconds)).isoformat(),
         "archived_at": None,
-        "cancel_initiated_at": _moment(batch.cancel_at),
+        "cancel_initiated_at": _moment(batch.cancel_at, ahead),
         "results_url": results_url if batch.final else None,
     }
 
 
-def _moment(unix_seconds: float | None) -> str | None:
-    return None if unix_seconds is None else datetime.fromtimestamp(unix_seconds, UTC).isoformat()
+def _moment(unix_seconds: float | None, ahead: float) -> str | None:
+    if unix_seconds is None:
+        return None
+    return datetime.fromtimestamp(unix_seconds + ahead, UTC).isoformat()
 
 
 def _find(call: Call) -> Batch:

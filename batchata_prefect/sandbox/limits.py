@@ -32,6 +32,12 @@ class Limits:
     """Size of any uploaded file."""
     embedding_inputs: int = 50_000
     """Inputs of all lines of an OpenAI embeddings batch."""
+    clock_seconds: float = 0.0
+    """How far its clock is ahead of this machine's, in what it says of batches and in `Date`."""
+    expires_seconds: float = 86_400
+    """Time from the creation of a batch to when it says that it expires; it ends none by it."""
+    keeps_metadata: bool = True
+    """Whether an OpenAI batch gives back the metadata that it was made with."""
     enqueued_tokens: int | None = None
     """Prompt tokens per OpenAI model in batches that have not ended."""
 

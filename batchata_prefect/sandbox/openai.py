@@ -60,7 +60,6 @@ _COUNTED_KEYS = frozenset(
 )
 """What counting takes (types/responses/input_token_count_params.py)."""
 _TERMINAL = ("completed", "failed", "expired", "cancelled")
-_DAY = 86400
 _VANISHED: Json = {
     "mode": "batch_failed",
     "options": {
@@ -116,7 +115,7 @@ async def create(call: Call) -> Reply:
         count=0,
         created_at=now,
         due_at=now + call.context.limits.seconds,
-        metadata=asked.get("metadata"),
+        metadata=asked.get("metadata") if call.context.limits.keeps_metadata else None,
         input_file_id=asked["input_file_id"],
         output_expires_after=expires_after,
         fault=_planned_end(call),
@@ -165,8 +164,10 @@ def batch_body(call: Call, batch: Batch) -> Json:
     """The batch as the API shows it now (types/batch.py)."""
     now = time.time()
     status = _status(batch, now)
-    created = int(batch.created_at)
-    ended = int(batch.ended_at) if batch.ended_at is not None and batch.final else None
+    limits = call.context.limits
+    ahead = limits.clock_seconds
+    created = int(batch.created_at + ahead)
+    ended = int(batch.ended_at + ahead) if batch.ended_at is not None and batch.final else None
     finalizing = batch.created_at + (batch.due_at - batch.created_at) * FINALIZING_SHARE
     ran = batch.validated_at is not None and batch.cancel_at is None
     return {
@@ -182,7 +183,7 @@ def batch_body(call: Call, batch: Batch) -> Json:
         "error_file_id": batch.error_file_id if batch.final else None,
         "created_at": created,
         "in_progress_at": None if batch.validated_at is None else int(batch.validated_at),
-        "expires_at": created + _DAY,
+        "expires_at": created + int(limits.expires_seconds),
         "finalizing_at": int(finalizing) if ran and status in ("finalizing", "completed") else None,
         "completed_at": ended if status == "completed" else None,
         "failed_at": ended if status == "failed" else None,

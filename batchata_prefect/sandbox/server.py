@@ -7,7 +7,9 @@ import gc
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,19 @@ class App:
             await response(scope, receive, send)
             return
         provider, path = _provider(request, path)
-        await self._serve(provider, path, request, send)
+        await self._serve(provider, path, request, self._dated(send))
+
+    def _dated(self, send: Send) -> Send:
+        """Answers with the time by the sandbox's clock."""
+
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                now = time.time() + self.context.limits.clock_seconds
+                header = (b"date", formatdate(now, usegmt=True).encode())
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        return dated
 
     async def _serve(self, provider: str, path: str, request: Request, send: Send) -> None:
         rooms = anthropic if provider == "anthropic" else openai
@@ -369,6 +383,7 @@ def serve(
         http=AbortableProtocol,
         ws="none",
         lifespan="off",
+        date_header=False,
         log_level="warning",
         access_log=False,
         # A server that hangs up on idle connections looks like a fault that nobody asked for.

@@ -131,7 +131,7 @@ class Anthropic:
             "id",
             headers={"Content-Type": "application/json", "Content-Length": str(size)},
             retries=0,
-            content=_body(requests),
+            content=wire.last_asked(_body(requests)),
         )
         return _batch(reply)
 

@@ -37,6 +37,7 @@ from batchata_prefect.providers.rows import count_at, list_at, object_at, parse,
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
 _TOKEN = "batchata_token"  # noqa: S105 - names a field, is no secret
 _CHUNK = "batchata_chunk"
+_FILE_NAME = re.compile(r"batchata-([0-9a-f]{64})\.jsonl")
 _RECENT_FILES = 100
 _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
     "cancelling": ("canceling", None),
@@ -78,6 +79,8 @@ class OpenAI:
     def __init__(self) -> None:
         self._tried: set[str] = set()
         """Tokens of chunks whose create began and did not succeed: their file may be there."""
+        self._tokens: dict[str, str | None] = {}
+        """Id of an uploaded file -> the token in its name; None where it is not one of ours."""
 
     def serves(self, model: str) -> bool:
         """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
@@ -151,6 +154,8 @@ class OpenAI:
                     file_id = await _uploaded(client, chunk, file)
                 self._tried.add(chunk.token)
                 file_id = file_id or await _upload(client, chunk, file)
+                # A server may not tell names either.
+                self._tokens[file_id] = chunk.token
             except Exception as error:
                 raise UploadError(chunk, error) from error
         body = {
@@ -159,8 +164,9 @@ class OpenAI:
             "completion_window": "24h",
             "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
-        created = _batch(await wire.post(client, "/batches", "id", body=body))
+        created = _batch(await wire.buy(client, "/batches", "id", body))
         self._tried.discard(chunk.token)
+        self._tokens.pop(file_id, None)
         return created
 
     def created_nothing(self, error: BaseException) -> bool:
@@ -184,17 +190,40 @@ class OpenAI:
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
-        """Look for the chunk's batch by the token in its metadata."""
-        for item in await wire.batches_since(client, "/batches", "after", since):
-            mine = object_at(item, "metadata").get(_TOKEN) == chunk.token
-            if mine and item.get("id") not in known:
+        """Look for the chunk's batch by the token in its metadata, or in the name of its file.
+
+        Servers that speak this API may give no metadata back.
+        """
+        items = await wire.batches_since(client, "/batches", "after", since)
+        items = [item for item in items if item.get("id") not in known]
+        for item in items:
+            if _token(item) == chunk.token:
+                return Found(_batch(item))
+        for item in items:
+            if _token(item) is None and await self._token_of_file(client, item) == chunk.token:
                 return Found(_batch(item))
         return Found()
 
+    async def _token_of_file(self, client: Any, item: Mapping[str, Any]) -> str | None:
+        """The token in the name of a batch's file; None where it is not one of ours or is gone."""
+        file_id = text_at(item, "input_file_id")
+        if file_id is None:
+            return None
+        if file_id not in self._tokens:
+            try:
+                file = await wire.get(client, f"/files/{file_id}", "id")
+            except Exception as error:
+                if wire.status_of(error) not in {400, 403, 404}:
+                    raise
+                file = {}
+            match = _FILE_NAME.fullmatch(text_at(file, "filename") or "")
+            self._tokens[file_id] = match[1] if match else None
+        return self._tokens[file_id]
+
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        """Batches with our token in their metadata."""
+        """Batches with our token in their metadata, or in the name of their file."""
         items = await wire.batches_since(client, "/batches", "after", since)
-        tokens = [text_at(object_at(item, "metadata"), _TOKEN) for item in items]
+        tokens = [_token(item) or await self._token_of_file(client, item) for item in items]
         return [
             Ours(_batch(item), token[:16])
             for item, token in zip(items, tokens, strict=True)
@@ -292,6 +321,10 @@ class OpenAI:
         """Delete the uploaded request file."""
         if batch.input_file_id is not None:
             await wire.delete(client, f"/files/{batch.input_file_id}")
+
+
+def _token(item: Mapping[str, Any]) -> str | None:
+    return text_at(object_at(item, "metadata"), _TOKEN)
 
 
 def _file_name(chunk: Chunk) -> str:
