@@ -26,6 +26,7 @@ from batchata_prefect.collector.inflight import cancel, open_run
 from batchata_prefect.errors import BatchataError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import providers
+from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.wire import PAGE
 from batchata_prefect.records.credentials import load_keys
 from batchata_prefect.records.lease import holder
@@ -234,7 +235,10 @@ async def _ask(account: Account, watched: Mapping[str, Watched], done: Round) ->
                     try:
                         said[batch_id] = await provider.poll(client, batch_id)
                     except Exception as error:
-                        told = f"{name}: {batch_id} cannot be asked for ({one_line(error)})"
+                        failure = classify(error)
+                        if failure.kind == "account":
+                            raise  # the others would be answered alike
+                        told = f"{name}: {batch_id} cannot be asked for ({failure.text})"
                         _trouble(done, told)
 
             await asyncio.gather(*(poll(each) for each in watched if each not in said))

@@ -6,7 +6,7 @@ Needs no jobs and no Prefect flow: a results directory or a run key, and the API
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,10 +15,11 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry, Receipt, Start
 from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
+from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.records.credentials import load_keys
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.storage import storage_at
@@ -105,19 +106,22 @@ class Line:
     Attributes:
         entry: Its line in the ledger.
         batch: What the provider says; None where nobody knows whether it was created.
+        trouble: Why the provider said nothing of it, or did not do what was asked.
     """
 
     entry: Entry
     batch: ProviderBatch | None
+    trouble: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        chunk, batch = self.entry.chunk, self.batch
+        chunk, batch, receipt = self.entry.chunk, self.batch, self.entry.receipt
+        status = batch.raw_status if batch else "not known to be created"
         return {
             "name": chunk.name,
             "provider": chunk.provider,
-            "batch_id": batch.batch_id if batch else None,
-            "status": batch.raw_status if batch else "not known to be created",
+            "batch_id": receipt.batch_id if receipt else None,
+            "status": f"not told: {self.trouble}" if self.trouble else status,
             "jobs": chunk.count,
             "answered": batch.succeeded if batch else 0,
             "sent_at": self.entry.since.isoformat(),
@@ -140,7 +144,31 @@ async def _line(connect: _Connections, entry: Entry) -> Line:
     if entry.receipt is None:
         return Line(entry, None)
     provider, client = connect(entry.chunk.provider, entry.chunk.model)
-    return Line(entry, await provider.poll(client, entry.receipt.batch_id))
+    return await _of(entry, provider.poll(client, entry.receipt.batch_id))
+
+
+async def _of(entry: Entry, asked: Awaitable[ProviderBatch | None]) -> Line:
+    """What a provider says of one batch; it may fail alone, and not for the key or the account.
+
+    Raises:
+        ProviderError: The key or the account is refused.
+    """
+    try:
+        return Line(entry, await asked)
+    except Exception as error:
+        failure = classify(error)
+        if failure.kind == "ours":
+            raise
+        if failure.kind == "account":
+            raise _refused(entry.chunk.provider, failure) from error
+        return Line(entry, None, failure.text)
+
+
+def _refused(name: str, failure: Failure) -> ProviderError:
+    return ProviderError(
+        f"{name} does not answer for these batches ({failure.text}). They go on there as they are. "
+        f"{failure.what_to_do}, and try again"
+    )
 
 
 async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[Ours]]:
@@ -162,15 +190,22 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
     unclaimed: list[Ours] = []
     async with _connections(known) as connect, _owning(known, seconds):
         for entry in known.open:
-            found = await _find(connect, known, entry) if entry.receipt is None else None
-            if found is not None:
-                adopted.append(Line(entry, found))
+            if entry.receipt is None:
+                line = await _of(entry, _find(connect, known, entry))
+                if line.batch is not None or line.trouble is not None:
+                    adopted.append(line)
         names = sorted({entry.chunk.provider for entry in known.entries} or providers())
         claimed = {entry.receipt.batch_id for entry in known.entries if entry.receipt}
         for name in names:
             provider, client = connect(name, None)
             since = known.start.started_at - timedelta(days=1)
-            found_there = await provider.ours(client, since)
+            try:
+                found_there = await provider.ours(client, since)
+            except Exception as error:
+                failure = classify(error)
+                if failure.kind == "ours":
+                    raise
+                raise _refused(name, failure) from error
             unclaimed += [ours for ours in found_there if ours.batch.batch_id not in claimed]
     return adopted, unclaimed
 
@@ -186,12 +221,12 @@ async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
     async with _connections(known) as connect, _owning(known, seconds):
         for entry in known.open:
             provider, client = connect(entry.chunk.provider, entry.chunk.model)
-            batch = None
+            line = Line(entry, None)
             if entry.receipt is None:
-                batch = await _find(connect, known, entry)
+                line = await _of(entry, _find(connect, known, entry))
             if entry.receipt is not None:
-                batch = await provider.cancel(client, entry.receipt.batch_id)
-            lines.append(Line(entry, batch))
+                line = await _of(entry, provider.cancel(client, entry.receipt.batch_id))
+            lines.append(line)
     return lines
 
 

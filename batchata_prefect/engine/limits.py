@@ -19,7 +19,7 @@ from typing import TypeVar
 from prefect import get_run_logger
 
 from batchata_prefect.engine.account_limits import account_of, batches_limit, find_limits
-from batchata_prefect.engine.retries import backoff
+from batchata_prefect.engine.retries import patiently
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
 from batchata_prefect.models import Chunk
@@ -47,7 +47,7 @@ async def open_shares(run: Session) -> None:
     limit, name = run.settings.cost_limit_usd, run.settings.budget
     if name is not None and limit is not None:
         run.share = Share(name, _owner(run), limit, lambda: _known(run, limit))
-        await _patiently(run, run.share.settle)
+        await _of_prefect(run, run.share.settle)
     for family in run.spool.families():
         most = quota.limit(run.ledger, family.provider, family.model, run.settings.quota)
         if most is not None:
@@ -127,7 +127,7 @@ async def room_usd(run: Session) -> Decimal | None:
     room = budget.room(run.ledger, run.settings.cost_limit_usd)
     if run.share is None or room is None:
         return room
-    return min(room, await _patiently(run, run.share.room))
+    return min(room, await _of_prefect(run, run.share.room))
 
 
 async def room_tokens(run: Session, provider: str, model: str, most: int) -> tuple[int, int]:
@@ -194,7 +194,7 @@ async def claim(run: Session, chunk: Chunk) -> Claim | None:
         usd = chunk.reserved_usd or Decimal(0)
         granted = False
         try:
-            granted = await _patiently(run, lambda: budget_share.claim(usd))
+            granted = await _of_prefect(run, lambda: budget_share.claim(usd))
         finally:
             if not granted:
                 Claim(tuple(parts)).landed()
@@ -244,24 +244,23 @@ async def leave_shares(run: Session) -> None:
     await settle_quotas(run, QUOTA_SECONDS)
 
 
-async def _patiently(run: Session, call: Callable[[], Awaitable[T]]) -> T:
+async def _of_prefect(run: Session, call: Callable[[], Awaitable[T]]) -> T:
     """Have Prefect's answer; it may be away for `Pace.prefect` seconds.
 
     Raises:
         StateError: It is away for longer, or the run is ending.
     """
     clock = asyncio.get_running_loop().time
-    began, failures = clock(), 0
-    while True:
-        try:
-            return await call()
-        except StateError as error:
-            failures += 1
-            if run.is_ending or clock() - began > run.pace.prefect:
-                raise
-            if failures == 1:
-                get_run_logger().warning("buying nothing until Prefect answers: %s", error)
-            run.waiting_for = "Prefect, which keeps the shared budget"
-            await run.pause(backoff(run, failures))
-        finally:
-            run.waiting_for = None
+    began = clock()
+
+    def after(error: Exception, failures: int) -> None:
+        if not isinstance(error, StateError) or run.is_ending or clock() - began > run.pace.prefect:
+            raise error
+        if failures == 1:
+            get_run_logger().warning("buying nothing until Prefect answers: %s", error)
+        run.waiting_for = "Prefect, which keeps the shared budget"
+
+    try:
+        return await patiently(run, call, after)
+    finally:
+        run.waiting_for = None

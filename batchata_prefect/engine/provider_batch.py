@@ -7,6 +7,7 @@ money, and only `create` is never repeated before it is proven that it made noth
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,12 +19,21 @@ from prefect.tasks import Task
 
 from batchata_prefect.engine.account_limits import take_turn
 from batchata_prefect.engine.realtime import answer_now, goes_over
-from batchata_prefect.engine.retries import GaveUpError, keep, own, persist, refusal, still_owned
+from batchata_prefect.engine.retries import (
+    GaveUpError,
+    keep,
+    no_batch,
+    own,
+    patiently,
+    persist,
+    still_owned,
+)
 from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle
-from batchata_prefect.errors import BatchataError, BatchSubmissionError, one_line
+from batchata_prefect.errors import BatchataError, BatchSubmissionError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import REALTIME, TIME_LIMIT, Receipt
+from batchata_prefect.providers.failures import classify
 from batchata_prefect.views import events
 
 LONGEST_SECONDS = 26 * 3600.0
@@ -103,53 +113,95 @@ def _still_running(run: Session, flight: Flight) -> str:
 
 async def _buy(run: Session, flight: Flight) -> bool:
     """Have exactly one provider batch for the chunk; False where there is none and will be none."""
-    chunk = flight.entry.chunk
-    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
-    refusals = 0
-    while flight.fresh:
-        assert flight.requests is not None
-        await take_turn(run, flight)
-        size = await _room_to_send(run, flight)
-        if chunk.provider in run.closed:
-            flight.held_back = f"{chunk.provider} takes no batch"
-            return False
-        if run.is_ending or run.is_realtime:
-            flight.held_back = _why_end(run, flight) or REALTIME
-            return False
-        await own(run, flight.entry)
-        flight.fresh = False
-        run.sending_bytes += size
+    if flight.fresh:
         try:
-            try:
-                with still_owned(run, fresh=True):
-                    batch = await provider.create(client, chunk, flight.requests)
-            finally:
-                run.sending_bytes -= size
-        except Exception as error:
-            if not provider.created_nothing(error):
-                get_run_logger().warning(
-                    "whether it was created is not known (%s); looking for it before anything "
-                    "is sent again",
-                    error,
-                )
-                break
-            flight.fresh = True
-            refusals += 1
-            try:
-                wait = refusal(run, flight, error, refusals)
-            except BatchSubmissionError:
-                flight.held_back = one_line(error)
-                await never_created(run, flight)
-                raise
-            if wait is None:
-                return False
-            flight.waiting_for = f"{provider.name} to take a batch ({one_line(error)})"
-            await run.pause(wait)
-            flight.waiting_for = None
+            batch = await patiently(run, lambda: _create(run, flight), _after_create(run, flight))
+        except BatchSubmissionError as error:
+            flight.held_back = str(error)
+            await never_created(run, flight)
+            raise
+        except _RefusedError:
+            return False
+        except _UncertainError as error:
+            get_run_logger().warning(
+                "whether it was created is not known (%s); looking for it before anything is sent "
+                "again",
+                error,
+            )
         else:
-            await _receive(run, flight, batch, adopted=False)
-            return True
+            if batch is not None:
+                await _receive(run, flight, batch, adopted=False)
+            return batch is not None
     return await _look_up(run, flight)
+
+
+class _RefusedError(Exception):
+    """The provider will not create the chunk; the others may go well."""
+
+
+class _UncertainError(Exception):
+    """Whether a create made a batch is not known."""
+
+
+async def _create(run: Session, flight: Flight) -> ProviderBatch | None:
+    """Create the batch when its turn has come; None where it is held back."""
+    chunk = flight.entry.chunk
+    assert flight.requests is not None
+    await take_turn(run, flight)
+    size = await _room_to_send(run, flight)
+    if chunk.provider in run.closed:
+        flight.held_back = f"{chunk.provider} takes no batch"
+        return None
+    if run.is_ending or run.is_realtime:
+        flight.held_back = _why_end(run, flight) or REALTIME
+        return None
+    await own(run, flight.entry)
+    flight.fresh = False
+    run.sending_bytes += size
+    try:
+        with still_owned(run, fresh=True):
+            return await run.providers[chunk.provider].create(
+                run.clients[chunk.provider], chunk, flight.requests
+            )
+    finally:
+        run.sending_bytes -= size
+
+
+def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], float | None]:
+    """What to do after an error of a create: wait so many seconds, or raise."""
+    chunk = flight.entry.chunk
+    clock = asyncio.get_running_loop().time
+    unseen_since: float | None = None
+
+    def after(error: Exception, _: int) -> float | None:
+        nonlocal unseen_since
+        if flight.fresh:
+            raise error  # it was raised before anything was sent
+        failure = classify(error)
+        if not failure.made_nothing:
+            raise _UncertainError(failure.text) from error
+        flight.fresh = True
+        if failure.kind == "refused":
+            flight.refused = failure.text
+            flight.refused_places = dict(failure.places)
+            raise _RefusedError from error
+        if failure.kind == "unseen":
+            unseen_since = clock() if unseen_since is None else unseen_since
+        if failure.kind in {"account", "absent"} or (
+            unseen_since is not None and clock() - unseen_since > run.pace.unknown
+        ):
+            if chunk.provider in run.closed:
+                # It was on its way when another was refused, which has told why.
+                flight.held_back = f"{chunk.provider} takes no batch"
+                raise _RefusedError from error
+            # At once: those that are about to be sent must not be.
+            run.closed[chunk.provider] = refusal = no_batch(run, chunk, failure)
+            raise refusal from error
+        get_run_logger().warning("not taken yet (%s), trying again", failure.text)
+        flight.waiting_for = f"{chunk.provider} to take a batch ({failure.text})"
+        return failure.seconds
+
+    return after
 
 
 async def _room_to_send(run: Session, flight: Flight) -> int:

@@ -16,9 +16,9 @@ from prefect import get_run_logger
 from batchata_prefect.engine.download import put_replies
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import read_chunk, unanswered
-from batchata_prefect.engine.retries import backoff, keep, own, retry_after, still_owned
+from batchata_prefect.engine.retries import backoff, keep, own, patiently, still_owned
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import BatchSubmissionError, StateError, one_line
+from batchata_prefect.errors import BatchSubmissionError, StateError
 from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
@@ -32,6 +32,7 @@ from batchata_prefect.money.ledger import (
 )
 from batchata_prefect.money.observed import correction
 from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.records.journal import Journal, Told
 from batchata_prefect.results.read import Collected
@@ -41,8 +42,6 @@ AT_MOST = 100
 
 _PER_SECOND = 16.0
 """Requests begun in a second, of one provider; 429s make it fewer."""
-
-_STOP_STATUSES = frozenset({401, 402, 403})
 
 
 def goes_over(run: Session, flight: Flight) -> bool:
@@ -131,7 +130,7 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     # What an earlier start has left unsent goes out as another chunk.
     reason = run.stopped.reason if run.stopped else TIME_LIMIT if run.is_ending else REALTIME
     if sending.refused is not None:
-        reason = one_line(sending.refused)
+        reason = sending.refused.text
     collected = await run.alone(_collect, run, flight, told, reason)
     await keep(
         run,
@@ -152,10 +151,7 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     await close(run, flight, ending)
     await asyncio.to_thread(sending.journal.remove)
     if sending.refused is not None:
-        raise BatchSubmissionError(
-            f"{chunk.name}: the provider refused a realtime request ({reason}); it was not billed. "
-            "Check the API key and the account's limits, then run again: what was answered is kept"
-        ) from sending.refused
+        raise sending.refusal
     answered = ending.marks.count(ANSWERED)
     cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
     summary = f"{answered:,} of {chunk.count:,} answered in realtime, {cost}"
@@ -170,7 +166,7 @@ class _Sending:
     run: Session
     flight: Flight
     journal: Journal
-    refused: Exception | None = None
+    refused: Failure | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
 
     async def all(self) -> None:
@@ -214,38 +210,58 @@ class _Sending:
 
     async def _one(self, place: int, body: bytes) -> None:
         run, chunk = self.run, self.flight.entry.chunk
-        provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
         throttle = run.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
-        failures = 0
-        while not run.is_ending and self.refused is None:
-            await throttle.turn()
-            await own(run, self.flight.entry)
-            await asyncio.to_thread(self.journal.sent, place)
-            try:
-                with still_owned(run, fresh=False):
-                    row = await provider.answer(
-                        client, chunk.custom_id(place), body, chunk.endpoint
-                    )
-            except Exception as error:
-                if not provider.billed_nothing(error):
-                    get_run_logger().warning(
-                        "job %d of %s: the reply was lost (%s)", place, chunk.name, one_line(error)
-                    )
-                    return
+
+        def after(error: Exception, failures: int) -> float | None:
+            failure = classify(error)
+            if failure.kind == "ours":
+                raise error
+            if failure.kind == "account":
+                self.refused = self.refused or failure
+                run.closed.setdefault(chunk.provider, self.refusal)
+                return 0.0
+            wait = failure.seconds or backoff(run, failures)
+            if failure.status == 429:
+                throttle.slow_down(wait)
+            return wait
+
+        await patiently(run, lambda: self._send(place, body, throttle), after)
+
+    async def _send(self, place: int, body: bytes, throttle: Throttle) -> None:
+        """Send a request, unless the run or its provider takes no more; its reply is journaled."""
+        run, chunk = self.run, self.flight.entry.chunk
+        if run.is_ending or self.refused is not None:
+            return
+        await throttle.turn()
+        await own(run, self.flight.entry)
+        await asyncio.to_thread(self.journal.sent, place)
+        try:
+            with still_owned(run, fresh=False):
+                row = await run.providers[chunk.provider].answer(
+                    run.clients[chunk.provider], chunk.custom_id(place), body, chunk.endpoint
+                )
+        except Exception as error:
+            failure = classify(error)
+            if failure.billed_nothing:
                 await asyncio.to_thread(self.journal.not_billed, place)
-                status = getattr(error, "status_code", None)
-                if status in _STOP_STATUSES or getattr(error, "code", "") == "insufficient_quota":
-                    self.refused = error
-                    return
-                failures += 1
-                wait = retry_after(error) or backoff(run, failures)
-                if status == 429:
-                    throttle.slow_down(wait)
-                await run.pause(wait)
-            else:
-                await asyncio.shield(asyncio.to_thread(self.journal.answered, place, row))
-                self.flight.succeeded += 1
-                return
+                raise
+            # Whatever it was, it may have been answered: it is not sent again.
+            get_run_logger().warning(
+                "job %d of %s: the reply was lost (%s)", place, chunk.name, failure.text
+            )
+        else:
+            await asyncio.shield(asyncio.to_thread(self.journal.answered, place, row))
+            self.flight.succeeded += 1
+
+    @property
+    def refusal(self) -> BatchSubmissionError:
+        """The error of a chunk that was refused on the way."""
+        assert self.refused is not None
+        return BatchSubmissionError(
+            f"{self.flight.entry.chunk.name}: the provider refused a realtime request "
+            f"({self.refused.text}); it was not billed. {self.refused.what_to_do}, then run again: "
+            "what was answered is kept, and only the rest is sent"
+        )
 
 
 def _collect(run: Session, flight: Flight, told: Told, reason: str | None) -> Collected:

@@ -1,32 +1,26 @@
-"""Calls to a provider that may fail: how long to be patient, and when a person is needed."""
+"""Trying again: one loop, and for each kind of call what it waits for and when it gives up."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from prefect import get_run_logger
 
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError, one_line
+from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
+from batchata_prefect.models import Chunk
+from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.providers import wire
+from batchata_prefect.providers.failures import Failure, HeldBackError, classify
 from batchata_prefect.records.store import TakenOverError
 
 T = TypeVar("T")
-
-_STOP_STATUSES = {401, 402, 403}
-"""The key or the account is refused: every further call would be too."""
-_UNKNOWN_STATUSES = {400, 404, 410, 422}
-"""What was just made may be unknown for a while, and results may come after the end."""
-_PLACE = re.compile(r"\brequests[.\[](\d+)\b")
-"""The request that a refusal of a whole create names, counted from 0: `requests.3.custom_id: ...`
-[recorded replies of Anthropic's create]."""
 
 
 class GaveUpError(Exception):
@@ -37,61 +31,79 @@ class NotThereError(ProviderError):
     """The provider does not know one of its own batches, or has no results of it."""
 
 
+async def patiently(
+    run: Session, call: Callable[[], Awaitable[T]], after: Callable[[Exception, int], float | None]
+) -> T:
+    """Make a call until it succeeds.
+
+    Args:
+        run: The session; its stop and its deadline end a wait.
+        call: The call.
+        after: Given an error and how many there were in a row, the seconds to wait, None for the
+            run's own pace; it raises where trying again is of no use.
+    """
+    failures = 0
+    while True:
+        try:
+            return await call()
+        except Exception as error:
+            failures += 1
+            seconds = after(error, failures)
+        # A provider that asks for no time at all is not called in a loop without a breath.
+        least = backoff(run, 0 if seconds is not None else failures)
+        await run.pause(max(seconds or 0.0, least))
+
+
 async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Awaitable[T]]) -> T:
     """Make a free call until it succeeds; hours of trouble at the provider cost only time.
 
     Raises:
-        ProviderError: The provider refuses the key.
+        ProviderError: The provider refuses the key or the account.
         NotThereError: The provider does not know what was asked for, for `Pace.unknown` seconds.
         GaveUpError: The run is ending, and `Pace.settle` seconds of it have passed.
     """
-    failures = 0
+    name = flight.entry.chunk.name
     unknown_since: float | None = None
     clock = asyncio.get_running_loop().time
-    while True:
-        try:
-            result = await call()
-        except Exception as error:
-            failures += 1
-            status = _status(error)
-            if isinstance(error, OSError) and not _is_network(error):
-                raise
-            if status in _STOP_STATUSES:
-                raise ProviderError(
-                    f"{flight.entry.chunk.name}: the provider refused to {what} "
-                    f"({one_line(error)}). The batch goes on there and nothing is lost: mend the "
-                    "key and run again"
-                ) from error
-            if status in _UNKNOWN_STATUSES:
-                unknown_since = clock() if unknown_since is None else unknown_since
-                if clock() - unknown_since > run.pace.unknown:
-                    raise NotThereError(
-                        f"{flight.entry.chunk.name}: the provider has had nothing to {what} for "
-                        f"{run.pace.unknown:.0f} s ({one_line(error)}). Its cost stays reserved; "
-                        "check that the key is of the account and workspace that the batch was "
-                        "sent from"
-                    ) from error
-            elif status is None and not _is_network(error):
-                raise
-            else:
-                unknown_since = None
-            if run.out_of_patience:
-                raise GaveUpError(one_line(error)) from error
-            wait = retry_after(error) or backoff(run, failures)
-            loud = failures in {3, 10} or failures % 50 == 0
-            get_run_logger().log(
-                logging.WARNING if loud else logging.INFO,
-                "%s failed %d times (%s); nothing is lost, next try in %.0f s",
-                what,
-                failures,
-                one_line(error),
-                wait,
-            )
-            flight.waiting_for = f"the provider ({what}: {one_line(error)})"
-            await run.pause(wait)
+
+    def after(error: Exception, failures: int) -> float | None:
+        nonlocal unknown_since
+        failure = classify(error)
+        if failure.kind == "ours":
+            raise error
+        if failure.kind == "account":
+            raise ProviderError(
+                f"{name}: the provider refused to {what} ({failure.text}). The batch goes on there "
+                f"and nothing is lost. {failure.what_to_do}, then run again"
+            ) from error
+        if failure.kind == "wait":
+            unknown_since = None
         else:
-            flight.waiting_for = None
-            return result
+            # What was just made may be unknown for a while, and results may come after the end.
+            unknown_since = clock() if unknown_since is None else unknown_since
+            if clock() - unknown_since > run.pace.unknown:
+                raise NotThereError(
+                    f"{name}: the provider has had nothing to {what} for {run.pace.unknown:.0f} s "
+                    f"({failure.text}). Its cost stays reserved; check that the key is of the "
+                    "account and workspace that the batch was sent from"
+                ) from error
+        if run.out_of_patience:
+            raise GaveUpError(failure.text) from error
+        loud = failures in {3, 10} or failures % 50 == 0
+        get_run_logger().log(
+            logging.WARNING if loud else logging.INFO,
+            "%s failed %d times (%s); nothing is lost, trying again%s",
+            what,
+            failures,
+            failure.text,
+            "" if failure.seconds is None else f" in {failure.seconds:.0f} s, as asked",
+        )
+        flight.waiting_for = f"the provider ({what}: {failure.text})"
+        return failure.seconds
+
+    result = await patiently(run, call, after)
+    flight.waiting_for = None
+    return result
 
 
 async def keep(
@@ -114,22 +126,21 @@ async def keep(
         StateError: It is refused for `Pace.retry_longest` seconds.
     """
     clock = asyncio.get_running_loop().time
-    began, failures = clock(), 0
-    while True:
-        try:
-            if run.lease is not None:
-                await run.lease.hold()
-            await write()
-        except TakenOverError:
-            raise
-        except StateError as error:
-            failures += 1
-            if clock() - began > run.pace.retry_longest or run.out_of_patience:
-                raise StateError(f"{entry.chunk.name}: {lost} {error}") from error
-            get_run_logger().warning("its %s cannot be stored yet: %s", what, error)
-            await asyncio.sleep(backoff(run, failures))
-        else:
-            return
+    began = clock()
+
+    async def owned() -> None:
+        if run.lease is not None:
+            await run.lease.hold()
+        await write()
+
+    def after(error: Exception, _: int) -> None:
+        if isinstance(error, TakenOverError) or not isinstance(error, StateError):
+            raise error
+        if clock() - began > run.pace.retry_longest or run.out_of_patience:
+            raise StateError(f"{entry.chunk.name}: {lost} {error}") from error
+        get_run_logger().warning("its %s cannot be stored yet: %s", what, error)
+
+    await patiently(run, owned, after)
 
 
 async def own(run: Session, entry: Entry) -> None:
@@ -161,71 +172,24 @@ def still_owned(run: Session, *, fresh: bool) -> AbstractContextManager[None]:
             if run.lease is not None:
                 await run.lease.hold(fresh=fresh)
         except StateError as error:
-            raise wire.HeldBackError(str(error)) from error
+            raise HeldBackError(str(error)) from error
 
     return wire.guarded(guard)
 
 
-def refusal(run: Session, flight: Flight, error: Exception, refusals: int) -> float | None:
-    """Seconds to wait after a create that made nothing; None where the chunk is refused.
-
-    Raises:
-        BatchSubmissionError: No batch of this provider will be taken.
-    """
-    status = _status(error)
-    name = flight.entry.chunk.name
-    seconds = retry_after(error)
-    quota = getattr(error, "code", None) == "insufficient_quota"
-    # A 429 without retry-after is a monthly spend cap: waiting hours does not lift it
-    # [Anthropic api/errors, rate-limits; OpenAI error codes].
-    capped = status == 402 or quota or (status == 429 and seconds is None)
-    if status in _STOP_STATUSES or capped:
-        why = (
-            "The account's credit or monthly spend limit is used up, and waiting does not lift it: "
-            "raise it in the provider's console"
-            if capped
-            else "Check the API key and what it may do"
-        )
-        raise BatchSubmissionError(
-            f"{name}: the provider refused it ({one_line(error)}). Nothing was created or paid for "
-            f"this batch. {why}, then run again: what was answered is kept"
-        ) from error
-    if status is None or status == 429 or status >= 500:
-        get_run_logger().warning("not taken yet (%s), trying again", one_line(error))
-        return seconds or backoff(run, refusals)
-    flight.refused = one_line(error)
-    for line in str(error).splitlines():
-        for place in _PLACE.findall(line):
-            flight.refused_places[int(place)] = flight.refused
-    return None
+def no_batch(run: Session, chunk: Chunk, failure: Failure) -> BatchSubmissionError:
+    """The error of a create after which no batch of its provider will be taken."""
+    spent = budget.spent(run.ledger)
+    so_far = "an unknown amount" if spent is None else f"${spent:,.4f}"
+    return BatchSubmissionError(
+        f"{chunk.name}: {chunk.provider} refused it ({failure.text}). Nothing was created or paid "
+        f"for its {chunk.count:,} jobs, and nothing more is sent to {chunk.provider} in this run, "
+        f"which has spent {so_far} so far. {failure.what_to_do}, then run again: what was answered "
+        "is kept, and only the rest is sent"
+    )
 
 
 def backoff(run: Session, failures: int) -> float:
     """Seconds to wait after so many failures in a row: doubling, bounded, with jitter."""
     base = min(run.pace.poll_shortest * 2.0 ** min(failures, 20), run.pace.retry_longest)
     return base * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def retry_after(error: BaseException) -> float | None:
-    """Seconds that a provider asks to wait; None where it does not say."""
-    headers: Any = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
-        return None
-    try:
-        seconds = float(headers.get("retry-after"))
-    except (TypeError, ValueError):
-        return None
-    return min(max(seconds, 0.0), 3600.0)
-
-
-def _is_network(error: BaseException) -> bool:
-    """Whether an error without a status came from the connection."""
-    module = type(error).__module__.partition(".")[0]
-    return module in {"anthropic", "openai", "httpx2", "httpcore2", "ssl"} or isinstance(
-        error, (ConnectionError, TimeoutError)
-    )

@@ -496,11 +496,16 @@ class Session:
         if self.is_ending:
             self.end_now()
 
-    def turn_away(self, provider: str, model: str) -> None:
-        """A batch of the model was turned away: others wait, and the next one is tried later."""
+    def turn_away(self, provider: str, model: str) -> int:
+        """A batch of the model was turned away: others wait, and the next one is tried later.
+
+        Returns:
+            How often that happened since the last one was let in.
+        """
         times, _ = self._turned_away.get((provider, model), (0, 0.0))
         seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
         self._turned_away[provider, model] = (times + 1, time.monotonic() + seconds)
+        return times + 1
 
     def let_in(self, provider: str, model: str) -> None:
         """A batch of the model has ended: there may be room again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,14 +12,21 @@ from prefect import get_run_logger
 from batchata_prefect.engine.download import fetch
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import fault_text, read_chunk
-from batchata_prefect.engine.retries import NotThereError, backoff
+from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import StateError, one_line
+from batchata_prefect.errors import StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
 from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import is_turned_away, told
+from batchata_prefect.providers.failures import Failure, Kind, classify_code
 from batchata_prefect.results.read import Collected
+
+_TIDY_SECONDS = 10.0
+"""For which a run waits to see its uploads deleted: they end by themselves."""
+
+_SENT_BACK_TIMES = 6
+"""Batches in a row whose file the provider does not see, after which it is sent no more."""
 
 _UNREADABLE_TIMES = 3
 """Downloads after which a row that cannot be read is the provider's and not the transfer's."""
@@ -30,6 +38,8 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     chunk = entry.chunk
     if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
         return await _turned_away(run, flight, batch)
+    if batch.ending == "failed" and (kind := _not_for_its_jobs(batch)) is not None:
+        return await _sent_back(run, flight, batch, kind)
     try:
         collected = await _collect(run, flight, batch)
     except OSError as error:
@@ -50,7 +60,7 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     )
     await close(run, flight, ending)
     run.let_in(chunk.provider, chunk.model)
-    await _tidy(run, flight, batch)
+    await _tidy(run, chunk, batch)
     answered = ending.marks.count(ANSWERED)
     cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
     summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
@@ -90,7 +100,7 @@ async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> st
         reason=fault_text(batch),
     )
     await close(run, flight, ending)
-    await _tidy(run, flight, batch)
+    await _tidy(run, chunk, batch)
     run.turn_away(chunk.provider, chunk.model)
     get_run_logger().warning(
         "too many tokens wait at %s: sending it again as others end (%s)",
@@ -98,6 +108,42 @@ async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> st
         ending.reason,
     )
     return "turned away"
+
+
+def _not_for_its_jobs(batch: ProviderBatch) -> Kind | None:
+    """Why a provider failed a whole batch before anything ran, where that says nothing of its jobs.
+
+    OpenAI takes a batch and looks at its file and at the account afterwards [Batch API guide].
+    """
+    kinds = {classify_code(fault.code, fault.message) for fault in batch.faults if not fault.line}
+    return next((kind for kind in ("account", "unseen") if kind in kinds), None)
+
+
+async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: Kind) -> str:
+    """Let the jobs wait: it is no attempt at them, and they go out again, now or in the next run.
+
+    Raises:
+        BatchSubmissionError: The account is refused, or goes on not to see what was uploaded.
+    """
+    chunk = flight.entry.chunk
+    reason = fault_text(batch)
+    ending = Ending(
+        status="never_created",
+        marks=AGAIN * chunk.count,
+        cost_usd=Decimal(0),
+        usage=Usage(),
+        ended_at=batch.ended_at or datetime.now(UTC),
+        reason=reason,
+    )
+    await close(run, flight, ending)
+    await _tidy(run, chunk, batch)
+    times = run.turn_away(chunk.provider, chunk.model)
+    if kind == "account" or times >= _SENT_BACK_TIMES:
+        failure = Failure(kind, blanked(reason or ""), of_money=kind == "account")
+        run.closed.setdefault(chunk.provider, error := no_batch(run, chunk, failure))
+        raise error
+    get_run_logger().warning("it was not begun (%s): sending it again later", reason)
+    return "not begun"
 
 
 async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
@@ -173,19 +219,29 @@ async def never_created(run: Session, flight: Flight) -> str:
         reason=reason,
     )
     await close(run, flight, ending)
-    run.request_file(chunk.token).unlink(missing_ok=True)
+    await _tidy(run, chunk, None)
     get_run_logger().info("not created, nothing paid (%s)", reason or "no trace of it there")
     return "never created"
 
 
-async def _tidy(run: Session, flight: Flight, batch: ProviderBatch) -> None:
-    """Delete the upload and, where raw files are off, the chunk file; no harm if it fails."""
-    chunk = flight.entry.chunk
+async def _tidy(run: Session, chunk: Chunk, batch: ProviderBatch | None) -> None:
+    """Delete what was uploaded and, where raw files are off, the chunk file; no harm if it fails.
+
+    Args:
+        run: The session.
+        chunk: The chunk.
+        batch: Its batch; None where none was made.
+    """
+    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     try:
-        await run.providers[chunk.provider].discard(run.clients[chunk.provider], batch)
+        async with asyncio.timeout(_TIDY_SECONDS):
+            if batch is None:
+                await provider.withdraw(client, chunk)
+            else:
+                await provider.discard(client, batch)
     except Exception as error:
         get_run_logger().info("its upload was not deleted (%s)", one_line(error))
-    if not run.settings.raw_files:
+    if batch is None or not run.settings.raw_files:
         run.request_file(chunk.token).unlink(missing_ok=True)
 
 

@@ -31,7 +31,7 @@ from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.engine.uploads import ensure_uploads
-from batchata_prefect.errors import ProviderError, StateError
+from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import IN_FLIGHT, Family
 from batchata_prefect.models import Chunk
@@ -148,11 +148,14 @@ def _take_error(run: Session, flight: Flight, error: BaseException | None) -> No
         BaseException: The error, where it is not the provider's.
     """
     if isinstance(error, ProviderError):
-        provider = flight.entry.chunk.provider
-        run.closed.setdefault(provider, error)
-        get_run_logger().error("%s: sending nothing more: %s", provider, error)
+        _send_no_more(run, flight.entry.chunk.provider, error)
     elif error is not None:
         raise error
+
+
+def _send_no_more(run: Session, provider: str, error: ProviderError) -> None:
+    run.closed.setdefault(provider, error)
+    get_run_logger().error("%s: sending nothing more: %s", provider, error)
 
 
 async def _next_flight(run: Session) -> Flight | None:
@@ -162,7 +165,7 @@ async def _next_flight(run: Session) -> Flight | None:
     if run.is_realtime:
         return await _next_realtime(run)
     for family, attempts in _eligible(run):
-        if run.seconds_until_let_in(family.provider, family.model):
+        if family.provider in run.closed or run.seconds_until_let_in(family.provider, family.model):
             continue
         if not await has_room(run, family.provider):
             run.turn_away(family.provider, family.model)
@@ -195,7 +198,10 @@ async def _next_flight(run: Session) -> Flight | None:
                 if not flying:
                     run.turn_away(family.provider, family.model)
                 continue
-        return await _reserve(run, family, attempts, cut, factor)
+        try:
+            return await _reserve(run, family, attempts, cut, factor)
+        except BatchSubmissionError as error:
+            _send_no_more(run, family.provider, error)
     return None
 
 

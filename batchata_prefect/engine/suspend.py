@@ -22,7 +22,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import Pause
 from prefect.states import Paused, Suspended
 
-from batchata_prefect.engine.retries import backoff
+from batchata_prefect.engine.retries import backoff, patiently
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, register
@@ -150,22 +150,24 @@ async def fall_asleep(run: Session) -> NoReturn:
         StateError: Prefect does not let it, as where it is cancelled at this moment.
     """
     assert run.around_id is not None
+    around_id = run.around_id
     # A key of its own for each time: Prefect takes one that it knows for the same sleep.
     state = Suspended(message=run.asleep_for, pause_key=uuid4().hex)
-    began, failures = time.monotonic(), 0
-    while True:
-        try:
-            async with get_client() as client:
-                answer = await client.set_flow_run_state(run.around_id, state)
-            break
-        except Exception as error:
-            failures += 1
-            if time.monotonic() - began > run.pace.prefect:
-                raise StateError(
-                    f"Prefect does not answer ({one_line(error)}), so that the run cannot be "
-                    "suspended. What is in flight goes on and is kept; retry the run"
-                ) from error
-            await run.pause(min(backoff(run, failures), 10.0))
+    began = time.monotonic()
+
+    async def ask() -> Any:
+        async with get_client() as client:
+            return await client.set_flow_run_state(around_id, state)
+
+    def after(error: Exception, failures: int) -> float:
+        if time.monotonic() - began > run.pace.prefect:
+            raise StateError(
+                f"Prefect does not answer ({one_line(error)}), so that the run cannot be "
+                "suspended. What is in flight goes on and is kept; retry the run"
+            ) from error
+        return min(backoff(run, failures), 10.0)
+
+    answer = await patiently(run, ask, after)
     if answer.state is None or not answer.state.is_paused():
         reason = getattr(answer.details, "reason", None) or answer.status
         raise StateError(

@@ -9,24 +9,34 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import orjson
 from prefect import get_run_logger
 
+from batchata_prefect.engine.retries import patiently
 from batchata_prefect.engine.session import Session
-from batchata_prefect.errors import one_line
+from batchata_prefect.errors import BatchSubmissionError, one_line
 from batchata_prefect.jobs.spool import Family
 from batchata_prefect.providers.attachments import attachments
+from batchata_prefect.providers.failures import classify
 
 PAYS_OFF_BYTES = 20_000_000
 """Bytes that a document must save over all its jobs before it is uploaded by itself."""
+
+_PATIENCE_SECONDS = 30.0
+"""For an upload that fails, before the document goes in each request of the chunk."""
 
 
 async def ensure_uploads(run: Session, family: Family, ordinals: Sequence[int]) -> dict[str, str]:
     """Digest -> id of the upload, for the shared documents of some jobs.
 
     A provider that takes no uploads is given the documents in the requests, as before.
+
+    Raises:
+        BatchSubmissionError: It refuses the key or the account.
     """
     name = family.provider
     shared = {digest for digest, (jobs, size) in run.spool.files.items() if _pays(run, jobs, size)}
@@ -43,16 +53,40 @@ async def ensure_uploads(run: Session, family: Family, ordinals: Sequence[int]) 
             for digest, ordinal in wanted.items():
                 if (name, digest) not in run.uploads:
                     (body,) = jobs.bodies([ordinal])
-                    await _upload(run, name, digest, body)
+                    await patiently(run, partial(_upload, run, name, digest, body), _after(run))
         except Exception as error:
-            run.no_uploads.add(name)
+            failure = classify(error)
+            # A key may create batches and no files: a 403.
+            if failure.of_money or failure.status == 401:
+                raise BatchSubmissionError(
+                    f"{name} refused a document of the jobs ({failure.text}). Nothing of its jobs "
+                    f"that are not sent was created or paid. {failure.what_to_do}, then run again: "
+                    "what was answered is kept, and only the rest is sent"
+                ) from error
+            if failure.kind != "wait":
+                run.no_uploads.add(name)
             get_run_logger().warning(
-                "%s takes no uploads (%s); documents go in each request", name, one_line(error)
+                "%s took no upload (%s); documents go in each request", name, failure.text
             )
             return {}
     finally:
         jobs.close()
     return {digest: run.uploads[name, digest] for digest in wanted if (name, digest) in run.uploads}
+
+
+def _after(run: Session) -> Callable[[Exception, int], float | None]:
+    """What to do after an error of an upload: wait a little, or raise."""
+    began = time.monotonic()
+
+    def after(error: Exception, _: int) -> float | None:
+        failure = classify(error)
+        # The other providers' batches are not cut meanwhile.
+        late = time.monotonic() - began + (failure.seconds or 0) > _PATIENCE_SECONDS
+        if failure.kind != "wait" or late or run.is_ending:
+            raise error
+        return failure.seconds
+
+    return after
 
 
 def _pays(run: Session, jobs: int, size_bytes: int) -> bool:

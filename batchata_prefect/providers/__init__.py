@@ -132,25 +132,17 @@ class Provider(Protocol):
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
         """Create the provider batch of these requests; the one call that costs money.
 
-        Never retried inside: an error other than those of `created_nothing` leaves it open
-        whether the batch exists.
+        Never retried inside. What an error of it proves is read by `failures.classify`; one that
+        was raised before anything could be made is a `failures.NotSentError`.
         """
-        ...
-
-    def created_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a create proves that no batch was made."""
         ...
 
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """Send one request through the realtime API, at its price: the reply as a result row.
 
-        Sent once, never repeated inside. A refusal of the request itself is a row too; any other
-        error than those of `billed_nothing` leaves it open whether it was billed.
+        Sent once, never repeated inside. A refusal of the request itself is a row too; what any
+        other error proves is read by `failures.classify`.
         """
-        ...
-
-    def billed_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a realtime request proves that it was not billed."""
         ...
 
     async def find(
@@ -231,6 +223,10 @@ class Provider(Protocol):
             row: The row of the reply, as it came.
             goes_on: Whether the request itself already continues a turn.
         """
+        ...
+
+    async def withdraw(self, client: Any, chunk: Chunk) -> None:
+        """Delete what creates of a chunk have uploaded, of which no batch was made."""
         ...
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:

@@ -22,7 +22,6 @@ from typing import Any, Literal, TypeAlias, cast
 import orjson
 
 from batchata_prefect.errors import ProviderError, one_line
-from batchata_prefect.providers.wire import HeldBackError
 
 Kind: TypeAlias = Literal["wait", "refused", "absent", "unseen", "account", "ours"]
 """What to do about an error:
@@ -100,6 +99,10 @@ class NotSentError(ProviderError):
     """What a create needs first did not go through, such as its file: no batch was created."""
 
 
+class HeldBackError(Exception):
+    """The last bytes of a call were held back, so that the provider has made nothing of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """What an error of a call to a provider means.
@@ -129,12 +132,16 @@ class Failure:
 
     @property
     def what_to_do(self) -> str:
-        """What a person does about an account's refusal."""
+        """What a person does about what every further call would be answered with."""
         if self.of_money:
             return (
                 "The account's credit or spend limit is used up, and waiting does not lift it: "
                 "raise it in the provider's console"
             )
+        if self.kind == "absent":
+            return "Check the base URL, and that the account has a batch API there"
+        if self.kind == "unseen":
+            return "It goes on not to see a file that it has taken: try again later"
         return "Check the API key and what it may do"
 
 
@@ -357,7 +364,7 @@ def _changed(failure: Failure, kind: Kind, text: str) -> Failure:
 def _is_network(error: BaseException) -> bool:
     """Whether an error without a status came from the way to the provider."""
     module = type(error).__module__.partition(".")[0]
-    return module in _NETWORK or isinstance(error, (ConnectionError, TimeoutError))
+    return module in _NETWORK or isinstance(error, (ConnectionError, TimeoutError, HeldBackError))
 
 
 def _never_sent(error: BaseException) -> bool:

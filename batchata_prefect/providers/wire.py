@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
+from batchata_prefect.providers.failures import classify, status_of
 
 RETRIES = 2
 """Times that the SDK repeats a call which costs nothing."""
@@ -45,21 +46,17 @@ UPLOAD_SECONDS = 7 * 24 * 3600
 PAGE = 100
 """Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
 
-_REFUSED = frozenset({400, 404, 413, 422})
-"""Statuses that refuse a request for what it says."""
+_REFUSED = frozenset({"refused", "absent", "unseen"})
+"""Kinds of failures that refuse a request for what it says."""
 
 
 Guard: TypeAlias = Callable[[], Awaitable[None]]
-"""Raises `HeldBackError` where a call that costs money must not be sent any more."""
+"""Raises `failures.HeldBackError` where a call that costs money must not be sent any more."""
 
 _guard: ContextVar[Guard | None] = ContextVar("_guard", default=None)
 
 _heard: WeakKeyDictionary[Any, tuple[datetime, float]] = WeakKeyDictionary()
 """Client -> what the provider's clock said last, and our own steady clock at that moment."""
-
-
-class HeldBackError(Exception):
-    """The last bytes of a call were held back, so that the provider has made nothing of it."""
 
 
 @contextmanager
@@ -206,13 +203,15 @@ async def send(
     key: str,
     *,
     headers: Mapping[str, str],
-    retries: int,
     **body: Any,
 ) -> dict[str, Any]:
-    """Post a large body, as `content=` or `files=`, and read the JSON object of the reply."""
+    """Post a large body once, as `content=` or `files=`, and read the JSON object of the reply.
+
+    Trying again is the caller's: the SDK would sleep as long as `Retry-After` says, unseen.
+    """
     import httpx2
 
-    options = {"headers": headers, "max_retries": retries, "timeout": _silence(CREATE_SECONDS)}
+    options = {"headers": headers, "max_retries": 0, "timeout": _silence(CREATE_SECONDS)}
     with without_secrets(), _listening(client) as hear:
         response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
         hear(response)
@@ -234,28 +233,14 @@ async def ask(
             path,
             key,
             headers=_json_headers(len(body)),
-            retries=0,
             content=last_asked(_whole(body)),
         )
     except Exception as error:
-        status = status_of(error)
-        if status not in _REFUSED or not created_nothing(error):
+        failure = classify(error)
+        if failure.kind not in _REFUSED or not failure.billed_nothing:
             raise
-        return None, status, getattr(error, "body", None)
+        return None, failure.status or 400, getattr(error, "body", None)
     return answer, 200, None
-
-
-def billed_nothing(error: BaseException) -> bool:
-    """Whether the error of a realtime request, sent once, proves that it was not billed.
-
-    A provider that answers with its own error body has not answered the request; what a gateway
-    says on the way (502, 504), or silence, tells nothing.
-    """
-    status = status_of(error)
-    if status in {500, 503, 529}:
-        body: Any = getattr(error, "body", None)
-        return isinstance(body, Mapping) and ("error" in body or "message" in body)
-    return created_nothing(error)
 
 
 @contextmanager
@@ -383,46 +368,6 @@ def moment(value: Any) -> datetime | None:
     except (TypeError, ValueError, OverflowError, OSError):
         return None
     return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
-
-
-def status_of(error: BaseException) -> int | None:
-    """The HTTP status of an SDK's error; None where it has none."""
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def created_nothing(error: BaseException) -> bool:
-    """Whether the error of a create, sent once, proves that no batch was made.
-
-    A refusal counts only with the provider's own error body: a proxy's 4xx says nothing of what
-    reached the provider. 408 and 409 leave it open; nothing too large for somebody on the way
-    (413) has reached the end of it.
-    """
-    status = status_of(error)
-    if status is None:
-        return _never_sent(error)
-    if status == 413:
-        return True
-    body: Any = getattr(error, "body", None)
-    told = isinstance(body, Mapping) and ("error" in body or "message" in body)
-    return told and 400 <= status < 500 and status not in {408, 409}
-
-
-def _never_sent(error: BaseException) -> bool:
-    import httpx2
-
-    cause = error.__cause__ or error
-    return isinstance(
-        cause,
-        (
-            HeldBackError,
-            httpx2.ConnectError,
-            httpx2.ConnectTimeout,
-            httpx2.PoolTimeout,
-            httpx2.ProxyError,
-            httpx2.UnsupportedProtocol,
-        ),
-    )
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import pytest
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.anthropic import batches as anthropic_batches
 from batchata_prefect.providers.anthropic.batches import Anthropic
-from batchata_prefect.providers.openai.batches import OpenAI, UploadError
+from batchata_prefect.providers.failures import NotSentError, classify, status_of
+from batchata_prefect.providers.openai.batches import OpenAI
 
 from .orders import Order, answers, finished, run
 
@@ -87,8 +88,8 @@ def test_a_refusal_proves_that_nothing_was_created(sandbox, provider, order, sta
     async def refuse(client: Any) -> None:
         with pytest.raises(Exception) as refused:
             await order().create(client)
-        assert wire.status_of(refused.value) == status
-        assert provider.created_nothing(refused.value)
+        assert status_of(refused.value) == status
+        assert classify(refused.value).made_nothing
 
     run(provider, refuse)
 
@@ -116,7 +117,7 @@ def test_other_errors_of_create_leave_it_open_and_are_not_repeated(
         calls = sandbox.ledger.calls().get(f"{provider.name}.create", 0)
         with pytest.raises(Exception) as failed:
             await order().create(client)
-        assert not provider.created_nothing(failed.value)
+        assert not classify(failed.value).made_nothing
         assert sandbox.ledger.calls()[f"{provider.name}.create"] == calls + 1
 
     run(provider, fail)
@@ -131,7 +132,7 @@ def test_a_create_that_waits_too_long_is_left_open(sandbox, provider, order, mon
     async def wait(client: Any) -> None:
         with pytest.raises(Exception) as waited:
             await order().create(client)
-        assert not provider.created_nothing(waited.value)
+        assert not classify(waited.value).made_nothing
 
     run(provider, wait)
 
@@ -147,7 +148,7 @@ def test_a_refused_connection_proves_that_nothing_was_created(provider, order, m
     async def fail(client: Any) -> None:
         with pytest.raises(Exception) as failed:
             await order().create(client)
-        assert provider.created_nothing(failed.value)
+        assert classify(failed.value).made_nothing
 
     run(provider, fail)
 
@@ -162,24 +163,23 @@ def test_a_host_that_does_not_exist_proves_that_nothing_was_created(order, tmp_p
     async def fail(client: Any) -> None:
         with pytest.raises(Exception) as failed:
             await placed.create(client)
-        assert claude.created_nothing(failed.value)
+        assert classify(failed.value).made_nothing
 
     run(claude, fail)
 
 
-@pytest.mark.parametrize(("status", "told"), [(401, 401), (500, None)])
-def test_a_failed_upload_created_nothing(sandbox, tmp_path, monkeypatch, status: int, told: Any):
-    """An OpenAI file that did not arrive is no batch; only a refusal keeps its status."""
-    monkeypatch.setattr(wire, "RETRIES", 0)
+@pytest.mark.parametrize(("status", "kind"), [(401, "account"), (400, "refused"), (500, "wait")])
+def test_a_failed_upload_created_nothing(sandbox, tmp_path, status: int, kind: str):
+    """An OpenAI file that did not arrive is no batch; the error means what the upload's means."""
     gpt = OpenAI()
     placed = Order(gpt, tmp_path / "r.jsonl", ["a"], str(tmp_path))
     sandbox.fault("openai", operation="upload", mode="status", status=status, times=None)
 
     async def fail(client: Any) -> None:
-        with pytest.raises(UploadError) as failed:
+        with pytest.raises(NotSentError) as failed:
             await placed.create(client)
-        assert gpt.created_nothing(failed.value)
-        assert failed.value.status_code == told
+        assert classify(failed.value).made_nothing
+        assert classify(failed.value).kind == kind
         assert "nothing was created" in str(failed.value)
 
     run(gpt, fail)
@@ -212,7 +212,7 @@ def test_a_file_list_that_is_refused_does_not_stop_an_upload(sandbox, tmp_path):
     """A key that may not list files, and a server that has no list, can create batches again."""
     gpt = OpenAI()
     placed = Order(gpt, tmp_path / "r.jsonl", ["a"], str(tmp_path))
-    sandbox.fault("openai", operation="create", mode="status", status=429)
+    sandbox.fault("openai", operation="upload", mode="drop_after")
     sandbox.fault("openai", operation="file", mode="status", status=403)
 
     async def create(client: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from batchata_prefect.errors import ProviderError
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.failures import classify
 
 from .orders import NOBODY, Order, answers, billed, finished, run
 
@@ -29,7 +30,7 @@ def test_a_created_batch_whose_reply_is_lost_is_found(sandbox, provider, order):
     async def lose(client: Any) -> None:
         with pytest.raises(Exception) as lost:
             await placed.create(client)
-        assert not provider.created_nothing(lost.value)
+        assert not classify(lost.value).made_nothing
         found = await placed.find(client)
         while found.batch is None:
             assert found.undecided
@@ -54,7 +55,7 @@ def test_a_batch_that_looks_alike_is_not_adopted(sandbox, provider, order):
     async def look(client: Any) -> None:
         with pytest.raises(Exception) as lost:
             await placed.create(client)
-        assert not provider.created_nothing(lost.value)
+        assert not classify(lost.value).made_nothing
         theirs = await other.create(client)
         await finished(provider, client, theirs.batch_id)
         found = await placed.find(client)

@@ -31,6 +31,7 @@ from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
+from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (
     count_at,
     object_at,
@@ -130,14 +131,9 @@ class Anthropic:
             _PATH,
             "id",
             headers={"Content-Type": "application/json", "Content-Length": str(size)},
-            retries=0,
             content=wire.last_asked(_body(requests)),
         )
         return _batch(reply)
-
-    def created_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a create proves that no batch was made."""
-        return wire.created_nothing(error)
 
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """One request through Messages [anthropic/resources/messages/messages.py], as a row."""
@@ -147,10 +143,6 @@ class Anthropic:
         else:
             result = {"type": "errored", "error": error}
         return orjson.dumps({"custom_id": custom_id, "result": result})
-
-    def billed_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a realtime request proves that it was not billed."""
-        return wire.billed_nothing(error)
 
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
@@ -227,7 +219,7 @@ class Anthropic:
             return _batch(await wire.post(client, f"{_PATH}/{batch_id}/cancel", "id"))
         except Exception as error:
             # What the API answers for an ended batch is not documented; it can only be a 4xx.
-            if wire.status_of(error) not in {400, 404, 409, 422}:
+            if status_of(error) not in {400, 404, 409, 422}:
                 raise
         return await self.poll(client, batch_id)
 
@@ -242,7 +234,7 @@ class Anthropic:
             async for piece in rows:
                 yield piece
         except Exception as error:
-            if wire.status_of(error) != 404:
+            if status_of(error) != 404:
                 raise
             if batch.ending in {"canceled", "expired"} and batch.total and not batch.succeeded:
                 return  # nothing of it has run, and there need not be a file that says so
@@ -268,7 +260,6 @@ class Anthropic:
             _FILES,
             "id",
             headers={"Content-Type": "multipart/form-data"},
-            retries=wire.RETRIES,
             body={"expires_in_seconds": wire.UPLOAD_SECONDS},
             files=[("file", (name, data, media_type))],
         )
@@ -304,6 +295,9 @@ class Anthropic:
         return continued(body, object_at(object_at(data, "result"), "message"), goes_on=goes_on)
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        """Nothing was uploaded."""
+
+    async def withdraw(self, client: Any, chunk: Chunk) -> None:
         """Nothing was uploaded."""
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from io import RawIOBase
 from os import SEEK_END
@@ -16,7 +18,7 @@ from typing import Any, BinaryIO, cast
 
 import orjson
 
-from batchata_prefect.errors import BatchSubmissionError, MissingCredentialsError, blanked
+from batchata_prefect.errors import MissingCredentialsError, blanked, one_line
 from batchata_prefect.models import (
     BatchFault,
     BatchState,
@@ -29,6 +31,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.failures import NotSentError, classify, status_of
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
@@ -39,6 +42,8 @@ _TOKEN = "batchata_token"  # noqa: S105 - names a field, is no secret
 _CHUNK = "batchata_chunk"
 _FILE_NAME = re.compile(r"batchata-([0-9a-f]{64})\.jsonl")
 _RECENT_FILES = 100
+_UNSEEN_TIMES = 3
+"""Creates that do not see the file, after which it is uploaded again."""
 _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
     "cancelling": ("canceling", None),
     "completed": ("ended", "ended"),
@@ -49,25 +54,17 @@ _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
 _ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 
 
-class UploadError(BatchSubmissionError):
-    """The request file could not be uploaded, so that no batch was created.
+@dataclass(slots=True)
+class _Upload:
+    """The request file of a create that did not succeed yet.
 
     Attributes:
-        status_code: The refusal's status; None where trying again may help.
-        code: The provider's code, where it gave one.
-        response: The provider's response, where there was one.
+        file_id: Its id; None while it is not known whether it arrived.
+        unseen: Times that the API did not see it.
     """
 
-    def __init__(self, chunk: Chunk, error: Exception) -> None:
-        super().__init__(
-            f"{chunk.name}: its request file could not be uploaded ({error}); nothing was created "
-            "or paid"
-        )
-        status = wire.status_of(error)
-        refused = status is not None and status < 500 and status not in {408, 409}
-        self.status_code = status if refused else None
-        self.code = getattr(error, "code", None)
-        self.response = getattr(error, "response", None)
+    file_id: str | None = None
+    unseen: int = 0
 
 
 class OpenAI:
@@ -77,8 +74,8 @@ class OpenAI:
     limits = LIMITS
 
     def __init__(self) -> None:
-        self._tried: set[str] = set()
-        """Tokens of chunks whose create began and did not succeed: their file may be there."""
+        self._begun: dict[str, _Upload] = {}
+        """Token of a chunk whose create began and did not succeed -> its file."""
         self._tokens: dict[str, str | None] = {}
         """Id of an uploaded file -> the token in its name; None where it is not one of ours."""
 
@@ -144,34 +141,65 @@ class OpenAI:
         """Upload the requests as a file, unless it is there already, and create the batch from it.
 
         Raises:
-            UploadError: The file could not be uploaded.
+            NotSentError: The file could not be uploaded.
             OSError: They cannot be read; nothing was sent.
         """
-        file_id = None
         with await asyncio.to_thread(requests) as file:
             try:
-                if chunk.token in self._tried:
-                    file_id = await _uploaded(client, chunk, file)
-                self._tried.add(chunk.token)
-                file_id = file_id or await _upload(client, chunk, file)
-                # A server may not tell names either.
-                self._tokens[file_id] = chunk.token
+                upload = await self._uploaded(client, chunk, file)
             except Exception as error:
-                raise UploadError(chunk, error) from error
+                raise NotSentError(
+                    f"{chunk.name}: its request file could not be uploaded ({one_line(error)}); "
+                    "nothing was created or paid"
+                ) from error
         body = {
-            "input_file_id": file_id,
+            "input_file_id": upload.file_id,
             "endpoint": chunk.endpoint,
             "completion_window": "24h",
             "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
-        created = _batch(await wire.buy(client, "/batches", "id", body))
-        self._tried.discard(chunk.token)
-        self._tokens.pop(file_id, None)
+        try:
+            created = _batch(await wire.buy(client, "/batches", "id", body))
+        except Exception as error:
+            if classify(error).kind == "unseen":
+                await self._not_seen(client, chunk, upload)
+            raise
+        del self._begun[chunk.token]
+        self._tokens.pop(upload.file_id or "", None)
         return created
 
-    def created_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a create proves that no batch was made."""
-        return isinstance(error, UploadError) or wire.created_nothing(error)
+    async def _uploaded(self, client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> _Upload:
+        """The chunk's file, uploaded unless an earlier create has left it there."""
+        upload = self._begun.get(chunk.token)
+        if upload is None:
+            upload = self._begun[chunk.token] = _Upload()
+        elif upload.file_id is None:
+            size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
+            await asyncio.to_thread(requests.seek, 0)
+            # Not every key and server may list files; the worst is a second upload, free as well.
+            with suppress(Exception):
+                left = await _left(client, chunk)
+                upload.file_id = next((id_ for id_, bytes_ in left if bytes_ == size), None)
+        if upload.file_id is None:
+            upload.file_id = await _upload(client, chunk, requests)
+        # A server may not tell names either.
+        self._tokens[upload.file_id] = chunk.token
+        return upload
+
+    async def _not_seen(self, client: Any, chunk: Chunk, upload: _Upload) -> None:
+        """Have the file uploaded again where the API goes on not to see it."""
+        upload.unseen += 1
+        if upload.unseen % _UNSEEN_TIMES == 0:
+            with suppress(Exception):
+                await wire.delete(client, f"/files/{upload.file_id}")
+            del self._begun[chunk.token]
+
+    async def withdraw(self, client: Any, chunk: Chunk) -> None:
+        """Delete the request files of a chunk of which no batch was made."""
+        upload = self._begun.pop(chunk.token, None)
+        known = [upload.file_id] if upload is not None and upload.file_id is not None else []
+        for file_id in known or [file_id for file_id, _ in await _left(client, chunk)]:
+            await wire.delete(client, f"/files/{file_id}")
 
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """One request through its endpoint [openai/resources], as a row of an output file."""
@@ -182,10 +210,6 @@ class OpenAI:
         told = answered if answered is not None else {"error": error}
         response = {"status_code": status, "body": told}
         return orjson.dumps({"custom_id": custom_id, "response": response, "error": None})
-
-    def billed_nothing(self, error: BaseException) -> bool:
-        """Whether the error of a realtime request proves that it was not billed."""
-        return wire.billed_nothing(error)
 
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
@@ -245,7 +269,7 @@ class OpenAI:
             return _batch(await wire.post(client, f"/batches/{batch_id}/cancel", "id"))
         except Exception as error:
             # 409: `Cannot cancel a batch with status 'completed'.`
-            if wire.status_of(error) not in {400, 404, 409, 422}:
+            if status_of(error) not in {400, 404, 409, 422}:
                 raise
         return await self.poll(client, batch_id)
 
@@ -283,7 +307,6 @@ class OpenAI:
             "/files",
             "id",
             headers={"Content-Type": "multipart/form-data"},
-            retries=wire.RETRIES,
             body={"purpose": "user_data", "expires_after": expiry},
             files=[("file", (name, data, media_type))],
         )
@@ -331,21 +354,16 @@ def _file_name(chunk: Chunk) -> str:
     return f"batchata-{chunk.token}.jsonl"
 
 
-async def _uploaded(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str | None:
-    """Id of the chunk's file among the newest uploads: an earlier create may have left it."""
-    size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
-    await asyncio.to_thread(requests.seek, 0)
+async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
+    """Id and size in bytes of the chunk's files among the newest uploads."""
     params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
-    try:
-        page = await wire.get(client, "/files", "data", params)
-    except Exception:
-        # Not every key and server may list files; the worst is a second upload, which is free.
-        return None
-    for item in list_at(page, "data"):
-        file = cast("dict[str, Any]", item)
-        if file.get("filename") == _file_name(chunk) and file.get("bytes") == size:
-            return text_at(file, "id")
-    return None
+    page = await wire.get(client, "/files", "data", params)
+    files = [cast("dict[str, Any]", item) for item in list_at(page, "data")]
+    return [
+        (str(file["id"]), count_at(file, "bytes"))
+        for file in files
+        if file.get("filename") == _file_name(chunk) and "id" in file
+    ]
 
 
 async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str:
@@ -355,7 +373,6 @@ async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> 
         "/files",
         "id",
         headers={"Content-Type": "multipart/form-data"},
-        retries=wire.RETRIES,
         body={"purpose": "batch"},
         files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
     )
