@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from .answers import Place, Said, cited_answer, cited_text, json_answer, plain_answer
 from .anthropic_content import ContentReader
-from .anthropic_models import ClaudeModel
+from .anthropic_models import REGIONS_SINCE, ClaudeModel
 from .content import Marker, cut_text, text_tokens
+from .extras import Extras, allow_claude, ordered
 from .quotes import formed_answer
 from .wire import Json, is_object
 
@@ -31,6 +32,7 @@ class Billing:
     cache_read: int = 0
     cache_write_5m: int = 0
     cache_write_1h: int = 0
+    extras: Extras = field(default_factory=Extras)
 
 
 class CacheMemory:
@@ -92,6 +94,7 @@ def make_message(
         if marker is not None and marker.name in ("truncated", "stop"):
             left = min(left, max(1, _tokens_of(blocks) // 2))
         blocks, used, cut = _cut(blocks, left)
+        content.extend(_searches(params, marker))
         content.extend(blocks)
         spent += used
         if cut and marker is not None and marker.name == "stop":
@@ -100,7 +103,7 @@ def make_message(
             stop_reason = "max_tokens"
         elif (found := _stop_sequence(params, content)) is not None:
             stop_reason, stop_sequence = "stop_sequence", found
-    usage, billing = _usage(params, reader, marker, spent, thinking or 0, tier, cache)
+    usage, billing = _usage(params, model, reader, marker, spent, thinking or 0, tier, cache)
     message: Json = {
         "model": model.id,
         "id": message_id,
@@ -114,6 +117,19 @@ def make_message(
     }
     free = stop_reason == "refusal" and not content
     return message, None if free else billing
+
+
+def _searches(params: Json, marker: Marker | None) -> list[Json]:
+    """The searches of the web that a test ordered, as the blocks before the answer."""
+    extras = ordered(marker)
+    allow_claude(extras, params)
+    blocks: list[Json] = []
+    for nth in range(extras.fees.get("web_searches", 0)):
+        call = f"srvtoolu_01{nth:022d}"
+        asked: Json = {"type": "server_tool_use", "id": call, "name": "web_search"}
+        blocks.append({**asked, "input": {"query": "sandbox"}})
+        blocks.append({"type": "web_search_tool_result", "tool_use_id": call, "content": []})
+    return blocks
 
 
 def _thinking_tokens(
@@ -268,6 +284,7 @@ def _stop_sequence(params: Json, content: list[Json]) -> str | None:
 
 def _usage(
     params: Json,
+    model: ClaudeModel,
     reader: ContentReader,
     marker: Marker | None,
     output: int,
@@ -283,6 +300,11 @@ def _usage(
         thinking = min(thinking, output)
     elif reader.cache_controls or is_object(params.get("cache_control")):
         read, write_5m, write_1h = _cached(params, reader, cache, total)
+    extras = ordered(marker)
+    allow_claude(extras, params)
+    searches = extras.fees.get("web_searches", 0)
+    knows_regions = model.version >= REGIONS_SINCE
+    extras.region = params.get("inference_geo") if knows_regions else None
     usage: Json = {
         "input_tokens": total - read - write_5m - write_1h,
         "cache_creation_input_tokens": write_5m + write_1h,
@@ -293,11 +315,31 @@ def _usage(
         },
         "output_tokens": output,
         "output_tokens_details": {"thinking_tokens": thinking},
-        "server_tool_use": None,
+        "server_tool_use": (
+            {"web_search_requests": searches, "web_fetch_requests": 0} if searches else None
+        ),
         "service_tier": tier,
-        "inference_geo": "global",
+        "inference_geo": (extras.region or "global") if knows_regions else "not_available",
     }
-    return usage, Billing(total, output, read, write_5m, write_1h)
+    if extras.passes:
+        turn = ("message", None, total - read - write_5m - write_1h, output)
+        usage["iterations"] = [_iteration(*each) for each in (*extras.passes, turn)]
+        usage["iterations"][-1] |= {
+            name: usage[name] for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
+        }
+    return usage, Billing(total, output, read, write_5m, write_1h, extras)
+
+
+def _iteration(kind: str, model: str | None, given: int, written: int) -> Json:
+    """One entry of `usage.iterations` (anthropic/types/beta/beta_iterations_usage.py)."""
+    return {
+        "type": kind,
+        "input_tokens": given,
+        "output_tokens": written,
+        "cache_read_input_tokens": 0,
+        "cache_creation_input_tokens": 0,
+        **({} if model is None else {"model": model}),
+    }
 
 
 _CACHE_MINIMUM = 1024

@@ -18,6 +18,10 @@ _ID = re.compile(
 _EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
+REGIONS_SINCE = (4, 6)
+"""The first models that know `inference_geo` (platform.claude.com manage-claude/data-residency)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClaudeModel:
     """Traits of a model that decide what its requests may hold."""

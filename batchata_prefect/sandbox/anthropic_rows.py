@@ -165,6 +165,7 @@ def make_bill(
         billing.cache_read,
         billing.cache_write_5m,
         billing.cache_write_1h,
+        billing.extras.stored(),
         at,
     )
 

@@ -19,7 +19,7 @@ from .anthropic_content import (
     check_cache_control,
     check_integer,
 )
-from .anthropic_models import ClaudeModel, claude_model
+from .anthropic_models import REGIONS_SINCE, ClaudeModel, claude_model
 from .schemas import check_anthropic_schema
 from .wire import BadRequestError, Json, is_array, is_integer, is_number, is_object
 
@@ -88,7 +88,7 @@ def read_params(
     reader = ContentReader(model, version, files)
     if len(params) > 3:
         _check_sampling(params, model)
-        _check_plain(params)
+        _check_plain(params, model)
         _check_thinking(params, model, max_tokens)
         _check_tools(params, model)
         _check_output_config(params, model)
@@ -146,7 +146,16 @@ def _check_sampling(params: Json, model: ClaudeModel) -> None:
         )
 
 
-def _check_plain(params: Json) -> None:
+def _check_region(region: Any, model: ClaudeModel) -> None:
+    if region is None:
+        return
+    if model.version < REGIONS_SINCE:
+        raise BadRequestError("inference_geo: not supported on this model")
+    if region not in ("us", "global"):
+        raise BadRequestError("inference_geo: Input should be 'global' or 'us'")
+
+
+def _check_plain(params: Json, model: ClaudeModel) -> None:
     metadata = params.get("metadata")
     if metadata is not None:
         if not is_object(metadata):
@@ -156,6 +165,7 @@ def _check_plain(params: Json) -> None:
                 raise BadRequestError(f"metadata.{key}: Extra inputs are not permitted")
             if value is not None and not isinstance(value, str):
                 raise BadRequestError("metadata.user_id: Input should be a valid string")
+    _check_region(params.get("inference_geo"), model)
     if params.get("service_tier") not in (None, "auto", "standard_only"):
         raise BadRequestError("service_tier: Input should be 'auto' or 'standard_only'")
     stops = params.get("stop_sequences")

@@ -19,7 +19,8 @@ class BilledRow:
     """One request that the sandbox charged for.
 
     `batch_id` and `custom_id` are None for realtime calls. Input tokens include cached and
-    cache-written ones. `cost_usd` is None where genai-prices knows no price of the model.
+    cache-written ones, of the answer alone. `fees` is what it did beside tokens, and how often.
+    `cost_usd` is of all that was charged, and None where genai-prices knows no price of the model.
     """
 
     provider: str
@@ -33,6 +34,7 @@ class BilledRow:
     cache_read_tokens: int
     cache_write_5m_tokens: int
     cache_write_1h_tokens: int
+    fees: dict[str, int]
     cost_usd: Decimal | None
     at: datetime
 
@@ -79,12 +81,13 @@ class Ledger:
         """Every request that was charged, in the order of charging."""
         for row in self._rows(
             "select provider, batch_id, custom_id, body_digest, endpoint, model, input_tokens,"
-            " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, at"
-            " from billed order by seq"
+            " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens,"
+            " extras, at from billed order by seq"
         ):
-            provider, batch_id, _, _, _, model, *tokens, at = row
-            cost = _cost(provider, model, batch_id is not None, *tokens)
-            yield BilledRow(*row[:-1], cost_usd=cost, at=_time(at))
+            provider, batch_id, _, _, _, model, *tokens, extras, at = row
+            cost = _cost(provider, model, batch_id is not None, extras, *tokens)
+            fees: dict[str, int] = json.loads(extras)[0] if extras else {}
+            yield BilledRow(*row[:-2], fees=fees, cost_usd=cost, at=_time(at))
 
     def cost_usd(self) -> Decimal:
         """The sum of all known costs, in USD."""
@@ -131,32 +134,63 @@ def _time(unix_seconds: float) -> datetime:
     return datetime.fromtimestamp(unix_seconds, UTC)
 
 
+_FEES = {"web_searches": "web_searches", "file_searches": "storage_searches"}
+"""What genai-prices calls a fee."""
+
+_REGIONS = {"us": Decimal("1.1")}
+"""What `inference_geo` makes of the price of tokens; searches cost the same everywhere."""
+
+
 @lru_cache(maxsize=65536)
 def _cost(
     provider: str,
     model: str,
     batch: bool,
+    extras: str,
     input_tokens: int,
     output_tokens: int,
     cache_read: int,
     cache_write_5m: int,
     cache_write_1h: int,
 ) -> Decimal | None:
-    # A sandbox that never prices anything should not pay for loading the price table.
-    from genai_prices import Usage, calc_price
-
-    tokens = {
+    told: Any = json.loads(extras) if extras else ({}, (), None, None)
+    fees: dict[str, int] = told[0]
+    passes: list[tuple[str, str | None, int, int]] = told[1]
+    tier: str | None = told[2]
+    context = {"processing": "batch"} if batch else {}
+    if tier is not None:
+        context = {"service_tier": tier}
+    counts = {
         "input_tokens": input_tokens,
         "output_tokens": output_tokens,
         "cache_read_tokens": cache_read,
         "cache_write_tokens": cache_write_5m + cache_write_1h,
         "cache_write_1h_tokens": cache_write_1h,
     }
+    costs = [_price(provider, model, counts, context)]
+    for _, named, given, written in passes:
+        more = {"input_tokens": given, "output_tokens": written}
+        costs.append(_price(provider, named or model, more, context))
+    used = {_FEES[name]: uses for name, uses in fees.items()}
+    beside = _price(provider, model, used, context)
+    total = Decimal(0)
+    for usd in costs:
+        if usd is None or beside is None:
+            return None
+        total += usd
+    return total * _REGIONS.get(told[3], Decimal(1)) + (beside or 0)
+
+
+def _price(
+    provider: str, model: str, counts: dict[str, int], context: dict[str, str]
+) -> Decimal | None:
+    # A sandbox that never prices anything should not pay for loading the price table.
+    from genai_prices import Usage, calc_price
+
     # genai-prices warns of keys that a model has no price for, even where they are zero.
-    usage = Usage(**{name: count for name, count in tokens.items() if count})
-    context = {"processing": "batch"} if batch else None
+    usage = Usage(**{name: count for name, count in counts.items() if count})
     try:
-        price = calc_price(usage, model, provider_id=provider, price_context=context)
+        price = calc_price(usage, model, provider_id=provider, price_context=context or None)
     except LookupError:
         return None
     return price.total_price

@@ -323,7 +323,7 @@ def _answer(call: Call, endpoint: str, body: Json) -> Reply:
             raise ordered_error(marker)
         number = uuid.uuid4().hex
         answer, counted = make_body(
-            endpoint, body, model, prompt, marker, number, now, CacheMemory()
+            endpoint, body, model, prompt, marker, number, now, CacheMemory(), batch=False
         )
     except BadRequestError as problem:
         raise RefusedError(problem.status, error_body(problem)) from problem

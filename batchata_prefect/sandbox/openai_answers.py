@@ -7,13 +7,14 @@ import hashlib
 import math
 import zlib
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from .answers import json_answer, plain_answer
 from .content import Marker, Prompt, cut_text, text_tokens
+from .extras import Extras, allow_response, ordered
 from .openai_models import OpenAIModel
 from .openai_rules import CHAT, EMBEDDINGS
 from .quotes import formed_answer
@@ -21,6 +22,8 @@ from .wire import Json, is_array, is_object
 
 _TINY = 16
 _CACHE_MINIMUM = 1024
+_TIERS = {"flex": "flex", "priority": "priority", "fast": "priority"}
+"""Tier asked for -> tier that the reply names (openai/types/responses/response.py)."""
 _REFUSAL = "I'm sorry, but I can't help with that."
 
 
@@ -32,6 +35,7 @@ class Counted:
     output: int
     cached: int = 0
     reasoning: int = 0
+    extras: Extras = field(default_factory=Extras)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ def make_body(
     number: str,
     at: float,
     cache: CacheMemory,
+    *,
+    batch: bool,
 ) -> tuple[Json, Counted]:
     """The body that answers a request, and its tokens.
 
@@ -82,6 +88,7 @@ def make_body(
         number: text that makes the ids of the answer.
         at: Unix time of the answer.
         cache: prompt heads seen before.
+        batch: whether it is a line of a batch, which has a tier of its own.
     """
     if endpoint == EMBEDDINGS:
         return _embeddings(body, model, prompt)
@@ -100,15 +107,20 @@ def make_body(
     schema = form.get("schema") if is_object(form) else None
     wants_object = is_object(given) and given.get("type") == "json_object"
     said = _text(prompt, model, marker, effort, limit, schema, wants_object)
+    extras = ordered(marker)
+    extras.passes = []
+    allow_response(extras, body if endpoint != CHAT else {})
+    extras.tier = None if batch else _TIERS.get(str(body.get("service_tier")))
     counted = Counted(
         max(prompt.tokens, 1),
         said.tokens * int(body.get("n") or 1),
         cache.cached(prompt),
         said.reasoning,
+        extras,
     )
     if marker is not None and marker.name == "tokens":
         tokens_in, tokens_out = (int(each) for each in marker.rest.split()[:2])
-        counted = Counted(tokens_in, tokens_out, 0, min(said.reasoning, tokens_out))
+        counted = Counted(tokens_in, tokens_out, 0, min(said.reasoning, tokens_out), extras)
     if endpoint == CHAT:
         answer = _chat(body, model, said, counted, number, at)
     else:
@@ -228,7 +240,7 @@ def _chat(
                 "rejected_prediction_tokens": 0,
             },
         },
-        "service_tier": "default",
+        "service_tier": counted.extras.tier or "default",
         "system_fingerprint": None,
     }
 
@@ -245,6 +257,13 @@ def _response(
     output: list[Json] = []
     if said.reasoning:
         output.append({"id": f"rs_{number}", "type": "reasoning", "summary": []})
+    for kind in ("web_search", "file_search"):
+        for nth in range(counted.extras.fees.get(f"{kind}es", 0)):
+            asked: Json = {"query": said.text[:40]}
+            searched = {"action": {"type": "search", **asked}} if kind == "web_search" else asked
+            call_id = f"{kind[0]}s_{number}{nth:02x}"
+            kind_of_call = f"{kind}_call"
+            output.append({"id": call_id, "type": kind_of_call, "status": "completed", **searched})
     call = _tool_call(body.get("tools"), body.get("tool_choice"), said.text)
     if call is not None and not said.cut:
         output.append(
@@ -295,7 +314,7 @@ def _response(
             "summary": None,
         },
         "safety_identifier": body.get("safety_identifier"),
-        "service_tier": "default",
+        "service_tier": counted.extras.tier or "default",
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0) if sampled else 1.0,
         "text": text if is_object(text) else {"format": {"type": "text"}, "verbosity": "medium"},

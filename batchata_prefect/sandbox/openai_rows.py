@@ -166,7 +166,15 @@ class _Runner:
                     self.completed += 1
                     return "output", None
             answer, counted = make_body(
-                self.batch.endpoint, body, model, prompt, marker, number, self.now, self.cache
+                self.batch.endpoint,
+                body,
+                model,
+                prompt,
+                marker,
+                number,
+                self.now,
+                self.cache,
+                batch=True,
             )
         except BadRequestError as problem:
             row = self._row(custom_id, number, problem.status, error_body(problem))
@@ -252,6 +260,7 @@ def make_bill(
         counted.cached,
         0,
         0,
+        counted.extras.stored(),
         at,
     )
 

@@ -56,6 +56,7 @@ create table if not exists billed (
     cache_read_tokens integer not null,
     cache_write_5m_tokens integer not null,
     cache_write_1h_tokens integer not null,
+    extras text not null,
     at real not null
 );
 create index if not exists billed_batch on billed (batch_id);
@@ -71,7 +72,10 @@ create table if not exists settings (name text primary key, value text not null)
 
 
 class Bill(NamedTuple):
-    """One request that costs money. Input tokens include those read from and written to a cache."""
+    """One request that costs money. Input tokens include those read from and written to a cache.
+
+    `extras` is what `Extras.stored` gives.
+    """
 
     provider: str
     endpoint: str
@@ -84,6 +88,7 @@ class Bill(NamedTuple):
     cache_read_tokens: int
     cache_write_5m_tokens: int
     cache_write_1h_tokens: int
+    extras: str
     at: float
 
 
@@ -283,8 +288,8 @@ class Store:
 
 _INSERT_BILL = (
     "insert into billed (provider, endpoint, batch_id, custom_id, body_digest, model, input_tokens,"
-    " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, at)"
-    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, extras, at)"
+    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _INSERT_FILE = (
     "insert into files (id, provider, purpose, filename, bytes, mime_type, created_at, expires_at)"
