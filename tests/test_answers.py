@@ -226,3 +226,24 @@ def test_a_result_survives_its_own_dict() -> None:
     assert JobResult.from_dict(result.to_dict()) == result
     old = JobResult.from_dict({"job_id": "x", "raw_response": None, "error": "boom"})
     assert (old.status, old.is_success) == ("failed", False)
+
+
+@pytest.mark.parametrize(
+    ("texts", "final"),
+    [
+        (["I look. ", '{"Total": 1, "on": "2026-01-02"}'], 1),
+        (["Here it is:", '{"Total": 1, "on": "2026-01-02"}'], 0),
+        (['{"Total": 1, ', '"on": "2026-01-02"}'], 0),
+        (['{"Total": 1, "on": "2026-01-02"}'], 1),
+    ],
+)
+def test_a_form_may_stand_behind_remarks(texts: list[str], final: int) -> None:
+    """Behind the last work of a tool, as the last of several texts, or as all of them."""
+    schema = answer_schema(
+        {"type": "object", "properties": {"Total": {"type": "integer"}, "on": {"type": "string"}}}
+    )
+    source = Reading(CHUNK, "batch_1", PRICES, {schema.digest: schema})
+    blocks = tuple(TextBlock(text) for text in texts)
+    reply = Reply("x-0", "succeeded", blocks, USAGE, "end_turn", final=final)
+    found = source.row(reply, job(schema.digest), Decimal(0))
+    assert orjson.loads(found["parsed_response_json"]) == {"Total": 1, "on": "2026-01-02"}

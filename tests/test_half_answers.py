@@ -138,6 +138,34 @@ def test_a_row_takes_what_was_cut_off(tmp_path: Path, sandbox) -> None:
     assert [each.error_code for each in results] == ["truncated", None, None, None]
 
 
+def accepts(batch: Batch) -> bool:
+    spool = batch._intake.spool  # pyright: ignore[reportPrivateUsage]
+    assert spool is not None
+    spool.seal()
+    return spool.reader().context(0).accept_truncated
+
+
+def test_every_way_in_takes_accept_truncated(tmp_path: Path) -> None:
+    """The command, the deployed flow and the block say it as Python does."""
+    from batchata_prefect.blocks import JobsFile
+    from batchata_prefect.cli.options import Ask, Ways
+    from batchata_prefect.cli.orders import Order
+    from batchata_prefect.cli.serving import _parameters  # pyright: ignore[reportPrivateUsage]
+    from flows.jobs_from_file import jobs_from_file
+
+    rows = tmp_path / "jobs.jsonl"
+    rows.write_text(json.dumps({"id": "a", "prompt": "Hello"}))
+    for wanted in (True, False):
+        ask = Ask(model=GPT, accept_truncated=wanted)
+        assert accepts(Order(str(rows), tmp_path / f"a{wanted}", ask, Ways()).batch()) is wanted
+        parameters = _parameters(str(rows), ask, Ways(), str(tmp_path / "b"))
+        assert parameters.get("accept_truncated", False) is wanted
+        assert set(parameters) <= set(jobs_from_file.parameters.properties)
+        place = str(tmp_path / f"c{wanted}")
+        block = JobsFile(jobs=str(rows), model=GPT, results_dir=place, accept_truncated=wanted)
+        assert accepts(block._batch("k")) is wanted  # pyright: ignore[reportPrivateUsage]
+
+
 PARTS = ["I look for part 1. ", "I look for part 2. "]
 
 

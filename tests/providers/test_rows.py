@@ -11,6 +11,7 @@ import pytest
 from batchata_prefect.models import Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.results.codes import mark, named
+from batchata_prefect.results.stops import unfinished
 
 CHAT = "/v1/chat/completions"
 
@@ -170,3 +171,97 @@ def test_a_message_that_is_there_is_read(claude, result: Any):
     row = json.dumps({"custom_id": "c-0", "result": result}).encode()
     reply = claude.read(row, "/v1/messages")
     assert (reply.outcome, reply.text, reply.usage) == ("succeeded", "hi", Usage(3, 1))
+
+
+def test_a_paused_turn_of_the_cases_is_half_an_answer(claude, cases: Path):
+    """It has its text and its usage, and its reason to stop is no end."""
+    message = json.loads((cases / "wire" / "pause_turn.json").read_bytes())
+    row = json.dumps({"custom_id": "c-0", "result": {"type": "succeeded", "message": message}})
+    reply = claude.read(row.encode(), "/v1/messages")
+    assert reply.usage is not None
+    assert reply.usage.input_tokens == 400_000
+    assert unfinished(reply, accepts_cut=True) is not None
+    assert (unfinished(reply, accepts_cut=True) or ("",))[0] == "paused"
+    request = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    again = claude.continued(json.dumps(request).encode(), row.encode(), goes_on=False)
+    assert again is not None
+    assert json.loads(again.body)["messages"][1:] == [
+        {"role": "assistant", "content": message["content"]}
+    ]
+
+
+def test_a_paused_turn_is_handed_back_as_it_is(claude):
+    """But for white space at its end, which the API refuses; further parts join the same turn."""
+    request = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}]}
+    tool = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {"n": 2**70}}
+    text = {"type": "text", "text": "so far \n", "citations": None}
+
+    def paused(*content: Any) -> bytes:
+        message = {"content": content, "stop_reason": "pause_turn", "container": {"id": "box"}}
+        result = {"type": "succeeded", "message": message}
+        return json.dumps({"custom_id": "c-0", "result": result}).encode()
+
+    again = claude.continued(json.dumps(request).encode(), paused(tool, text), goes_on=False)
+    body = json.loads(again.body)
+    assert body["messages"][1]["content"] == [tool, {**text, "text": "so far"}]
+    assert (body["container"], again.output_bound) == ("box", 9)
+    longer = json.loads(
+        claude.continued(again.body, paused(tool, {**text, "text": " "}), goes_on=True).body
+    )
+    assert len(longer["messages"]) == 2
+    assert longer["messages"][1]["content"] == [tool, {**text, "text": "so far"}, tool]
+    assert (
+        claude.continued(json.dumps(request).encode(), paused({**text, "text": " "}), goes_on=False)
+        is None
+    )
+
+
+def response(*output: Any, **rest: Any) -> bytes:
+    return status_row(200, {"object": "response", "status": "completed", "output": output, **rest})
+
+
+def said(text: str, **rest: Any) -> dict[str, Any]:
+    return {"type": "message", "content": [{"type": "output_text", "text": text}], **rest}
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "tail"),
+    [
+        ([said("a", phase="commentary"), said("b", phase="final_answer")], "b", "b"),
+        ([said("a", phase="commentary"), said("b")], "b", "b"),
+        ([said("a", phase="commentary")], "a", "a"),
+        ([said("a"), said("b")], "ab", "ab"),
+        ([said("a"), {"type": "web_search_call"}, said("b")], "ab", "b"),
+    ],
+)
+def test_remarks_on_the_way_are_no_answer(gpt, output: list[Any], text: str, tail: str):
+    """What is labelled as a remark is left out; what no label tells is left out of a form alone."""
+    reply = gpt.read(response(*output), "/v1/responses")
+    assert reply.text == text
+    assert "".join(block.text for block in reply.blocks[reply.final :]) == tail
+
+
+def test_a_message_that_is_incomplete_is_half_an_answer(gpt):
+    """Also where the response around it says nothing of it."""
+    reply = gpt.read(response(said("a", status="incomplete"), status=None), "/v1/responses")
+    assert (unfinished(reply, accepts_cut=False) or ("",))[0] == "truncated"
+
+
+def test_the_final_answer_of_the_cases(gpt, cases: Path):
+    """The commentary is no part of it."""
+    body = json.loads((cases / "wire" / "responses_phase_commentary.json").read_bytes())
+    reply = gpt.read(status_row(200, body), "/v1/responses")
+    assert json.loads(reply.text) == {"capital": "Paris"}
+
+
+def test_the_last_work_of_claudes_tools_is_found(claude):
+    """A form stands behind it, and not behind what was said before."""
+    content = [
+        {"type": "text", "text": "I look. "},
+        {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+        {"type": "text", "text": "{}"},
+    ]
+    row = {"custom_id": "c-0", "result": {"type": "succeeded", "message": {"content": content}}}
+    reply = claude.read(json.dumps(row).encode(), "/v1/messages")
+    assert (reply.text, reply.final) == ("I look. {}", 1)
