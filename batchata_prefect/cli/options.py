@@ -47,6 +47,15 @@ State: TypeAlias = Annotated[
 Json: TypeAlias = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON for machines.")
 ]
+Trust: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        negative="",
+        show_default=False,
+        help="Read the files and import the classes that the results directory names, although "
+        "somebody else wrote them there.",
+    ),
+]
 JobsFile: TypeAlias = Annotated[
     str,
     Parameter(help="Jobs, one a row: .jsonl, .csv, .tsv or .parquet; a path or a URL."),

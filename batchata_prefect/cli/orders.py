@@ -15,6 +15,7 @@ import orjson
 from batchata_prefect.batch import Batch
 from batchata_prefect.cli.local_sandbox import FOLDER, local_sandbox
 from batchata_prefect.cli.options import Ask, Ways, seconds
+from batchata_prefect.cli.trust import is_ours, refuse, sealed
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.files import write_json
 from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
@@ -106,14 +107,36 @@ class Order:
             "min_valid": ways.min_valid,
         }
 
-    def with_earlier_amendments(self) -> Order:
-        """The same with what `batchata retry` changed since this very order was given before."""
+    def with_earlier_amendments(self, *, trust: bool = False) -> Order:
+        """The same with what `batchata retry` changed since this very order was given before.
+
+        Raises:
+            StateError: It was changed by somebody else, and is not trusted.
+        """
         try:
-            earlier = Order.noted(self.place)
+            earlier, is_ours = Order._read(self.place)
         except StateError:
             return self
         is_same = earlier.ask == self.ask and earlier.jobs == _whole(self.jobs)
-        return replace(self, amendments=earlier.amendments) if is_same else self
+        if not is_same or not earlier.amendments:
+            return self
+        if not (is_ours or trust):
+            raise refuse(self.place, earlier.shown())
+        return replace(self, amendments=earlier.amendments)
+
+    def shown(self) -> dict[str, Any]:
+        """What it would read and import, for the person who is to trust it."""
+        asks = [self.ask, *(each.ask for each in self.amendments)]
+        prompts = [text for ask in asks for text in (ask.prompt, ask.system) if text]
+        return {
+            "jobs": self.jobs,
+            "classes": ", ".join(
+                sorted({ask.response_model for ask in asks if ask.response_model})
+            ),
+            "files": ", ".join(sorted({text[1:] for text in prompts if text.startswith("@")})),
+            "prices": self.ways.prices,
+            "records": self.ways.state,
+        }
 
     def note(self) -> None:
         """Write it into the results directory, for `batchata retry`."""
@@ -126,11 +149,24 @@ class Order:
                 for each in self.amendments
             ],
         }
-        write_json(self.out / ORDER, values)
+        write_json(self.out / ORDER, sealed(values))
 
     @classmethod
-    def noted(cls, place: Path | str) -> Self:
+    def noted(cls, place: Path | str, *, trust: bool = False) -> Self:
         """The order that a results directory was made by.
+
+        Raises:
+            StateError: It was made by a program, or by another version; or somebody else has
+                written it, and it is not trusted.
+        """
+        order, is_ours = cls._read(place)
+        if not (is_ours or trust):
+            raise refuse(place, order.shown())
+        return order
+
+    @classmethod
+    def _read(cls, place: Path | str) -> tuple[Self, bool]:
+        """The order in a results directory, and whether this user's own command wrote it.
 
         At a URL another machine may have amended it since it was noted here, or the other way
         round where the results could not be put there: amendments only ever grow.
@@ -143,8 +179,11 @@ class Order:
         else:
             notes = [_bytes_of(working_folder(place) / ORDER), read_order(place)]
         try:
-            found = [cls._from_note(place, note) for note in notes if note is not None]
-            return max(found, key=lambda order: len(order.amendments))
+            found = [
+                (cls._from_note(place, values), is_ours(values))
+                for values in (orjson.loads(note) for note in notes if note is not None)
+            ]
+            return max(found, key=lambda each: len(each[0].amendments))
         except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
             raise StateError(
                 f"{str(place)!r} was not made by `batchata run`, so its jobs are not known "
@@ -153,9 +192,8 @@ class Order:
             ) from error
 
     @classmethod
-    def _from_note(cls, place: Path | str, note: bytes) -> Self:
-        values = orjson.loads(note)
-        ways = values["ways"]
+    def _from_note(cls, place: Path | str, values: Mapping[str, Any]) -> Self:
+        ways = dict(values["ways"])
         prices = ways.pop("prices")
         return cls(
             jobs=values["jobs"],

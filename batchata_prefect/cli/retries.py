@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import JOBS, LIMITS, QUIET, SENDING, Json, Place
+from batchata_prefect.cli.options import JOBS, LIMITS, QUIET, SENDING, Json, Place, Trust
 from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
@@ -35,6 +35,7 @@ def retry(
     time_limit: Annotated[str | None, Parameter(group=LIMITS)] = None,
     max_attempts: Annotated[int | None, Parameter(group=SENDING)] = None,
     max_reasks: Annotated[int | None, Parameter(group=SENDING)] = None,
+    trust: Trust = False,
     quiet: Annotated[bool, QUIET] = False,
     as_json: Json = False,
 ) -> int:
@@ -64,7 +65,7 @@ def retry(
         max_reasks: Times that a job is asked again because its answer was not as asked.
         quiet: Show no progress and no report.
     """
-    order = Order.noted(results_dir)
+    order = Order.noted(results_dir, trust=trust)
     folder = bring(results_dir) if isinstance(results_dir, str) else results_dir
     asked = {
         "model": model,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Ways, named
+from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Trust, Ways, named
 from batchata_prefect.cli.orders import Order, provided
 from batchata_prefect.cli.output import print_json, tell, width
 from batchata_prefect.errors import StateError
@@ -26,6 +26,7 @@ def run(
     ways: Ways | None = None,
     out: Out = Path("results"),
     dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    trust: Trust = False,
     quiet: Annotated[bool, QUIET] = False,
     as_json: Json = False,
 ) -> int:
@@ -48,7 +49,7 @@ def run(
         dry_run: Only say what would be sent and what it would cost, as `batchata plan`.
         quiet: Show no progress and no report.
     """
-    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments()
+    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments(trust=trust)
     if dry_run:
         return show_plan(order, as_json)
     return carry_out(order, as_json=as_json, quiet=quiet)
@@ -60,6 +61,7 @@ def plan(
     ask: Ask | None = None,
     ways: Ways | None = None,
     out: Out = Path("results"),
+    trust: Trust = False,
     as_json: Json = False,
 ) -> int:
     """Say what a run would send and cost; nothing is sent and no result is touched.
@@ -71,7 +73,7 @@ def plan(
     Args:
         out: Directory of the answers; what is answered there already is not sent again.
     """
-    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments()
+    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments(trust=trust)
     return show_plan(order, as_json)
 
 

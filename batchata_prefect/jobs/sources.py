@@ -386,6 +386,13 @@ def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     # An empty list says as much as nothing, and is how `Job.to_dict` writes no tags.
     fields = {key: value for key, value in row.items() if value is not None and value != []}
+    if isinstance(fields.get("response_model"), str):
+        # Whoever writes the rows would choose what this process imports.
+        raise ValidationError(
+            f"{where}: response_model names a class to import, {fields['response_model']!r}; rows "
+            "are data, so name it in set_default_params(response_model=...) or --response-model, "
+            "or put a JSON schema into the row"
+        )
     params: Any = fields.pop("params", {})
     if not isinstance(params, Mapping):
         raise ValidationError(f"{where}: params must be an object")
