@@ -13,9 +13,8 @@ from datetime import datetime
 from os import SEEK_END
 from typing import Any
 
-import orjson
-
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
+from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchState,
     Chunk,
@@ -138,11 +137,14 @@ class Anthropic:
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """One request through Messages [anthropic/resources/messages/messages.py], as a row."""
         message, _, error = await wire.ask(client, endpoint, "content", body)
-        if message is not None:
-            result: dict[str, Any] = {"type": "succeeded", "message": message}
-        else:
-            result = {"type": "errored", "error": error}
-        return orjson.dumps({"custom_id": custom_id, "result": result})
+        kind, name = (b"succeeded", b"message") if message is not None else (b"errored", b"error")
+        told = message if message is not None else dumps(error).encode()
+        return b'{"custom_id":"%b","result":{"type":"%b","%b":%b}}' % (
+            custom_id.encode(),
+            kind,
+            name,
+            told,
+        )
 
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]

@@ -16,9 +16,8 @@ from io import RawIOBase
 from os import SEEK_END
 from typing import Any, BinaryIO, cast
 
-import orjson
-
 from batchata_prefect.errors import MissingCredentialsError, blanked, one_line
+from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchFault,
     BatchState,
@@ -207,9 +206,9 @@ class OpenAI:
         answered, status, error = await wire.ask(
             client, endpoint.removeprefix("/v1"), "object", body
         )
-        told = answered if answered is not None else {"error": error}
-        response = {"status_code": status, "body": told}
-        return orjson.dumps({"custom_id": custom_id, "response": response, "error": None})
+        told = answered if answered is not None else dumps({"error": error}).encode()
+        form = b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}'
+        return form % (custom_id.encode(), status, told)
 
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
