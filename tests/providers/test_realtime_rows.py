@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import pytest
 
+from batchata_prefect.exact_json import dumps
 from batchata_prefect.providers import Key, providers
 
 WHOLE = str(2**65)
@@ -78,7 +79,7 @@ def test_an_odd_answer_is_kept_as_it_came(
     assert row.startswith(b'{"custom_id":"h-1",')
     if inside != DEEP:
         (call,) = providers()[name].read(row, "").tool_calls
-        assert call[{"anthropic": "input", "openai": "function"}[name]] == {"n": 2**65}
+        assert f'{{"n":{WHOLE}}}' in dumps(call).replace(" ", "")
 
 
 @pytest.mark.parametrize("name", BODIES)
