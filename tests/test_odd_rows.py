@@ -53,6 +53,8 @@ class Jobs:
         if schema is None and citations is None:
             self.rest = {}
 
+    has_continued = False
+
     def hold(self, ordinals: Any) -> None: ...
 
     def stored(self, ordinal: int) -> Stored:

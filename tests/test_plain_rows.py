@@ -118,6 +118,8 @@ def test_bills_add_up_to_the_sum_of_the_replies(asked):
 class _Jobs:
     """Jobs by their ordinal, in memory."""
 
+    has_continued = False
+
     def hold(self, ordinals: Any) -> None: ...
 
     def stored(self, ordinal: int) -> Stored:

@@ -18,6 +18,7 @@ from batchata_prefect.models import JobResult, Reply, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.again import handed_back
 from batchata_prefect.providers.rows import UNREADABLE, rescued
+from batchata_prefect.providers.rows import unreadable as unreadable_reply
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.codes import mark
 from batchata_prefect.results.item_files import ItemFiles
@@ -98,7 +99,11 @@ def collect(
                     strangers += 1
                 continue
             ordinal = ordinals[place]
-            bill = bills.add(reply)
+            try:
+                bill = bills.add(reply)
+            except Exception as error:
+                reply = unreadable_reply(reply.custom_id, f"{type(error).__name__}: {error}")
+                bill = bills.add(reply)
             if jobs.has_continued and (body := jobs.continued(ordinal, chunk.round)) is not None:
                 reply = _whole_turn(read, chunk.endpoint, reply, body)
             if ordinal < 0:
@@ -137,6 +142,15 @@ def _whole_turn(
     """The reply of a request that continued a paused turn, with what was said before the pause."""
     if reply.outcome != "succeeded":
         return reply
+    try:
+        return _joined(read, endpoint, reply, body)
+    except Exception as error:
+        # What was said after the pause is half an answer.
+        what = f"it goes on from a turn that cannot be read ({type(error).__name__}: {error})"
+        return unreadable_reply(reply.custom_id, what, reply.usage)
+
+
+def _joined(read: Callable[[bytes, str], Reply], endpoint: str, reply: Reply, body: bytes) -> Reply:
     message = {"content": handed_back(body), "stop_reason": "end_turn"}
     result = {"type": "succeeded", "message": message}
     said = read(dumps({"custom_id": reply.custom_id, "result": result}).encode(), endpoint)
@@ -183,8 +197,10 @@ def _with_files(reply: Reply, results_dir: Path) -> Reply:
     """
     try:
         return reply._replace(items=ItemFiles(results_dir, reply.custom_id).put(reply.items))
-    except RecursionError:
-        return reply  # its row cannot be written either, and says why
+    except OSError:
+        raise
+    except Exception:
+        return reply  # of a form that nobody knows; the item stays in the row as it came
 
 
 def _write_missing(
