@@ -16,7 +16,8 @@ class Bounds:
     """What is read at most. Each is raised by `BATCHATA_MOST_<FIELD>`.
 
     Attributes:
-        document_seconds: Time for reading one document.
+        document_seconds: Time for making sense of one document.
+        fetch_seconds: Time for one document of a URL to arrive.
         document_steps: Content streams of a PDF, and parts and paragraphs of a DOCX, that are
             read of one document.
         document_unpacked_bytes: Bytes that one document may unpack to while it is read.
@@ -29,6 +30,7 @@ class Bounds:
     """
 
     document_seconds: float = 60.0
+    fetch_seconds: float = 300.0
     document_steps: int = 50_000
     document_unpacked_bytes: int = 300_000_000
     mapping_steps: int = 2_000_000

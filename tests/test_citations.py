@@ -390,7 +390,7 @@ def test_pages_are_read_only_as_far_as_asked(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         pypdf.PageObject,
         "extract_text",
-        lambda page: read.append(page.page_number) or take(page),
+        lambda page, **how: read.append(page.page_number) or take(page, **how),
     )
     data = encoded("first page", "second page", "third page of this test alone")
     for _ in range(3):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import logging
 import re
 import threading
 from array import array
@@ -20,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 from batchata_prefect.content.citations.written import normal
+from batchata_prefect.content.documents.pdf import PageTexts
 
 Kind: TypeAlias = Literal["text", "pages", "blocks"]
 
@@ -193,48 +192,25 @@ class Pages(Sequence[Part]):
     def __init__(self, data: bytes) -> None:
         self._lock = threading.Lock()
         self._known: dict[int, Part] = {}
-        self._pages = _opened(data)
-        self._count = len(self._pages)
+        self._texts = PageTexts(data)
         # The reader keeps streams as they are and unpacked.
-        self.size_bytes = 3 * len(data) + _PAGE_BYTES * self._count
+        self.size_bytes = 3 * len(data) + _PAGE_BYTES * len(self)
 
     def __len__(self) -> int:
         """Number of pages."""
-        return self._count
+        return self._texts.count
 
     def __getitem__(self, index: Any) -> Any:
         """The page at an index, or those of a slice."""
         if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(self._count))]
-        if not 0 <= index < self._count:
+            return [self[at] for at in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
             raise IndexError(index)
         # One reader of a file is no matter for two threads.
         with self._lock:
             if index not in self._known:
-                self._known[index] = Part(_page_text(self._pages[index]))
+                self._known[index] = Part(self._texts.read(index))
             return self._known[index]
-
-
-def _opened(data: bytes) -> Any:
-    import pypdf  # slow to import, and only citations of PDFs need it
-
-    log = logging.getLogger("pypdf")
-    if log.level == logging.NOTSET:
-        # It warns of every oddity of every file.
-        log.setLevel(logging.CRITICAL)
-    try:
-        reader = pypdf.PdfReader(io.BytesIO(data))
-        return cast(Any, reader.pages) if len(reader.pages) else ()
-    except Exception:
-        # It raises its own errors and, deep in a damaged file, any other.
-        return ()
-
-
-def _page_text(page: Any) -> str:
-    try:
-        return str(page.extract_text())
-    except Exception:
-        return ""
 
 
 @dataclass(slots=True)

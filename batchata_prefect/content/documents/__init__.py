@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchata_prefect.content.documents import formats, pdf
 from batchata_prefect.content.documents.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
+from batchata_prefect.content.documents.watch import in_time
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import FileInput
 
@@ -26,6 +27,7 @@ CACHE_BYTES = 64_000_000
 """Memory that documents may keep, base64 and text included, so that many jobs can share one."""
 
 # Sequences that are one file, or nothing that is one.
+_PIECE_BYTES = 1 << 20
 _ONE = (str, bytes, bytearray, memoryview)
 
 
@@ -198,21 +200,29 @@ def _load_path(path: Path) -> Document:
         _refuse_size(found.st_size)
         # Device and inode are the same file under any link, without resolving every path.
         key = (path.name, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size)
-        return _shelf.get(key) or _shelved(key, path.read_bytes(), path.name)
+        return _shelf.get(key) or _shelved(key, _read_file(path), path.name)
     except FileNotFoundError:
         raise RefusedError("does not exist") from None
     except (OSError, ValueError) as error:
         raise RefusedError(f"cannot be read: {_reason(error)}") from error
 
 
+def _read_file(path: Path) -> bytes:
+    # What was a regular file may be another by now; a pipe must not hang, nor /dev/zero fill.
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RefusedError("is not a regular file")
+        data = file.read(MAX_FILE_BYTES + 1)
+    _refuse_size(len(data))
+    return data
+
+
 def _load_url(url: str) -> Document:
     parts = urlsplit(url)
-    if parts.scheme == "file":
-        return _load_path(Path(unquote(parts.path)))
+    if parts.scheme in ("file", "local"):
+        return _load_path(Path(unquote(parts.path if parts.scheme == "file" else url[8:])))
     try:
-        key, read = _open_url(url)
-        document = _shelf.get(key)
-        data = b"" if document else read()
+        key, document, data = in_time(lambda: _fetched(url), "fetch_seconds")
     except RefusedError:
         raise
     except FileNotFoundError:
@@ -227,6 +237,12 @@ def _load_url(url: str) -> Document:
     return document or _shelved(key, data, name)
 
 
+def _fetched(url: str) -> tuple[Hashable, Document | None, bytes]:
+    key, read = _open_url(url)
+    document = _shelf.get(key)
+    return key, document, b"" if document else read()
+
+
 def _open_url(url: str) -> tuple[Hashable, Callable[[], bytes]]:
     """A key that changes with the content, as far as the file system tells, and how to read it."""
     import fsspec  # pyright: ignore[reportMissingTypeStubs]
@@ -237,7 +253,22 @@ def _open_url(url: str) -> tuple[Hashable, Callable[[], bytes]]:
     if info.get("type") == "directory":
         raise RefusedError("is a directory; name the files in it")
     _refuse_size(info.get("size") or 0)
-    return ("url", url, str(filesystem.ukey(path))), lambda: filesystem.cat_file(path)
+    if info.get("type") not in ("file", None):
+        raise RefusedError("is not a regular file")
+    # Without blocks, an HTTP server is asked once and not for ranges.
+    how = {"block_size": 0} if "http" in filesystem.protocol else {}
+
+    def read() -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        with filesystem.open(path, "rb", **how) as file:
+            while piece := file.read(_PIECE_BYTES):
+                size += len(piece)
+                _refuse_size(size)
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    return ("url", url, str(filesystem.ukey(path))), read
 
 
 def _reason(error: Exception) -> str:
@@ -274,7 +305,7 @@ def _document(data: bytes, name: str, *, named: bool) -> Document:
     elif kind == "image":
         width, height = formats.image_size(data, media_type)
     elif kind == "docx":
-        text = formats.docx_html(data)
+        text = in_time(lambda: formats.docx_html(data))
     elif kind == "text":
         text = formats.decode(data)
     if not named:

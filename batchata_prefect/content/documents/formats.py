@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias, cast
 
+from batchata_prefect.bounds import bounds
+
 DocumentKind: TypeAlias = Literal["pdf", "text", "image", "docx", "other"]
 
 MAX_FILE_BYTES = 512_000_000
@@ -148,16 +150,20 @@ def decode(data: bytes) -> str:
 
 
 def _zip_type(data: bytes, claim: str | None) -> str:
+    most = min(bounds().document_unpacked_bytes, MAX_FILE_BYTES)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
             size = sum(entry.file_size for entry in archive.infolist())
-            opendocument = archive.read("mimetype")[:100] if "mimetype" in names else None
+            if size > most:
+                raise RefusedError(f"unpacks to {size:,} bytes, more than {most:,}")
+            opendocument = None
+            if "mimetype" in names:
+                with archive.open("mimetype") as file:
+                    opendocument = file.read(100)
     except (zipfile.BadZipFile, RuntimeError, OSError) as error:
         what = "DOCX" if claim == DOCX else "zip archive"
         raise RefusedError(f"is a broken {what}: {error}") from error
-    if size > MAX_FILE_BYTES:
-        raise RefusedError(f"unpacks to {size:,} bytes, more than {MAX_FILE_BYTES:,}")
     for folder, media_type in _OFFICE.items():
         if any(name.startswith(folder) for name in names):
             return media_type
@@ -181,16 +187,49 @@ def docx_html(data: bytes) -> str:
             "is a DOCX, which needs mammoth to be read: pip install 'batchata-prefect[docx]'"
         ) from None
     try:
+        _check_docx(data)
         # Pictures would come as base64, which a model reads as text, and which is paid for.
         result: Any = mammoth.convert_to_html(  # pyright: ignore[reportUnknownMemberType]
             io.BytesIO(data), convert_image=_no_picture
         )
+    except RefusedError:
+        raise
     except Exception as error:
         raise RefusedError(f"is a broken DOCX: {error}") from error
     html = cast(str, result.value)
     if not html.strip():
         raise RefusedError("is a DOCX without any text")
     return html
+
+
+def _check_docx(data: bytes) -> None:
+    """Count what mammoth takes its time and memory for, before it does.
+
+    Raises:
+        RefusedError: There are more parts or paragraphs, or many more tags, than are read.
+    """
+    most = bounds().document_steps
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = [name for name in archive.namelist() if name.endswith((".xml", ".rels"))]
+        paragraphs = tags = 0
+        for name in parts[: most + 1]:
+            with archive.open(name) as file:
+                tail = b""
+                while piece := file.read(1 << 20):
+                    paragraphs += (tail + piece).count(b"<w:p>") + (tail + piece).count(b"<w:p ")
+                    paragraphs += (tail + piece).count(b"<w:p/")
+                    tags += piece.count(b"<")
+                    tail = piece[-4:]
+    for count, what, limit in (
+        (len(parts), "parts", most),
+        (paragraphs, "paragraphs", most),
+        (tags, "tags", 40 * most),
+    ):
+        if count > limit:
+            raise RefusedError(
+                f"is a DOCX of {count:,} {what}, of which {limit:,} are read; raise "
+                "BATCHATA_MOST_DOCUMENT_STEPS if it is not made to hang its reader"
+            )
 
 
 def _no_picture(_image: Any) -> list[Any]:

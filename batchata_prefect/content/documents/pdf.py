@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from batchata_prefect.bounds import bounds
 from batchata_prefect.content.documents.formats import RefusedError
+from batchata_prefect.content.documents.watch import in_time
 
 _T = TypeVar("_T")
 
 _LITERAL = re.compile(rb"\\[0-7]{1,3}|\\.|[()]", re.DOTALL)
+_NAME = re.compile(rb"/[^\s\x00/<>\[\](){}%]*")
 _HEX = re.compile(rb"<([0-9A-Fa-f\s]++)>")
 
 
@@ -33,9 +38,9 @@ def page_count(data: bytes) -> int:
         RefusedError: The PDF is encrypted, broken or has no page.
     """
     try:
-        reader = _reader(data)
-        encrypted = bool(reader.is_encrypted)
-        pages = 0 if encrypted else len(reader.pages)
+        encrypted, pages = in_time(lambda: _counted(data))
+    except RefusedError:
+        raise
     except Exception as error:
         # pypdf raises its own errors and, deep in a damaged file, any other.
         text = str(error) or type(error).__name__
@@ -47,6 +52,12 @@ def page_count(data: bytes) -> int:
     if not pages:
         raise RefusedError("is a PDF without pages")
     return pages
+
+
+def _counted(data: bytes) -> tuple[bool, int]:
+    reader = _reader(data)
+    encrypted = bool(reader.is_encrypted)
+    return encrypted, 0 if encrypted else len(reader.pages)
 
 
 def page_texts(data: bytes, pages: int) -> list[str]:
@@ -64,44 +75,98 @@ def shown_bytes(data: bytes, pages: int) -> list[int | None]:
 
 
 def _each(data: bytes, pages: int, work: Callable[[Any], _T], otherwise: _T) -> list[_T]:
-    """What `work` makes of each page; `otherwise` for those where pypdf gives up."""
+    """What `work` makes of each page; `otherwise` for those where pypdf or the time gives up."""
     results: list[_T] = []
-    if not pages:
-        return results
-    all_pages = _reader(data).pages
-    for number in range(pages):
+
+    def read() -> None:
+        all_pages = _reader(data).pages
+        for number in range(pages):
+            try:
+                results.append(work(all_pages[number]))
+            except Exception:
+                results.append(otherwise)
+
+    if pages:
+        with contextlib.suppress(RefusedError):
+            in_time(read)
+    return results + [otherwise] * (pages - len(results))
+
+
+class PageTexts:
+    """The pages of a PDF, whose texts are read one by one; none where it cannot be read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._pages: Any = ()
+        self.count = 0
+        # pypdf raises its own errors and, deep in a damaged file, any other.
+        with contextlib.suppress(Exception):
+            self._pages = in_time(lambda: _reader(data).pages)
+            self.count = in_time(lambda: len(self._pages))
+
+    def read(self, number: int) -> str:
+        """The text of a page, by its number from 0; empty where it cannot be read."""
         try:
-            results.append(work(all_pages[number]))
+            return in_time(lambda: _text(self._pages[number]))
         except Exception:
-            results.append(otherwise)
-    return results
+            return ""
+
+
+class _Steps:
+    """Content streams that may still be read of one page, each form counted once."""
+
+    def __init__(self) -> None:
+        self.left = bounds().document_steps
+        self.known: dict[tuple[int, int], int] = {}
+
+    def take(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise RefusedError("draws too many forms; raise BATCHATA_MOST_DOCUMENT_STEPS")
 
 
 def _text(page: Any) -> str:
-    return cast(str, page.extract_text())
+    steps = _Steps()
+
+    def counted(*_: Any) -> None:
+        # A form that draws forms is laid out as often as it is drawn.
+        steps.take()
+
+    steps.left *= 20
+    return cast(str, page.extract_text(visitor_operand_before=counted))
 
 
 def _shown_on(page: Any) -> int | None:
     contents = page.get_contents()
     data = b"" if contents is None else cast(bytes, contents.get_data())
-    return _shown_in(data, page.get("/Resources"), depth=0)
+    return _shown_in(data, page.get("/Resources"), _Steps(), depth=0)
 
 
-def _shown_in(data: bytes, resources: Any, depth: int) -> int:
+def _shown_in(data: bytes, resources: Any, steps: _Steps, depth: int) -> int:
     """Bytes of text shown by a content stream and by the forms that it draws."""
+    steps.take()
     total = string_bytes(data)
     forms: Any = resources.get_object().get("/XObject") if resources is not None else None
     if forms is None or depth > 4:
         return total
+    # Some writers list every form of the file on every page; only the drawn ones count.
+    drawn = Counter(_NAME.findall(data))
     for name, reference in forms.get_object().items():
-        # Some writers list every form of the file on every page; only the drawn ones count.
-        drawn = data.count(str(name).encode("latin-1", "replace"))
-        if not drawn:
-            continue
-        form = reference.get_object()
-        if form.get("/Subtype") == "/Form":
-            total += drawn * _shown_in(form.get_data(), form.get("/Resources"), depth + 1)
+        times = drawn[str(name).encode("latin-1", "replace")]
+        if times:
+            total += times * _shown_by(reference, steps, depth)
     return total
+
+
+def _shown_by(reference: Any, steps: _Steps, depth: int) -> int:
+    """Bytes of text that one drawing of a form shows; each form is read once at each depth."""
+    form = reference.get_object()
+    if form.get("/Subtype") != "/Form":
+        return 0
+    key = (id(form), depth)
+    if key not in steps.known:
+        inner = _shown_in(form.get_data(), form.get("/Resources"), steps, depth + 1)
+        steps.known[key] = inner
+    return steps.known[key]
 
 
 def string_bytes(data: bytes) -> int:

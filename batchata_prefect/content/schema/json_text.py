@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
+from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import has_halves, writable
 
-_FENCE = re.compile(r"```(json|JSON)?[ \t]*\r?\n(.*?)(?:\r?\n[ \t]*```|```[ \t]*$)", re.DOTALL)
+_OPEN = re.compile(r"```(json|JSON)?[ \t]*\r?\n")
+_CLOSE = re.compile(r"\n[ \t]*```|```[ \t]*\Z")
+
+
+class _Fence(NamedTuple):
+    """A fenced block: where it starts and ends, what stands in it, and whether it says `json`."""
+
+    start: int
+    end: int
+    text: str
+    named: bool
+
+
+def _fences(text: str) -> Iterator[_Fence]:
+    """The closed fenced blocks of a text, each place of which is looked at once."""
+    at = 0
+    while (opened := _OPEN.search(text, at)) is not None:
+        closed = _CLOSE.search(text, opened.end())
+        if closed is None:
+            return  # nor is there an end for those that open further on
+        block = text[opened.end() : closed.start()]
+        yield _Fence(opened.start(), closed.end(), block, opened[1] is not None)
+        at = closed.end()
 
 
 def json_text(text: str) -> str:
@@ -23,20 +47,20 @@ def json_text(text: str) -> str:
     if not body:
         raise ParseError("the answer is empty; JSON was asked for", "invalid_json")
     # Inside of JSON a line never starts with a fence: strings hold no line breaks as they are.
-    fences = list(_FENCE.finditer(body)) if "```" in body else []
-    named = [fence for fence in fences if fence[1]]
+    fences = list(_fences(body)) if "```" in body else []
+    named = [fence for fence in fences if fence.named]
     last_open = max(body.rfind("```json\n"), body.rfind("```json\r"))
-    if last_open > (named[-1].start() if named else -1):
+    if last_open > (named[-1].start if named else -1):
         raise ParseError(
             "the JSON block at the end of the answer is not closed; the answer was cut off",
             "invalid_json",
         )
     if named:
-        return named[-1][2].strip()
+        return named[-1].text.strip()
     if body.startswith(("{", "[")):
         return body
     if len(fences) == 1:
-        return fences[0][2].strip()
+        return fences[0].text.strip()
     raise ParseError(f"the answer is not JSON; it starts with {body[:60]!r}", "invalid_json")
 
 
@@ -97,6 +121,7 @@ def _levels(body: str) -> int:
     return deepest
 
 
+_MOST_FAILURES = 50
 _FENCED = re.compile(r"```(?:json|JSON)?[ \t]*\r?\n.*?(?:\n[ \t]*```|\Z)", re.DOTALL)
 _BARE = re.compile(r"^[ \t]*(?=\{|\[\s*\{)", re.MULTILINE)
 
@@ -104,14 +129,21 @@ _BARE = re.compile(r"^[ \t]*(?=\{|\[\s*\{)", re.MULTILINE)
 def json_spans(text: str) -> list[tuple[int, int]]:
     """Start and end of every JSON dump in an answer: fenced blocks, and bare objects of a line."""
     spans = [match.span() for match in _FENCED.finditer(text)]
+    fences = [(last, first) for first, last in spans]
     decoder = json.JSONDecoder()
+    covered = failed = 0
     for match in _BARE.finditer(text):
         at = match.end()
-        if any(first <= at < last for first, last in spans):
+        fence = bisect_right(fences, (at, len(text)))
+        if at < covered or (fence < len(fences) and fences[fence][1] <= at):
             continue
         try:
-            _, end = decoder.raw_decode(text, at)
+            _, covered = decoder.raw_decode(text, at)
         except (ValueError, RecursionError):
+            # Each of these may have read all that follows.
+            failed += 1
+            if failed == _MOST_FAILURES:
+                break
             continue
-        spans.append((at, end))
+        spans.append((at, covered))
     return sorted(spans)
