@@ -23,10 +23,10 @@ class Bounds:
         document_unpacked_bytes: Bytes that one document may unpack to while it is read.
         mapping_steps: Steps of about a microsecond for mapping an answer's citations to its
             fields; what is found within them has a low confidence.
-        answer_chars: Characters of an answer that are parsed.
         reply_bytes: Bytes of one reply of a provider's API, unpacked.
         row_bytes: Bytes of one row of a provider's results.
-        row_download_bytes: Bytes of a results file for each of its requests, on average.
+        token_bytes: Bytes of a results file for each token that its requests may be answered
+            with: an image of some thousand tokens comes as megabytes.
     """
 
     document_seconds: float = 60.0
@@ -34,10 +34,9 @@ class Bounds:
     document_steps: int = 50_000
     document_unpacked_bytes: int = 300_000_000
     mapping_steps: int = 2_000_000
-    answer_chars: int = 50_000_000
-    reply_bytes: int = 32_000_000
+    reply_bytes: int = 64_000_000
     row_bytes: int = 64_000_000
-    row_download_bytes: int = 2_000_000
+    token_bytes: int = 600
 
     @classmethod
     def from_environment(cls) -> Bounds:

@@ -14,6 +14,7 @@ from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import one_line
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.providers.caps import Download
 from batchata_prefect.results.read import count_rows
 from batchata_prefect.results.remote import bring_file, bring_manifest, publish, put_file
 
@@ -31,6 +32,7 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
 
     Raises:
         OSError: The disk is full or not writable.
+        ReplyTooLargeError: More comes than the chunk's requests can be answered with.
     """
     chunk = flight.entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
@@ -42,7 +44,9 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
 
     async def transfer() -> tuple[int, bool]:
         with partial.open("wb", buffering=_BUFFER_BYTES) as file:
+            size = Download(chunk, batch.batch_id)
             async for piece in provider.download(client, batch):
+                size.take(piece)
                 file.write(piece)
             file.flush()
             await asyncio.to_thread(os.fsync, file.fileno())

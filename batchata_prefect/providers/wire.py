@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
+from batchata_prefect.providers.caps import ReplyTooLargeError, streaming
 from batchata_prefect.providers.failures import classify, status_of
 
 RETRIES = 2
@@ -311,9 +312,10 @@ async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
     with without_secrets():
         try:
             async with asyncio.timeout(DOWNLOAD_SECONDS):
-                response: httpx2.Response = await client.get(
-                    path, cast_to=httpx2.Response, options=options, stream=True
-                )
+                with streaming():
+                    response: httpx2.Response = await client.get(
+                        path, cast_to=httpx2.Response, options=options, stream=True
+                    )
         except TimeoutError:
             raise TimeoutError(f"{path}: no answer within {DOWNLOAD_SECONDS:.0f} s") from None
     try:
@@ -387,6 +389,9 @@ def without_secrets() -> Generator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error.__cause__, ReplyTooLargeError):
+            # The SDK says only that there was a connection error.
+            raise error.__cause__ from None
         _redact(error)
         raise
 

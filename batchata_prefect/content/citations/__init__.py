@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -280,9 +281,11 @@ def _sentences(blocks: Sequence[TextBlock]) -> list[str]:
 
 def _outside(text: str, start: int, end: int, spans: Sequence[tuple[int, int]]) -> str:
     kept = ""
-    for first, last in spans:
-        if first >= end or last <= start:
-            continue
-        kept += text[start : max(first, start)]
-        start = min(last, end)
+    for at in range(max(0, bisect_right(spans, (start, start)) - 1), len(spans)):
+        first, last = spans[at]
+        if first >= end:
+            break
+        if last > start:
+            kept += text[start : max(first, start)]
+            start = min(last, end)
     return kept + text[start:end]

@@ -355,7 +355,7 @@ def _by_words(text: str, digits: list[str], passage: Passage) -> Spot | None:
     places = sorted(
         (start, end, word) for word in set(wanted) for start, end in passage.words.get(word, ())
     )
-    reach = len(text) * 1.5 + 10
+    places, reach = places[: 10 * _MOST_SPOTS], len(text) * 1.5 + 10
     best: tuple[float, Spot] | None = None
     for index, (start, _, _) in enumerate(places):
         seen: dict[str, int] = {}

@@ -31,6 +31,10 @@ _PAGE_BYTES = 20_000
 _SHORT = 20
 """Letters and digits below which a text is only found as whole words, and never nearly."""
 
+_MOST_COMPARED = 1_000_000_000
+"""Product of two lengths up to which texts are compared letter by letter, for a tenth of a second.
+"""
+
 _LEAST_LIKENESS = 95.0
 """Percent of `rapidfuzz.fuzz.partial_ratio` from which a page is looked at for a misread letter."""
 
@@ -121,6 +125,8 @@ def _bared(text: str) -> tuple[str, array[int]]:
 
 
 def _is_nearly_in(wanted: str, text: str) -> bool:
+    if len(wanted) * len(text) > _MOST_COMPARED:
+        return False
     # Imported late: most cited texts stand there as they are.
     from rapidfuzz import fuzz
     from rapidfuzz.distance import Levenshtein

@@ -167,7 +167,7 @@ def numbers(text: str, dates: Sequence[Day]) -> list[Number]:
 def _is_range(match: re.Match[str]) -> bool:
     """Whether two numbers with a dash between are a range, and no identifier such as 2024-001."""
     first, last = match[1], match[2]
-    if match[3] or last[0] == "0" or len(last) > 15 or int(first) >= int(last):
+    if match[3] or last[0] == "0" or len(first + last) > 30 or int(first) >= int(last):
         return False
     # Seven digits are a telephone number, unless they are round.
     return (len(first), len(last)) != (3, 4) or first[-1] == last[-1] == "0"

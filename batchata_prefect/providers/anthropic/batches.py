@@ -30,6 +30,7 @@ from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
+from batchata_prefect.providers.caps import http_client
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (
     count_at,
@@ -87,6 +88,7 @@ class Anthropic:
                 client = anthropic.AsyncAnthropic(
                     max_retries=wire.RETRIES,
                     timeout=wire.timeouts(),
+                    http_client=http_client(anthropic.DefaultAsyncHttpxClient),
                     **(key.arguments() if key else {}),
                 )
         except anthropic.AnthropicError as error:

@@ -30,6 +30,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.caps import http_client
 from batchata_prefect.providers.failures import NotSentError, classify, status_of
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.openai.replies import ordinary
@@ -101,6 +102,7 @@ class OpenAI:
                 client = openai.AsyncOpenAI(
                     max_retries=wire.RETRIES,
                     timeout=wire.timeouts(),
+                    http_client=http_client(openai.DefaultAsyncHttpxClient),
                     **(key.arguments() if key else {}),
                 )
         except openai.OpenAIError:
