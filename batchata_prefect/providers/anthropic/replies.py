@@ -54,8 +54,8 @@ class _Tokens(Struct, gc=False):
     server_tool_use: _NoTools | None = None
     iterations: None = None
     speed: Literal["standard"] | None = None
-    service_tier: str | None = None
-    inference_geo: str | None = None
+    service_tier: Literal["batch"] | None = None
+    inference_geo: Literal["global", "not_available"] | None = None
 
 
 class _Text(Struct, tag_field="type", tag="text", gc=False):
@@ -118,8 +118,10 @@ def ordinary(row: bytes) -> Reply | None:
             written,
             usage.cache_creation.ephemeral_1h_input_tokens,
             thought,
-            tier=usage.service_tier,
-            region=usage.inference_geo,
+            (),
+            (),
+            usage.service_tier,
+            usage.inference_geo,
         ),
         message.stop_reason,
         has_thinking=bool(before or thought),

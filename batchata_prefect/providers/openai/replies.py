@@ -90,7 +90,7 @@ class _Body(Struct, gc=False):
     choices: tuple[_Choice]
     usage: _Tokens
     model: str = ""
-    service_tier: str | None = None
+    service_tier: Literal["default", "auto"] | None = None
     error: None = None
 
 
@@ -135,7 +135,9 @@ def ordinary(row: bytes) -> Reply | None:
             read.cache_write_tokens,
             0,
             thought,
-            tier=body.service_tier,
+            (),
+            (),
+            body.service_tier,
         ),
         _FINISHED[choice.finish_reason],
         has_thinking=bool(thought),
