@@ -31,7 +31,15 @@ if TYPE_CHECKING:
         StateError,
         ValidationError,
     )
-    from batchata_prefect.models import Attempt, Citation, Job, JobResult, ToolCall, Usage
+    from batchata_prefect.models import (
+        Attempt,
+        Citation,
+        EndedBatch,
+        Job,
+        JobResult,
+        ToolCall,
+        Usage,
+    )
     from batchata_prefect.run import BatchRun
 
 _HOMES = {
@@ -42,6 +50,7 @@ _HOMES = {
     "BatchataError": "errors",
     "Citation": "models",
     "CostLimitExceededError": "errors",
+    "EndedBatch": "models",
     "Job": "models",
     "JobResult": "models",
     "MissingCredentialsError": "errors",
@@ -63,6 +72,7 @@ __all__ = [  # noqa: RUF022 - by weight: the builder first
     "JobResult",
     "Citation",
     "ToolCall",
+    "EndedBatch",
     "Attempt",
     "Usage",
     "BatchataError",

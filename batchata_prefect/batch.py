@@ -14,6 +14,7 @@ from dotenv import load_dotenv
 from batchata_prefect.engine.session import (
     Counting,
     IfRunning,
+    OnBatch,
     OnCancel,
     OnDeadline,
     Pace,
@@ -149,6 +150,7 @@ class Batch:
         self._tokens_per_batch = tokens_per_batch
         self._max_attempts = max_attempts
         self._max_reasks = max_reasks
+        self._latest_run: BatchRun | None = None
         self._upload_files = upload_files
         self._budget = budget
         self._credentials = dict(credentials or {})
@@ -472,6 +474,11 @@ class Batch:
         self._intake.came_from(origin)
         return self
 
+    @property
+    def latest_run(self) -> BatchRun | None:
+        """The run that goes on, for its callbacks and other threads, or was the last; else None."""
+        return self._latest_run
+
     def run(
         self,
         on_progress: ProgressCallback | None = None,
@@ -479,6 +486,7 @@ class Batch:
         print_status: bool = False,
         dry_run: bool = False,
         *,
+        on_batch: OnBatch | None = None,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
         wait: Wait = "poll",
@@ -496,6 +504,13 @@ class Batch:
             progress_interval: Seconds between two calls.
             print_status: Whether to show the progress on the terminal.
             dry_run: Whether to only plan: nothing is sent and no result is touched.
+            on_batch: Called with each provider batch that has ended, an `EndedBatch`, and an
+                iterator of the results of those of its jobs that are answered or failed for good,
+                which is good until it returns. Calls come one after the other, in a thread of
+                their own; the run goes on meanwhile, and ends after the last of them. Each batch
+                is told at least once over all starts: once more only where the process died, or
+                the function raised, before it had returned. What it raises is logged once and
+                stops nothing. Jobs that no batch has answered are in the results alone.
             cancel: What Ctrl-C, SIGTERM, `BatchRun.cancel` and a cancellation in the Prefect UI
                 do with the provider batches in flight: `collect` cancels them and collects what
                 they finished, `detach` leaves them running for the next run.
@@ -525,6 +540,7 @@ class Batch:
             on_progress,
             progress_interval,
             print_status,
+            on_batch,
             on_cancel=cancel,
             if_running=if_running,
             wait=wait,
@@ -542,6 +558,7 @@ class Batch:
         progress_interval: float = 1.0,
         print_status: bool = False,
         *,
+        on_batch: OnBatch | None = None,
         cancel: OnCancel = "collect",
         if_running: IfRunning = "wait",
         wait: Wait = "poll",
@@ -557,6 +574,7 @@ class Batch:
             on_progress,
             progress_interval,
             print_status,
+            on_batch,
             on_cancel=cancel,
             if_running=if_running,
             wait=wait,
@@ -571,6 +589,7 @@ class Batch:
         on_progress: ProgressCallback | None,
         progress_interval: float,
         print_status: bool = False,
+        on_batch: OnBatch | None = None,
         **told: Unpack[Told],
     ) -> BatchRun:
         if self._intake.spool is None or not len(self):
@@ -617,7 +636,8 @@ class Batch:
             dict(self._intake.schemas),
             Pace.from_environment(),
         )
-        run.set_on_progress(on_progress, progress_interval)
+        run.set_on_progress(on_progress, progress_interval).set_on_batch(on_batch)
+        self._latest_run = run
         run.print_status = print_status
         return run
 

@@ -444,6 +444,41 @@ class ProviderBatch:
     input_file_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class EndedBatch:
+    """A provider batch that has ended and been read, as `Batch.run(on_batch=...)` is told of it.
+
+    Attributes:
+        batch_id: The provider's id; None where the provider has refused it, or for a group of
+            realtime requests.
+        name: What a person calls it, such as `anthropic claude-sonnet-5-5 #3, 1,000 jobs`.
+        provider: Name of the provider.
+        model: Model id of all its jobs.
+        ending: How it ended: ended, expired, canceled, failed or never_created.
+        jobs: Number of its jobs.
+        answered: Jobs that it answered.
+        failed: Jobs that failed in it for good.
+        cost_usd: What it cost in USD; None where the price is unknown.
+        ended_at: Time of the end.
+        reason: Why it failed or was canceled; None where there is nothing to say.
+
+    The jobs that are neither answered nor failed are sent again in another batch, by this start or
+    by the next.
+    """
+
+    batch_id: str | None
+    name: str
+    provider: str
+    model: str
+    ending: str
+    jobs: int
+    answered: int
+    failed: int
+    cost_usd: float | None
+    ended_at: datetime
+    reason: str | None = None
+
+
 class TextBlock(NamedTuple):
     """One piece of an answer's text.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import inspect
 import logging
 import signal
 import threading
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.session import (
     TERMINATED,
+    OnBatch,
     Pace,
     Session,
     Settings,
@@ -26,13 +28,15 @@ from batchata_prefect.engine.session import (
     leave,
 )
 from batchata_prefect.engine.status import FailureCodes, batch_statuses, run_status
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import JobResult
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number, plain_usd
 from batchata_prefect.results.diff import RunDiff
+from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.read import read_results
+from batchata_prefect.results.row import from_row
 from batchata_prefect.views.status import BatchStatus
 
 logger = logging.getLogger("batchata_prefect")
@@ -115,6 +119,19 @@ class BatchRun:
         """
         self._callback = callback
         self._interval = max(0.05, number("interval", interval))
+        return self
+
+    def set_on_batch(self, callback: OnBatch | None) -> BatchRun:
+        """Have a function told of each batch that has ended; see `Batch.run`.
+
+        Raises:
+            ValidationError: It cannot be called, or would have to be awaited.
+        """
+        if callback is not None and not callable(callback):
+            raise ValidationError(f"on_batch is a function of (batch, results), not {callback!r}")
+        if inspect.iscoroutinefunction(callback):
+            raise ValidationError("on_batch is a plain function, which runs in a thread of its own")
+        self._session.on_batch = callback
         return self
 
     def execute(self) -> BatchRun:
@@ -417,9 +434,27 @@ class BatchRun:
         return found
 
     def iter_results(self) -> Iterator[JobResult]:
-        """The results one at a time, in the order of the jobs; none before the run is complete."""
+        """The results one at a time, in the order of the jobs, each job once.
+
+        While the run goes on, in another thread or in a callback, they are those of the jobs that
+        have ended when this is called: answered, or failed for good, also by an earlier start. A
+        job that is sent again is not among them before it has ended. Where jobs were added since
+        an earlier run was over, those that it answered come when this one is over.
+
+        Raises:
+            OSError: They cannot be read.
+        """
+        schemas = self._session.schemas
         if self.is_complete:
-            yield from read_results(self.results_dir / "results.jsonl", self._session.schemas)
+            yield from read_results(self.results_dir / "results.jsonl", schemas)
+            return
+        try:
+            ended = EndedRows(self.results_dir)
+        except FileNotFoundError:
+            return
+        if ended.head["job_set"] == self._session.spool.digest:
+            for row in ended:
+                yield from_row(row, schemas)
 
     def to_arrow(self) -> Any:
         """The results as a pyarrow table, one row a job, in the order of the jobs.

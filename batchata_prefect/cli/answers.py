@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, cast
 
@@ -19,6 +20,7 @@ from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.exact_json import dumps, loads_exact
+from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.views.terminal import dollars
 
 _SHOWN = 50
@@ -34,7 +36,7 @@ def results(
     export: Annotated[Path | None, Parameter(name=["--export", "-e"])] = None,
     as_json: Json = False,
 ) -> int:
-    """Show, filter or export the answers of a run.
+    """Show, filter or export the answers of a run; while it goes on, of the jobs that have ended.
 
     On a terminal it prints a table of the first 50, in a pipe one JSON object a line, which is
     the row as it stands in results.jsonl.
@@ -57,9 +59,10 @@ def results(
             column for each of its fields.
         as_json: Print one object with all rows; for very many use a pipe or --export.
     """
-    rows = _rows(results_dir, status, code, failed=failed, limit=limit)
+    source = _source(results_dir)
+    rows = _rows(source, status, code, failed=failed, limit=limit)
     if export is not None:
-        number = _export(rows, export, lambda: _rows(results_dir, status, code, failed, limit))
+        number = _export(rows, export, lambda: _rows(source, status, code, failed, limit))
         tell(f"{number:,} rows written to {export}")
     elif as_json:
         print_json("results", {"rows": list(rows)})
@@ -111,31 +114,52 @@ def report(
 
 
 def _rows(
-    results_dir: Path,
+    source: Iterable[dict[str, Any]],
     status: str | None,
     codes: tuple[str, ...],
     failed: bool,
     limit: int | None,
 ) -> Iterator[dict[str, Any]]:
-    path = results_dir / "results.jsonl"
-    if not path.exists():
+    wanted = (
+        row
+        for row in source
+        if (status is None or row["status"] == status)
+        and (not codes or row["error_code"] in codes)
+        and not (failed and row["status"] == "completed")
+    )
+    return islice(wanted, limit)
+
+
+class _Finished:
+    """The rows of a run that is over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self._path.open("rb", buffering=1 << 20) as file:
+            for line in file:
+                yield orjson.loads(line)
+
+
+def _source(results_dir: Path) -> Iterable[dict[str, Any]]:
+    """The rows of a run: of one that goes on, those of the jobs that have ended.
+
+    Raises:
+        StateError: There are none.
+    """
+    try:
+        ended = EndedRows(results_dir)
+    except FileNotFoundError:
+        path = results_dir / "results.jsonl"
+        if path.exists():
+            return _Finished(path)
         raise StateError(
-            f"{str(results_dir)!r} has no results.jsonl: the run is not over, or this is not its "
+            f"{str(results_dir)!r} has no results: the run has not begun, or this is not its "
             "results directory. `batchata status` shows what is in flight"
-        )
-    given = 0
-    with path.open("rb", buffering=1 << 20) as file:
-        for line in file:
-            if limit is not None and given >= limit:
-                return
-            row: dict[str, Any] = orjson.loads(line)
-            if (
-                (status is None or row["status"] == status)
-                and (not codes or row["error_code"] in codes)
-                and not (failed and row["status"] == "completed")
-            ):
-                given += 1
-                yield row
+        ) from None
+    tell("The run is not over: these are the jobs that have ended so far.")
+    return ended
 
 
 def _answer(row: dict[str, Any]) -> str:

@@ -9,14 +9,22 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
+from batchata_prefect.engine.read_chunk import kept_answers
 from batchata_prefect.engine.retries import GaveUpError, backoff, persist
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import one_line
+from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.providers.caps import Download
+from batchata_prefect.results.ended import ANSWERS
 from batchata_prefect.results.read import count_rows
-from batchata_prefect.results.remote import bring_file, bring_manifest, publish, put_file
+from batchata_prefect.results.remote import (
+    bring_file,
+    bring_manifest,
+    drop_folder,
+    publish,
+    put_file,
+)
 
 _BUFFER_BYTES = 1 << 20
 _SAME_TIMES = 3
@@ -94,7 +102,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         return
     if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
         return
-    if run.answer_file(chunk.token).exists() or run.reply_file(chunk.token).exists():
+    if run.reply_file(chunk.token).exists() or kept_answers(run, entry) is not None:
         return
     if await asyncio.to_thread(_brought, run, ending, chunk):
         return
@@ -131,6 +139,24 @@ async def put_results(run: Session) -> None:
         return
     if await asyncio.to_thread(publish, run.results_dir, url):
         get_run_logger().info("the results are at %s", url)
+    # All that stood there is in the results.
+    await asyncio.to_thread(drop_folder, url, Path(ANSWERS).name)
+
+
+async def put_answers(run: Session, chunk: Chunk) -> str | None:
+    """Where the answers of an ended chunk can be read, put where the results go.
+
+    None where they cannot be put there: they are in the results at the end.
+    """
+    path = run.answer_file(chunk.token)
+    if (url := run.settings.results_url) is None:
+        return str(path)
+    try:
+        await asyncio.to_thread(put_file, url, run.own_dir, path)
+    except StateError as error:
+        get_run_logger().warning("%s", one_line(error))
+        return None
+    return f"{url}/{path.relative_to(run.own_dir).as_posix()}"
 
 
 async def put_replies(run: Session, chunk: Chunk) -> None:

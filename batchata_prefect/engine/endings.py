@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from prefect import get_run_logger
+
+from batchata_prefect.engine.deliver import last_words
+from batchata_prefect.engine.download import put_answers
 from batchata_prefect.engine.reask import reask
 from batchata_prefect.engine.retries import keep
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.engine.status import run_status
+from batchata_prefect.errors import one_line
 from batchata_prefect.jobs.spool import ANSWERED as JOB_ANSWERED
 from batchata_prefect.jobs.spool import CANCELED as JOB_CANCELED
 from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
@@ -42,8 +47,22 @@ async def close(run: Session, flight: Flight, ending: Ending) -> None:
         "run takes it up, and nothing is paid twice:",
     )
     entry.ending = ending
-    events.ended(run_status(run), entry, ending)
     await take_in(run, entry, flight.ordinals, resumed=flight.canceled_before)
+    await _let_out(run, entry, flight.ordinals)
+
+
+async def _let_out(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
+    """Have the answers of an ended chunk read by whoever waits for them."""
+    assert entry.ending is not None
+    words, place = last_words(run, entry, ordinals), None
+    if words is not None and run.deliveries is not None:
+        try:
+            await run.deliveries.add(entry.chunk.sequence, words)
+            place = await put_answers(run, entry.chunk)
+        except OSError as error:
+            # The results have them at the end.
+            get_run_logger().warning("its answers cannot be read yet (%s)", one_line(error))
+    events.ended(run_status(run), entry, entry.ending, place)
 
 
 async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from batchata_prefect.engine.deliver import has_answers
 from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.status import batch_statuses
@@ -17,10 +18,11 @@ from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 from batchata_prefect.models import Usage, package
 from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import FAILED, NEVER_SENT, REALTIME, TIME_LIMIT, Entry
+from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.numbers import plain_usd
 from batchata_prefect.results.assemble import Part, assemble
 from batchata_prefect.results.codes import what_to_do
+from batchata_prefect.results.ended import drop
 from batchata_prefect.results.frames import write_parquet
 from batchata_prefect.results.row import blank_row
 from batchata_prefect.results.tally import Tally
@@ -42,6 +44,7 @@ def finish(run: Session) -> dict[str, Any]:
     results, manifest_path = run.results_dir / "results.jsonl", run.results_dir / "manifest.json"
     done = _still_true(run, results)
     if done is not None:
+        drop(run.results_dir)
         return done
     _set_aside(run, results, manifest_path)
     parts = [
@@ -67,8 +70,7 @@ def finish(run: Session) -> dict[str, Any]:
             write_parquet(results, file)
     manifest = _manifest(run, tally, results.stat().st_size)
     write_json(manifest_path, manifest)
-    for part in parts:
-        part.answers.path.unlink(missing_ok=True)
+    drop(run.results_dir)
     return manifest
 
 
@@ -141,8 +143,7 @@ def job_ids(results_dir: Path) -> Iterator[str]:
 
 def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     """The answers of an ended chunk, read again from its replies where they are not at hand."""
-    ending = entry.ending
-    if ending is None or (ending.status in NEVER_SENT and FAILED not in ending.marks):
+    if not has_answers(entry):
         return None
     return Part(answers_of(run, entry, ordinals), ordinals)
 

@@ -12,6 +12,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect.engine.canary import canary_holds
 from batchata_prefect.engine.counting import count_exactly
+from batchata_prefect.engine.deliver import delivering
 from batchata_prefect.engine.download import look_at_results, put_results, restore
 from batchata_prefect.engine.finish import finish
 from batchata_prefect.engine.limits import leave_shares
@@ -77,7 +78,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
         if not owned:
             assert run.stopped is not None
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
-        async with connected(run):
+        async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
             await recover(run)
             await count_exactly(run)
@@ -86,6 +87,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             if run.broken is not None:
                 raise run.broken
             await leave_shares(run)
+            await deliveries.all_told()
             if run.suspending:
                 return await sleepy(run)
             for entry, ordinals in zip(run.ledger, run.members, strict=True):

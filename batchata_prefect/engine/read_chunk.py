@@ -68,7 +68,7 @@ def read_chunk(
         results_dir=run.results_dir,
         terms=run.spool.terms(ordinals),
     )
-    answers, source = run.answer_file(chunk.token), _source(run)
+    answers, source = run.answer_file(chunk.token), source_of(run)
     jobs = run.spool.reader()
     try:
         return collect(
@@ -113,10 +113,10 @@ def answers_of(run: Session, entry: Entry, ordinals: Sequence[int]) -> AnswerFil
 def kept_answers(run: Session, entry: Entry) -> AnswerFile | None:
     """The answers of a chunk, where they were read by this version and for these very jobs."""
     answers = open_answers(run.answer_file(entry.chunk.token))
-    return answers if answers is not None and answers.source == _source(run) else None
+    return answers if answers is not None and answers.source == source_of(run) else None
 
 
-def _source(run: Session) -> str:
+def source_of(run: Session) -> str:
     """What answers depend on besides the replies: jobs and their metadata, and how we read."""
     return f"{package()} {run.spool.digest}"
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from prefect import get_run_logger
 
+from batchata_prefect.engine.deliver import last_words
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.finish import job_ids, read_manifest
 from batchata_prefect.engine.limits import open_shares
@@ -19,6 +20,7 @@ from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.money.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.results.ended import Words
 
 
 @asynccontextmanager
@@ -49,11 +51,14 @@ async def recover(run: Session) -> None:
         StateError: The records cannot be read, or are of another account.
         ValidationError: The records or the results are of another job set.
     """
-    await _read_records(run)
+    ended = await _read_records(run)
+    if run.deliveries is not None:
+        await run.deliveries.begin(ended)
     await open_shares(run)
 
 
-async def _read_records(run: Session) -> None:
+async def _read_records(run: Session) -> dict[int, Words]:
+    """Sequence of each ended chunk -> of which jobs it has the last word."""
     settings = run.settings
     assert run.records is not None
     start = await run.records.start()
@@ -70,7 +75,7 @@ async def _read_records(run: Session) -> None:
             dict(settings.credentials),
         )
         await run.records.begin(new, afresh=start is not None)
-        return
+        return {}
     run.started_at = start.started_at
     for name, account in accounts.items():
         if start.accounts.get(name, account) != account:
@@ -80,6 +85,7 @@ async def _read_records(run: Session) -> None:
                 "Set the base URL back, use another results_dir, or start over with "
                 "set_state(reuse_state=False). Nothing was sent"
             )
+    ended: dict[int, Words] = {}
     strangers = 0
     async for entry, members in run.records.ledger():
         ordinals = await run.alone(run.spool.locate, members)
@@ -93,6 +99,8 @@ async def _read_records(run: Session) -> None:
             await _connect_for(run, entry)
         else:
             await take_in(run, entry, ordinals, resumed=True)
+            if (words := last_words(run, entry, ordinals)) is not None:
+                ended[entry.chunk.sequence] = words
     _refuse_strangers(run, strangers)
     run.resumed = run.spool.states.counts[ANSWERED]
     if run.ledger:
@@ -102,6 +110,7 @@ async def _read_records(run: Session) -> None:
             f"{run.spool.count:,}",
             len(run.flights),
         )
+    return ended
 
 
 async def _connect_for(run: Session, entry: Entry) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict,
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import BatchataError, ValidationError
 from batchata_prefect.jobs.spool import Spool
-from batchata_prefect.models import ProviderBatch
+from batchata_prefect.models import EndedBatch, JobResult, ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
@@ -29,12 +29,16 @@ from batchata_prefect.results.row import reply_file
 
 if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
+    from batchata_prefect.engine.deliver import Deliveries
     from batchata_prefect.records.lease import Lease
     from batchata_prefect.records.shares import Share
     from batchata_prefect.records.store import Records
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+OnBatch: TypeAlias = "Callable[[EndedBatch, Iterator[JobResult]], None]"
+"""Called with a batch that has ended and the results of its jobs."""
 
 ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
 
@@ -344,6 +348,8 @@ class Session:
         around_id: The flow run of a deployment around the batch; None where there is none.
         costs_seconds: What a process takes to come to where it can collect.
         asleep_for: What the run sleeps for, for a person.
+        on_batch: The user's function that is told of each batch; None for none.
+        deliveries: What has ended, for whoever reads it before the run is over; once it runs.
     """
 
     settings: Settings
@@ -388,6 +394,8 @@ class Session:
     around_id: str | None = None
     costs_seconds: float = 0.0
     asleep_for: str | None = None
+    on_batch: OnBatch | None = field(default=None, repr=False)
+    deliveries: Deliveries | None = field(default=None, repr=False)
     _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
         default_factory=dict[tuple[str, str], tuple[int, float]]
     )

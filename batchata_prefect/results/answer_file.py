@@ -1,8 +1,8 @@
 """The read answers of one chunk on disk, each row as it will stand in the results.
 
-The rows lie end to end. Behind them stand the place and length of each, and what they come to, so
-that the results are put together without a look into any row, and rows that came in the order of
-the job set are copied as one piece.
+The rows lie end to end, one line of JSON each, for anybody to read. Beside them lies an index with
+the place and length of each, and what they come to, so that the results are put together without a
+look into any row, and rows that came in the order of the job set are copied as one piece.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from batchata_prefect.results.tally import Tally
 _END = struct.Struct("<QQQ8s")
 """Bytes of all rows, number of rows, bytes of what they come to, and the mark."""
 
-_MARK = b"answers1"
+_MARK = b"answers2"
+
+
+def _index_of(path: Path) -> Path:
+    return path.with_suffix(".index")
 
 
 class AnswerWriter:
@@ -31,10 +35,12 @@ class AnswerWriter:
 
     Attributes:
         tally: What the rows come to; for the caller to fill.
+        index: What lies beside them, once it is closed.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.tally = Tally()
+        self.index = b""
         self._file = file
         self._places = array("I")
         self._lengths = array("I")
@@ -45,10 +51,10 @@ class AnswerWriter:
         self._places.append(place)
 
     def close(self, source: str) -> None:
-        """Write what stands behind the rows."""
+        """Make the index."""
         told = orjson.dumps({"source": source, "tally": self.tally.to_dict()})
-        self._file.write(self._places.tobytes() + self._lengths.tobytes() + told)
-        self._file.write(_END.pack(sum(self._lengths), len(self._places), len(told), _MARK))
+        end = _END.pack(sum(self._lengths), len(self._places), len(told), _MARK)
+        self.index = self._places.tobytes() + self._lengths.tobytes() + told + end
 
 
 @contextmanager
@@ -63,10 +69,14 @@ def answer_writer(path: Path, source: str) -> Generator[AnswerWriter]:
     Raises:
         OSError: The file cannot be written.
     """
+    # Rows without an index are read again, which an index of other rows would prevent.
+    _index_of(path).unlink(missing_ok=True)
     with whole_file(path) as file:
         writer = AnswerWriter(file)
         yield writer
         writer.close(source)
+    with whole_file(_index_of(path), synced=False) as file:
+        file.write(writer.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +104,7 @@ class AnswerFile:
             OSError: The file cannot be read.
         """
         places, lengths = array("I"), array("I")
-        with self.path.open("rb") as file:
-            file.seek(self.row_bytes)
+        with _index_of(self.path).open("rb") as file:
             places.fromfile(file, self.count)
             lengths.fromfile(file, self.count)
         return places, lengths
@@ -113,20 +122,25 @@ def open_answers(path: Path) -> AnswerFile | None:
     Raises:
         OSError: The file cannot be read.
     """
+    index = _index_of(path)
     try:
-        with path.open("rb") as file:
-            file.seek(-_END.size, 2)
+        with index.open("rb") as file:
+            size = file.seek(-_END.size, 2) + _END.size
             row_bytes, rows, told_bytes, mark = _END.unpack(file.read())
-            if mark != _MARK:
+            before = 2 * rows * array("I").itemsize
+            # A loss of power leaves any part of an index, or none, and whole rows.
+            if mark != _MARK or size != before + told_bytes + _END.size:
                 return None
-            file.seek(row_bytes + 2 * rows * array("I").itemsize)
+            file.seek(before)
             told = orjson.loads(file.read(told_bytes))
+        if path.stat().st_size != row_bytes:
+            return None
     except FileNotFoundError:
         return None
     except (orjson.JSONDecodeError, struct.error):
         return None
     except OSError:
-        if path.stat().st_size >= _END.size:
+        if index.stat().st_size >= _END.size:
             raise
         return None
     return AnswerFile(path, row_bytes, rows, Tally.from_dict(told["tally"]), told["source"])

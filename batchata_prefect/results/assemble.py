@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -88,6 +88,35 @@ def assemble(
     return tally
 
 
+def last_rows(
+    parts: Sequence[Part], count: int, wanted: Callable[[int], object]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Ordinal and last row of those jobs that are wanted, in the order of the job set.
+
+    Args:
+        parts: The answers of ended chunks, oldest first.
+        count: Number of jobs.
+        wanted: Whether the job of an ordinal is wanted.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    places = _Places(parts, count)
+    ordinal = 0
+    with closing(_Rows([part.answers.path for part in parts], places.wanted())) as rows:
+        while ordinal < count:
+            number = places.owner[ordinal]
+            if number in places.blocks:
+                for _, line in parts[number].answers.rows():
+                    if wanted(ordinal):
+                        yield ordinal, orjson.loads(line)
+                    ordinal += 1
+                continue
+            if number >= 0 and wanted(ordinal):
+                yield ordinal, _merged(ordinal, places, rows)[1]
+            ordinal += 1
+
+
 def _row(
     ordinal: int,
     places: _Places,
@@ -95,17 +124,26 @@ def _row(
     jobs: SpoolReader,
     unsent: Callable[[Context, Family], dict[str, Any]],
 ) -> tuple[bytes, dict[str, Any]]:
+    """The row of a job as a line and as values, also of one that no chunk has answered."""
+    if places.owner[ordinal] >= 0:
+        return _merged(ordinal, places, rows)
+    row = unsent(jobs.context(ordinal), jobs.family(ordinal))
+    if ordinal in places.earlier:
+        return _with_earlier(row, places.earlier[ordinal], rows)
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE), row
+
+
+def _merged(ordinal: int, places: _Places, rows: _Rows) -> tuple[bytes, dict[str, Any]]:
     """The row of a job's last attempt with its earlier ones in it, as a line and as values."""
-    number = places.owner[ordinal]
-    if number < 0:
-        row = unsent(jobs.context(ordinal), jobs.family(ordinal))
-        line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
-    else:
-        line = rows.read(number, places.start[ordinal], places.length[ordinal])
-        row = orjson.loads(line)
+    line = rows.read(places.owner[ordinal], places.start[ordinal], places.length[ordinal])
+    row: dict[str, Any] = orjson.loads(line)
     earlier = places.earlier.get(ordinal)
-    if earlier is None:
-        return line, row
+    return (line, row) if earlier is None else _with_earlier(row, earlier, rows)
+
+
+def _with_earlier(
+    row: dict[str, Any], earlier: Sequence[tuple[int, int, int]], rows: _Rows
+) -> tuple[bytes, dict[str, Any]]:
     attempts: list[dict[str, Any]] = []
     for before in earlier:
         attempts += orjson.loads(orjson.loads(rows.read(*before))["attempts_json"])

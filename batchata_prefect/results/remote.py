@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -174,6 +175,14 @@ def put_file(url: str, folder: Path, path: Path) -> None:
         raise StateError(
             f"{path.name!r} cannot be put at {url!r}: {one_line(error)}. It is in {str(folder)!r}"
         ) from error
+
+
+def drop_folder(url: str, name: str) -> None:
+    """Remove a folder below a URL, where that can be done; nothing depends on it."""
+    with suppress(Exception):  # each driver raises errors of its own
+        system, root = _open(url)
+        if system.exists(f"{root}/{name}"):
+            system.rm(f"{root}/{name}", recursive=True)
 
 
 def _put(system: Any, path: Path, target: str) -> None:

@@ -6,12 +6,17 @@ run up and never fails it: Prefect queues events in a thread of its own.
 | event | when | labels | payload |
 |---|---|---|---|
 | `batch.submitted` | the provider has taken a batch | provider, model | jobs, estimated_usd |
-| `batch.ended` | its replies are read | provider, model, status | jobs, answered, cost_usd |
+| `batch.ended` | its replies are read | provider, model, status | jobs, answered, cost_usd, \
+answers |
 | `batch.failed` | the provider refused it | provider, model, status | jobs, reason |
 | `cost.passed` | the cost has passed 1, 2, 5, 10, 20, ... USD | usd | cost_usd |
 | `budget.exhausted` | the cost limit kept jobs from being sent | | jobs, limit_usd |
 | `deadline.near` | a tenth of the time limit is left | | seconds_left |
 | `run.finished` | the results are written | status | counts, cost_usd, results_dir |
+
+`answers` is the path or, with results at a URL, the URL of the batch's answers, in lines as those
+of `results.jsonl`. It is there until the run is over, and then all are in `results.jsonl`. A job
+that failed in it may be sent again, in another batch.
 
 All names begin with `batchata.`, those of the labels too: `batchata.batch.ended`, with the label
 `batchata.provider`. The resource of the first three is `batchata.batch.<provider's id>`, that of
@@ -46,8 +51,15 @@ def submitted(entry: Entry) -> None:
     )
 
 
-def ended(run: RunStatus, entry: Entry, ending: Ending) -> None:
-    """A batch has come to its end, or was refused."""
+def ended(run: RunStatus, entry: Entry, ending: Ending, answers: str | None = None) -> None:
+    """A batch has come to its end, or was refused.
+
+    Args:
+        run: Where the run stands.
+        entry: The batch.
+        ending: Its ending.
+        answers: Path or URL of its answers; None where there are none to read.
+    """
     if ending.status == "turned_away":
         return
     chunk = entry.chunk
@@ -65,6 +77,7 @@ def ended(run: RunStatus, entry: Entry, ending: Ending) -> None:
         jobs=chunk.count,
         answered=ending.marks.count(ANSWERED),
         cost_usd=plain_usd(ending.cost_usd),
+        answers=answers,
     )
     _tell_of_cost(run, ending)
 
