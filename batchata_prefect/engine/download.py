@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prefect import get_run_logger
@@ -15,9 +16,10 @@ from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.providers import Provider
 from batchata_prefect.providers.caps import Download
 from batchata_prefect.results.ended import ANSWERS
-from batchata_prefect.results.read import count_rows
+from batchata_prefect.results.read import count_rows, lines
 from batchata_prefect.results.remote import (
     bring_file,
     bring_manifest,
@@ -60,16 +62,25 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
             await asyncio.to_thread(os.fsync, file.fileno())
         return await asyncio.to_thread(count_rows, partial)
 
-    # What did not run is not paid, and a batch that was canceled or expired need not list it.
-    unrun = 0 if batch.ending in {"canceled", "expired"} else batch.failed
-    counted = min(batch.succeeded + unrun, chunk.count)
+    counted = min(batch.succeeded + batch.failed, chunk.count)
+
+    def is_all() -> bool:
+        """Whether no row is missing that was paid.
+
+        A batch that was canceled or expired need not list what did not run.
+        """
+        if batch.ending not in {"canceled", "expired"}:
+            return False
+        return _answered(provider, partial, chunk.endpoint) >= batch.succeeded
+
     seen: list[int] = []
     while True:
         rows, whole = await persist(run, flight, "download", transfer)
         if whole and rows >= chunk.count:
             break
         seen.append(rows if whole else -1)
-        if len(seen) >= _SAME_TIMES and len(set(seen[-_SAME_TIMES:])) == 1 and rows >= counted:
+        is_same = len(seen) >= _SAME_TIMES and len(set(seen[-_SAME_TIMES:])) == 1
+        if is_same and (rows >= counted or (whole and await asyncio.to_thread(is_all))):
             break
         if whole and len(seen) >= _SHORT_TIMES:
             flight.short = True
@@ -89,6 +100,15 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         await run.pause(backoff(run, len(seen)))
     partial.replace(path)
     return path
+
+
+def _answered(provider: Provider, replies: Path, endpoint: str) -> int:
+    """How many rows of a file are of requests that ran; what cannot be read is taken for none."""
+    answered = 0
+    for line in lines(replies):
+        with suppress(Exception):
+            answered += provider.read(line, endpoint).outcome == "succeeded"
+    return answered
 
 
 async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:

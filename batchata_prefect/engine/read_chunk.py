@@ -140,8 +140,8 @@ def _no_reply(
     if lost:
         gone = f"{batch.batch_id} was paid for, and {LOST}"
         return lambda _: (FAILED, "answer_lost", gone)
-    if batch.ending == "canceled" or batch.ending == "expired":
-        unrun = _unrun(batch.ending, batch.batch_id, reason, short=short)
+    if not short and (batch.ending == "canceled" or batch.ending == "expired"):
+        unrun = _unrun(batch.ending, batch.batch_id, reason)
         return lambda _: unrun
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
@@ -163,25 +163,15 @@ def _no_reply(
     return failed
 
 
-def _unrun(
-    ending: str, batch_id: str, reason: str | None, *, short: bool = False
-) -> tuple[str, str, str]:
+def _unrun(ending: str, batch_id: str, reason: str | None) -> tuple[str, str, str]:
     """The same for a batch that was canceled or expired: it need not have rows of what did not run.
 
     OpenAI has none of a batch that was canceled while it was validated, and after a cancel rows
     that it counted may be in no file.
     """
     if ending == "expired":
-        letter, code = AGAIN, "expired"
-        text = f"{batch_id} expired before it ran this job; it was not billed"
-    else:
-        letter = CANCELED
-        code, text = canceled(reason or f"{batch_id} was canceled at the provider")
-    if short:
-        letter = FAILED
-        text = f"{batch_id} {ending} without a row for this job, yet counts it as done: it may be"
-        text += " paid and was not sent again"
-    return letter, code, text
+        return AGAIN, "expired", f"{batch_id} expired before it ran this job; it was not billed"
+    return CANCELED, *canceled(reason or f"{batch_id} was canceled at the provider")
 
 
 def _refused(
@@ -223,7 +213,9 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
             return letter, "answer_lost", lost
         if ending.reason == LOST:
             return letter, "answer_lost", f"it was paid for, and {LOST}"
-        if ending.status == "canceled" or ending.status == "expired":
+        if letter == (AGAIN if ending.status == "expired" else CANCELED) and (
+            ending.status == "canceled" or ending.status == "expired"
+        ):
             return letter, *_unrun(ending.status, "the batch", ending.reason)[1:]
         return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
 
