@@ -335,7 +335,8 @@ class Batch:
             model: Model id.
             temperature: Sampling temperature; an error where the model takes none.
             max_tokens: Upper bound of output tokens, thinking included.
-            response_model: Pydantic class, JSON schema or import path to parse the answer into.
+            response_model: Pydantic class, dataclass, TypedDict, JSON schema or import path to
+                parse the answer into.
             enable_citations: Whether the answer shall cite its documents, with the provider's own
                 citations (Anthropic).
             citations: `quoted` asks for quotes in the answer's form instead, on both providers,
