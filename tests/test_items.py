@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import json
 import stat
 from decimal import Decimal
@@ -12,14 +13,16 @@ from typing import Any
 import orjson
 import pytest
 
-from batchata_prefect import Batch, JobResult, ToolCall
+from batchata_prefect import Batch, JobResult, ToolCall, ValidationError
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
+from batchata_prefect.results.frames import arrow_table
 from batchata_prefect.results.item_files import ItemFiles
 from batchata_prefect.results.row import Reading, from_row
+from tests.test_cli import batchata
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 SCHEMA = answer_schema({"type": "object", "properties": {"a": {"type": "integer"}}})
@@ -222,6 +225,13 @@ def test_logprobs_are_kept() -> None:
     assert result_of(RESPONSES, other).items == kept
 
 
+@pytest.mark.parametrize("model", ["claude-sonnet-5-5", "gpt-6-luna"])
+def test_several_answers_to_one_job_are_refused_before_payment(tmp_path: Path, model: str) -> None:
+    """They would be paid, and only the first has a place."""
+    with pytest.raises(ValidationError, match="a job has one answer"):
+        Batch(tmp_path / "out").add_job(prompt="x", model=model, id="a", n=2)
+
+
 URL = {"title": "A page", "url": "https://a.example/p", "start_index": 0, "end_index": 4}
 FILE = {"type": "file_citation", "file_id": "file-1", "filename": "a.pdf", "index": 4}
 FOUND = {"type": "web_search_result_location", "url": "https://b.example", "title": "B",
@@ -304,6 +314,14 @@ def test_a_run_keeps_calls_and_images(tmp_path: Path, sandbox) -> None:
     assert path.read_bytes() == base64.b64decode(image[0]["result"])
     assert image[0]["result"] not in (tmp_path / "out" / "results.jsonl").read_text()
     assert [call.name for call in found["call"].tool_calls] == ["f"]
+    table = tmp_path / "table.csv"
+    assert batchata("results", str(tmp_path / "out"), "--export", str(table)).returncode == 0
+    with table.open(newline="") as file:
+        rows = {row["job_id"]: row for row in csv.DictReader(file)}
+    assert json.loads(rows["call"]["tool_calls_json"])[0]["name"] == "f"
+    assert json.loads(rows["image"]["items_json"]) == [item]
+    frame = arrow_table(tmp_path / "out" / "results.jsonl")
+    assert json.loads(frame.column("tool_calls_json")[2].as_py())[0]["id"] == "t"
     path.unlink()
     (tmp_path / "out" / "manifest.json").unlink()
     (tmp_path / "out" / "results.jsonl").unlink()

@@ -199,7 +199,8 @@ def parameters(job: Job) -> dict[str, Any]:
     """The job's further parameters, its temperature among them.
 
     Raises:
-        ValidationError: One of them would replace a field of the job, or is no finite number.
+        ValidationError: One of them would replace a field of the job, is no finite number, or asks
+            for several answers.
     """
     params = dict(job.params)
     if job.temperature is not None:
@@ -210,6 +211,8 @@ def parameters(job: Job) -> dict[str, Any]:
                 raise fault(job, f"params may not hold {name!r}; give {name}= to the job")
             if isinstance(value, float) and not math.isfinite(value):
                 raise fault(job, f"{name} is {value}, which is no JSON number")
+        if params.get("n", 1) != 1:
+            raise fault(job, f"n={params['n']!r}: a job has one answer; add the job several times")
         if params.get("stream"):
             raise fault(job, "stream=True is not possible in a batch; leave it out")
     return params

@@ -99,8 +99,6 @@ def render(job: Job) -> Request:
         )
     if params:
         left_out += _drop_sampling(job, params, endpoint)
-        if params.get("n", 1) != 1:
-            raise fault(job, f"n={params['n']!r}: a job has one answer; add the job several times")
     write = _chat if endpoint == CHAT else _response
     body, limit, sources = write(job, tally, params, quoted=quoted)
     if params:
