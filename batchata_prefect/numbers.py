@@ -94,3 +94,20 @@ def usd(name: str, value: Any) -> Decimal:
 def plain_usd(amount: Decimal | None) -> float | None:
     """An amount of USD as JSON has it, in results, manifests and callbacks; None stays unknown."""
     return None if amount is None else float(amount)
+
+
+def told_usd(amount: Decimal | float | None, unknown: str = "an unknown amount") -> str:
+    """An amount of USD for a person: four decimals, and more where the amount is small.
+
+    An amount above 0 is never shown as nothing.
+    """
+    if amount is None:
+        return unknown
+    size = abs(amount)
+    if not 0 < size < 0.01:
+        return f"${amount:,.4f}"
+    places = 3 - math.floor(math.log10(size))
+    text = f"{amount:.{places}f}"
+    # Digits beyond the fourth go where they are zeros.
+    whole, _, part = text.partition(".")
+    return f"${whole}.{part[:4]}{part[4:].rstrip('0')}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchata_prefect import Batch, ValidationError
-from batchata_prefect.numbers import number, usd, whole
+from batchata_prefect.numbers import number, told_usd, usd, whole
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBERS: list[Any] = [NAN, INF, -INF, -1, True, False, "many", 10**400, [5], None]
@@ -80,3 +80,22 @@ def test_a_number_that_makes_no_sense_is_refused(name: str, value: Any, tmp_path
 def test_what_makes_sense_is_kept(check: Any, given: Any, kept: type) -> None:
     assert check() == given
     assert type(check()) is kept
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [
+        (None, "an unknown amount"),
+        (0, "$0.0000"),
+        (1234.5, "$1,234.5000"),
+        (0.0123456, "$0.0123"),
+        (0.0099, "$0.0099"),
+        (0.00123456, "$0.001235"),
+        (Decimal("0.00004"), "$0.00004"),
+        (Decimal("0.00000024"), "$0.00000024"),
+        (-0.0002, "$-0.0002"),
+    ],
+)
+def test_an_amount_above_nothing_is_never_shown_as_nothing(amount: Any, text: str) -> None:
+    """Four decimals, and as many as it needs where it is small."""
+    assert told_usd(amount) == text

@@ -10,6 +10,7 @@ from rich.table import Table
 from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.collector.inflight import Known, Line, adopt, cancel, open_run, status
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import Ours
 
 
@@ -146,6 +147,6 @@ def _show(lines: list[Line], title: str) -> None:
             values["status"],
             f"{values['answered']:,}",
             (values["expires_at"] or "")[:16],
-            "unknown" if reserved is None else f"${reserved:,.4f}",
+            told_usd(reserved, "unknown"),
         )
     show(table if lines else title)

@@ -26,6 +26,7 @@ from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Sample
+from batchata_prefect.numbers import told_usd
 
 _LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
 _LOOK_SECONDS = 2
@@ -102,8 +103,8 @@ def verdict(run: Session, sample: Sample) -> dict[str, Any]:
     if limit is not None and (projected is None or projected > limit):
         faults.append(f"the cost limit is ${limit}")
     told = (
-        f"canary: {valid:,} of {jobs:,} answers are valid ({share:.1%}), {_usd(cost)} in all; "
-        f"the whole run is projected to cost {_usd(projected)}"
+        f"canary: {valid:,} of {jobs:,} answers are valid ({share:.1%}), {told_usd(cost)} in all; "
+        f"the whole run is projected to cost {told_usd(projected)}"
     )
     if faults:
         told += f"; but {', and '.join(faults)}"
@@ -186,7 +187,3 @@ async def _publish(told: str) -> None:
         await acreate_markdown_artifact(f"# {told}", description=told)
     except Exception as error:
         get_run_logger().warning("the canary's figures were not stored in Prefect (%s)", error)
-
-
-def _usd(amount: Decimal | None) -> str:
-    return "an unknown amount" if amount is None else f"${amount:,.4f}"

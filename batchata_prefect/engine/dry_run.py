@@ -21,7 +21,7 @@ from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.models import Usage
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
-from batchata_prefect.numbers import plain_usd
+from batchata_prefect.numbers import plain_usd, told_usd
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
@@ -66,9 +66,9 @@ def dry_run(run: Session) -> dict[str, Any]:
     covered = None if room is None else _covered(batches, room)
     if covered is not None and covered < total["jobs"]:
         notes.append(
-            f"the upper bound of {_usd(upper)} is more than the {_usd(room)} that the cost limit "
-            f"leaves: about {covered:,} of {total['jobs']:,} jobs go out at once, the others as "
-            "real costs, which are mostly lower, make room; what then does not fit is not sent"
+            f"the upper bound of {told_usd(upper)} is more than the {told_usd(room)} that the cost "
+            f"limit leaves: about {covered:,} of {total['jobs']:,} jobs go out at once, the others "
+            "as real costs, which are mostly lower, make room; what then does not fit is not sent"
         )
     if any(batch["output_seen"] is False for batch in batches):
         notes.append(
@@ -231,8 +231,8 @@ def show(planned: dict[str, Any]) -> None:
     )
     if planned["cost_likely_usd"] is not None and planned["realtime_likely_usd"]:
         console.print(
-            f"Likely ${planned['cost_likely_usd']:,.4f}; the same at realtime prices "
-            f"${planned['realtime_likely_usd']:,.4f}"
+            f"Likely {told_usd(planned['cost_likely_usd'])}; the same at realtime prices "
+            f"{told_usd(planned['realtime_likely_usd'])}"
         )
     for warning in planned["warnings"]:
         console.print(f"Note: {warning}", markup=False)
@@ -240,10 +240,6 @@ def show(planned: dict[str, Any]) -> None:
 
 def _shown(amount: float | None) -> str:
     return "unknown" if amount is None else f"{amount:,.4f}"
-
-
-def _usd(amount: Decimal | None) -> str:
-    return "an unknown amount" if amount is None else f"${amount:,.4f}"
 
 
 def _wait_for(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -31,6 +31,7 @@ from batchata_prefect.money.ledger import (
     Ending,
 )
 from batchata_prefect.money.observed import correction
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.attachments import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.providers.throttle import Throttle
@@ -153,7 +154,7 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     if sending.refused is not None:
         raise sending.refusal
     answered = ending.marks.count(ANSWERED)
-    cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
+    cost = told_usd(ending.cost_usd, "unknown cost")
     summary = f"{answered:,} of {chunk.count:,} answered in realtime, {cost}"
     get_run_logger().info("%s", summary)
     return summary

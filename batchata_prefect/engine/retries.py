@@ -16,6 +16,7 @@ from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateEr
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import Failure, HeldBackError, classify
 from batchata_prefect.records.store import TakenOverError
@@ -179,13 +180,11 @@ def still_owned(run: Session, *, fresh: bool) -> AbstractContextManager[None]:
 
 def no_batch(run: Session, chunk: Chunk, failure: Failure) -> BatchSubmissionError:
     """The error of a create after which no batch of its provider will be taken."""
-    spent = budget.spent(run.ledger)
-    so_far = "an unknown amount" if spent is None else f"${spent:,.4f}"
     return BatchSubmissionError(
         f"{chunk.name}: {chunk.provider} refused it ({failure.text}). Nothing was created or paid "
         f"for its {chunk.count:,} jobs, and nothing more is sent to {chunk.provider} in this run, "
-        f"which has spent {so_far} so far. {failure.what_to_do}, then run again: what was answered "
-        "is kept, and only the rest is sent"
+        f"which has spent {told_usd(budget.spent(run.ledger))} so far. {failure.what_to_do}, then "
+        "run again: what was answered is kept, and only the rest is sent"
     )
 
 

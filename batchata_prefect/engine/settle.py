@@ -19,6 +19,7 @@ from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
 from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import is_turned_away, told
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.failures import Failure, Kind, classify_code
 from batchata_prefect.results.read import Collected
 
@@ -62,7 +63,7 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
     run.let_in(chunk.provider, chunk.model)
     await _tidy(run, chunk, batch)
     answered = ending.marks.count(ANSWERED)
-    cost = "unknown cost" if ending.cost_usd is None else f"${ending.cost_usd:.4f}"
+    cost = told_usd(ending.cost_usd, "unknown cost")
     summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
     get_run_logger().info("%s", summary)
     _tell_overshoot(chunk, ending)
@@ -73,10 +74,10 @@ def _tell_overshoot(chunk: Chunk, ending: Ending) -> None:
     held, cost = chunk.reserved_usd, ending.cost_usd
     if held is not None and cost is not None and cost > held:
         get_run_logger().warning(
-            "it cost $%.4f, more than its upper bound of $%.4f; the next batches of %s reserve as "
+            "it cost %s, more than its upper bound of %s; the next batches of %s reserve as "
             "much more. If its price is not right, give yours with prices=",
-            cost,
-            held,
+            told_usd(cost),
+            told_usd(held),
             chunk.model,
         )
 

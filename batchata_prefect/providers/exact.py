@@ -13,13 +13,13 @@ import math
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
 
 from batchata_prefect.errors import ProviderError, ValidationError
+from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.throttle import Throttle
 
 _CHAT, _RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -185,20 +185,19 @@ def _wait_after(error: Exception, which: str, attempt: int, *, last: bool) -> fl
         ValidationError: The provider refuses the request, or has no such endpoint.
         ProviderError: The key is refused, or all tries are used up.
     """
-    status = getattr(error, "status_code", None)
-    text = " ".join(str(error).split())[:300]
-    if status in {404, 405, 501} and "model" not in text:
+    failure = classify(error)
+    text = failure.text
+    if failure.status in {404, 405, 501} and "model" not in text:
         raise ValidationError(
             f"this server does not count tokens ({text}); nothing was sent. Leave "
             "estimate='exact' out: the estimate is then an upper bound made here"
         ) from error
-    if status in {401, 402, 403} or getattr(error, "code", None) == "insufficient_quota":
-        # The text stays out: OpenAI's quotes a part of the key.
+    if failure.kind == "account":
         raise ProviderError(
-            f"the provider refused the key or the account with {status} when asked to count "
-            "tokens; nothing was sent or paid. Check the API key and the account, then run again"
+            f"the provider refused the key or the account with {failure.status} when asked to "
+            f"count tokens; nothing was sent or paid. {failure.what_to_do}, then run again"
         ) from None
-    if status is not None and status < 500 and status not in {408, 409, 425, 429}:
+    if failure.kind in {"refused", "absent", "unseen"}:
         raise ValidationError(
             f"{which}: the provider would not count it, and is likely to refuse it in a "
             f"batch as well ({text}); nothing was sent or paid"
@@ -209,10 +208,7 @@ def _wait_after(error: Exception, which: str, attempt: int, *, last: bool) -> fl
             "sent or paid. Run again, or leave estimate='exact' out"
         ) from error
     wait = _SHORTEST_WAIT * 2.0**attempt * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
-    headers: Any = getattr(getattr(error, "response", None), "headers", None)
-    with suppress(AttributeError, TypeError, ValueError):
-        wait = float(headers.get("retry-after"))
-    return min(max(wait, 0.0), _LONGEST_WAIT)
+    return min(failure.seconds or wait, _LONGEST_WAIT)
 
 
 def _anthropic_body(body: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 
 from batchata_prefect.errors import one_line
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _MOST_ROWS = 200
@@ -161,9 +162,9 @@ def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:
     if flying:
         parts.append(f"{run.active:,} in flight in {flying:,} provider batches")
     spent, held = run.spent_usd, run.reserved_usd
-    parts.append("cost unknown" if spent is None else f"${spent:,.4f} spent")
+    parts.append("cost unknown" if spent is None else f"{told_usd(spent)} spent")
     if held:
-        parts.append(f"up to ${held:,.4f} reserved")
+        parts.append(f"up to {told_usd(held)} reserved")
     if run.asleep_for:
         parts.append(run.asleep_for)
     return " · ".join(parts)
@@ -214,4 +215,4 @@ def _time(moment: datetime) -> str:
 
 
 def _usd(amount: Decimal | None) -> str:
-    return "unknown" if amount is None else f"{amount:.4f}"
+    return told_usd(amount, "unknown").removeprefix("$")

@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from batchata_prefect.numbers import told_usd
+
 Stats = Mapping[str, Any]
 BatchData = Mapping[str, Mapping[str, Any]]
 
@@ -248,7 +250,7 @@ def dollars(usd: float | None) -> str:
         return "unknown"
     if usd == 0 or abs(usd) >= 0.01:
         return f"${usd:,.2f}"
-    return f"${usd:.6f}".rstrip("0").rstrip(".")
+    return told_usd(usd)
 
 
 def _state(batch: Mapping[str, Any]) -> str:

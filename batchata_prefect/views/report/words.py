@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchata_prefect.numbers import told_usd
 from batchata_prefect.views.report.figures import Figures
 from batchata_prefect.views.terminal import dollars
 
@@ -17,7 +18,7 @@ _WIDTH = 96
 def summary(manifest: Mapping[str, Any]) -> str:
     """One line that says what a run came to."""
     cost = manifest["cost_usd"]
-    return f"{_answered(manifest)}, {'cost unknown' if cost is None else f'${cost:,.4f}'}"
+    return f"{_answered(manifest)}, {told_usd(cost, 'cost unknown')}"
 
 
 def headline(manifest: Mapping[str, Any]) -> str:
@@ -176,7 +177,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
 
 def _cache_line(name: str, sums: Mapping[str, Any]) -> str:
     saved: float | None = sums["cache_saved_usd"]
-    effect = "an unknown amount" if saved is None else f"${abs(saved):,.4f}"
+    effect = told_usd(None if saved is None else abs(saved))
     verb = "cost" if saved is not None and saved < 0 else "saved"
     return (
         f"The prompt cache of {name} {verb} {effect}: {sums['cache_read_tokens']:,} input tokens "
@@ -185,7 +186,7 @@ def _cache_line(name: str, sums: Mapping[str, Any]) -> str:
 
 
 def _usd(amount: float | None) -> str:
-    return "cost unknown" if amount is None else f"${amount:,.4f}"
+    return told_usd(amount, "cost unknown")
 
 
 def _cell(text: str) -> str:
