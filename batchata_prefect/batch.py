@@ -413,6 +413,8 @@ class Batch:
         id_column: str | None = None,
         file_column: str | None = None,
         metadata_columns: Sequence[str] | None = None,
+        documents_root: str | Path | None = None,
+        allow_urls: Sequence[str] = (),
         **kwargs: Any,
     ) -> Self:
         """Add one job for each row of a table; read in pieces, never held as a whole.
@@ -428,6 +430,13 @@ class Batch:
                 relative, or with the bytes of the document.
             metadata_columns: Columns that are given back with the result; by default all that the
                 template, the id and the file do not use, `[]` for none.
+            documents_root: Folder in which the documents have to lie that rows name, links
+                followed: rows are data. That of the source by default, and the current one for a
+                table that is no file; `/` for any.
+            allow_urls: Hosts of the URLs that rows may name, such as `docs.example.com` or
+                `*.example.com`, and `s3://bucket` of what is not HTTP; none by default. What a URL
+                leads on to is held to the same, and an address of a private network is read only
+                from a host that is named in full.
             **kwargs: Further arguments of `add_job` for every row.
 
         Raises:
@@ -439,7 +448,8 @@ class Batch:
 
         origin: str | None = None
         if isinstance(source, (str, os.PathLike)):
-            columns = (id_column, file_column, metadata_columns)
+            allowed = (documents_root and str(documents_root), *allow_urls)
+            columns = (id_column, file_column, metadata_columns, allowed)
             told = {**kwargs, "prompt": prompt, "columns": columns}
             origin = self._intake.take_over(Path(cast("str", source)), told)
             if self._intake.origin is not None:
@@ -452,7 +462,14 @@ class Batch:
                 if form is None:
                     own = "id" if prompt is not None and "id" in row else None
                     form = RowForm(
-                        prompt, id_column or own, file_column, metadata_columns, kwargs, others=True
+                        prompt,
+                        id_column or own,
+                        file_column,
+                        metadata_columns,
+                        kwargs,
+                        others=True,
+                        documents_root=documents_root,
+                        allow_urls=allow_urls,
                     )
                 if len(faults) == _FAULTS_KEPT:
                     faults.append("no more of the rows were read")

@@ -162,6 +162,16 @@ class JobsFile(JobBlock[BatchRun]):
     file_column: str | None = Field(
         default=None, description="Column with the path or URL of the job's document."
     )
+    documents_root: str | None = Field(
+        default=None,
+        description="Folder in which the documents have to lie that rows name; that of the jobs "
+        "file by default.",
+    )
+    allow_urls: list[str] = Field(
+        default_factory=list[str],
+        title="Allow URLs",
+        description="Hosts of URLs that rows may name, such as docs.example.com.",
+    )
     params: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Further request parameters of all jobs."
     )
@@ -212,5 +222,10 @@ class JobsFile(JobBlock[BatchRun]):
         }
         batch.set_default_params(**{k: v for k, v in defaults.items() if v is not None})
         return batch.add_rows(
-            self.jobs, self.prompt, id_column=self.id_column, file_column=self.file_column
+            self.jobs,
+            self.prompt,
+            id_column=self.id_column,
+            file_column=self.file_column,
+            documents_root=self.documents_root,
+            allow_urls=self.allow_urls,
         )

@@ -50,6 +50,8 @@ async def jobs_from_file(
     quota: dict[str, PositiveInt] | None = None,
     id_column: str | None = None,
     file_column: str | None = None,
+    documents_root: str | None = None,
+    allow_urls: list[str] | None = None,
     metadata_columns: list[str] | None = None,
     run_key: str | None = None,
     state: str | None = None,
@@ -105,6 +107,9 @@ async def jobs_from_file(
         id_column: Column with the id of the job; the column id by default, where there is one.
         file_column: Column with the path or URL of the job's document. A relative path counts
             from the folder of the jobs file.
+        documents_root: Folder in which the documents have to lie that rows name; that of the jobs
+            file by default.
+        allow_urls: Hosts of URLs that rows may name, such as docs.example.com; none by default.
         metadata_columns: Columns that are given back with the result; never sent.
         run_key: Identity under which the run resumes. Without one it is the id of the flow run,
             so that Retry goes on where it stopped.
@@ -161,6 +166,8 @@ async def jobs_from_file(
         prompt=prompt,
         id_column=id_column,
         file_column=file_column,
+        documents_root=documents_root,
+        allow_urls=allow_urls or [],
         metadata_columns=metadata_columns or [],
     )
     run = await batch.arun(wait=wait, canary=canary, min_valid=min_valid, approve=approve)

@@ -145,6 +145,7 @@ def test_documents_and_a_response_model(
         results_dir=str(tmp_path / "out"),
         response_model=schema,
         file_column="file",
+        documents_root=str(DOCUMENTS),
         run_key="invoices",
         state=str(tmp_path / "state"),
     )
@@ -169,6 +170,7 @@ def test_answers_cite_their_documents(
         results_dir=str(tmp_path / "out"),
         citations=asked,
         file_column="file",
+        documents_root=str(DOCUMENTS),
         run_key=str(tmp_path),
         state=str(tmp_path / "state"),
     )

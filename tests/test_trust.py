@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from batchata_prefect.cli.options import Ask, Ways
 from batchata_prefect.cli.orders import Amendment, Order
+from batchata_prefect.content.documents import load_documents
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.jobs.sources import jobs_from_rows
+from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 from batchata_prefect.results.remote import ORDER
 
 
@@ -114,3 +119,138 @@ def test_a_row_names_no_class(named: str) -> None:
     assert job["response_model"] == schema
     (job,) = jobs_from_rows([{"prompt": "hi"}], response_model=named)
     assert job["response_model"] == named
+
+
+def loaded(folder: Path, named: Any, **how: Any) -> list[str]:
+    """Names of the documents that a row of a file in `folder` gets, or the error."""
+    source = folder / "jobs.jsonl"
+    source.write_text(json.dumps({"prompt": "Read", "file": named}))
+    (job,) = jobs_from_rows(read_rows(source), **how)
+    return [document.name for document in load_documents(job["file"], job_id="a")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of jobs with a document, a secret beside it, and links to that."""
+    made = tmp_path / "jobs"
+    (made / "docs").mkdir(parents=True)
+    (made / "docs" / "ours.txt").write_text("ours")
+    (tmp_path / "secret.txt").write_text("secret")
+    (made / "link.txt").symlink_to(tmp_path / "secret.txt")
+    (made / "up").symlink_to(tmp_path)
+    return made
+
+
+BESIDE = [
+    "docs/ours.txt",
+    "docs/../docs/ours.txt",
+    "{here}/docs/ours.txt",
+    "file://{here}/docs/ours.txt",
+]
+
+
+@pytest.mark.parametrize("named", BESIDE)
+def test_a_row_names_documents_beside_its_file(folder: Path, named: str) -> None:
+    assert loaded(folder, named.format(here=folder)) == ["ours.txt"]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "/etc/passwd",
+        "{out}/secret.txt",
+        "../secret.txt",
+        "docs/../../secret.txt",
+        "link.txt",
+        "up/secret.txt",
+        "file://{out}/secret.txt",
+        "file://{out}/jobs/%2e%2e/secret.txt",
+        "local://{out}/secret.txt",
+        ["docs/ours.txt", "link.txt"],
+    ],
+)
+def test_a_row_reaches_nothing_outside(folder: Path, named: Any) -> None:
+    """Neither by an absolute path, nor upwards, nor by a link, nor by another scheme."""
+    out = folder.parent
+    wanted = named.format(out=out) if isinstance(named, str) else named
+    with pytest.raises(ValidationError, match="documents_root"):
+        loaded(folder, wanted)
+    assert loaded(folder, wanted, documents_root="/")
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "http://127.0.0.1:9/x.txt",
+        "https://docs.example.com/x.txt",
+        "simplecache::file:///etc/passwd",
+        "zip://x::https://docs.example.com/a.zip",
+        "memory://x/y.txt",
+        "s3://bucket/x.txt",
+        "https://docs.example.com@127.0.0.1/x",
+    ],
+)
+def test_a_row_names_no_url_unasked(folder: Path, named: str) -> None:
+    with pytest.raises(ValidationError, match="allow_urls"):
+        loaded(folder, named)
+    with pytest.raises(ValidationError, match="allow_urls"):
+        loaded(folder, named, allow_urls=["other.example.com", "s3://another"])
+
+
+class Leads(BaseHTTPRequestHandler):
+    """Gives a document at /doc.txt, and leads on from /to/<URL>."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"a document")
+
+    def log_message(self, *_: Any) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[int]:
+    """A web server of this machine; its port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Leads) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made.server_port
+        made.shutdown()
+
+
+def test_where_a_url_leads_on_to_is_asked_for_leave_too(folder: Path, server: int) -> None:
+    """A host that is allowed does not open those behind it; a private one is named in full."""
+    here = f"http://localhost:{server}"
+    assert loaded(folder, f"{here}/doc.txt", allow_urls=["localhost"]) == ["doc.txt"]
+    assert loaded(folder, f"{here}/to/{here}/doc.txt", allow_urls=["localhost"])
+    inside = f"http://127.0.0.1:{server}/doc.txt"
+    with pytest.raises(ValidationError, match=r"allow_urls=\['127\.0\.0\.1'\]"):
+        loaded(folder, f"{here}/to/{inside}", allow_urls=["localhost"])
+    for pattern in ("*", "local*", "*.0.0.1"):
+        with pytest.raises(ValidationError, match=r"private network|allow_urls"):
+            loaded(folder, f"{here}/doc.txt", allow_urls=[pattern])
+    with pytest.raises(ValidationError, match="leads on"):
+        loaded(folder, f"{here}/to/" * 7 + f"{here}/doc.txt", allow_urls=["localhost"])
+
+
+@pytest.mark.parametrize(
+    ("named", "is_there"), [("doc.txt", True), ("../other.txt", False), ("%2e%2e/other.txt", False)]
+)
+def test_the_folder_of_a_file_at_a_url_holds_its_documents(named: str, is_there: bool) -> None:
+    """Rows of memory://bucket/jobs/ may name what lies there, and nothing beside or above it."""
+    store: Any = fsspec.filesystem("memory")
+    for path in ("/bucket/jobs/doc.txt", "/bucket/other.txt"):
+        store.pipe_file(path, b"a document")
+    row = json.dumps({"prompt": "Read", "file": named})
+    store.pipe_file("/bucket/jobs/jobs.jsonl", row.encode())
+    (job,) = jobs_from_rows(read_rows("memory://bucket/jobs/jobs.jsonl"))
+    if is_there:
+        assert load_documents(job["file"], job_id="a")[0].data == b"a document"
+    else:
+        with pytest.raises(ValidationError, match="allow_urls"):
+            load_documents(job["file"], job_id="a")

@@ -83,6 +83,15 @@ class Ask:
     """Column with the job's id; `id` where there is one, else the id is made from the job."""
     file_column: Annotated[str | None, Parameter(group=JOBS)] = None
     """Column with the path or URL of the job's document, seen from the folder of the jobs file."""
+    documents_root: Annotated[str | None, Parameter(group=JOBS)] = None
+    """Folder in which the documents have to lie that rows name; that of the jobs file by default,
+    `/` for any."""
+    allow_urls: Annotated[
+        tuple[str, ...],
+        Parameter(name="--allow-url", group=JOBS, negative="", show_default=False),
+    ] = ()
+    """Host of URLs that rows may name, such as docs.example.com or *.example.com; none by default.
+    May be given several times."""
     metadata_columns: Annotated[
         tuple[str, ...],
         Parameter(

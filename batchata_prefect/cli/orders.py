@@ -96,6 +96,8 @@ class Order:
             id_column=ask.id_column,
             file_column=ask.file_column,
             metadata_columns=list(ask.metadata_columns),
+            documents_root=ask.documents_root,
+            allow_urls=ask.allow_urls,
         )
 
     def how(self) -> dict[str, Any]:
@@ -128,12 +130,15 @@ class Order:
         """What it would read and import, for the person who is to trust it."""
         asks = [self.ask, *(each.ask for each in self.amendments)]
         prompts = [text for ask in asks for text in (ask.prompt, ask.system) if text]
+
+        def listed(named: Iterable[str | None]) -> str:
+            return ", ".join(sorted({name for name in named if name}))
+
         return {
             "jobs": self.jobs,
-            "classes": ", ".join(
-                sorted({ask.response_model for ask in asks if ask.response_model})
-            ),
-            "files": ", ".join(sorted({text[1:] for text in prompts if text.startswith("@")})),
+            "classes": listed(ask.response_model for ask in asks),
+            "documents": listed(ask.documents_root for ask in asks),
+            "files": listed(text[1:] for text in prompts if text.startswith("@")),
             "prices": self.ways.prices,
             "records": self.ways.state,
         }
@@ -228,6 +233,8 @@ def _amended(
             id_column=asked.id_column or own,
             file_column=asked.file_column,
             metadata_columns=asked.metadata_columns or None,
+            documents_root=asked.documents_root,
+            allow_urls=asked.allow_urls,
         )
         if amendment is not None:
             job = {**_defaults(amendment.ask), **job, "id": amendment.rows[number]}
@@ -255,7 +262,8 @@ def _defaults(ask: Ask) -> dict[str, Any]:
 def _ask(values: Mapping[str, Any]) -> Ask:
     # JSON has lists where the options have tuples.
     told: dict[str, Any] = dict(values)
-    told |= {name: tuple(told[name]) for name in ("metadata_columns", "tags", "params")}
+    lists = ("metadata_columns", "tags", "params", "allow_urls")
+    told |= {name: tuple(told.get(name, ())) for name in lists}
     return Ask(**told)
 
 

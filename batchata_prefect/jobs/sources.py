@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
+from batchata_prefect.content.documents.allowed import Allowed, row_file
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.tables import as_json, table_rows
 from batchata_prefect.models import Job
@@ -112,6 +113,8 @@ def jobs_from_rows(
     id_column: str | None = None,
     file_column: str | None = None,
     metadata_columns: Sequence[str] | None = None,
+    documents_root: str | os.PathLike[str] | None = None,
+    allow_urls: Sequence[str] = (),
     **defaults: Any,
 ) -> Iterator[dict[str, Any]]:
     """Keyword arguments of `Batch.add_job` for each row.
@@ -126,12 +129,24 @@ def jobs_from_rows(
         file_column: Column with the path or URL of the document. A relative path counts from the
             folder of the file that the rows come from.
         metadata_columns: Columns that are given back in the result's metadata.
+        documents_root: Folder in which rows' documents have to lie, links followed; that of their
+            file by default, and the current one for a table that comes from none.
+        allow_urls: Hosts of URLs that rows may name, such as `docs.example.com` or
+            `*.example.com`; none by default. What a URL leads on to is held to the same.
         **defaults: Arguments of every job; a row that is a job itself overrides them.
 
     Raises:
         ValidationError: A column is missing or empty, or the row is no job; names file and line.
     """
-    told = RowForm(prompt, id_column, file_column, metadata_columns, defaults)
+    told = RowForm(
+        prompt,
+        id_column,
+        file_column,
+        metadata_columns,
+        defaults,
+        documents_root=documents_root,
+        allow_urls=allow_urls,
+    )
     for number, row in enumerate(rows, 1):
         yield told.job(row, number)
 
@@ -146,6 +161,9 @@ class RowForm:
         file_column: Column with the document.
         metadata_columns: Columns that go into the metadata.
         defaults: Arguments of every job.
+        documents_root: Folder in which rows' documents have to lie; that of their file by default,
+            and the current one for a table that comes from none.
+        allow_urls: Hosts of URLs that rows may name, see `content.documents.allowed`.
         others: With a template, whether all columns that it, the id and the file do not use go
             into the metadata where none are named; what has no JSON form is left out.
     """
@@ -156,6 +174,8 @@ class RowForm:
     metadata_columns: Sequence[str] | None
     defaults: Mapping[str, Any]
     others: bool = False
+    documents_root: str | os.PathLike[str] | None = None
+    allow_urls: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse a template that no row can fill.
@@ -186,13 +206,22 @@ class RowForm:
         if self.file_column is not None:
             job["file"] = _file(_cell(row, self.file_column, where))
         if job.get("file") is not None:
-            job["file"] = _beside(job["file"], getattr(row, "source", None))
+            source = getattr(row, "source", None)
+            job["file"] = row_file(_beside(job["file"], source), self._allowed(source))
         if self.metadata_columns:
             columns = {n: _kept(row, n, where) for n in self.metadata_columns}
             job["metadata"] = {**(job.get("metadata") or {}), **columns}
         elif self.others and self.metadata_columns is None and self.prompt is not None:
             job["metadata"] = {**(job.get("metadata") or {}), **self._others(self.prompt, row)}
         return job
+
+    def _allowed(self, source: str | None) -> Allowed:
+        root = self.documents_root
+        if root is None:
+            folder = "." if source is None else source.partition("?")[0]
+            is_url = source is not None and "://" in source
+            root = folder.rpartition("/")[0] if is_url else str(Path(folder).parent)
+        return Allowed(os.fspath(root), tuple(self.allow_urls))
 
     def _others(self, prompt: str, row: Mapping[str, Any]) -> dict[str, Any]:
         used = {self.id_column, self.file_column, *(column for _, column in _pieces(prompt))}

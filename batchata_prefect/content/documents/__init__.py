@@ -18,6 +18,7 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from batchata_prefect.content.documents import formats, pdf
+from batchata_prefect.content.documents.allowed import RowFile
 from batchata_prefect.content.documents.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
 from batchata_prefect.content.documents.watch import in_time
 from batchata_prefect.errors import ValidationError
@@ -185,6 +186,8 @@ def _load(item: Any, stem: str) -> Document:
         return _shelf.get(key) or _shelved(key, item, stem, named=False)
     if isinstance(item, str) and "://" in item:
         return _load_url(item)
+    if isinstance(item, RowFile):
+        return _load_path(item.allowed.path(item))
     if isinstance(item, (str, os.PathLike)):
         return _load_path(Path(cast("str | os.PathLike[str]", item)).expanduser())
     raise RefusedError(f"is {type(item).__name__}; give a path, a URL or bytes")
@@ -220,7 +223,8 @@ def _read_file(path: Path) -> bytes:
 def _load_url(url: str) -> Document:
     parts = urlsplit(url)
     if parts.scheme in ("file", "local"):
-        return _load_path(Path(unquote(parts.path if parts.scheme == "file" else url[8:])))
+        path = unquote(parts.path if parts.scheme == "file" else url[8:])
+        return _load_path(url.allowed.path(path) if isinstance(url, RowFile) else Path(path))
     try:
         key, document, data = in_time(lambda: _fetched(url), "fetch_seconds")
     except RefusedError:
@@ -238,6 +242,11 @@ def _load_url(url: str) -> Document:
 
 
 def _fetched(url: str) -> tuple[Hashable, Document | None, bytes]:
+    if isinstance(url, RowFile):
+        is_open = url.allowed.is_open(url)
+        if urlsplit(url).scheme in ("http", "https"):
+            data = url.allowed.fetch(url)
+            return ("url", url, is_open, _digest(data)), None, data
     key, read = _open_url(url)
     document = _shelf.get(key)
     return key, document, b"" if document else read()
