@@ -212,42 +212,48 @@ def _notes(
     found: Any, model: str, prices: _Prices, standard: _Prices, at: datetime, *, lent: bool
 ) -> list[str]:
     """What genai-prices leaves unsaid of a model's batch price."""
-    notes: list[str] = []
+    notes = [_reduced(found, prices, at, lent=lent), _tiers_missing(prices, standard)]
+    if _SUFFIX.sub("", model.lower()) != _SUFFIX.sub("", found.model.id.lower()):
+        notes.append(f"priced as {found.model.id!r}")
+    if any("_image_" in key or "_audio_" in key for key in prices):
+        notes.append("images and sound are priced as text")
+    return [note for note in notes if note is not None]
+
+
+def _reduced(found: Any, prices: _Prices, at: datetime, *, lent: bool) -> str | None:
+    """What of the batch price is not known at a time."""
     variants: list[Any] = [
         variant
         for variant in (found.model.price_variants or ())
         if not lent and variant.when and variant.when.items() <= BATCH.items()
     ]
-    reduced: list[set[str]] = [set(_known(each.prices)) for each in variants]
-    active = [
-        keys
-        for variant, keys in zip(variants, reduced, strict=True)
-        if variant.constraint is None or variant.constraint.active(at)
-    ]
-    known = {key for keys in active for key in keys}
-    text = {"input_mtok", *({"output_mtok"} & set(prices))}
-    if not any(reduced):
-        notes.append("no batch price is known; priced at the standard rate")
-    elif not any(active):
+    known: set[str] = set()
+    for variant in variants:
+        if variant.constraint is None or variant.constraint.active(at):
+            known |= set(_known(variant.prices))
+    if not any(_known(variant.prices) for variant in variants):
+        return "no batch price is known; priced at the standard rate"
+    if not known:
         start = getattr(variants[0].constraint, "start_date", None)
-        notes.append(f"the batch price starts on {start}; priced at the standard rate")
-    elif not text <= known:
-        notes.append("only a part of the batch price is known; the rest is the standard rate")
-    elif "cache_read_mtok" in set(prices) - known:
-        notes.append("no batch price of cached input is known; it is priced at the standard rate")
+        return f"the batch price starts on {start}; priced at the standard rate"
+    if not {"input_mtok", *({"output_mtok"} & set(prices))} <= known:
+        return "only a part of the batch price is known; the rest is the standard rate"
+    if "cache_read_mtok" in set(prices) - known:
+        return "no batch price of cached input is known; it is priced at the standard rate"
+    return None
+
+
+def _tiers_missing(prices: _Prices, standard: _Prices) -> str | None:
+    """From where on the standard price has a further tier that the batch price lacks."""
     missing: set[int] = {
         tier.start
         for key, price in standard.items()
         if key in prices and not hasattr(prices[key], "tiers")
         for tier in getattr(price, "tiers", ())
     }
-    if missing:
-        notes.append(
-            f"no batch price above {min(missing):,} input tokens is known; such requests are "
-            "priced at the standard rate"
-        )
-    if _SUFFIX.sub("", model.lower()) != _SUFFIX.sub("", found.model.id.lower()):
-        notes.append(f"priced as {found.model.id!r}")
-    if any("_image_" in key or "_audio_" in key for key in prices):
-        notes.append("images and sound are priced as text")
-    return notes
+    if not missing:
+        return None
+    return (
+        f"no batch price above {min(missing):,} input tokens is known; such requests are "
+        "priced at the standard rate"
+    )

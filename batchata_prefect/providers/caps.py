@@ -100,10 +100,12 @@ class Download:
             ReplyTooLargeError: The file, or a row of it, has more bytes than it can have.
         """
         self._size += len(piece)
-        behind = piece.rfind(b"\n")
-        self._row = self._row + len(piece) if behind < 0 else len(piece) - behind - 1
+        # Rows that begin and end within a piece are no longer than it.
+        ahead, behind = piece.find(b"\n"), piece.rfind(b"\n")
+        row = self._row + (len(piece) if ahead < 0 else ahead)
+        self._row = row if behind < 0 else len(piece) - behind - 1
         for size, most, what, variable in (
-            (self._row, self._row_most, "a row of its results", "ROW_BYTES"),
+            (row, self._row_most, "a row of its results", "ROW_BYTES"),
             (self._size, self._most, "its results", "TOKEN_BYTES"),
         ):
             if size > most:
