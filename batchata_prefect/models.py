@@ -407,6 +407,9 @@ class BatchFault:
     param: str | None = None
 
 
+_CLOSING_SECONDS = 600.0
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderBatch:
     """What a provider says of a batch.
@@ -442,6 +445,16 @@ class ProviderBatch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     input_file_id: str | None = None
+
+    def seconds_overdue(self, now: datetime) -> float:
+        """Seconds since it expired without having ended; 0 where it has ended, or has time left."""
+        if self.expires_at is None or self.state == "ended":
+            return 0.0
+        return max(0.0, (now - self.expires_at).total_seconds())
+
+    def is_overdue(self, now: datetime) -> bool:
+        """Whether its provider should have ended it for a while: to close one takes some time."""
+        return self.seconds_overdue(now) > _CLOSING_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

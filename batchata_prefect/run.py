@@ -50,6 +50,16 @@ def _is_connection(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in {"httpx", "httpcore"}
 
 
+def _refused(error: BaseException | None) -> int | None:
+    """The status by which Prefect's server refuses us; None where that is not the trouble."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in {401, 403}:
+            return status
+        error = error.__cause__
+    return None
+
+
 ProgressCallback: TypeAlias = Callable[[dict[str, Any], float, dict[str, Any]], None]
 """Called with (stats, elapsed seconds, batch data), as in the original library."""
 
@@ -234,6 +244,7 @@ class BatchRun:
             Exception: What else ended the flow.
         """
         from prefect.exceptions import CancelledRun, PausedRun
+        from prefect.settings import PREFECT_API_URL
 
         if isinstance(error, CancelledRun):
             return
@@ -241,6 +252,13 @@ class BatchRun:
             return
         if self._session.error is not None:
             raise self._session.error from None
+        status = _refused(error)
+        if status is not None and not self._session.ledger:
+            raise StateError(
+                f"Prefect refuses this process ({status} from {PREFECT_API_URL.value()}); this "
+                "start sent nothing. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING, and run "
+                "again"
+            ) from None
         unreachable = str(error).startswith(_PREFECT_UNREACHABLE) or _is_connection(error)
         if unreachable and self.manifest is not None:
             logger.warning(

@@ -144,7 +144,7 @@ def _show(lines: list[Line], title: str) -> None:
         table.add_row(
             values["name"],
             values["batch_id"] or "",
-            values["status"],
+            f"{values['status']}, overdue" if values["overdue"] else values["status"],
             f"{values['answered']:,}",
             (values["expires_at"] or "")[:16],
             told_usd(reserved, "unknown"),

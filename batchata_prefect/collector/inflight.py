@@ -125,6 +125,7 @@ class Line:
             "jobs": chunk.count,
             "answered": batch.succeeded if batch else 0,
             "sent_at": self.entry.since.isoformat(),
+            "overdue": batch is not None and batch.is_overdue(datetime.now(UTC)),
             "expires_at": batch.expires_at.isoformat() if batch and batch.expires_at else None,
             "reserved_usd": None if chunk.reserved_usd is None else float(chunk.reserved_usd),
         }

@@ -59,8 +59,8 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         return await _from_start_to_end(run, session_name)
     except BatchataError as error:
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
-        run.error = error
-        return Failed(message=str(error))
+        run.error = run.broken or error
+        return Failed(message=str(run.error))
     finally:
         run.unbind()
 

@@ -32,12 +32,14 @@ from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle
 from batchata_prefect.errors import BatchataError, BatchSubmissionError
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.money.ledger import REALTIME, TIME_LIMIT, Receipt
+from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt
+from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.views import events
 
-LONGEST_SECONDS = 26 * 3600.0
-"""A provider gives up after 24 h [both Batch API guides]; the rest is for queueing and download."""
+LONGEST_SECONDS = 72 * 3600.0
+"""A provider gives up after 24 h [both Batch API guides], and `Pace.overdue` later we do; the rest
+is for queueing and download."""
 
 _SENT_AT_ONCE_BYTES = 400_000_000
 """Two of OpenAI's largest files [200 MB, Batch API guide]: one is read while the other is sent."""
@@ -226,7 +228,10 @@ def _why_end(run: Session, flight: Flight) -> str | None:
         return run.stopped.reason
     if run.is_ending:
         return TIME_LIMIT
-    return REALTIME if goes_over(run, flight) else None
+    if goes_over(run, flight):
+        return REALTIME
+    seconds = flight.batch.seconds_overdue(_time_there(run, flight)) if flight.batch else 0.0
+    return OVERDUE if seconds > run.pace.overdue else None
 
 
 async def _look_up(run: Session, flight: Flight) -> bool:
@@ -262,8 +267,10 @@ async def _look_up(run: Session, flight: Flight) -> bool:
             flight.waiting_for = None
             return False
         else:
+            if run.out_of_patience:
+                raise GaveUpError("its list may not have caught up")
             flight.waiting_for = "the provider's list to catch up"
-            await asyncio.sleep(max(0.05, run.pace.lookup - (asked - began)))
+            await run.pause(max(0.05, run.pace.lookup - (asked - began)))
 
 
 def _known(run: Session) -> frozenset[str]:
@@ -294,6 +301,30 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
         get_run_logger().info("sent as %s", batch.batch_id)
 
 
+def _overdue(run: Session, flight: Flight) -> str | None:
+    """What a person has to know of a batch that its provider has not ended in time."""
+    batch, now = flight.batch, _time_there(run, flight)
+    if batch is None or batch.expires_at is None or not batch.is_overdue(now):
+        return None
+    told = (
+        f"{batch.batch_id}, still {batch.raw_status} {batch.seconds_overdue(now) / 3600:.1f} h "
+        f"after it expired ({batch.expires_at:%Y-%m-%d %H:%M} UTC)"
+    )
+    if not flight.is_overdue:
+        flight.is_overdue = True
+        get_run_logger().warning(
+            "%s. It is canceled %.0f h after its expiry; if it does not end then, it is left with "
+            "its reservation to the next run",
+            told,
+            run.pace.overdue / 3600,
+        )
+    return told
+
+
+def _time_there(run: Session, flight: Flight) -> datetime:
+    return wire.now(run.clients[flight.entry.chunk.provider]) or datetime.now(UTC)
+
+
 async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
     """Poll until the batch has ended; None where it is left running."""
     entry = flight.entry
@@ -314,6 +345,7 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
         if batch.state == "ended":
             flight.parked = False
             return batch
+        overdue = _overdue(run, flight)
         if run.suspending and not run.is_ending:
             return None
         if flight.canceled is None and (reason := _why_end(run, flight)) is not None:
@@ -325,13 +357,14 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
             canceled_at = clock()
             if batch.state == "ended":
                 return batch
-        if canceled_at is not None and clock() - canceled_at > run.pace.settle:
+        waited = 0.0 if canceled_at is None else clock() - canceled_at
+        if waited > run.pace.settle or (canceled_at is not None and run.out_of_patience):
             get_run_logger().error(
                 "still %s %d s after its cancellation; what it may cost stays reserved and the "
                 "next run collects it",
                 batch.raw_status,
-                run.pace.settle,
+                waited,
             )
             return None
-        flight.waiting_for = None if canceled_at is None else f"{batch_id} to end, as asked"
+        flight.waiting_for = overdue if canceled_at is None else f"{batch_id} to end, as asked"
         await run.pause(run.pace.poll(clock() - (canceled_at or began), len(run.flights)))

@@ -62,6 +62,9 @@ realtime API before."""
 REALTIME_AT_ONCE = 32
 """Realtime requests in flight at once."""
 
+_HURRIED_SECONDS = 1.0
+"""Longest sleep of a run that got SIGTERM."""
+
 TERMINATED = "the process was told to terminate"
 """Reason of a stop by SIGTERM."""
 
@@ -77,6 +80,9 @@ class Pace:
             absent; a provider's list may lag behind its creates.
         settle: For a canceled batch to end, and for what else a run that was told to stop still
             waits for.
+        terminate: For which a run that got SIGTERM still waits for what does not end: whoever
+            sends it kills after 30 s.
+        overdue: After a batch's expiry, before one that its provider has not ended is canceled.
         retry_longest: Between two tries of a call that fails.
         watch: Between two looks at whether the flow run was canceled in Prefect.
         unknown: For a provider that does not know a batch of its own, or has no results of it.
@@ -93,6 +99,8 @@ class Pace:
     poll_longest: float = 120.0
     lookup: float = 30.0
     settle: float = 900.0
+    terminate: float = 20.0
+    overdue: float = 24 * 3600.0
     retry_longest: float = 300.0
     watch: float = 5.0
     unknown: float = 600.0
@@ -244,6 +252,7 @@ class Flight:
         canceled: Why we asked for its cancellation; None where we did not.
         canceled_before: Whether its cancellation was asked for before this process took it up.
         waiting_for: What it waits for, for a person.
+        is_overdue: Whether it was told that the provider has not ended it in time.
         refused: Why the provider would not create the batch; None where it did not refuse.
         held_back: Why we did not create the batch; None where we did, or tried to.
         refused_places: Place in the chunk -> what the provider has against that request, where
@@ -265,6 +274,7 @@ class Flight:
     canceled: str | None = None
     canceled_before: bool = False
     waiting_for: str | None = None
+    is_overdue: bool = False
     refused: str | None = None
     held_back: str | None = None
     refused_places: dict[int, str] = field(default_factory=dict[int, str])
@@ -400,13 +410,15 @@ class Session:
         default_factory=dict[tuple[str, str], tuple[int, float]]
     )
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurried_at: float | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: ThreadPoolExecutor | None = field(default=None, repr=False)
 
     def bind(self) -> None:
         """Live in the running event loop; `stop` may be called from other threads from here on."""
         self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self._wake, self._hurry = asyncio.Event(), asyncio.Event()
         self.slots, self.throttles = asyncio.Semaphore(REALTIME_AT_ONCE), {}
         if self.stopped is not None:
             self.end_now()
@@ -488,13 +500,26 @@ class Session:
         if self.suspending or self.broken is not None:
             return True
         since = self.ending_since
-        return since is not None and time.monotonic() - since > self.pace.settle
+        if since is not None and time.monotonic() - since > self.pace.settle:
+            return True
+        hurried = self._hurried_at
+        return hurried is not None and time.monotonic() - hurried > self.pace.terminate
+
+    def hurry(self) -> None:
+        """Be gone soon, whatever still hangs: the next run collects it. In the event loop only."""
+        if self._hurried_at is None:
+            self._hurried_at = time.monotonic()
+        self._hurry.set()
 
     async def pause(self, seconds: float) -> None:
         """Sleep; a stop or the deadline ends the sleep, where the run is not ending already."""
         seconds = max(seconds, 0.02)
+        if self._hurry.is_set():
+            await asyncio.sleep(min(seconds, _HURRIED_SECONDS))
+            return
         if self._wake.is_set():
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), seconds)
             return
         for left in (self.seconds_left, self.seconds_until_realtime):
             if left is not None and left > 0:

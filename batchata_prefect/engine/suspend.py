@@ -31,6 +31,8 @@ from batchata_prefect.views.events import seconds_until_near
 _LONGEST = timedelta(hours=25)
 """A provider gives a batch up after 24 h [both Batch API guides]; the rest is for clocks."""
 
+_SOONEST = timedelta(hours=1)
+
 _ASLEEP = re.compile(r"Finished in state (?:Paused|Suspended)\(")
 
 _COLD_START_SECONDS = 10.0
@@ -102,7 +104,9 @@ async def sleepy(run: Session) -> State[Any]:
         if e.receipt is None
         for batch_id in run.undecided.get(e.chunk.sequence, ())
     ]
-    times = [max((each.created_at for each in batches), default=now) + _LONGEST]
+    # One that its provider does not end in time is looked at again, and not all the time.
+    latest = max((each.created_at for each in batches), default=now) + _LONGEST
+    times = [max(latest, now + _SOONEST)]
     times += [now + timedelta(seconds=left) for left in _limits(run) if left is not None]
     if run.next_try is not None:
         times.append(run.next_try)

@@ -119,6 +119,7 @@ def _termination(run: Session) -> Generator[None]:
         if run.stopped is None:
             get_run_logger().warning("told to terminate")
             run.stop(TERMINATED)
+        run.hurry()
 
     try:
         loop.add_signal_handler(signal.SIGTERM, told)

@@ -20,6 +20,9 @@ TIME_LIMIT = "Time limit exceeded"
 REALTIME = "Going over to the realtime API"
 """Reason of an ending that the time limit brought about ahead of it, for the realtime API."""
 
+OVERDUE = "The provider did not end it by itself, long after it expired"
+"""Reason of an ending that this package brought about where the provider did not."""
+
 LOST = "the provider keeps its results no more"
 """Reason of an ending whose results were there, and are gone."""
 

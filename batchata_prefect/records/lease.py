@@ -182,7 +182,9 @@ class Lease:
         if won:
             # A loser's beat might cover the winner's: then it lasts as long as any may.
             stretch = 1.0 if self._records.creates_first else _STRETCH
+            began = time.monotonic()
             await self._write_beat(number, self.seconds * stretch)
+            self._reckon_with(time.monotonic() - began)
             won = self._is_mine(await self._records.read(_claim(number)))
         if won:
             self._number = number
@@ -282,9 +284,12 @@ class Lease:
                 f"{self.seconds:.0f} s. It sends nothing more; nothing is paid twice"
             )
             raise self._lost from StateError(rival)
-        took = Moment.now().awake - began.awake
         self._trusted = began, seconds
-        self._lasts = max(seconds, min(took * _SLOW, self.seconds * _STRETCH))
+        self._reckon_with(Moment.now().awake - began.awake)
+
+    def _reckon_with(self, took: float) -> None:
+        """Have the lease last longer where the storage is slow."""
+        self._lasts = max(self._lasts, min(took * _SLOW, self.seconds * _STRETCH))
 
     async def release(self) -> None:
         """Let the next process begin at once; this one owns nothing from here on."""

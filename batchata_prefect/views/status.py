@@ -20,6 +20,7 @@ class BatchStatus:
         running_answered: Requests answered so far, where the provider says.
         running_failed: Requests failed so far, where the provider says.
         was_canceled: Whether it was canceled, or never sent because the run was told to stop.
+        is_overdue: Whether its provider has not ended it long after its expiry.
     """
 
     entry: Entry
@@ -27,6 +28,7 @@ class BatchStatus:
     running_answered: int = 0
     running_failed: int = 0
     was_canceled: bool = False
+    is_overdue: bool = False
 
     @property
     def batch_id(self) -> str | None:
@@ -47,7 +49,8 @@ class BatchStatus:
             return "realtime"
         if self.entry.receipt is None:
             return "being sent"
-        return self.batch.raw_status.replace("_", " ") if self.batch else "in progress"
+        told = self.batch.raw_status.replace("_", " ") if self.batch else "in progress"
+        return f"{told}, overdue" if self.is_overdue else told
 
     @property
     def answered(self) -> int:

@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import prefect.flow_engine
 import prefect.task_engine
 import prefect.utilities.visualization  # noqa: F401
 import rich._emoji_codes  # noqa: F401
+import slow_storage  # noqa: F401 - beside this script; its blocks can be loaded now
 import truststore  # noqa: F401
 
 import batchata_prefect.engine.flow
@@ -63,6 +65,17 @@ def run_jobs(told: dict[str, Any]) -> None:
     batch.run(cancel=told.get("cancel", "collect"), **told.get("run", {}))
 
 
+def slow_down(seconds: float) -> None:
+    """Have every sync of a file take longer, as on a disk that is busy."""
+    sync = os.fsync
+
+    def slowly(file: Any) -> None:
+        time.sleep(seconds)
+        sync(file)
+
+    os.fsync = slowly
+
+
 def main() -> None:
     """Fork a run for each line of input."""
     with tempfile.TemporaryDirectory() as folder:
@@ -91,6 +104,8 @@ def main() -> None:
                     used = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
                     limit = used + told["free_file_handles"]
                     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+                if told.get("fsync_seconds"):
+                    slow_down(told["fsync_seconds"])
                 run_jobs(told)
             except KeyboardInterrupt:
                 code = 130

@@ -83,6 +83,8 @@ class Scenario:
         orders = [pick.choice(ORDERS) for _ in range(JOBS)]
         return {
             "results_dir": str(root / "out"),
+            "run_key": str(root),
+            "fsync_seconds": pick.choice([0, 0, 0, 0.05]),
             "state": str(root / "state"),
             "log": str(root / "log"),
             "jobs": JOBS,
@@ -102,19 +104,41 @@ def provider(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def forker(provider: Sandbox) -> Iterator[Forker]:
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **provider.environment()})
+    forker = Forker(environment(provider))
     yield forker
     forker.close()
 
 
+@pytest.fixture(scope="module")
+def other(provider: Sandbox) -> Iterator[Forker]:
+    """Takes runs over while their process is stopped."""
+    forker = Forker(environment(provider))
+    yield forker
+    forker.close()
+
+
+def environment(provider: Sandbox) -> dict[str, str]:
+    """What runs are told: a lease that a stopped process outsleeps."""
+    return {
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "BATCHATA_LEASE_SECONDS": "2",
+        **provider.environment(),
+    }
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
-def test_scenario(forker: Forker, provider: Sandbox, tmp_path: Path, number: int) -> None:
+def test_scenario(
+    forker: Forker, other: Forker, provider: Sandbox, tmp_path: Path, number: int
+) -> None:
     """Nothing is paid twice or over the limit, no paid answer is lost, and the counts add up."""
     scenario = Scenario(number, random.Random(number))
     pick = scenario.chance
     job = scenario.job(tmp_path)
     before = len(list(provider.ledger.billed()))
+    clock, metadata = pick.choice([0, 0, -7200, 7200]), pick.random() < 0.8
+    provider.limits(clock_seconds=clock, keeps_metadata=metadata)
+    scenario.events.append(f"its clock is {clock} s ahead, metadata {metadata}")
     for _ in range(pick.randrange(1, 3)):
         for _ in range(pick.randrange(3)):
             operation, mode, options = pick.choice(FAULTS)
@@ -128,7 +152,7 @@ def test_scenario(forker: Forker, provider: Sandbox, tmp_path: Path, number: int
                 name,
                 **{"operation": operation, "mode": mode, "after": pick.randrange(2), **options},
             )
-        play(forker, provider, job, scenario)
+        play(forker, other, provider, job, scenario)
         check_budget(provider, before, job)
     provider.clear_faults()
     code = finish(forker, job)
@@ -141,10 +165,14 @@ def test_scenario(forker: Forker, provider: Sandbox, tmp_path: Path, number: int
     check(provider, before, job, told)
 
 
-def play(forker: Forker, provider: Sandbox, job: dict[str, Any], scenario: Scenario) -> None:
-    """One run with one blow: a kill, an interrupt, a restart of the provider, or none."""
+def play(
+    forker: Forker, other: Forker, provider: Sandbox, job: dict[str, Any], scenario: Scenario
+) -> None:
+    """One run with one blow: a kill, a pause, a restart of the provider, or none."""
     pick = scenario.chance
-    blow = pick.choice(["kill", "kill", "interrupt", "terminate", "provider", "none"])
+    blow = pick.choice(
+        ["kill", "kill", "interrupt", "terminate", "provider", "none", "pause", "overtake"]
+    )
     after = pick.uniform(0.1, 2.0)
     scenario.events.append(f"{blow} after {after:.2f} s")
     if blow == "none":
@@ -157,11 +185,36 @@ def play(forker: Forker, provider: Sandbox, job: dict[str, Any], scenario: Scena
         provider.start()
         forker_end(forker, pid, 20)
         return
+    if blow in {"pause", "overtake"}:
+        pause(forker, other, job, pid, overtake=blow == "overtake", seconds=pick.uniform(0.5, 4))
+        return
     number = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
     try:
         os.kill(pid, number[blow])
     except ProcessLookupError:
         scenario.events.append("which was over")
+    forker_end(forker, pid, 20)
+
+
+def pause(
+    forker: Forker,
+    other: Forker,
+    job: dict[str, Any],
+    pid: int,
+    *,
+    overtake: bool,
+    seconds: float,
+) -> None:
+    """Stop a run for a while, in which another machine may take it over, and let it go on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    if overtake:
+        beside = {**job, "results_dir": f"{job['results_dir']}-beside"}
+        forker_end(other, other.start(beside), 20)
+    else:
+        time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
     forker_end(forker, pid, 20)
 
 
