@@ -239,7 +239,7 @@ def show(planned: dict[str, Any]) -> None:
 
 
 def _shown(amount: float | None) -> str:
-    return "unknown" if amount is None else f"{amount:,.4f}"
+    return told_usd(amount, "unknown").removeprefix("$")
 
 
 def _wait_for(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
