@@ -21,7 +21,7 @@ def read(name: str) -> Any:
 def test_automations_are_as_prefect_reads_them(path: Path) -> None:
     """Each is a valid automation on an event that the package sends."""
     automation = AutomationCore.model_validate(yaml.safe_load(path.read_text()))
-    sources = (ROOT / "batchata_prefect" / "events.py").read_text()
+    sources = (ROOT / "batchata_prefect" / "views" / "events.py").read_text()
     sources += (ROOT / "batchata_prefect" / "webhook.py").read_text()
     for event in automation.trigger.expect:
         assert event.removeprefix("batchata.") in sources
