@@ -14,8 +14,8 @@ import msgspec
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.providers.rows import object_at, text_at
 
-_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "logprobs")
-"""Kinds of items that say how an answer came about, and are none."""
+_THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "logprobs", "message")
+"""Kinds of items that say how an answer came about, and are none; a message is a remark."""
 
 _STEPS = frozenset(
     {

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 from batchata_prefect.errors import blanked
 from batchata_prefect.models import Reply
-from batchata_prefect.providers.rows import text_at, whole_number
+from batchata_prefect.providers.rows import opened, text_at, whole_number
 
 _WORDS_OF_THE_REQUEST = frozenset(
     {
@@ -29,11 +29,17 @@ _WORDS_OF_THE_REQUEST = frozenset(
 is then of something else, such as a document's URL."""
 
 _STATUS = re.compile(
-    r"^Error code: (\d{3})\b"  # how both SDKs write an error [_base_client.py]
+    r"\bError code: (\d{3})\b"  # how both SDKs write an error [_base_client.py]
+    r"|(?<![\w.,])([45]\d\d) (?:Bad Gateway|Gateway Time-?out|Internal Server Error|Service "
+    r"(?:Temporarily )?Unavailable|Too Many Requests|Request Time-?out)\b"  # proxies, and httpx
+    r"|^([45]\d\d): "  # how FastAPI writes an error [HTTPException.__str__]
     r"|\bstatus(?:[ _]?code)?\s*[=:]?\s*(\d{3})\b"
     r"|\bHTTP(?:/\d(?:\.\d)?| error| status)?[ :]+(\d{3})\b",
     re.I,
 )
+_WORD = re.compile(r"[a-z]+(?:_[a-z]+)+")
+"""What a provider's word looks like where it stands alone, and is not said by a person."""
+
 _NO_REPLY = re.compile(r"(?:Connection error|Request timed out)\.?$", re.I)
 """How both SDKs write that there was no reply at all [_exceptions.py]."""
 
@@ -89,12 +95,16 @@ def error_in(*found: Any, status: Any = None) -> RowError | None:
 def _error(value: Any) -> tuple[str | None, str | None, int | None] | None:
     """Code, text and status of an error; None where a value says of none."""
     if isinstance(value, str) and value.strip():
-        return None, _shown(value), None
+        word = value.strip()
+        return word if _WORD.fullmatch(word) else None, _shown(value), None
     if (number := whole_number(value)) is not None:
         return None, None, number
     if not isinstance(value, dict):
         return None
     error = cast("Mapping[str, Any]", value)
+    inner = opened(error.get("error"))
+    if inner and error.get("message") is None and (found := _error(inner)) is not None:
+        return found
     words = [text_at(error, name) for name in ("code", "type")]
     code = next((word for word in words if word and whole_number(word) is None), None)
     names = ("status", "status_code", "http_status", "code", "type")

@@ -10,6 +10,7 @@ import pytest
 
 from batchata_prefect.models import Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
+from batchata_prefect.providers.items import why_none
 from batchata_prefect.results.codes import mark, named
 from batchata_prefect.results.stops import unfinished
 
@@ -64,6 +65,17 @@ GPT_ERRORS = [
     (gpt_row(error={"code": "server_error", "message": "m"}), AGAIN, "server_error"),
     (gpt_row(error={"code": "invalid_request_error", "message": "HTTP 503"}), FAILED, None),
     (gpt_row(), FAILED, "unknown_result"),
+    # Errors in the place of a body, of an error, or of a code; pages and texts that name a status.
+    (status_row(200, {"object": "error", "message": "m", "code": 500}), AGAIN, "http_500"),
+    (status_row(200, {"object": "error", "type": "Bad", "code": 400}), FAILED, "Bad"),
+    (status_row(500, None, error={"error": {"message": "m", "code": 500}}), AGAIN, "http_500"),
+    (gpt_row(error={"error": '{"code": "server_error", "message": "m"}'}), AGAIN, "server_error"),
+    (gpt_row(error="server_error"), AGAIN, "server_error"),
+    (gpt_row(error="<html><title>503 Service Unavailable</title>"), AGAIN, "http_503"),
+    (gpt_row(error={"code": "request_failed", "message": "429: slow down"}), AGAIN, "http_429"),
+    (gpt_row(error={"message": "litellm.RateLimitError: Error code: 429"}), AGAIN, "http_429"),
+    (gpt_row(error={"message": "Client error '429 Too Many Requests' for u"}), AGAIN, "http_429"),
+    (gpt_row(error={"code": "request_failed", "message": "503 tokens too many"}), FAILED, None),
 ]
 CLAUDE_ERRORS = [
     (claude_row({"type": "api_error", "message": OGX.format(429)}), AGAIN, "api_error"),
@@ -74,6 +86,14 @@ CLAUDE_ERRORS = [
     (claude_row('{"error": {"code": 503}}'), AGAIN, "http_503"),
     (claude_row("Bad gateway", status_code="502"), AGAIN, "http_502"),
     (claude_row(None), FAILED, "errored"),
+    (claude_row(None, status=503), AGAIN, "http_503"),
+    (claude_row("overloaded_error"), AGAIN, "overloaded_error"),
+    (claude_row({"message": "<html>502 Bad Gateway</html>"}), AGAIN, "http_502"),
+    (
+        claude_row(None, type="succeeded", message={"type": "error", "error": {"type": "529"}}),
+        AGAIN,
+        "http_529",
+    ),
 ]
 
 
@@ -138,6 +158,14 @@ def with_message(content: Any) -> dict[str, Any]:
         (status_row(200, with_message([{"type": "text", "text": "hi"}])), Usage(3, 1)),
         (status_row(200, with_message([{"type": "text", "text": "h"}, "i"])), Usage(3, 1)),
         (status_row(200, with_message({"type": "text", "text": "hi"})), Usage(3, 1)),
+        (status_row(200, with_message([{"type": "text", "text": {"value": "hi"}}])), Usage(3, 1)),
+        (status_row(200, {**BODY, "choices": [{**CHOICE, "message": "hi"}]}), Usage(3, 1)),
+        (
+            status_row(200, {**BODY, "choices": [{**CHOICE, "message": '{"content": "hi"}'}]}),
+            Usage(3, 1),
+        ),
+        (gpt_row(body=BODY), Usage(3, 1)),
+        (gpt_row(body=json.dumps(BODY), response=None), Usage(3, 1)),
     ],
 )
 def test_an_answer_that_is_there_is_read(gpt, row: bytes, usage: Usage | None):
@@ -146,6 +174,39 @@ def test_an_answer_that_is_there_is_read(gpt, row: bytes, usage: Usage | None):
     assert (reply.outcome, reply.text, reply.error_code) == ("succeeded", "hi", None)
     assert reply.usage == usage
     assert mark(reply, None) == ANSWERED
+
+
+@pytest.mark.parametrize(
+    "row", [gpt_row(response=[BODY]), gpt_row(response="hi"), status_row(None, {"said": "hi"})]
+)
+def test_what_is_there_and_unknown_may_have_been_paid(gpt, row: bytes):
+    """It costs an unknown amount and not nothing, and is not sent again."""
+    reply = gpt.read(row, CHAT)
+    assert (reply.outcome, reply.error_code) == ("succeeded", "unreadable_reply")
+    assert reply.usage is None
+    assert mark(reply, reply.error_code) == FAILED
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "calls", [[CALL], CALL, json.dumps([CALL]), json.dumps(CALL), [None, CALL]]
+)
+def test_calls_that_are_there_are_read(gpt, calls: Any):
+    """Also one that stands by itself, or in a text."""
+    message = {"content": None, "tool_calls": calls}
+    reply = gpt.read(status_row(200, {**BODY, "choices": [{"message": message}]}), CHAT)
+    assert reply.tool_calls == (CALL,)
+
+
+@pytest.mark.parametrize("vector", [[], "", "!!", None, {"0": 1}])
+def test_no_vector_is_no_embedding(gpt, vector: Any):
+    """Also an empty one."""
+    row = status_row(200, {"data": [{"embedding": vector}], "usage": {"prompt_tokens": 3}})
+    reply = gpt.read(row, "/v1/embeddings")
+    assert (reply.embedding, reply.error_code) == (None, "unreadable_reply")
+    assert reply.usage == Usage(3, 0)
 
 
 MESSAGE = {
@@ -164,11 +225,19 @@ MESSAGE = {
         {"type": "completed", "message": MESSAGE, "error": None},
         {"type": "succeeded", "message": {**MESSAGE, "content": "hi"}},
         json.dumps({"type": "succeeded", "message": MESSAGE}),
+        {"type": "errored", "message": MESSAGE, "error": None},
+        MESSAGE,
+        {"type": "message", **MESSAGE},
+        {"message": {**MESSAGE, "content": {"type": "text", "text": "hi"}}},
+        {"message": {**MESSAGE, "content": ["hi"]}},
+        {"message": {**MESSAGE, "content": [{"text": "hi"}, None, 3]}},
+        None,
     ],
 )
 def test_a_message_that_is_there_is_read(claude, result: Any):
     """The same in the rows of a Message Batch."""
-    row = json.dumps({"custom_id": "c-0", "result": result}).encode()
+    more = {"result": result} if result else {"message": json.dumps(MESSAGE)}
+    row = json.dumps({"custom_id": "c-0", **more}).encode()
     reply = claude.read(row, "/v1/messages")
     assert (reply.outcome, reply.text, reply.usage) == ("succeeded", "hi", Usage(3, 1))
 
@@ -232,6 +301,7 @@ def said(text: str, **rest: Any) -> dict[str, Any]:
         ([said("a", phase="commentary")], "a", "a"),
         ([said("a"), said("b")], "ab", "ab"),
         ([said("a"), {"type": "web_search_call"}, said("b")], "ab", "b"),
+        ([said("a", phase="commentary"), said("", phase="final_answer")], "", ""),
     ],
 )
 def test_remarks_on_the_way_are_no_answer(gpt, output: list[Any], text: str, tail: str):
@@ -239,11 +309,17 @@ def test_remarks_on_the_way_are_no_answer(gpt, output: list[Any], text: str, tai
     reply = gpt.read(response(*output), "/v1/responses")
     assert reply.text == text
     assert "".join(block.text for block in reply.blocks[reply.final :]) == tail
+    code, _ = why_none(reply.tool_calls, reply.items) or ("", "")
+    assert code in {"empty_answer", "no_answer"}, "a remark takes no answer's place"
 
 
-def test_a_message_that_is_incomplete_is_half_an_answer(gpt):
+@pytest.mark.parametrize(
+    "part", [said("a"), {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a'}]
+)
+@pytest.mark.parametrize("status", [None, "", "completed"])
+def test_a_part_that_is_incomplete_is_half_an_answer(gpt, part: Any, status: str | None):
     """Also where the response around it says nothing of it."""
-    reply = gpt.read(response(said("a", status="incomplete"), status=None), "/v1/responses")
+    reply = gpt.read(response({**part, "status": "incomplete"}, status=status), "/v1/responses")
     assert (unfinished(reply, accepts_cut=False) or ("",))[0] == "truncated"
 
 

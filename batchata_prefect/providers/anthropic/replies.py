@@ -132,8 +132,8 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     """The answer in the message of a row that succeeded."""
     content: Any = message.get("content")
     usage = usage_of(message)
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
+    if isinstance(content, (str, dict)):
+        content = [content] if content else None
     if not isinstance(content, list):
         return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
     texts: list[TextBlock] = []
@@ -141,8 +141,8 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
     items: list[Mapping[str, Any]] = []
     has_thinking, final = False, 0
     for item in cast("list[Any]", content):
-        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
-        kind = text_at(block, "type")
+        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {"text": item}
+        kind = text_at(block, "type") or "text"
         if kind == "text" and isinstance(block.get("text"), str):
             texts.append(TextBlock(block["text"], tuple(objects_at(block, "citations"))))
         elif kind == "thinking" or kind == "redacted_thinking":
@@ -151,7 +151,7 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
                 items.append(kept(block))
         elif kind == "tool_use":
             calls.append(block)
-        elif kind is not None and kind != "text":
+        elif kind != "text":
             items.append(kept(block))
             if kind.endswith(_WORK):
                 final = len(texts)

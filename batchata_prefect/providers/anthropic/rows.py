@@ -30,18 +30,22 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
     An answer that is there is read, whatever the fields around it say: it was paid for.
     """
     result = opened_object(row.get("result"))
-    message = opened_object(result.get("message"))
     kind = text_at(result, "type")
-    if kind == "succeeded" or (kind != "errored" and message.get("content")):
-        return answer(custom_id, message)
+    around = opened(result.get("error"))
+    places = (result.get("message"), result, row.get("message"))
+    found = [each for each in map(opened_object, places) if each.get("content")]
+    if found and (kind != "errored" or not around):
+        return answer(custom_id, found[0])
+    message = opened_object(result.get("message"))
+    if kind == "succeeded":
+        told = error_in(opened(message.get("error"))) if message.get("type") == "error" else None
+        return answer(custom_id, message) if told is None else told.reply(custom_id, "errored")
     if kind is not None and kind in _UNRUN:
         outcome, why = _UNRUN[kind]
         return Reply(custom_id, outcome, error_code=outcome, error=why)
     # The row's error wraps the API's error body, which wraps the error itself.
-    around = opened(result.get("error"))
-    error = error_in(
-        opened(opened_object(around).get("error")), around, status=result.get("status_code")
-    )
+    status = result.get("status_code", result.get("status"))
+    error = error_in(opened(opened_object(around).get("error")), around, status=status)
     if error is not None:
         return error.reply(custom_id, kind or "unknown_result")
     return Reply(custom_id, "errored", error_code=kind or "unknown_result")

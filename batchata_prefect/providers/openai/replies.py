@@ -24,6 +24,7 @@ from batchata_prefect.providers.rows import (
     list_at,
     object_at,
     objects_at,
+    opened,
     text_at,
     unreadable,
 )
@@ -161,13 +162,17 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
     if not choices or not isinstance(choices[0], dict):
         return unreadable(custom_id, "no choices", usage)
     choice = cast("dict[str, Any]", choices[0])
-    message = object_at(choice, "message")
+    message = opened(choice.get("message"))
+    if not isinstance(message, dict):
+        message = {"content": message}
+    message = cast("dict[str, Any]", message)
     finish = text_at(choice, "finish_reason")
     said = _Said()
     # Servers that complete a text write it beside the message's place.
     said.take(message.get("content") or choice.get("text"), objects_at(message, "annotations"))
     said.refuse(message.get("refusal"))
-    said.calls += objects_at(message, "tool_calls")
+    calls = opened(message.get("tool_calls"))
+    said.calls += objects_at({"": calls if isinstance(calls, list) else [calls]}, "")
     if function := object_at(message, "function_call"):
         said.calls.append({"type": "function_call", **function})
     if audio := object_at(message, "audio"):
@@ -193,7 +198,7 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
 
 def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
     usage = usage_of(body)
-    status = text_at(body, "status")
+    status = text_at(body, "status") or None
     if status in {"failed", "cancelled"}:
         error = object_at(body, "error")
         code = text_at(error, "code") or f"response_{status}"
@@ -228,8 +233,8 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
         stop = _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
     elif status not in {None, "completed"}:
         stop = status
-    elif any(item.get("status") == "incomplete" for item in said.messages):
-        stop = "incomplete: a message of it"
+    elif any(item.get("status") == "incomplete" for item in (*said.messages, *said.calls)):
+        stop = "incomplete: a part of it"
     return said.reply(custom_id, usage, stop, has_thinking=has_thinking)._replace(final=final)
 
 
@@ -261,6 +266,9 @@ class _Said:
         for each in parts:
             part = cast("dict[str, Any]", each) if isinstance(each, dict) else {"text": each}
             text = part.get("text")
+            if isinstance(text, dict):
+                # As of the Assistants API [openai/types/beta/threads/text.py].
+                text = cast("dict[str, Any]", text).get("value")
             if isinstance(text, str):
                 marked = tuple(map(_citation, objects_at(part, "annotations")))
                 if text:
@@ -268,7 +276,7 @@ class _Said:
                 self.logprobs(part.get("logprobs"))
             elif isinstance(part.get("refusal"), str):
                 self.refuse(part["refusal"])
-            elif text_at(part, "type") is not None:
+            elif text_at(part, "type") not in {None, "text", "output_text"}:
                 self.items.append(kept(part))
 
     def refuse(self, text: Any) -> None:
@@ -318,7 +326,7 @@ def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
     )
     if isinstance(vector, str):
         vector = _floats(vector)
-    if not isinstance(vector, list):
+    if not isinstance(vector, list) or not vector:
         return unreadable(custom_id, "no embedding", usage)
     numbers = cast("list[float]", vector)
     try:
@@ -336,7 +344,7 @@ def _embedding(custom_id: str, body: Mapping[str, Any]) -> Reply:
 def _floats(encoded: str) -> list[float] | None:
     """The numbers of `encoding_format="base64"`: little-endian floats of four bytes."""
     try:
-        numbers = array("f", b64decode(encoded))
+        numbers = array("f", b64decode(encoded, validate=True))
     except ValueError:
         return None
     if sys.byteorder == "big":

@@ -12,7 +12,13 @@ from typing import Any
 from batchata_prefect.models import Outcome, Reply
 from batchata_prefect.providers.openai.replies import answer
 from batchata_prefect.providers.row_errors import error_in
-from batchata_prefect.providers.rows import list_at, opened, opened_object, whole_number
+from batchata_prefect.providers.rows import (
+    list_at,
+    opened,
+    opened_object,
+    unreadable,
+    whole_number,
+)
 
 _UNRUN: Mapping[str, Outcome] = {
     "batch_expired": "expired",
@@ -31,15 +37,16 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
     inside = opened_object(body)
     if _is_answer(inside):
         return answer(custom_id, inside)
-    if _is_answer(response):
-        return answer(custom_id, response)
+    for other in (response, opened_object(row.get("body"))):
+        if _is_answer(other):
+            return answer(custom_id, other)
     status = whole_number(response.get("status_code"))
     is_good = status is not None and 200 <= status < 300
     error = error_in(
         opened(row.get("error")),
         opened(inside.get("error")),
         # Some send the error in place of the body, or the page of a proxy.
-        *(() if is_good else (body,)),
+        *(() if is_good and inside.get("object") != "error" else (body,)),
         status=status,
     )
     if error is not None:
@@ -49,6 +56,8 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
         return error.reply(custom_id, "unknown_result")
     if is_good:
         return answer(custom_id, inside)
+    if body or (row.get("response") and not response):
+        return unreadable(custom_id, "its response has no status, and no answer that we know")
     return Reply(custom_id, "errored", error_code="unknown_result", error="the row says nothing")
 
 
