@@ -371,13 +371,19 @@ def test_without_a_deployment_nothing_is_sent(tmp_path: Path, sandbox, prefect_s
 SECRET = "whsec_" + base64.b64encode(b"secret of the test").decode()
 
 
-def signed(body: bytes, *, at: float | None = None, key: bytes = b"secret of the test") -> Any:
+def signed(
+    body: bytes,
+    *,
+    at: float | None = None,
+    key: bytes = b"secret of the test",
+    mark: bytes | None = None,
+) -> Any:
     stamp = str(int(time.time() if at is None else at))
-    mark = hmac.new(key, f"id.{stamp}.".encode() + body, hashlib.sha256).digest()
+    made = hmac.new(key, f"id.{stamp}.".encode() + body, hashlib.sha256).digest()
     return {
         "webhook-id": "id",
         "webhook-timestamp": stamp,
-        "webhook-signature": f"v1,{base64.b64encode(mark).decode()}",
+        "webhook-signature": mark or f"v1,{base64.b64encode(made).decode()}",
     }
 
 
@@ -405,10 +411,13 @@ def test_a_signed_webhook_wakes_the_run(
 @pytest.mark.parametrize(
     ("body", "signature", "status"),
     [
-        (b"{}", None, 400),
-        (b'{"type":"batch.completed"}', {"body": b"{}"}, 400),
-        (b"{}", {"key": b"guessed"}, 400),
-        (b"{}", {"at": 0}, 400),
+        (b"{}", None, 401),
+        (b'{"type":"batch.completed"}', {"body": b"{}"}, 401),
+        (b"{}", {"key": b"guessed"}, 401),
+        (b"{}", {"at": 0}, 401),
+        (b"{}", {"mark": "v1,\u00e9".encode()}, 401),
+        (b"{}", {"mark": b"v1,\xff\xfe"}, 401),
+        (b"no event", {}, 400),
         (b"x" * 100_000, {}, 413),
         (b'{"type":"response.completed"}', {}, 204),
     ],
