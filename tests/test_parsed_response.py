@@ -164,6 +164,17 @@ class Line:
     count: Annotated[int, AfterValidator(lambda n: n * 2)]
 
 
+class ByItself(BaseModel):
+    """What restoring would change is read by the class itself."""
+
+    gone: Annotated[int, BeforeValidator(lambda v: -1 if v is None else v)] = 5
+    word: Annotated[Literal["a", "b"], BeforeValidator(lambda v: "b" if v == "A" else v)] = "a"
+    pair: tuple[Annotated[Literal["a", "b"], BeforeValidator(str.lower)], int] = ("a", 1)
+    price: Decimal = Field(max_digits=5, decimal_places=2)
+    rate: Decimal | float = 0.5
+    other: float | Decimal = 0.5
+
+
 class Card(TypedDict):
     name: str
     born: date
@@ -182,6 +193,8 @@ CASES: list[tuple[Any, str]] = [
     (Joined, '{"net": 1.5, "tax": 0.25}'),
     (Line, '{"item": "x", "count": 2}'),
     (Card, '{"name": "x", "born": "2026-11-22"}'),
+    (ByItself, '{"gone": null, "word": "A", "pair": ["B", 2], "price": 1.5}'),
+    (ByItself, '{"price": 123.45000000000000000001, "rate": 0.3, "other": 0.3}'),
 ]
 
 

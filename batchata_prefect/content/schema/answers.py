@@ -69,11 +69,14 @@ def parse_value(value: Any, s: AnswerSchema, *, body: str | None = None) -> Pars
     """
     if s.model is None:
         return _by_schema(value, s, body)
-    if body is not None and not _special(s):
-        try:
-            return Parsed(compact(body), validated(s.model, body))
-        except Exception:  # noqa: S110 - the same is asked again below, after restoring
-            pass
+    # A class may take a null or another case by itself, and may not take all the digits.
+    texts = [dumps(_restored(value, s, leniently=False))] if _special(s) else []
+    for text in (*texts, body):
+        if text is not None:
+            try:
+                return Parsed(compact(text), validated(s.model, text))
+            except Exception:  # noqa: S110 - the same is asked again below, after restoring
+                pass
     plain = dumps(_restored(value if _special(s) or body is None else loads_exact(body), s))
     return Parsed(plain, made(plain, s))
 
@@ -130,10 +133,10 @@ def _is_special(owner: AnswerSchema | type[Any]) -> bool:
     return needs_restoring(_form(owner))
 
 
-def _restored(value: Any, s: AnswerSchema) -> Any:
+def _restored(value: Any, s: AnswerSchema, *, leniently: bool = True) -> Any:
     form = _form(s if s.model is None else s.model)
     try:
-        return restored(value, form, form)
+        return restored(value, form, form, leniently=leniently)
     except (ValueError, RecursionError) as error:
         raise ParseError(f"the answer is no valid {s.name}: {error}", "invalid_output") from None
 

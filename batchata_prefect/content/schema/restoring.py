@@ -26,7 +26,7 @@ def needs_restoring(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
+def restored(value: Any, node: Any, root: Mapping[str, Any], *, leniently: bool = True) -> Any:
     """The value in the form that the plain schema describes.
 
     Lists of keys and values become dictionaries, named slots become tuples, decimals become their
@@ -37,6 +37,8 @@ def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
         value: Parsed JSON, with its fractions as `Decimal`.
         node: The schema node of the value.
         root: The whole plain schema.
+        leniently: Whether a null is left out and an allowed value in another case becomes the
+            allowed one; else they stay, and only what the wire writes otherwise is restored.
 
     Raises:
         ValueError: A dictionary has a key twice.
@@ -48,62 +50,70 @@ def restored(value: Any, node: Any, root: Mapping[str, Any]) -> Any:
     variants = variants_of(plain)
     if variants is not None:
         options = list(_flat(variants, root))
-        if isinstance(value, Decimal) and any(_is_free_text(option) for option in options):
-            # Between a decimal and a text, the digits as text would become the text.
+        if isinstance(value, Decimal) and any(map(_is_text_or_float, options)):
+            # Between a decimal and a text or a float, the class has its own choice of a number.
             return value
         chosen = _variant(value, options, root)
-        return value if chosen is None else restored(value, chosen, root)
+        return value if chosen is None else restored(value, chosen, root, leniently=leniently)
     if isinstance(value, dict):
-        return _object(cast("dict[str, Any]", value), plain, root)
+        return _object(cast("dict[str, Any]", value), plain, root, leniently=leniently)
     if isinstance(value, list):
-        return _array(cast("list[Any]", value), plain, root)
+        return _array(cast("list[Any]", value), plain, root, leniently=leniently)
     if isinstance(value, Decimal):
         return str(value) if plain.get("format") == "decimal" else value
     if isinstance(value, str):
-        return _allowed(value, plain)
+        return _allowed(value, plain) if leniently else value
     return value
 
 
-def _object(value: dict[str, Any], plain: Schema, root: Mapping[str, Any]) -> Any:
+def _object(
+    value: dict[str, Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool
+) -> Any:
     slots = tuple_slots(plain)
     if slots is not None and value.keys() == slots.keys():
-        return [restored(value[name], slots[name], root) for name in slots]
+        return [restored(value[name], slots[name], root, leniently=leniently) for name in slots]
     values = map_values(plain)
     if values is not None:
-        return {key: restored(item, values, root) for key, item in value.items()}
+        return {
+            key: restored(item, values, root, leniently=leniently) for key, item in value.items()
+        }
     properties = cast("dict[str, Any]", plain.get("properties") or {})
     required = cast("list[str]", plain.get("required") or [])
     out: dict[str, Any] = {}
     for key, item in value.items():
         child = properties.get(key)
-        if item is None and child is not None and key not in required:
+        if leniently and item is None and child is not None and key not in required:
             if allows_null(child, root):
                 out[key] = None
             continue
-        out[key] = item if child is None else restored(item, child, root)
+        out[key] = item if child is None else restored(item, child, root, leniently=leniently)
     return out
 
 
-def _array(value: list[Any], plain: Schema, root: Mapping[str, Any]) -> Any:
+def _array(value: list[Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool) -> Any:
     values = map_values(plain)
     if values is not None and all(_is_pair(item) for item in value):
         pairs = cast("list[dict[str, Any]]", value)
         names = cast("Schema", plain.get("propertyNames") or {})
-        keys = [restored(pair["key"], names, root) for pair in pairs]
+        keys = [restored(pair["key"], names, root, leniently=leniently) for pair in pairs]
         twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
         if twice is not None:
             raise ValueError(f"the key {twice!r} is given twice")
-        items = [restored(pair["value"], values, root) for pair in pairs]
+        items = [restored(pair["value"], values, root, leniently=leniently) for pair in pairs]
         return dict(zip(keys, items, strict=True))
     slots = cast("list[Any]", plain.get("prefixItems") or [])
     if slots:
         rest = [None] * (len(value) - len(slots))
         return [
-            item if slot is None else restored(item, slot, root)
+            item if slot is None else restored(item, slot, root, leniently=leniently)
             for item, slot in zip(value, [*slots, *rest], strict=False)
         ]
     items = plain.get("items")
-    return value if items is None else [restored(item, items, root) for item in value]
+    return (
+        value
+        if items is None
+        else [restored(item, items, root, leniently=leniently) for item in value]
+    )
 
 
 def _is_pair(item: Any) -> bool:
@@ -122,7 +132,9 @@ def _fold(text: str) -> str:
     return text.strip().casefold()
 
 
-def _is_free_text(plain: Schema) -> bool:
+def _is_text_or_float(plain: Schema) -> bool:
+    if plain.get("type") == "number":
+        return plain.get("format") != "decimal"
     return plain.get("type") == "string" and "enum" not in plain and "const" not in plain
 
 
