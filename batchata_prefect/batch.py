@@ -33,6 +33,7 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number, whole
 from batchata_prefect.numbers import usd as amount
 from batchata_prefect.providers import provider_for, providers
+from batchata_prefect.records.note import directory_of
 from batchata_prefect.results.frames import require
 from batchata_prefect.results.remote import is_url, normal, probe, working_folder
 from batchata_prefect.run import BatchRun, ProgressCallback
@@ -208,7 +209,9 @@ class Batch:
             reuse_state: False starts over: everything is sent and paid again. Nothing that is
                 there is deleted.
         """
-        self._state = None if file is None else str(file)
+        # From another working directory `./state` would be another place, and all paid again.
+        place = None if file is None else directory_of(str(file))
+        self._state = str(place or file) if file is not None else None
         self._reuse_state = reuse_state
         return self
 

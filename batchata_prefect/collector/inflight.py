@@ -13,8 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry, Receipt, Start
@@ -22,18 +20,10 @@ from batchata_prefect.providers import Key, Ours, Provider, provider_for, provid
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.records.credentials import load_keys
 from batchata_prefect.records.lease import Lease
+from batchata_prefect.records.note import Note, read_note
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
-from batchata_prefect.results.remote import is_url, normal, working_folder
-
-_NOTE = "run.json"
-
-
-def note_run(own_dir: Path, run_key: str, state: str | None) -> None:
-    """Write down where a results directory's records are, for `open_run`."""
-    own_dir.mkdir(parents=True, exist_ok=True)
-    note = orjson.dumps({"run_key": run_key, "state": state})
-    (own_dir / _NOTE).write_bytes(note)
+from batchata_prefect.results.remote import bring_told, is_url, normal, working_folder
 
 
 @dataclass(slots=True)
@@ -71,7 +61,7 @@ async def open_run(
     """
     if results_dir is not None:
         noted = await asyncio.to_thread(_noted, results_dir)
-        run_key, state = run_key or noted["run_key"], state or noted["state"]
+        run_key, state = run_key or noted.run_key, state or noted.state
     if run_key is None:
         raise StateError("name a results directory or a run key")
     records = Records(await storage_at(state), run_key)
@@ -87,16 +77,14 @@ async def open_run(
     return known
 
 
-def _noted(results_dir: str | Path) -> dict[str, Any]:
+def _noted(results_dir: str | Path) -> Note:
     if is_url(results_dir):
+        bring_told(normal(str(results_dir)))
         directory, key = working_folder(str(results_dir)), normal(str(results_dir))
     else:
         directory = Path(results_dir).expanduser().resolve()
         key = str(directory)
-    try:
-        return orjson.loads((directory / ".batchata" / _NOTE).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {"run_key": key, "state": None}
+    return read_note(directory) or Note(key)
 
 
 @dataclass(frozen=True, slots=True)

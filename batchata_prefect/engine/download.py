@@ -22,7 +22,7 @@ from batchata_prefect.results.ended import ANSWERS
 from batchata_prefect.results.read import count_rows, lines
 from batchata_prefect.results.remote import (
     bring_file,
-    bring_manifest,
+    bring_told,
     drop_folder,
     publish,
     put_file,
@@ -140,13 +140,13 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
 
 
 async def look_at_results(run: Session) -> None:
-    """Have the manifest of the results at a URL, which says whose they are.
+    """Have the note and the manifest of the results at a URL, which say whose they are.
 
     Raises:
         StateError: It cannot be read.
     """
     if (url := run.settings.results_url) is not None:
-        await asyncio.to_thread(bring_manifest, url)
+        await asyncio.to_thread(bring_told, url)
 
 
 async def put_results(run: Session) -> None:

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect.engine.counting import count_exactly
+from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
-from batchata_prefect.engine.recovery import connected
+from batchata_prefect.engine.recovery import connected, refuse_other_records
 from batchata_prefect.engine.session import Pace, Session
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
@@ -138,10 +139,13 @@ async def _recover(run: Session) -> None:
 
 
 async def _read_records(run: Session) -> None:
-    records = Records(await storage_at(run.settings.state), run.settings.run_key)
+    run.records = records = Records(await storage_at(run.settings.state), run.settings.run_key)
     run.ledger.clear()
     run.members.clear()
-    if await records.start() is None or not run.settings.reuse_state:
+    start = await records.start()
+    await look_at_results(run)
+    await asyncio.to_thread(refuse_other_records, run)
+    if start is None or not run.settings.reuse_state:
         return
     async for entry, members in records.ledger():
         ordinals = run.spool.locate(members)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from prefect import get_run_logger
 
 from batchata_prefect.engine.deliver import has_answers
 from batchata_prefect.engine.read_chunk import answers_of
@@ -85,7 +86,7 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         # A newer version may read more out of the same replies, and that costs nothing.
         manifest.get("package") == package()
         and manifest.get("job_set") == run.spool.digest
-        and manifest.get("run_key") == run.settings.run_key
+        and _is_ours(run, manifest)
         and manifest.get("ledger") == _ledger_digest(run)
         and manifest.get("result_format") == run.settings.result_format
         and manifest.get("results_bytes") == results.stat().st_size
@@ -109,18 +110,24 @@ def _ledger_digest(run: Session) -> list[int]:
 
 def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
     """Keep results that are not of this run: starting over never deletes what is there."""
-    assert run.records is not None
     manifest = read_manifest(run.results_dir)
-    ours = manifest is not None and (
-        manifest["run_key"] == run.settings.run_key
-        and manifest["ledger"][0] == run.records.generation
-    )
-    if ours:
+    if manifest is not None and _is_ours(run, manifest):
         return
     for path in (results, manifest_path, _parquet(run)):
         if path.exists():
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%SZ")
-            path.rename(path.with_name(f"{path.stem}.{stamp}{path.suffix}"))
+            aside = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
+            path.rename(aside)
+            get_run_logger().warning(
+                "%s was not of these records; it is kept as %s", path.name, aside.name
+            )
+
+
+def _is_ours(run: Session, manifest: dict[str, Any]) -> bool:
+    """Whether a manifest was made from these very records."""
+    assert run.records is not None
+    records = (run.settings.run_key, run.records.id, run.records.generation)
+    return records == (manifest["run_key"], manifest.get("records", ""), manifest["ledger"][0])
 
 
 def read_manifest(results_dir: Path) -> dict[str, Any] | None:
@@ -229,6 +236,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "run_key": run.settings.run_key,
         "flow_run_id": run.flow_run_id,
         "state": run.records.location,
+        "records": run.records.id,
         "started_at": run.started_at.isoformat(),
         "finished_at": datetime.now(UTC).isoformat(),
         "status": _status(run),

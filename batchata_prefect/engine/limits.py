@@ -58,7 +58,8 @@ async def open_shares(run: Session) -> None:
 
 def _owner(run: Session) -> str:
     assert run.records is not None
-    return f"{run.settings.run_key} #{run.records.generation}"
+    # By the records' own id: what records that were deleted have spent stays spent.
+    return f"{run.settings.run_key} #{run.records.id or run.records.generation}"
 
 
 def _known(run: Session, limit: Decimal) -> Decimal:

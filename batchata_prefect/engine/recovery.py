@@ -6,8 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
 
 from prefect import get_run_logger
+from prefect.settings import get_current_settings
 
 from batchata_prefect.engine.deliver import last_words
 from batchata_prefect.engine.endings import take_in
@@ -20,7 +23,9 @@ from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.money.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.note import NAME, Note, read_note, write_note
 from batchata_prefect.results.ended import Words
+from batchata_prefect.results.remote import put_file
 
 
 @asynccontextmanager
@@ -52,6 +57,7 @@ async def recover(run: Session) -> None:
         ValidationError: The records or the results are of another job set.
     """
     ended = await _read_records(run)
+    await note_records(run, sent=bool(run.ledger))
     if run.deliveries is not None:
         await run.deliveries.begin(ended)
     await open_shares(run)
@@ -63,8 +69,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
     assert run.records is not None
     start = await run.records.start()
     accounts = {name: run.providers[name].account(run.clients[name]) for name in run.clients}
-    if start is None and settings.reuse_state:
-        _refuse_moved(run)
+    await asyncio.to_thread(refuse_other_records, run)
     if start is None or not settings.reuse_state:
         run.started_at = datetime.now(UTC)
         new = Start(
@@ -73,6 +78,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             settings.results_dir,
             accounts,
             dict(settings.credentials),
+            uuid4().hex,
         )
         await run.records.begin(new, afresh=start is not None)
         return {}
@@ -122,22 +128,68 @@ async def _connect_for(run: Session, entry: Entry) -> None:
         run.clients[name] = await asyncio.to_thread(run.providers[name].connect, key)
 
 
-def _refuse_moved(run: Session) -> None:
-    """Stop when the results lie here and their records do not: all would be paid again.
+def refuse_other_records(run: Session) -> None:
+    """Stop when what lies in the results directory is of other records: all would be paid again.
 
     Raises:
-        ValidationError: The manifest in `results_dir` is of a run whose records are not found.
+        ValidationError: The note or the manifest there names records that are not these.
+        StateError: The note cannot be read.
     """
-    manifest = read_manifest(run.results_dir)
-    if manifest is None or run.records is None:
+    records, settings = run.records, run.settings
+    assert records is not None
+    note = read_note(run.results_dir)
+    if note is None or not note.records:
+        note = _note_of(read_manifest(run.results_dir))
+    if note is None or not note.sent or not settings.reuse_state:
         return
+    if records.ids if not note.records else note.records in records.ids:
+        return
+    keys = note.run_key, settings.run_key
+    give = [f"run_key={note.run_key!r} (--run-key)"] if keys[0] != keys[1] else []
+    if note.state is not None:
+        give.append(f"set_state({note.state!r}) (--state)")
     raise ValidationError(
-        f"{run.settings.results_dir!r} holds the results of a run with the key "
-        f"{manifest['run_key']!r} and its records at {manifest['state']}, but there are no records "
-        f"for {run.settings.run_key!r} at {run.records.location}. Nothing was sent, or all would "
-        "be paid again. Give that run_key and state, use another results_dir, or start over "
-        "with set_state(reuse_state=False)"
+        f"{settings.results_dir!r} holds what a run with the key {note.run_key!r} has sent, whose "
+        f"records are at {note.location}; the records for {keys[1]!r} at {records.location} are "
+        + ("of another run" if records.ids else "not there")
+        + ". Nothing was sent, or all would be paid again. Give "
+        + (" and ".join(give) or "the storage of those records")
+        + ", or bring the records back to where they were, or use another results_dir; or start "
+        "over with set_state(reuse_state=False), which pays for all again"
     )
+
+
+def _note_of(manifest: dict[str, Any] | None) -> Note | None:
+    """What a manifest says of the records that it was made from."""
+    if manifest is None:
+        return None
+    sent = manifest["ledger"][1] > 0
+    key, location = manifest["run_key"], manifest["state"]
+    return Note(key, None, manifest.get("records", ""), location, sent)
+
+
+async def note_records(run: Session, *, sent: bool) -> None:
+    """Say in the results directory where the records are; before anything is sent.
+
+    Raises:
+        StateError: It cannot be written, there or at the URL of the results.
+    """
+    records, settings = run.records, run.settings
+    assert records is not None
+    default = get_current_settings().results.default_storage_block
+    state = settings.state or records.state or default
+    note = Note(settings.run_key, state, records.id, records.location, sent)
+    try:
+        if await asyncio.to_thread(read_note, run.results_dir) != note:
+            await asyncio.to_thread(write_note, run.results_dir, note)
+    except OSError as error:
+        raise StateError(
+            f"where the records are cannot be noted in {settings.results_dir!r}: {error.strerror}. "
+            "Nothing was sent; make room and run again"
+        ) from error
+    if sent and settings.results_url is not None:
+        path = run.results_dir / NAME
+        await asyncio.to_thread(put_file, settings.results_url, run.results_dir, path)
 
 
 def _refuse_strangers(run: Session, strangers: int) -> None:

@@ -10,7 +10,6 @@ from typing import BinaryIO
 
 from prefect import get_run_logger
 
-from batchata_prefect.collector.inflight import note_run
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.spool import sweep
@@ -41,7 +40,6 @@ async def owning(run: Session) -> AsyncGenerator[bool]:
             if not await _own(run, lease):
                 yield False
                 return
-            await asyncio.to_thread(note_run, run.own_dir, settings.run_key, settings.state)
             run.lease = lease
             yield True
         finally:

@@ -27,6 +27,7 @@ from batchata_prefect.engine.limits import (
 from batchata_prefect.engine.provider_batch import provider_batch
 from batchata_prefect.engine.realtime import AT_MOST
 from batchata_prefect.engine.realtime import room_usd as realtime_room
+from batchata_prefect.engine.recovery import note_records
 from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
@@ -301,8 +302,8 @@ async def _reserve(
     if run.spool.has_prefixes:
         cut = await run.alone(_side_by_side, run, cut)
     sequence = len(run.ledger)
-    generation = run.records.generation
-    identity = (run.settings.run_key, generation, sequence, attempts, family.provider)
+    # What an older start of the records left behind, by the id of these, is never taken for ours.
+    identity = (run.settings.run_key, run.records.id, sequence, attempts, family.provider)
     digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + cut.members)
     chunk = Chunk(
         sequence=sequence,
@@ -322,6 +323,9 @@ async def _reserve(
     requests = await _prepare_files(run, family, chunk, cut)
     entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
     await own(run, entry)
+    if not run.ledger:
+        lost = "it was not sent:"
+        await keep(run, entry, "note", lambda: note_records(run, sent=True), lost=lost)
     claimed = await claim(run, chunk)
     if claimed is None:
         # Another run was faster.

@@ -49,6 +49,8 @@ class Start:
         results_dir: Where the answers go.
         accounts: Provider name -> base URL that its requests go to.
         credentials: Provider name -> credentials block with its key, where it is in one.
+        records: Random id of the records that begin with it; empty where an earlier version
+            began them.
     """
 
     run_key: str
@@ -56,6 +58,7 @@ class Start:
     results_dir: str
     accounts: Mapping[str, str] = field(default_factory=dict[str, str])
     credentials: Mapping[str, str] = field(default_factory=dict[str, str])
+    records: str = ""
 
 
 @dataclass(frozen=True, slots=True)

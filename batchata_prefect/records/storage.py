@@ -19,6 +19,7 @@ from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileS
 from prefect.results import aget_default_result_storage, aresolve_result_storage
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.records.note import directory_of
 
 _CONDITIONAL = frozenset({"s3", "s3a", "gs", "gcs"})
 """fsspec's protocols whose `mode="create"` is one conditional request [s3fs: If-None-Match, gcsfs:
@@ -180,16 +181,17 @@ async def storage_at(location: str | None) -> WritableFileSystem:
     if location is None:
         storage = await aget_default_result_storage()
     else:
-        path = await asyncio.to_thread(Path(location).expanduser)
-        if path.is_file():
+        path = directory_of(location)
+        if await asyncio.to_thread((path or Path(location)).is_file):
             raise StateError(
                 f"{location!r} is a file; records need a directory, such as "
-                f"{path.with_suffix('').name + '-state'!r}, or a storage block as 'type/name'"
+                f"{Path(location).with_suffix('').name + '-state'!r}, or a storage block as "
+                "'type/name'"
             )
-        kind, _, name = location.partition("/")
-        if path.is_absolute() or location.startswith(".") or not name or "/" in name:
+        if path is not None:
             storage = LocalFileSystem(basepath=str(path.resolve()))
         else:
+            kind, _, name = location.partition("/")
             try:
                 storage = await aresolve_result_storage(location)
             except ValueError as error:

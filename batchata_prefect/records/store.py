@@ -29,9 +29,10 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, cast
 
-from prefect.filesystems import WritableFileSystem
+from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 
@@ -48,7 +49,15 @@ class TakenOverError(StateError):
 
 
 class Records:
-    """The records of one run key in one storage."""
+    """The records of one run key in one storage.
+
+    Attributes:
+        run_key: The run key.
+        generation: How often it was started over.
+        id: Random id of the newest generation; empty before its start is read or written, and
+            where an earlier version began it.
+        ids: Those of all generations.
+    """
 
     def __init__(self, storage: WritableFileSystem, run_key: str) -> None:
         self._store = ResultStore(
@@ -59,6 +68,16 @@ class Records:
         self.generation = 0
         self.creates_first = True
         """Whether the storage can create a record only where there is none, as far as is known."""
+        self.id = ""
+        self.ids: frozenset[str] = frozenset()
+
+    @property
+    def state(self) -> str | None:
+        """Their local directory, as in `Batch.set_state`; None where they lie in a block."""
+        storage = self._store.result_storage
+        if not isinstance(storage, LocalFileSystem) or storage.basepath is None:
+            return None
+        return str(Path(storage.basepath).expanduser().absolute())
 
     @property
     def location(self) -> str:
@@ -78,8 +97,10 @@ class Records:
                 results_dir=data["results_dir"],
                 accounts=data["accounts"],
                 credentials=data.get("credentials", {}),
+                records=data.get("records", ""),
             )
-            self.generation = generation
+            self.generation, self.id = generation, found.records
+            self.ids |= {found.records}
             generation += 1
         return found
 
@@ -89,6 +110,8 @@ class Records:
             self.generation += 1
         values = {**asdict(start), "started_at": start.started_at.isoformat()}
         await self._write_once(f"g{self.generation}/start", values)
+        self.id = start.records
+        self.ids |= {start.records}
 
     async def sample(self) -> Sample | None:
         """The canary's sample; None where none was drawn."""

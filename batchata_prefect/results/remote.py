@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchata_prefect.errors import StateError, ValidationError, one_line
+from batchata_prefect.files import whole_file
+from batchata_prefect.records.note import NAME as NOTE
 from batchata_prefect.results.item_files import FOLDER
 
 MANIFEST = "manifest.json"
@@ -28,7 +30,7 @@ RAW = "raw_files"
 ORDER = ".batchata/order.json"
 """What `batchata run` was told, for `batchata retry`."""
 
-_NOT_RESULTS = frozenset({MANIFEST, "run.json"})
+_NOT_RESULTS = frozenset({MANIFEST})
 _KEPT = frozenset({"results.jsonl", "results.parquet", "report.html", ORDER})
 
 
@@ -216,23 +218,25 @@ def bring(url: str) -> Path:
     return folder
 
 
-def bring_manifest(url: str) -> None:
-    """Have the manifest of the results at a URL in the working folder, where there is none.
+def bring_told(url: str) -> None:
+    """Have in the working folder what lies at a URL and says whose the results there are.
+
+    Its note as it stands there, which another machine may have written; its manifest where the
+    folder has none.
 
     Raises:
         StateError: It cannot be read.
     """
     folder = working_folder(url)
-    if (folder / MANIFEST).exists():
-        return
     try:
         system, root = _open(url)
-        there = _read(system, f"{root}/{MANIFEST}")
+        told = {name: _read(system, f"{root}/{name}") for name in (MANIFEST, NOTE)}
     except Exception as error:  # each driver raises errors of its own
         raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
-    if there is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).write_bytes(there)
+    for name, there in told.items():
+        if there is not None and (name == NOTE or not (folder / name).exists()):
+            with whole_file(folder / name) as file:
+                file.write(there)
 
 
 def read_order(url: str) -> bytes | None:
@@ -278,10 +282,10 @@ def _set_aside(system: Any, root: str, there: bytes | None, mine: bytes) -> None
 
 
 def _run_of(manifest: bytes) -> tuple[Any, Any]:
-    """Run key and generation."""
+    """Run key and records."""
     try:
         values: dict[str, Any] = orjson.loads(manifest)
-        return values["run_key"], values["ledger"][0]
+        return values["run_key"], values.get("records") or values["ledger"][0]
     except (orjson.JSONDecodeError, KeyError, TypeError, IndexError):
         return None, None
 

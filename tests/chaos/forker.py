@@ -38,6 +38,8 @@ PROMPT = "Say what number {n} is. Number: {n}"
 
 def run_jobs(told: dict[str, Any]) -> None:
     """The script that is killed: jobs for both providers, run to the end."""
+    if told.get("cwd"):
+        os.chdir(told["cwd"])
     batch = Batch(
         told["results_dir"],
         items_per_batch=told.get("items_per_batch", 4),
@@ -45,20 +47,20 @@ def run_jobs(told: dict[str, Any]) -> None:
         run_key=told.get("run_key"),
         upload_files=told.get("upload_files"),
         **told.get("options", {}),
-    ).set_state(file=told["state"])
+    ).set_state(file=told["state"], reuse_state=told.get("reuse_state", True))
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
     if told.get("time_limit_seconds"):
         batch.add_time_limit(seconds=told["time_limit_seconds"], **told.get("deadline", {}))
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
-    for n in range(told["jobs"]):
+    for n in told["numbers"] if "numbers" in told else range(told["jobs"]):
         batch.add_job(
             prompt=told["prompts"][n]
             if "prompts" in told
             else told.get("prompt", PROMPT).format(n=n),
             file=told.get("file"),
             model=models[n % len(models)],
-            max_tokens=200,
+            max_tokens=told.get("max_tokens", {}).get(str(n), 200),
             id=f"job-{n}",
             metadata={"n": n},
         )
