@@ -29,6 +29,9 @@ LOST = "the provider keeps its results no more"
 FINGERPRINT_BYTES = 12
 """96 bits: among a million jobs two share one with a chance of about 1 in 10^17."""
 
+WRITTEN_OFF = "a person has written off what cannot be had of it"
+"""Reason of an ending that `batchata adopt --write-off` has brought about."""
+
 EndingStatus: TypeAlias = Literal[
     "ended", "expired", "canceled", "failed", "turned_away", "never_created"
 ]

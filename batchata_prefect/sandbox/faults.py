@@ -13,6 +13,7 @@ _DEFAULT_OPERATIONS: dict[str, tuple[str, ...]] = {
     "truncate": ("results", "content"),
     "results_not_ready": ("results",),
     "unknown_status": ("retrieve",),
+    "no_output": ("retrieve",),
     "file_vanished": ("content",),
     "batch_failed": ("create",),
     "batch_expired": ("create",),
@@ -33,6 +34,7 @@ CALL_MODES = frozenset(
         "garbage",
         "results_not_ready",
         "unknown_status",
+        "no_output",
         "file_vanished",
     }
 )

@@ -246,6 +246,10 @@ async def retrieve(call: Call) -> Reply:
     odd = call.bent("unknown_status")
     if odd is not None:
         body["status"] = odd.options.get("word", "paused")
+    if batch.status in _TERMINAL and (bare := call.bent("no_output")) is not None:
+        body |= {"output_file_id": None, "error_file_id": None}
+        if not bare.options.get("counts", True):
+            body["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
     return Reply(body)
 
 

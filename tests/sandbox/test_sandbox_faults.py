@@ -295,6 +295,17 @@ def test_files_can_vanish(box: Sandbox, gpt: openai.OpenAI) -> None:
     assert output(gpt, batch.output_file_id)
 
 
+def test_a_completed_batch_can_be_without_output(box: Sandbox, gpt: openai.OpenAI) -> None:
+    """It names no files for a while, with or without its counts; they come later."""
+    batch = ended(box, gpt, lines_of(chat()))
+    for counts in (1, 0):
+        box.fault("openai", mode="no_output", counts=bool(counts))
+        bare = gpt.batches.retrieve(batch.id)
+        assert (bare.status, bare.output_file_id, bare.error_file_id) == ("completed", None, None)
+        assert bare.request_counts.completed == counts
+    assert gpt.batches.retrieve(batch.id).output_file_id == batch.output_file_id
+
+
 def test_an_input_file_can_vanish(box: Sandbox, gpt: openai.OpenAI) -> None:
     """A batch whose input file is gone fails while validating, as for any unknown file."""
     box.fault("openai", operation="create", mode="file_vanished")
