@@ -44,6 +44,10 @@ State: TypeAlias = Annotated[
     str | None,
     Parameter(help="Where its records are kept, as in set_state: a directory or type/name."),
 ]
+WriteOff: TypeAlias = Annotated[
+    str | None,
+    Parameter(help="Id of a batch whose answers cannot be had; its number, where it has no id."),
+]
 Json: TypeAlias = Annotated[
     bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON for machines.")
 ]

@@ -7,9 +7,18 @@ from typing import Any
 
 from rich.table import Table
 
-from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State
+from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State, WriteOff
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.collector.inflight import Known, Line, adopt, cancel, open_run, status
+from batchata_prefect.collector.inflight import (
+    Known,
+    Line,
+    adopt,
+    cancel,
+    open_run,
+    status,
+    write_off,
+)
+from batchata_prefect.money.ledger import Entry
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import Ours
 
@@ -53,16 +62,24 @@ def adopt_batches(
     *,
     run_key: RunKey = None,
     state: State = None,
+    write_off: WriteOff = None,
     as_json: Json = False,
 ) -> int:
     """Find batches whose create was never confirmed, and list what lies unclaimed.
 
     What is found is recorded, so that the next run collects it. Nothing is sent or cancelled.
 
+    With `--write-off`, a batch of which answers cannot be had any more (it was deleted at the
+    provider, its output file is gone) holds up no later run: the next one takes what is there,
+    fails the others with `answer_lost`, and counts the batch at its upper bound.
+
     For example:
 
     - `batchata adopt ./output`
+    - `batchata adopt ./output --write-off batch_68a1`
     """
+    if write_off is not None:
+        return _write_off(results_dir, run_key, state, write_off, as_json=as_json)
 
     async def look() -> tuple[list[Line], list[Ours]]:
         return await adopt(await open_run(results_dir, run_key, state))
@@ -91,6 +108,30 @@ def adopt_batches(
             "They belong to other job sets, or to one whose records are lost. The provider keeps "
             "their answers for 29 days or more."
         )
+    return 0
+
+
+def _write_off(
+    results_dir: MaybeResultsDir,
+    run_key: str | None,
+    state: str | None,
+    which: str,
+    *,
+    as_json: bool,
+) -> int:
+    async def end() -> Entry:
+        return await write_off(await open_run(results_dir, run_key, state), which)
+
+    entry = asyncio.run(end())
+    if as_json:
+        print_json("adopt", {"written_off": Line(entry, None).to_dict()})
+        return 0
+    held = entry.chunk.reserved_usd
+    tell(
+        f"{entry.chunk.name} is written off: run the same jobs again. What is missing of it fails "
+        "with answer_lost and is not sent again, and it counts with "
+        + ("an unknown cost." if held is None else f"{told_usd(held)}, its upper bound, at most.")
+    )
     return 0
 
 

@@ -45,6 +45,11 @@ class Known:
         """Chunks whose ending is not recorded; realtime ones have nothing at the provider."""
         return [e for e in self.entries if e.ending is None and not e.chunk.realtime]
 
+    @property
+    def claimed(self) -> frozenset[str]:
+        """Ids of the provider batches that are a chunk's."""
+        return frozenset(e.receipt.batch_id for e in self.entries if e.receipt)
+
 
 async def open_run(
     results_dir: str | Path | None, run_key: str | None = None, state: str | None = None
@@ -184,7 +189,6 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
                 if line.batch is not None or line.trouble is not None:
                     adopted.append(line)
         names = sorted({entry.chunk.provider for entry in known.entries} or providers())
-        claimed = {entry.receipt.batch_id for entry in known.entries if entry.receipt}
         for name in names:
             provider, client = connect(name, None)
             since = known.start.started_at - timedelta(days=1)
@@ -195,7 +199,7 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
                 if failure.kind == "ours":
                     raise
                 raise _refused(name, failure) from error
-            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in claimed]
+            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in known.claimed]
     return adopted, unclaimed
 
 
@@ -219,11 +223,68 @@ async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
     return lines
 
 
+async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
+    """Have the next run end a batch of which something cannot be had, at its upper bound.
+
+    Args:
+        known: The job set.
+        which: Id of the batch at the provider; or the chunk's number, where it has none.
+        seconds: How long another process's lease is respected.
+
+    Raises:
+        StateError: There is no such batch in flight, or it can be had: it runs, or its answers
+            are there; or a process is running the job set.
+        ProviderError: A key is missing or refused.
+    """
+    async with _connections(known) as connect, _owning(known, seconds):
+        for entry in known.open:
+            names = {str(entry.chunk.sequence + 1), f"#{entry.chunk.sequence + 1}"}
+            if which in (names if entry.receipt is None else {entry.receipt.batch_id}):
+                break
+        else:
+            raise StateError(
+                f"no batch {which!r} of {known.records.run_key!r} is in flight. `batchata status` "
+                "shows those that are; of one without an id, give the number behind its name"
+            )
+        if (told := await _can_be_had(connect, known, entry)) is not None:
+            raise StateError(f"{entry.chunk.name} is not written off: {told}")
+        await known.records.write_off(entry.chunk.sequence)
+        return entry
+
+
+async def _can_be_had(connect: _Connections, known: Known, entry: Entry) -> str | None:
+    """How to have what a batch answered; None where it cannot be had."""
+    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    again = "run the same jobs again to collect it"
+    if entry.receipt is None:
+        try:
+            found = await provider.find(client, entry.chunk, entry.since, known.claimed)
+        except ProviderError:
+            return None
+        if found.batch is not None:
+            return f"it was found as {found.batch.batch_id}; {again}"
+        # One that may be it has not ended: waiting for it is all that can be done.
+        return None if found.undecided else f"there is no trace of it at the provider; {again}"
+    rows = 0
+    try:
+        batch = await provider.poll(client, entry.receipt.batch_id)
+        if batch.state != "ended":
+            return f"{batch.batch_id} is {batch.raw_status}; end it with `batchata cancel` first"
+        if batch.ending == "failed":
+            return f"{batch.batch_id} was refused and costs nothing; {again}"
+        async for piece in provider.download(client, batch):
+            rows += piece.count(b"\n")
+    except Exception as error:
+        if classify(error).kind not in {"absent", "unseen", "refused"}:
+            raise
+        return None
+    return None if rows < entry.chunk.count else f"all its answers are there; {again}"
+
+
 async def _find(connect: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
     """The batch of an uncertain create, recorded from here on."""
     provider, client = connect(entry.chunk.provider, entry.chunk.model)
-    claimed = frozenset(e.receipt.batch_id for e in known.entries if e.receipt)
-    found = await provider.find(client, entry.chunk, entry.since, claimed)
+    found = await provider.find(client, entry.chunk, entry.since, known.claimed)
     if found.batch is None:
         return None
     made = found.batch.created_at or datetime.now(UTC)

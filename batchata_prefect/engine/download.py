@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from batchata_prefect.engine.read_chunk import kept_answers
-from batchata_prefect.engine.retries import GaveUpError, backoff, persist
+from batchata_prefect.engine.retries import GaveUpError, UnseenError, backoff, persist
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.models import Chunk, ProviderBatch
@@ -43,6 +43,7 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
     Raises:
         OSError: The disk is full or not writable.
         ReplyTooLargeError: More comes than the chunk's requests can be answered with.
+        UnseenError: There are fewer than the provider counts, and go on to be.
     """
     chunk = flight.entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
@@ -63,6 +64,10 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         return await asyncio.to_thread(count_rows, partial)
 
     counted = min(batch.succeeded + batch.failed, chunk.count)
+    if batch.total is None and batch.ending == "ended":
+        # It counts nothing, and says that all were run.
+        counted = chunk.count
+    written_off = flight.entry.written_off
 
     def is_all() -> bool:
         """Whether no row is missing that was paid.
@@ -82,15 +87,14 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         is_same = len(seen) >= _SAME_TIMES and len(set(seen[-_SAME_TIMES:])) == 1
         if is_same and (rows >= counted or (whole and await asyncio.to_thread(is_all))):
             break
-        if whole and len(seen) >= _SHORT_TIMES:
+        if whole and len(seen) >= (_SAME_TIMES if written_off else _SHORT_TIMES):
+            told = f"{rows} rows arrive, but {batch.batch_id} counts {counted}"
+            told = f"{told}: what is missing may be paid and is not sent again"
+            if batch.ending == "ended" and not written_off:
+                raise UnseenError(told)
+            # After a cancel, rows that were counted may never be in any file.
             flight.short = True
-            get_run_logger().error(
-                "%d rows arrive, but %s counts %d; what is missing may be paid and is not sent "
-                "again",
-                rows,
-                batch.batch_id,
-                counted,
-            )
+            get_run_logger().error("%s; it counts at its upper bound", told)
             break
         get_run_logger().info(
             "%d of %d rows arrived, fetching them again", max(rows, 0), chunk.count

@@ -21,15 +21,18 @@ from batchata_prefect.engine.account_limits import take_turn
 from batchata_prefect.engine.realtime import answer_now, goes_over
 from batchata_prefect.engine.retries import (
     GaveUpError,
+    NotThereError,
+    UnseenError,
     keep,
     no_batch,
     own,
     patiently,
     persist,
     still_owned,
+    way_out,
 )
 from batchata_prefect.engine.session import Flight, Session, session
-from batchata_prefect.engine.settle import never_created, settle
+from batchata_prefect.engine.settle import never_created, settle, write_off
 from batchata_prefect.errors import BatchataError, BatchSubmissionError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt
@@ -91,12 +94,21 @@ async def _bring_to_its_end(run: Session, flight: Flight) -> str:
     if flight.entry.chunk.realtime:
         return await answer_now(run, flight)
     try:
+        if flight.entry.written_off and flight.entry.receipt is None:
+            return await write_off(run, flight)
         if flight.entry.receipt is None and not await _buy(run, flight):
             return await never_created(run, flight)
         batch = await _wait_for_end(run, flight)
         if batch is None:
             return _still_running(run, flight)
         return await settle(run, flight, batch)
+    except NotThereError:
+        if not flight.entry.written_off:
+            raise
+        return await write_off(run, flight)
+    except UnseenError as error:
+        get_run_logger().error("%s. %s", error, way_out(run, flight.entry))
+        return _still_running(run, flight)
     except GaveUpError as error:
         get_run_logger().error("the provider does not answer (%s)", error)
         return _still_running(run, flight)

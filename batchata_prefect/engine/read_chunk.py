@@ -15,6 +15,7 @@ from batchata_prefect.money.ledger import (
     FAILED,
     LOST,
     TIME_LIMIT,
+    WRITTEN_OFF,
     Ending,
     Entry,
 )
@@ -145,9 +146,7 @@ def _no_reply(
         return lambda _: unrun
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
-        if short:
-            text += ", yet counts it as done: it may be paid and was not sent again"
-        return lambda _: (FAILED if short else AGAIN, "missing", text)
+        return lambda _: (AGAIN, "missing", text)
     by_place = {fault.line - 1: fault for fault in batch.faults if fault.line is not None}
     whole = next((fault for fault in batch.faults if fault.line is None), None)
 
@@ -213,6 +212,8 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
             return letter, "answer_lost", lost
         if ending.reason == LOST:
             return letter, "answer_lost", f"it was paid for, and {LOST}"
+        if ending.reason == WRITTEN_OFF:
+            return letter, "answer_lost", f"it may have been paid for, and {WRITTEN_OFF}"
         if letter == (AGAIN if ending.status == "expired" else CANCELED) and (
             ending.status == "canceled" or ending.status == "expired"
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TypeVar
@@ -30,6 +31,21 @@ class GaveUpError(Exception):
 
 class NotThereError(ProviderError):
     """The provider does not know one of its own batches, or has no results of it."""
+
+
+class UnseenError(GaveUpError):
+    """A batch has ended, and the provider does not give what it may have billed of it."""
+
+
+def way_out(run: Session, entry: Entry) -> str:
+    """What a person can do about a batch of which something cannot be had, ever."""
+    which = entry.receipt.batch_id if entry.receipt else f"{entry.chunk.sequence + 1}"
+    where = run.settings.results_url or run.settings.results_dir
+    return (
+        f"Where it cannot be had any more, `batchata adopt {shlex.quote(where)} --write-off "
+        f"{which}` lets the next run go on without it: what is missing then fails, and counts at "
+        "its upper bound"
+    )
 
 
 async def patiently(
@@ -82,11 +98,13 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
         else:
             # What was just made may be unknown for a while, and results may come after the end.
             unknown_since = clock() if unknown_since is None else unknown_since
-            if clock() - unknown_since > run.pace.unknown:
+            patience = 0 if flight.entry.written_off else run.pace.unknown
+            if clock() - unknown_since >= patience:
                 raise NotThereError(
                     f"{name}: the provider has had nothing to {what} for {run.pace.unknown:.0f} s "
                     f"({failure.text}). Its cost stays reserved; check that the key is of the "
-                    "account and workspace that the batch was sent from"
+                    "account and workspace that the batch was sent from. "
+                    + way_out(run, flight.entry)
                 ) from error
         if run.out_of_patience:
             raise GaveUpError(failure.text) from error

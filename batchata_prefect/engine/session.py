@@ -258,7 +258,7 @@ class Flight:
         refused_places: Place in the chunk -> what the provider has against that request, where
             it refused the chunk for some of its requests only.
         error: Why this process could not bring it to its end; None where it could.
-        short: Whether the provider counts more rows than it gives.
+        short: Whether the provider counts more rows than it gives, and nobody waits for them.
         lost: Whether the provider keeps its results no more.
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.

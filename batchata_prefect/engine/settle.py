@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 from prefect import get_run_logger
 
@@ -16,7 +17,16 @@ from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
-from batchata_prefect.money.ledger import AGAIN, ANSWERED, LOST, Ending, Entry
+from batchata_prefect.money.ledger import (
+    AGAIN,
+    ANSWERED,
+    FAILED,
+    LOST,
+    WRITTEN_OFF,
+    Ending,
+    EndingStatus,
+    Entry,
+)
 from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import is_turned_away, told
 from batchata_prefect.numbers import told_usd
@@ -50,18 +60,48 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
             "%d rows are not of this batch or came twice; they were left out",
             collected.strangers,
         )
+    reason = flight.canceled or fault_text(batch)
+    if flight.lost:
+        reason = LOST
+    elif flight.short and entry.written_off:
+        reason = WRITTEN_OFF
+    summary = await _end(run, flight, collected, reason, batch.ending, batch.ended_at)
+    await _tidy(run, chunk, batch)
+    return summary
+
+
+async def write_off(run: Session, flight: Flight) -> str:
+    """End a chunk of whose batch nothing can be had, as a person has said."""
+    path = run.reply_file(flight.entry.chunk.token)
+    try:
+        replies = path if path.exists() else None
+        collected = await run.alone(_written_off, run, flight, replies)
+    except OSError as error:
+        raise _local_trouble(run, flight.entry, error) from error
+    return await _end(run, flight, collected, WRITTEN_OFF)
+
+
+async def _end(
+    run: Session,
+    flight: Flight,
+    collected: Collected,
+    reason: str | None,
+    status: EndingStatus | None = None,
+    ended_at: datetime | None = None,
+) -> str:
+    """Write the ending of a chunk that was read; what it came to, for a person."""
+    chunk = flight.entry.chunk
     ending = Ending(
-        status=batch.ending or "ended",
+        status=status or "ended",
         marks=collected.marks,
         cost_usd=collected.cost_usd,
         usage=collected.usage,
-        ended_at=batch.ended_at or datetime.now(UTC),
-        reason=LOST if flight.lost else flight.canceled or fault_text(batch),
+        ended_at=ended_at or datetime.now(UTC),
+        reason=reason,
         cache_saved_usd=collected.cache_saved_usd,
     )
     await close(run, flight, ending)
     run.let_in(chunk.provider, chunk.model)
-    await _tidy(run, chunk, batch)
     answered = ending.marks.count(ANSWERED)
     cost = told_usd(ending.cost_usd, "unknown cost")
     summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
@@ -161,6 +201,8 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
             if not _is_past_retention(run, batch):
                 raise
             return await run.alone(_lose, run, flight, batch)
+        if flight.short and flight.entry.written_off:
+            return await run.alone(_written_off, run, flight, replies)
         collected = await run.alone(
             read_chunk,
             run,
@@ -171,6 +213,8 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
             flight.canceled,
             short=flight.short,
         )
+        if flight.short:
+            return _at_bound(flight.entry, collected)
         times += 1
         if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
             return collected
@@ -192,6 +236,29 @@ def _lose(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
     flight.lost = True
     collected = read_chunk(run, flight.entry, flight.ordinals, None, batch, None, lost=True)
     return replace(collected, cost_usd=None)
+
+
+def _written_off(run: Session, flight: Flight, replies: Path | None) -> Collected:
+    """What can be had of a batch that a person has written off; what cannot counts at its bound."""
+    entry = flight.entry
+    name = entry.receipt.batch_id if entry.receipt else entry.chunk.name
+    missing: list[int] = []
+
+    def no_reply(place: int) -> tuple[str, str, str]:
+        missing.append(place)
+        return FAILED, "answer_lost", f"{name} may have been paid for, and {WRITTEN_OFF}"
+
+    collected = read_chunk(
+        run, entry, flight.ordinals, replies, None, flight.canceled, no_reply=no_reply
+    )
+    return _at_bound(entry, collected) if missing else collected
+
+
+def _at_bound(entry: Entry, collected: Collected) -> Collected:
+    """The same, of which something is not seen that may be billed: it counts at its upper bound."""
+    held, seen = entry.chunk.reserved_usd, collected.cost_usd
+    cost = None if held is None or seen is None else max(held, seen)
+    return replace(collected, cost_usd=cost)
 
 
 async def never_created(run: Session, flight: Flight) -> str:

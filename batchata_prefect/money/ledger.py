@@ -152,9 +152,18 @@ MARKS = {
 
 @dataclass(slots=True)
 class Entry:
-    """One line of the ledger: a chunk and what is known of it."""
+    """One line of the ledger: a chunk and what is known of it.
+
+    Attributes:
+        chunk: What was to be sent.
+        since: Time just before the create.
+        receipt: That its provider batch exists.
+        ending: How it ended.
+        written_off: Whether a person has said that what cannot be had of it is not waited for.
+    """
 
     chunk: Chunk
     since: datetime
     receipt: Receipt | None = None
     ending: Ending | None = None
+    written_off: bool = False

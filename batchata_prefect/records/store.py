@@ -15,6 +15,7 @@ batchata/<digest of the run key>/owner                         number of the new
                                               /000000.intent   before the paid create
                                               /000000.receipt  before the first poll
                                               /000000.ending   after the replies are on disk
+                                              /000000.written_off  by a person, see `inflight`
 ```
 
 Intents are written in sequence, one after the other, so the first missing one ends the ledger.
@@ -27,7 +28,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -151,6 +152,9 @@ class Records:
                     reason=data["reason"],
                     cache_saved_usd=_money(data.get("cache_saved_usd", "0")),
                 )
+            else:
+                written_off = await self.read(self._key(sequence, "written_off"))
+                entry.written_off = written_off is not None
             yield entry, intent.members
             sequence += 1
 
@@ -194,6 +198,15 @@ class Records:
             there = await self.read(key)
             if there is None or there["batch_id"] != receipt.batch_id:
                 raise self._taken_over(key)
+
+    async def write_off(self, sequence: int) -> None:
+        """Say that a person waits no more for what cannot be had of a chunk.
+
+        Raises:
+            StateError: The storage fails.
+        """
+        values = {"written_off_at": datetime.now(UTC).isoformat()}
+        await self.write(self._key(sequence, "written_off"), values)
 
     async def write_ending(self, sequence: int, ending: Ending) -> None:
         """Make an ending durable; after this the chunk is never looked at again.

@@ -1,0 +1,142 @@
+"""Answers that a provider counts and does not give: reserved, open, or written off by a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from batchata_prefect import Batch, ProviderError
+from tests.test_cli import batchata
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
+JOBS = 4
+LIMIT = 0.01
+
+
+def make(tmp_path: Path, model: str, jobs: int = JOBS, **options: Any) -> Batch:
+    batch = Batch(tmp_path / "out", items_per_batch=JOBS, **options)
+    batch.set_state(tmp_path / "rec").add_cost_limit(LIMIT)
+    for n in range(jobs):
+        batch.add_job(prompt=f"{tmp_path} {n}", model=model, max_tokens=100, id=f"job-{n}")
+    return batch
+
+
+def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in (tmp_path / "out" / "results.jsonl").open("rb")]
+
+
+@pytest.fixture
+def billed(sandbox):
+    before = len(list(sandbox.ledger.billed()))
+    return lambda: list(sandbox.ledger.billed())[before:]
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_completed_without_an_output_file_stays_open(
+    tmp_path: Path, sandbox, billed, counts: bool
+) -> None:
+    """What may be billed and is not seen stays reserved; it is taken up when it is there."""
+    sandbox.fault("openai", mode="no_output", counts=counts, times=None)
+    run = make(tmp_path, GPT).run()
+    assert Counter(row["error_code"] for row in rows_of(tmp_path)) == {"in_flight": JOBS}
+    assert run.manifest is not None
+    assert run.manifest["reserved_usd"] >= float(sum(row.cost_usd for row in billed())) > 0
+    assert run.manifest["cost_usd"] == 0
+    sandbox.clear_faults()
+    again = make(tmp_path, GPT).run()
+    assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * JOBS
+    assert again.manifest is not None
+    assert again.manifest["reserved_usd"] == 0
+    assert len(billed()) == JOBS, "nothing was sent again"
+
+
+GONE = {
+    "no output": (GPT, {"mode": "no_output"}),
+    "file": (GPT, {"mode": "file_vanished"}),
+    "batch, openai": (GPT, {"mode": "status", "operation": "retrieve", "status": 404}),
+    "results": (CLAUDE, {"mode": "status", "operation": "results", "status": 404}),
+    "batch, anthropic": (CLAUDE, {"mode": "status", "operation": "retrieve", "status": 404}),
+}
+
+
+@pytest.mark.parametrize("gone", GONE)
+def test_what_is_gone_is_written_off_at_its_bound(
+    tmp_path: Path,
+    sandbox,
+    billed,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: str,
+) -> None:
+    """It holds up each run until a person writes it off; then it counts, and the run goes on."""
+    monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "0.3")
+    model, fault = GONE[gone]
+    out = str(tmp_path / "out")
+    make(tmp_path, model, 2).run()
+    assert batchata("adopt", out, "--write-off", "batch_of_nobody").returncode == 3
+    sandbox.fault("openai" if model == GPT else "anthropic", times=None, **fault)
+    for _ in range(2):
+        if gone == "no output":
+            told = make(tmp_path, model).run().manifest
+        else:
+            with pytest.raises(ProviderError, match="--write-off") as raised:
+                make(tmp_path, model).run()
+            assert out in str(raised.value)
+            told = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+        assert told is not None
+        (held,) = (b for b in told["batches"] if b["status"] == "in_flight")
+    before = told["cost_usd"]
+    done = batchata("adopt", out, "--write-off", held["batch_id"])
+    assert done.returncode == 0, done.stderr
+    run = make(tmp_path, model, JOBS).run()
+    rows = rows_of(tmp_path)
+    lost = [None, None, "answer_lost", "answer_lost"]
+    assert [row["error_code"] for row in rows] == lost
+    assert run.manifest is not None
+    assert run.manifest["reserved_usd"] == 0
+    assert run.manifest["cost_usd"] == pytest.approx(before + held["estimated_usd"])
+    assert run.manifest["cost_usd"] >= float(sum(row.cost_usd for row in billed()))
+    sandbox.clear_faults()
+    more = make(tmp_path, model, JOBS + 1).run()
+    assert more.manifest is not None
+    assert [row["error_code"] for row in rows_of(tmp_path)] == [*lost, None]
+    assert len(billed()) == JOBS + 1
+
+
+def test_what_can_be_had_is_not_written_off(tmp_path: Path, sandbox) -> None:
+    """A batch whose answers are there is collected, whatever is asked for."""
+    sandbox.fault("openai", mode="no_output", times=None)
+    told = make(tmp_path, GPT).run().manifest
+    sandbox.clear_faults()
+    assert told is not None
+    (held,) = told["batches"]
+    done = batchata("adopt", str(tmp_path / "out"), "--write-off", held["batch_id"])
+    assert done.returncode == 3
+    assert "all its answers are there" in " ".join(done.stderr.split())
+    make(tmp_path, GPT).run()
+    assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * JOBS
+
+
+def test_a_part_of_the_rows_is_taken_when_the_rest_is_written_off(
+    tmp_path: Path, sandbox, billed
+) -> None:
+    """Two of four rows arrive, and the provider counts four: those two are not thrown away."""
+    sandbox.fault("anthropic", mode="truncate", at="line", times=None)
+    told = make(tmp_path, CLAUDE).run().manifest
+    assert told is not None
+    (held,) = told["batches"]
+    assert held["status"] == "in_flight"
+    done = batchata("adopt", str(tmp_path / "out"), "--write-off", held["batch_id"])
+    assert done.returncode == 0, done.stderr
+    run = make(tmp_path, CLAUDE).run()
+    codes = Counter(row["error_code"] for row in rows_of(tmp_path))
+    assert codes[None] >= 1
+    assert codes["answer_lost"] == JOBS - codes[None] >= 1
+    assert run.manifest is not None
+    assert run.manifest["cost_usd"] == pytest.approx(held["estimated_usd"])
+    assert len(billed()) == JOBS
