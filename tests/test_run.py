@@ -575,17 +575,6 @@ def test_a_results_dir_that_cannot_be_written(tmp_path: Path, sandbox) -> None:
         mixed(tmp_path)
 
 
-def test_results_of_another_job_set_are_not_overwritten(tmp_path: Path, sandbox, bill) -> None:
-    """A results directory belongs to its jobs."""
-    mixed(tmp_path).run()
-    paid = sum(bill().values())
-    other = new_batch(tmp_path).add_job(prompt=f"{tmp_path} something else", model=CLAUDE)
-    with pytest.raises(ValidationError, match="another job set"):
-        other.run()
-    assert sum(bill().values()) == paid
-    assert len(lines(tmp_path)) == 6
-
-
 def test_results_whose_records_are_elsewhere_are_not_paid_again(
     tmp_path: Path, sandbox, bill
 ) -> None:

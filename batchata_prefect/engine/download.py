@@ -126,6 +126,8 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         return
     if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
         return
+    if max(ordinals) < 0:
+        return  # all its jobs are gone
     if run.reply_file(chunk.token).exists() or kept_answers(run, entry) is not None:
         return
     if await asyncio.to_thread(_brought, run, ending, chunk):

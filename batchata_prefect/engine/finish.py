@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -21,10 +21,12 @@ from batchata_prefect.models import Usage, package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.numbers import plain_usd
+from batchata_prefect.results import archive
 from batchata_prefect.results.assemble import Part, assemble
 from batchata_prefect.results.codes import what_to_do
 from batchata_prefect.results.ended import drop
 from batchata_prefect.results.frames import write_parquet
+from batchata_prefect.results.remote import bring
 from batchata_prefect.results.row import blank_row
 from batchata_prefect.results.tally import Tally
 from batchata_prefect.views.status import BatchStatus
@@ -47,7 +49,13 @@ def finish(run: Session) -> dict[str, Any]:
     if done is not None:
         drop(run.results_dir)
         return done
+    any_gone = any(map(_has_gone, run.members)) or archive.is_pending(run.own_dir)
+    if any_gone and run.settings.results_url is not None:
+        # Another machine may have put them there since.
+        bring(run.settings.results_url, newer=True)
     _set_aside(run, results, manifest_path)
+    if any_gone:
+        archive.hold(results, run.own_dir)
     parts = [
         part
         for entry, ordinals in zip(run.ledger, run.members, strict=True)
@@ -66,10 +74,17 @@ def finish(run: Session) -> dict[str, Any]:
         )
     finally:
         jobs.close()
+    archived = archive.keep_gone(results, run.own_dir) if any_gone else 0
+    if archived:
+        get_run_logger().warning(
+            "%s answers are of jobs that were changed or are gone: they are kept in %s",
+            f"{archived:,}",
+            archive.NAME,
+        )
     if run.settings.result_format == "parquet":
         with whole_file(_parquet(run)) as file:
             write_parquet(results, file)
-    manifest = _manifest(run, tally, results.stat().st_size)
+    manifest = _manifest(run, tally, results.stat().st_size, archived)
     write_json(manifest_path, manifest)
     drop(run.results_dir)
     return manifest
@@ -95,6 +110,10 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and not run.spool.states.counts[HELD]
     )
     return manifest if same else None
+
+
+def _has_gone(ordinals: Sequence[int]) -> bool:
+    return -1 in ordinals
 
 
 def _parquet(run: Session) -> Path:
@@ -139,19 +158,12 @@ def read_manifest(results_dir: Path) -> dict[str, Any] | None:
     return manifest if manifest.get("format") == MANIFEST_FORMAT else None
 
 
-def job_ids(results_dir: Path) -> Iterator[str]:
-    """Ids of the jobs whose results lie in a results directory."""
-    path = results_dir / "results.jsonl"
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                yield orjson.loads(line)["job_id"]
-
-
 def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     """The answers of an ended chunk, read again from its replies where they are not at hand."""
     if not has_answers(entry):
         return None
+    if max(ordinals) < 0:
+        return None  # all its jobs are gone
     return Part(answers_of(run, entry, ordinals), ordinals)
 
 
@@ -204,7 +216,7 @@ def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
     return row
 
 
-def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
+def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> dict[str, Any]:
     spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
     by_model: dict[str, dict[str, Any]] = {}
     for entry in run.ledger:
@@ -244,6 +256,8 @@ def _manifest(run: Session, tally: Tally, results_bytes: int) -> dict[str, Any]:
         "counts": {"total": run.spool.count, **tally.counts},
         "resumed": run.resumed,
         "cost_usd": plain_usd(spent),
+        "cost_of_run_usd": plain_usd(_since(spent, run.spent_before)),
+        "archived": archived,
         "reserved_usd": plain_usd(held),
         "cost_limit_usd": plain_usd(run.settings.cost_limit_usd),
         "input_tokens": tally.input_tokens,
@@ -273,6 +287,10 @@ def _fees(run: Session) -> dict[str, int]:
         if entry.ending is not None:
             total = total.plus(entry.ending.usage)
     return dict(total.fees)
+
+
+def _since(spent: Decimal | None, before: Decimal | None) -> Decimal | None:
+    return None if spent is None or before is None else spent - before
 
 
 def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

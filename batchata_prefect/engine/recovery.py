@@ -14,12 +14,13 @@ from prefect.settings import get_current_settings
 
 from batchata_prefect.engine.deliver import last_words
 from batchata_prefect.engine.endings import take_in
-from batchata_prefect.engine.finish import job_ids, read_manifest
+from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.engine.limits import open_shares
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
+from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.credentials import load_keys
@@ -107,14 +108,17 @@ async def _read_records(run: Session) -> dict[int, Words]:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
                 ended[entry.chunk.sequence] = words
-    _refuse_strangers(run, strangers)
+    run.spent_before = budget.spent(run.ledger)
     run.resumed = run.spool.states.counts[ANSWERED]
     if run.ledger:
         get_run_logger().info(
-            "resuming: %s of %s jobs are answered, %d provider batches are in flight",
+            "resuming: %s of %s jobs are answered, %d provider batches are in flight%s",
             f"{run.resumed:,}",
             f"{run.spool.count:,}",
             len(run.flights),
+            f"; {strangers:,} requests were of jobs that were changed or are gone"
+            if strangers
+            else "",
         )
     return ended
 
@@ -190,18 +194,3 @@ async def note_records(run: Session, *, sent: bool) -> None:
     if sent and settings.results_url is not None:
         path = run.results_dir / NAME
         await asyncio.to_thread(put_file, settings.results_url, run.results_dir, path)
-
-
-def _refuse_strangers(run: Session, strangers: int) -> None:
-    """Stop when the records are of another job set altogether.
-
-    Raises:
-        ValidationError: None of the recorded jobs is among today's.
-    """
-    recorded = sum(entry.chunk.count for entry in run.ledger)
-    if recorded and strangers == recorded and not run.spool.overlap(job_ids(run.results_dir)):
-        raise ValidationError(
-            f"{run.settings.results_dir!r} holds the results of another job set: none of its "
-            f"{recorded:,} jobs is among today's {run.spool.count:,}. Nothing was sent. Use "
-            "another results_dir, or start over there with set_state(reuse_state=False)"
-        )

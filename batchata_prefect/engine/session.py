@@ -331,6 +331,7 @@ class Session:
         keys: Name of the provider -> credentials in place of those in the environment.
         started_at: First start of the run.
         resumed: Jobs that an earlier run had answered.
+        spent_before: What earlier runs have cost in USD; None where that is unknown.
         flow_run_id: Prefect's id of the flow run.
         waiting_for: What the whole run waits for, for a person.
         manifest: What it came to, once it is finished.
@@ -376,6 +377,7 @@ class Session:
     keys: dict[str, Key] = field(default_factory=dict[str, Key], repr=False)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     resumed: int = 0
+    spent_before: Decimal | None = Decimal(0)
     flow_run_id: str | None = None
     waiting_for: str | None = None
     manifest: dict[str, Any] | None = None

@@ -23,6 +23,7 @@ import orjson
 from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.files import whole_file
 from batchata_prefect.records.note import NAME as NOTE
+from batchata_prefect.results.archive import NAME as ARCHIVE
 from batchata_prefect.results.item_files import FOLDER
 
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ ORDER = ".batchata/order.json"
 """What `batchata run` was told, for `batchata retry`."""
 
 _NOT_RESULTS = frozenset({MANIFEST})
-_KEPT = frozenset({"results.jsonl", "results.parquet", "report.html", ORDER})
+_KEPT = frozenset({"results.jsonl", ARCHIVE, "results.parquet", "report.html", ORDER})
 
 
 def is_url(place: object) -> bool:
@@ -192,8 +193,12 @@ def _put(system: Any, path: Path, target: str) -> None:
     system.put_file(str(path), target)
 
 
-def bring(url: str) -> Path:
+def bring(url: str, *, newer: bool = False) -> Path:
     """The working folder of a URL, with the finished results that lie there.
+
+    Args:
+        url: The URL.
+        newer: Whether to bring them only where they were finished after those in the folder.
 
     Raises:
         StateError: They cannot be read.
@@ -204,7 +209,8 @@ def bring(url: str) -> Path:
         system, root = _open(url)
         there = _read(system, f"{root}/{MANIFEST}")
         mine = folder / MANIFEST
-        if there is not None and (not mine.exists() or mine.read_bytes() != there):
+        here = mine.read_bytes() if mine.exists() else None
+        if there is not None and there != here and not (newer and _finished(there, here)):
             (folder / ORDER).parent.mkdir(parents=True, exist_ok=True)
             for name in _KEPT - {ORDER}:
                 (folder / name).unlink(missing_ok=True)
@@ -216,6 +222,16 @@ def bring(url: str) -> Path:
     except Exception as error:  # each driver raises errors of its own
         raise StateError(f"{url!r} cannot be read: {one_line(error)}") from error
     return folder
+
+
+def _finished(there: bytes, here: bytes | None) -> bool:
+    """Whether the results of one manifest were finished before those of the other."""
+    try:
+        return here is not None and (
+            orjson.loads(there)["finished_at"] <= orjson.loads(here)["finished_at"]
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return False
 
 
 def bring_told(url: str) -> None:

@@ -531,10 +531,6 @@ class Spool:
             )
         return likely, input_bound, output_bound
 
-    def overlap(self, job_ids: Iterable[str]) -> bool:
-        """Whether any of these ids is in the job set."""
-        return any(map(self._ids.holds, job_ids))
-
     def _open_index(self) -> BinaryIO:
         return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
 

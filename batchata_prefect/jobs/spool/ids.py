@@ -119,17 +119,6 @@ class Ids:
                 "job ids must be unique, nothing was sent: " + "; ".join(faults[:10]), faults
             )
 
-    def holds(self, job_id: str) -> bool:
-        """Whether a job has this id.
-
-        Raises:
-            OSError: The disk is full.
-        """
-        database = self._open()
-        database.execute("CREATE INDEX IF NOT EXISTS job_ids ON jobs (job_id)")
-        found = database.execute("SELECT 1 FROM jobs WHERE job_id = ?", (job_id,))
-        return found.fetchone() is not None
-
     def search(self, print_: bytes) -> int:
         """The job with a fingerprint; -1 where there is none.
 

@@ -1,0 +1,129 @@
+"""Answers of jobs that are not in the job set any more: kept in `archive.jsonl`, each once.
+
+`results.jsonl` holds the jobs of the last run and no others. Where the job set has changed, the
+rows of jobs that are gone, and those of jobs that were changed, go over into the archive, as they
+were; a job that comes back leaves it. Nothing here is asked for where no recorded job is gone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.files import BUFFER_BYTES, whole_file
+
+NAME = "archive.jsonl"
+_BEFORE = "before.jsonl"
+_ANSWERS = "answers.sqlite"
+
+
+def is_pending(own_dir: Path) -> bool:
+    """Whether a run died before what its results have replaced was kept."""
+    return (own_dir / _BEFORE).exists()
+
+
+def hold(results: Path, own_dir: Path) -> None:
+    """Hold the results that are there, before others take their place.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    before = own_dir / _BEFORE
+    if before.exists():
+        # A run died after it had written its results: what they have replaced is not kept yet.
+        keep_gone(results, own_dir)
+    if not results.exists():
+        return
+    try:
+        before.hardlink_to(results)
+    except OSError:
+        with whole_file(before) as file, results.open("rb") as source:
+            shutil.copyfileobj(source, file, BUFFER_BYTES)
+
+
+def keep_gone(results: Path, own_dir: Path) -> int:
+    """Put into the archive what was held and is not in the results any more.
+
+    The archive is written anew and whole: a run that dies meanwhile leaves the one that was there.
+
+    Args:
+        results: The results as they are now.
+        own_dir: The package's own folder beside them.
+
+    Returns:
+        How many answers went over.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    before, archive = own_dir / _BEFORE, results.with_name(NAME)
+    if not before.exists():
+        return 0
+    database = own_dir / _ANSWERS
+    database.unlink(missing_ok=True)
+    try:
+        with closing(sqlite3.connect(database, isolation_level=None)) as seen:
+            # Thrown away in any case, so nothing of it has to survive a crash.
+            for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8000"):
+                seen.execute(f"PRAGMA {pragma}")
+            seen.execute("CREATE TABLE seen (answer BLOB PRIMARY KEY) WITHOUT ROWID")
+            seen.execute("BEGIN")
+            for _, row in _rows(results):
+                _note(seen, _answers(row))
+            with whole_file(archive) as file:
+                for line, _ in _new(seen, _rows(archive)):
+                    file.write(line)
+                gone = 0
+                for line, row in _new(seen, _rows(before)):
+                    if row["status"] == "completed" or row["cost_usd"] != 0:
+                        file.write(line)
+                        gone += 1
+            if not archive.stat().st_size:
+                archive.unlink()
+    finally:
+        with suppress(OSError):
+            database.unlink()
+    before.unlink()
+    return gone
+
+
+def _new(
+    seen: sqlite3.Connection, rows: Iterable[tuple[bytes, dict[str, Any]]]
+) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Rows whose last answer was not seen before; from here on it was."""
+    for line, row in rows:
+        *_, last = _answers(row)
+        if seen.execute("SELECT 1 FROM seen WHERE answer = ?", (last,)).fetchone() is None:
+            _note(seen, (last,))
+            yield line, row
+
+
+def _note(seen: sqlite3.Connection, answers: Iterable[bytes]) -> None:
+    seen.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((answer,) for answer in answers))
+
+
+def _answers(row: Mapping[str, Any]) -> list[bytes]:
+    """What names the answers to a job, the last one last: the job and the batch that gave it."""
+    job_id = row["job_id"]
+    if row["batch_id"] is None:
+        # Through the realtime API: nothing but the answer itself tells it from another.
+        return [orjson.dumps([job_id, None, row["raw_response"]])]
+    attempts = orjson.loads(row["attempts_json"])
+    return [
+        orjson.dumps([job_id, batch_id])
+        for batch_id in (*(attempt["batch_id"] for attempt in attempts), row["batch_id"])
+    ]
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    if not path.exists():
+        return
+    with path.open("rb", buffering=BUFFER_BYTES) as file:
+        for line in file:
+            yield line, orjson.loads(line)
