@@ -24,6 +24,7 @@ from batchata_prefect.results.remote import (
     bring_file,
     bring_told,
     drop_folder,
+    is_there,
     publish,
     put_file,
 )
@@ -126,9 +127,9 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         return
     if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
         return
-    if max(ordinals) < 0:
-        return  # all its jobs are gone
     if run.reply_file(chunk.token).exists() or kept_answers(run, entry) is not None:
+        return
+    if max(ordinals) < 0 and await asyncio.to_thread(_is_kept, run, chunk):
         return
     if await asyncio.to_thread(_brought, run, ending, chunk):
         return
@@ -196,6 +197,15 @@ async def put_replies(run: Session, chunk: Chunk) -> None:
     if (url := run.settings.results_url) is not None:
         path = run.reply_file(chunk.token)
         await asyncio.to_thread(put_file, url, run.results_dir, path)
+
+
+def _is_kept(run: Session, chunk: Chunk) -> bool:
+    """Whether the replies of a chunk whose jobs are all gone need not be fetched again.
+
+    A local directory was emptied by its owner; at a URL they are the only copy.
+    """
+    url = run.settings.results_url
+    return url is None or is_there(url, run.results_dir, run.reply_file(chunk.token))
 
 
 def _brought(run: Session, ending: Ending, chunk: Chunk) -> bool:

@@ -269,6 +269,15 @@ def read_order(url: str) -> bytes | None:
         raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
 
 
+def is_there(url: str, folder: Path, path: Path) -> bool:
+    """Whether one file of the working folder is at its URL, as far as can be told."""
+    try:
+        system, root = _open(url)
+        return bool(system.exists(f"{root}/{path.relative_to(folder).as_posix()}"))
+    except Exception:  # each driver raises errors of its own; the provider still has the rows
+        return False
+
+
 def bring_file(url: str, folder: Path, path: Path) -> bool:
     """Fetch one file of the working folder from its URL; whether it is there now."""
     partial = path.with_name(f"{path.name}.download")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -52,6 +53,8 @@ FAULTS: list[tuple[Any, str, dict[str, Any]]] = [
     (None, "truncate", {"at": "reset"}),
     (None, "results_not_ready", {"times": 2}),
     (("results", "content"), "status", {"status": 500, "times": 2}),
+    (None, "no_output", {"times": 2}),
+    (None, "no_output", {"times": 9, "counts": False}),
     (None, "batch_expired", {}),
     (None, "batch_failed", {"code": "invalid_request", "line": 2, "message": "bad line"}),
     (None, "batch_failed", {}),
@@ -71,28 +74,125 @@ ORDERS = [
 
 @dataclass
 class Scenario:
-    """What happens to one job set."""
+    """What happens to one job set.
+
+    Attributes:
+        number: Tells the whole scenario.
+        chance: What it is drawn with.
+        root: Its folder.
+        home: Prefect's folder of the processes: working copies of results at a URL.
+        events: What happened, for a person.
+        known: Batches of earlier scenarios.
+        left: Batches that were left behind by starting over.
+        overs: Times that it was started over.
+        changed: Whether its jobs were changed.
+    """
 
     number: int
     chance: random.Random
+    root: Path
+    home: Path
+    known: frozenset[str]
     events: list[str] = field(default_factory=list)
+    left: frozenset[str] = frozenset()
+    overs: int = 0
+    changed: bool = False
 
-    def job(self, root: Path) -> dict[str, Any]:
+    def job(self) -> dict[str, Any]:
         """What the forker is told."""
-        pick = self.chance
-        orders = [pick.choice(ORDERS) for _ in range(JOBS)]
+        pick, root = self.chance, self.root
+        place = root / "out"
+        run = pick.choice([{}, {}, {"canary": 3, "min_valid": 0.0}])
         return {
-            "results_dir": str(root / "out"),
+            "results_dir": pick.choice([str(place), str(place), f"file://{place}"]),
             "run_key": str(root),
             "fsync_seconds": pick.choice([0, 0, 0, 0.05]),
             "state": str(root / "state"),
             "log": str(root / "log"),
             "jobs": JOBS,
+            "numbers": list(range(JOBS)),
             "items_per_batch": pick.choice([3, 5, 9]),
             "max_parallel_batches": pick.choice([1, 2, 10]),
-            "prompts": [f"Scenario {root}: {n} {order}" for n, order in enumerate(orders)],
+            "prompts": [self.prompt(n) for n in range(JOBS)],
+            "max_tokens": {str(n): pick.choice([50, 200, 200, 900]) for n in range(2 * JOBS)},
             "cost_limit_usd": pick.choice([None, None, 0.012, 0.03]),
+            "cancel": pick.choice(["collect", "detach"]),
+            "run": run,
         }
+
+    def prompt(self, n: int) -> str:
+        """What a job asks, and what the sandbox does to it."""
+        return f"Scenario {self.root}: {n}, {self.chance.random()} {self.chance.choice(ORDERS)}"
+
+    def place(self, job: dict[str, Any]) -> Path:
+        """Where the results lie, also those at a URL."""
+        return Path(job["results_dir"].removeprefix("file://"))
+
+    def change(self, job: dict[str, Any]) -> None:
+        """Edit, remove, add or reorder jobs between two starts; all of it, some of it, or none."""
+        pick, numbers = self.chance, job["numbers"]
+        if pick.random() < 0.5:
+            return
+        self.changed = True
+        for n in pick.sample(numbers, pick.choice([0, 1, 3, len(numbers)])):
+            job["prompts"][n] = self.prompt(n)
+        for n in pick.sample(numbers, pick.randrange(4)):
+            numbers.remove(n)
+        for _ in range(pick.randrange(3)):
+            job["prompts"].append(self.prompt(len(job["prompts"])))
+            numbers.insert(pick.choice([0, len(numbers)]), len(job["prompts"]) - 1)
+        if pick.random() < 0.3:
+            pick.shuffle(numbers)
+        job["jobs"] = len(numbers)
+        self.events.append(f"jobs {numbers}")
+
+    def batches(self, provider: Sandbox) -> frozenset[str]:
+        """The provider's batches by now."""
+        return frozenset(batch.id for batch in provider.ledger.batches())
+
+    def start_over(self, provider: Sandbox, job: dict[str, Any]) -> None:
+        """Have the next start begin anew, now and then."""
+        job["reuse_state"] = self.chance.random() > 0.15
+        if not job["reuse_state"]:
+            self.left, self.overs = self.batches(provider), self.overs + 1
+            self.events.append("starting over")
+
+    def move(self, forker: Forker, provider: Sandbox, job: dict[str, Any]) -> None:
+        """Move the records, the results, or this machine: refused where all would be paid again."""
+        what = self.chance.choice(["nothing", "nothing", "records", "results", "machine"])
+        at_url = job["results_dir"].startswith("file:")
+        note = self.place(job) / ".batchata" / "run.json"
+        told = orjson.loads(note.read_bytes()) if note.exists() else {"sent": False}
+        if what == "machine" and at_url:
+            # The next process finds no working copy.
+            shutil.rmtree(self.home / "batchata", ignore_errors=True)
+        elif what in {"records", "results"} and told["sent"]:
+            moved = dict(job)
+            if what == "records":
+                moved["state"] = str(self.root / f"elsewhere-{len(self.events)}")
+            else:
+                place = self.root / f"out-{len(self.events)}"
+                self.place(job).rename(place)
+                moved["results_dir"] = f"file://{place}" if at_url else str(place)
+                moved.pop("run_key", None)
+            before = self.batches(provider)
+            code = finish(forker, moved | {"reuse_state": True})
+            assert code == 1, f"{what}: {self.told(job)}"
+            assert self.batches(provider) == before, self.told(job)
+            if what == "results":
+                job["results_dir"] = moved["results_dir"]
+        else:
+            return
+        self.events.append(f"moved: {what}")
+
+    def billed(self, provider: Sandbox, *, left: bool = True) -> list[Any]:
+        """What the provider billed, with or without what was left behind."""
+        out = self.known if left else self.known | self.left
+        return [row for row in provider.ledger.billed() if row.batch_id not in out]
+
+    def told(self, job: dict[str, Any]) -> str:
+        """The scenario for a person."""
+        return f"scenario {self.number}: {self.events}\n{Path(job['log']).read_text()[-3000:]}"
 
 
 @pytest.fixture(scope="module")
@@ -103,49 +203,59 @@ def provider(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def forker(provider: Sandbox) -> Iterator[Forker]:
-    forker = Forker(environment(provider))
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def forker(provider: Sandbox, home: Path) -> Iterator[Forker]:
+    forker = Forker(environment(provider, home))
     yield forker
     forker.close()
 
 
 @pytest.fixture(scope="module")
-def other(provider: Sandbox) -> Iterator[Forker]:
+def other(provider: Sandbox, home: Path) -> Iterator[Forker]:
     """Takes runs over while their process is stopped."""
-    forker = Forker(environment(provider))
+    forker = Forker(environment(provider, home.with_name("other-home")))
     yield forker
     forker.close()
 
 
-def environment(provider: Sandbox) -> dict[str, str]:
-    """What runs are told: a lease that a stopped process outsleeps."""
+def environment(provider: Sandbox, home: Path) -> dict[str, str]:
+    """What runs are told: a lease that a stopped process outsleeps, and a place of their own."""
     return {
         "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PREFECT_HOME": str(home),
         "BATCHATA_LEASE_SECONDS": "2",
         **provider.environment(),
     }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
 def test_scenario(
-    forker: Forker, other: Forker, provider: Sandbox, tmp_path: Path, number: int
+    forker: Forker, other: Forker, provider: Sandbox, home: Path, tmp_path: Path, number: int
 ) -> None:
     """Nothing is paid twice or over the limit, no paid answer is lost, and the counts add up."""
-    scenario = Scenario(number, random.Random(number))
-    pick = scenario.chance
-    job = scenario.job(tmp_path)
-    before = len(list(provider.ledger.billed()))
+    pick = random.Random(number)
+    known = frozenset(batch.id for batch in provider.ledger.batches())
+    scenario = Scenario(number, pick, tmp_path, home, known)
+    job = scenario.job()
     clock, metadata = pick.choice([0, 0, -7200, 7200]), pick.random() < 0.8
     provider.limits(clock_seconds=clock, keeps_metadata=metadata)
     scenario.events.append(f"its clock is {clock} s ahead, metadata {metadata}")
-    for _ in range(pick.randrange(1, 3)):
+    for start in range(pick.randrange(1, 4)):
+        if start:
+            scenario.change(job)
+            scenario.move(forker, provider, job)
+            scenario.start_over(provider, job)
         for _ in range(pick.randrange(3)):
             operation, mode, options = pick.choice(FAULTS)
             name = pick.choice(["anthropic", "openai"])
             if (name, mode) in {("anthropic", "batch_failed"), ("openai", "results_not_ready")}:
                 continue
-            if operation == "upload":
+            if operation == "upload" or mode == "no_output":
                 name = "openai"
             scenario.events.append(f"{name} {operation} {mode} {options}")
             provider.fault(
@@ -153,16 +263,16 @@ def test_scenario(
                 **{"operation": operation, "mode": mode, "after": pick.randrange(2), **options},
             )
         play(forker, other, provider, job, scenario)
-        check_budget(provider, before, job)
+        check_budget(provider, job, scenario)
     provider.clear_faults()
+    job["reuse_state"] = True
     code = finish(forker, job)
-    told = f"scenario {number}: {scenario.events}\n{Path(job['log']).read_text()[-3000:]}"
-    assert code == 0, told
-    check_budget(provider, before, job)
+    assert code == 0, scenario.told(job)
+    check_budget(provider, job, scenario)
     if job["cost_limit_usd"] is not None:
         job["cost_limit_usd"] = None
-        assert finish(forker, job) == 0, told
-    check(provider, before, job, told)
+        assert finish(forker, job) == 0, scenario.told(job)
+    check(provider, job, scenario)
 
 
 def play(
@@ -209,7 +319,7 @@ def pause(
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGSTOP)
     if overtake:
-        beside = {**job, "results_dir": f"{job['results_dir']}-beside"}
+        beside = {**job, "results_dir": f"{job['results_dir']}-beside", "reuse_state": True}
         forker_end(other, other.start(beside), 20)
     else:
         time.sleep(seconds)
@@ -239,34 +349,65 @@ def finish(forker: Forker, job: dict[str, Any]) -> int:
     return forker_end(forker, forker.start(job), 60)
 
 
-def check_budget(provider: Sandbox, before: int, job: dict[str, Any]) -> None:
+def check_budget(provider: Sandbox, job: dict[str, Any], scenario: Scenario) -> None:
     """What was billed never passes the limit, at no moment."""
     if job["cost_limit_usd"] is not None:
-        billed = sum(row.cost_usd for row in list(provider.ledger.billed())[before:])
-        assert float(billed) <= job["cost_limit_usd"]
+        billed = sum(row.cost_usd for row in scenario.billed(provider, left=False))
+        assert float(billed) <= job["cost_limit_usd"], scenario.told(job)
 
 
-def check(provider: Sandbox, before: int, job: dict[str, Any], told: str) -> None:
+def check(provider: Sandbox, job: dict[str, Any], scenario: Scenario) -> None:
     """The invariants, against the provider's own ledger."""
-    billed = list(provider.ledger.billed())[before:]
-    twice = {k: n for k, n in Counter(row.body_digest for row in billed).items() if n > 1}
+    told, place = scenario.told(job), scenario.place(job)
+    billed = scenario.billed(provider)
+    most = 1 + scenario.overs
+    twice = {k: n for k, n in Counter(row.body_digest for row in billed).items() if n > most}
     assert not twice, f"billed twice: {twice}\n{told}"
-    rows = [orjson.loads(line) for line in (Path(job["results_dir"]) / "results.jsonl").open("rb")]
-    assert [row["job_id"] for row in rows] == [f"job-{n}" for n in range(JOBS)], told
+    rows = [orjson.loads(line) for line in (place / "results.jsonl").open("rb")]
+    assert [row["job_id"] for row in rows] == [f"job-{n}" for n in job["numbers"]], told
     assert {row["status"] for row in rows} <= {"completed", "failed"}, told
-    paid_rows = sum(1 for row in rows if row["cost_usd"])
-    assert paid_rows == len(billed), f"{paid_rows} rows cost, {len(billed)} were billed\n{told}"
-    for row, prompt in zip(rows, job["prompts"], strict=True):
+    for row, n in zip(rows, job["numbers"], strict=True):
+        prompt = job["prompts"][n]
         why = f"{row['job_id']} {prompt!r}: {row['error_code']} {row['error']}\n{told}"
         if "[[" not in prompt or "once" in prompt:
             assert row["status"] == "completed" or row["error_code"] == "invalid_request", why
         else:
             assert row["status"] == "failed", why
             assert row["error_code"], why
-    cost = float(sum(row.cost_usd for row in billed))
-    assert sum(row["cost_usd"] for row in rows) == pytest.approx(cost, abs=1e-9), told
-    manifest = orjson.loads((Path(job["results_dir"]) / "manifest.json").read_bytes())
+    manifest = orjson.loads((place / "manifest.json").read_bytes())
+    ours = {batch["batch_id"] for batch in manifest["batches"]}
+    mine = [row for row in billed if row.batch_id in ours]
+    assert scenario.overs or mine == billed, told
+    cost = float(sum(row.cost_usd for row in mine))
     assert manifest["cost_usd"] == pytest.approx(cost, abs=1e-9), told
     assert manifest["reserved_usd"] == 0, told
     counts = Counter(row["status"] for row in rows)
-    assert manifest["counts"] == {"total": JOBS, "cancelled": 0, **counts}, told
+    assert manifest["counts"] == {"total": job["jobs"], "cancelled": 0, **counts}, told
+    check_nothing_lost(mine, rows, place, scenario, told)
+
+
+def check_nothing_lost(
+    mine: list[Any], rows: list[dict[str, Any]], place: Path, scenario: Scenario, told: str
+) -> None:
+    """Every billed reply is on disk, and every answer is in the results or in the archive once.
+
+    Replies also where another machine has put them that took the run over.
+    """
+    replies = {
+        orjson.loads(line)["custom_id"]
+        for path in scenario.root.glob("*/raw_files/responses/*.jsonl")
+        for line in path.open("rb")
+        if not line.isspace()
+    }
+    lost = [row.custom_id for row in mine if row.custom_id not in replies]
+    assert not lost, f"paid replies are not there: {lost}\n{told}"
+    archive = place / "archive.jsonl"
+    kept = [orjson.loads(line) for line in archive.open("rb")] if archive.exists() else []
+    answers = [(row["job_id"], row["batch_id"]) for row in (*rows, *kept) if row["batch_id"]]
+    assert len(answers) == len(set(answers)), told
+    if not scenario.changed:
+        assert not kept, told
+        cost = float(sum(row.cost_usd for row in mine))
+        assert sum(row["cost_usd"] for row in rows) == pytest.approx(cost, abs=1e-9), told
+        paid_rows = sum(1 for row in rows if row["cost_usd"])
+        assert paid_rows == len(mine), f"{paid_rows} rows cost, {len(mine)} were billed\n{told}"
