@@ -44,7 +44,7 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
     Raises:
         OSError: The disk is full or not writable.
         ReplyTooLargeError: More comes than the chunk's requests can be answered with.
-        UnseenError: There are fewer than the provider counts, and go on to be.
+        UnseenError: There are none, and go on to be none, although the provider counts some.
     """
     chunk = flight.entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
@@ -91,9 +91,9 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         if whole and len(seen) >= (_SAME_TIMES if written_off else _SHORT_TIMES):
             told = f"{rows} rows arrive, but {batch.batch_id} counts {counted}"
             told = f"{told}: what is missing may be paid and is not sent again"
-            if batch.ending == "ended" and not written_off:
+            if batch.ending == "ended" and not rows and not written_off:
                 raise UnseenError(told)
-            # After a cancel, rows that were counted may never be in any file.
+            # Where some rows come, or after a cancel, the others may never be in any file.
             flight.short = True
             get_run_logger().error("%s; it counts at its upper bound", told)
             break

@@ -49,7 +49,7 @@ def finish(run: Session) -> dict[str, Any]:
     if done is not None:
         drop(run.results_dir)
         return done
-    any_gone = any(map(_has_gone, run.members)) or archive.is_pending(run.own_dir)
+    any_gone = any(map(_has_gone, run.members)) or archive.is_there(results)
     if any_gone and run.settings.results_url is not None:
         # Another machine may have put them there since.
         bring(run.settings.results_url, newer=True)

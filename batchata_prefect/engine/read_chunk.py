@@ -146,7 +146,9 @@ def _no_reply(
         return lambda _: unrun
     if batch.ending != "failed":
         text = f"{batch.batch_id} ended without a row for this job"
-        return lambda _: (AGAIN, "missing", text)
+        if short:
+            text += ", yet counts it as done: it may be paid and was not sent again"
+        return lambda _: (FAILED if short else AGAIN, "missing", text)
     by_place = {fault.line - 1: fault for fault in batch.faults if fault.line is not None}
     whole = next((fault for fault in batch.faults if fault.line is None), None)
 

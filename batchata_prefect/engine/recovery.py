@@ -24,9 +24,9 @@ from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry, Start
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.credentials import load_keys
-from batchata_prefect.records.note import NAME, Note, read_note, write_note
+from batchata_prefect.records.note import Note, read_note, write_note
 from batchata_prefect.results.ended import Words
-from batchata_prefect.results.remote import put_file
+from batchata_prefect.results.remote import put_note
 
 
 @asynccontextmanager
@@ -192,5 +192,4 @@ async def note_records(run: Session, *, sent: bool) -> None:
             "Nothing was sent; make room and run again"
         ) from error
     if sent and settings.results_url is not None:
-        path = run.results_dir / NAME
-        await asyncio.to_thread(put_file, settings.results_url, run.results_dir, path)
+        await asyncio.to_thread(put_note, settings.results_url, run.results_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import fault_text, read_chunk
 from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import StateError, blanked, one_line
+from batchata_prefect.errors import ParseError, StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.money.ledger import (
     AGAIN,
@@ -31,7 +32,7 @@ from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import is_turned_away, told
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.failures import Failure, Kind, classify_code
-from batchata_prefect.results.read import Collected
+from batchata_prefect.results.read import Collected, lines
 
 _TIDY_SECONDS = 10.0
 """For which a run waits to see its uploads deleted: they end by themselves."""
@@ -214,7 +215,7 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
             short=flight.short,
         )
         if flight.short:
-            return _at_bound(flight.entry, collected)
+            return await run.alone(_at_bound, run, flight, collected, replies)
         times += 1
         if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
             return collected
@@ -242,23 +243,49 @@ def _written_off(run: Session, flight: Flight, replies: Path | None) -> Collecte
     """What can be had of a batch that a person has written off; what cannot counts at its bound."""
     entry = flight.entry
     name = entry.receipt.batch_id if entry.receipt else entry.chunk.name
-    missing: list[int] = []
-
-    def no_reply(place: int) -> tuple[str, str, str]:
-        missing.append(place)
-        return FAILED, "answer_lost", f"{name} may have been paid for, and {WRITTEN_OFF}"
-
+    told = FAILED, "answer_lost", f"{name} may have been paid for, and {WRITTEN_OFF}"
     collected = read_chunk(
-        run, entry, flight.ordinals, replies, None, flight.canceled, no_reply=no_reply
+        run, entry, flight.ordinals, replies, None, flight.canceled, no_reply=lambda _: told
     )
-    return _at_bound(entry, collected) if missing else collected
+    return _at_bound(run, flight, collected, replies)
 
 
-def _at_bound(entry: Entry, collected: Collected) -> Collected:
-    """The same, of which something is not seen that may be billed: it counts at its upper bound."""
-    held, seen = entry.chunk.reserved_usd, collected.cost_usd
-    cost = None if held is None or seen is None else max(held, seen)
-    return replace(collected, cost_usd=cost)
+def _at_bound(
+    run: Session, flight: Flight, collected: Collected, replies: Path | None
+) -> Collected:
+    """The same with what is not seen and may be billed, which counts at its upper bound."""
+    chunk = flight.entry.chunk
+    missing = set(range(chunk.count))
+    for line in lines(replies) if replies is not None else ():
+        with suppress(ParseError):
+            place = chunk.ordinal(
+                run.providers[chunk.provider].read(line, chunk.endpoint).custom_id
+            )
+            missing.discard(-1 if place is None else place)
+    held, cost = chunk.reserved_usd, collected.cost_usd
+    if not missing:
+        return collected
+    if held is None or cost is None:
+        return replace(collected, cost_usd=None)
+    bounds = [_bound(run, chunk, flight.ordinals[place]) for place in missing]
+    unseen = held if None in bounds else min(held, sum(filter(None, bounds), Decimal(0)))
+    return replace(collected, cost_usd=cost + unseen)
+
+
+def _bound(run: Session, chunk: Chunk, ordinal: int) -> Decimal | None:
+    """Upper bound in USD of one request of a chunk; None where it is not known any more."""
+    if ordinal < 0:
+        return None
+    _, input_tokens, output_tokens = run.spool.tokens(ordinal)
+    reader = run.spool.reader()
+    try:
+        family = reader.family(ordinal)
+    finally:
+        reader.close()
+    bound = run.prices.bound(
+        chunk.provider, chunk.model, input_tokens, output_tokens, terms=family.terms
+    )
+    return None if bound is None else bound * Decimal(chunk.correction)
 
 
 async def never_created(run: Session, flight: Flight) -> str:

@@ -16,7 +16,7 @@ from batchata_prefect.errors import StateError
 from batchata_prefect.files import write_json
 
 NAME = ".batchata/run.json"
-"""Where it lies in the results directory, or below the URL of the results."""
+"""Where it lies in the results directory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ _BEFORE = "before.jsonl"
 _ANSWERS = "answers.sqlite"
 
 
-def is_pending(own_dir: Path) -> bool:
-    """Whether a run died before what its results have replaced was kept."""
-    return (own_dir / _BEFORE).exists()
+def is_there(results: Path) -> bool:
+    """Whether there is an archive, whose jobs may have come back."""
+    return results.with_name(NAME).exists()
 
 
 def hold(results: Path, own_dir: Path) -> None:

@@ -31,7 +31,10 @@ RAW = "raw_files"
 ORDER = ".batchata/order.json"
 """What `batchata run` was told, for `batchata retry`."""
 
-_NOT_RESULTS = frozenset({MANIFEST})
+_NOTE_THERE = "run.json"
+"""Name of the note at a URL, where the folder of our own has no place."""
+
+_NOT_RESULTS = frozenset({MANIFEST, _NOTE_THERE})
 _KEPT = frozenset({"results.jsonl", ARCHIVE, "results.parquet", "report.html", ORDER})
 
 
@@ -165,6 +168,21 @@ def publish(folder: Path, url: str) -> bool:
     return True
 
 
+def put_note(url: str, folder: Path) -> None:
+    """Put the note that says where the records are at a URL.
+
+    Raises:
+        StateError: It cannot be put there.
+    """
+    try:
+        system, root = _open(url)
+        _put(system, folder / NOTE, f"{root}/{_NOTE_THERE}")
+    except Exception as error:  # each driver raises errors of its own
+        raise StateError(
+            f"where the records are cannot be noted at {url!r}: {one_line(error)}. Nothing was sent"
+        ) from error
+
+
 def put_file(url: str, folder: Path, path: Path) -> None:
     """Put one file of the working folder at its URL.
 
@@ -246,7 +264,8 @@ def bring_told(url: str) -> None:
     folder = working_folder(url)
     try:
         system, root = _open(url)
-        told = {name: _read(system, f"{root}/{name}") for name in (MANIFEST, NOTE)}
+        told = {MANIFEST: _read(system, f"{root}/{MANIFEST}")}
+        told[NOTE] = _read(system, f"{root}/{_NOTE_THERE}")
     except Exception as error:  # each driver raises errors of its own
         raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
     for name, there in told.items():

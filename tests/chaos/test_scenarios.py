@@ -161,7 +161,7 @@ class Scenario:
         """Move the records, the results, or this machine: refused where all would be paid again."""
         what = self.chance.choice(["nothing", "nothing", "records", "results", "machine"])
         at_url = job["results_dir"].startswith("file:")
-        note = self.place(job) / ".batchata" / "run.json"
+        note = self.place(job) / ("run.json" if at_url else ".batchata/run.json")
         told = orjson.loads(note.read_bytes()) if note.exists() else {"sent": False}
         if what == "machine" and at_url:
             # The next process finds no working copy.

@@ -122,21 +122,27 @@ def test_what_can_be_had_is_not_written_off(tmp_path: Path, sandbox) -> None:
     assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * JOBS
 
 
-def test_a_part_of_the_rows_is_taken_when_the_rest_is_written_off(
-    tmp_path: Path, sandbox, billed
+@pytest.mark.parametrize("model", [CLAUDE, GPT])
+def test_rows_that_are_counted_and_do_not_come_count_at_their_bound(
+    tmp_path: Path, sandbox, billed, model: str
 ) -> None:
-    """Two of four rows arrive, and the provider counts four: those two are not thrown away."""
-    sandbox.fault("anthropic", mode="truncate", at="line", times=None)
-    told = make(tmp_path, CLAUDE).run().manifest
-    assert told is not None
-    (held,) = told["batches"]
-    assert held["status"] == "in_flight"
-    done = batchata("adopt", str(tmp_path / "out"), "--write-off", held["batch_id"])
-    assert done.returncode == 0, done.stderr
-    run = make(tmp_path, CLAUDE).run()
-    codes = Counter(row["error_code"] for row in rows_of(tmp_path))
-    assert codes[None] >= 1
-    assert codes["answer_lost"] == JOBS - codes[None] >= 1
+    """The others are taken; what is missing is not sent again, and its cost is not forgotten."""
+
+    def batch(order: str) -> Batch:
+        batch = Batch(tmp_path / "out").set_state(tmp_path / "rec").add_cost_limit(LIMIT)
+        for n in range(JOBS):
+            prompt = f"{tmp_path} {n} {order if n == 1 else ''}"
+            batch.add_job(prompt=prompt, model=model, max_tokens=100, id=f"job-{n}")
+        return batch
+
+    run = batch("[[sandbox:missing]]").run()
+    rows = rows_of(tmp_path)
+    assert [row["error_code"] for row in rows] == [None, "missing", None, None]
     assert run.manifest is not None
-    assert run.manifest["cost_usd"] == pytest.approx(held["estimated_usd"])
-    assert len(billed()) == JOBS
+    assert run.manifest["reserved_usd"] == 0
+    (sent,) = run.manifest["batches"]
+    spent = sum(row["cost_usd"] for row in rows)
+    assert spent < run.manifest["cost_usd"] < spent + sent["estimated_usd"] / 2
+    assert run.manifest["cost_usd"] >= float(sum(row.cost_usd for row in billed()))
+    batch("[[sandbox:missing]]").run()
+    assert len(billed()) <= JOBS
