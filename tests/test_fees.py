@@ -140,6 +140,27 @@ ANTHROPIC_FEES: dict[str, tuple[dict[str, Any], str | None]] = {
     "a count in words": ({"server_tool_use": {"web_search_requests": "3"}}, "0.03075"),
     "no count": ({"server_tool_use": {"web_search_requests": "many"}}, None),
     "a negative count": ({"server_tool_use": {"web_search_requests": -3}}, None),
+    "tools in another form": ({"server_tool_use": [{"web_search_requests": 3}]}, None),
+    "passes in another form": ({"iterations": {"type": "compaction"}}, None),
+    # 300 x 0.625 and 200 x 1.00.
+    "a cache without its total": (
+        {
+            "cache_creation_input_tokens": None,
+            "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 200},
+        },
+        "0.0011375",
+    ),
+    "a cache that passes its total": (
+        {"cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 0}},
+        "0.0009375",
+    ),
+    "a cache of a new lifetime": (
+        {
+            "cache_creation_input_tokens": 300,
+            "cache_creation": {"ephemeral_1h_input_tokens": 0, "ephemeral_24h_input_tokens": 300},
+        },
+        None,
+    ),
     "searches and cache": (
         {
             "server_tool_use": {"web_search_requests": 1},
@@ -186,6 +207,8 @@ ITERATIONS: dict[str, tuple[list[Any], str | None]] = {
     "a new kind": ([TOP, entry("reflection", 1_000, 100)], "0.0015"),
     "no entry": ([TOP, "what"], None),
     "no count": ([TOP, entry("compaction", -1, 0)], None),
+    "counts that are left out": ([TOP, {"type": "compaction", "output_tokens": 5}], None),
+    "turns that leave something out": ([entry("message", 600, 40)], PLAIN),
 }
 
 
@@ -201,7 +224,8 @@ def test_every_iteration_is_billed_at_its_price(name):
     reply = message(iterations=iterations)
     assert cost(reply) == (None if expected is None else usd(expected))
     counted = [each for each in iterations if isinstance(each, dict) and each.get("type")]
-    if expected is not None and name != "compaction without the turn" and counted:
+    said = name not in {"compaction without the turn", "turns that leave something out"}
+    if expected is not None and said and counted:
         assert reply.usage is not None
         assert reply.usage.output_tokens == sum(each["output_tokens"] for each in counted)
 
@@ -233,12 +257,23 @@ OPENAI_FEES: dict[str, tuple[list[Any], dict[str, Any], str | None]] = {
     "none": ([{"type": "reasoning"}, {"type": "function_call"}], {}, "0.000075"),
     "searches": ([SEARCH, SEARCH, {"type": "web_search_call"}], {}, "0.030075"),
     "opened pages": ([{**SEARCH, "action": {"type": "open_page"}}], {}, "0.000075"),
+    "looked through": ([{**SEARCH, "action": {"type": "find_in_page"}}], {}, "0.000075"),
+    "a new action": ([{**SEARCH, "action": {"type": "dream"}}], {}, "0.010075"),
     "file searches": ([{"type": "file_search_call"}] * 2, {}, "0.005075"),
     "billable searches are told": (
         [SEARCH] * 4,
         {"tool_usage": {"web_search": {"num_requests": 2}}},
         "0.020075",
     ),
+    "billable searches are not told": (
+        [SEARCH] * 2,
+        {"tool_usage": {"web_search": {"num_requests": None}}},
+        "0.020075",
+    ),
+    "told images": ([], {"tool_usage": {"image_gen": {"input_tokens_details": {"a": 5}}}}, None),
+    "no told images": ([], {"tool_usage": {"image_gen": {"total_tokens": 0}}}, "0.000075"),
+    "a new told tool": ([], {"tool_usage": {"dreams": {"num_requests": 1}}}, None),
+    "told in another form": ([], {"tool_usage": [1]}, None),
     "previews": ([SEARCH], {"tools": [{"type": "web_search_preview"}]}, "0.010075"),
     "code": ([{"type": "code_interpreter_call", "container_id": "c"}], {}, None),
     "images": ([{"type": "image_generation_call"}], {}, None),
@@ -263,6 +298,40 @@ def test_fees_of_a_response(name):
 def test_a_search_preview_costs_more_where_the_model_does_not_reason():
     reply = response(SEARCH, tools=[{"type": "web_search_preview_2025_03_11"}])
     assert cost(reply, "openai", "gpt-4.1") == usd("0.0264")  # 0.001 + 0.0004 + 25 / 1000
+
+
+@pytest.mark.parametrize(
+    ("model", "tool", "realtime", "expected"),
+    [
+        # 1,000 and 100 tokens, two searches of 0.01, and 16,000 tokens where they are a block.
+        ("gpt-4.1-mini", "web_search", False, "0.02348"),
+        ("gpt-4.1-mini-2025-04-14", "web_search", True, "0.02696"),
+        ("gpt-4o-mini", "web_search", False, "0.021305"),
+        ("gpt-4o-mini", "web_search_preview", False, "0.050105"),
+        ("gpt-4.1-nano", "web_search", False, "0.02007"),
+    ],
+)
+def test_what_small_models_find_is_a_block_of_tokens(model, tool, realtime, expected):
+    reply = response(SEARCH, SEARCH, tools=[{"type": tool}])
+    assert cost(reply, "openai", model, realtime=realtime) == usd(expected)
+    fee = "web_searches" if tool == "web_search" else "web_search_previews"
+    terms = Terms(uses=(((fee,), 2),))
+    bound = PriceBook().bound("openai", model, 1_000, 100, terms=terms, realtime=realtime)
+    assert bound is not None
+    assert bound >= usd(expected)
+
+
+@pytest.mark.parametrize("side", ["prompt", "completion"])
+def test_sound_is_not_told_at_the_price_of_text(side):
+    usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+    }
+    silent = cost(completion(usage=usage | details), "openai", "gpt-audio")
+    assert silent == usd("0.0035")
+    details[f"{side}_tokens_details"]["audio_tokens"] = 50
+    assert cost(completion(usage=usage | details), "openai", "gpt-audio") is None
 
 
 @pytest.mark.parametrize(

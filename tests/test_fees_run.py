@@ -15,7 +15,7 @@ from batchata_prefect.sandbox import Sandbox
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CLAUDES = ["claude-haiku-4-5", "claude-sonnet-4-6", "claude-haiku-5-5", "claude-opus-5"]
-GPTS = ["gpt-6-luna", "gpt-6-sol", "gpt-4.1"]
+GPTS = ["gpt-6-luna", "gpt-6-sol", "gpt-4.1", "gpt-4.1-mini"]
 
 
 def _claude(pick: random.Random, *, passes: bool) -> tuple[dict[str, Any], str]:

@@ -537,7 +537,7 @@ def test_unknown_price_is_none_and_said(provider, model):
         ("openai", "gpt-4o", "no batch price of cached input is known"),
         ("openai", "gpt-5-codex", "priced as 'gpt-5'"),
         ("openai", "ft:gpt-4o-mini-2024-07-18:org::id", "priced as 'ft:gpt-4o-mini'"),
-        ("openai", "gpt-image-1", "images and sound are priced as text"),
+        ("openai", "gpt-image-1", "images are priced as text"),
         ("azure", "gpt-6-luna", "no batch price is known"),
     ],
 )

@@ -215,8 +215,10 @@ def _notes(
     notes = [_reduced(found, prices, at, lent=lent), _tiers_missing(prices, standard)]
     if _SUFFIX.sub("", model.lower()) != _SUFFIX.sub("", found.model.id.lower()):
         notes.append(f"priced as {found.model.id!r}")
-    if any("_image_" in key or "_audio_" in key for key in prices):
-        notes.append("images and sound are priced as text")
+    if any("_image_" in key for key in prices):
+        notes.append("images are priced as text")
+    if any("_audio_" in key for key in prices):
+        notes.append("what an answer with sound costs is not told")
     return [note for note in notes if note is not None]
 
 

@@ -50,6 +50,12 @@ _PREVIEW_PER_THOUSAND = Decimal(25)
 """`web_search_preview` with models that do not reason; with the others it costs as any search."""
 
 
+_MINI = re.compile(r"(?:ft:)?gpt-4(?:o|\.1)-mini(?:-\d|:|$)")
+_MINI_TOKENS = 8_000
+"""What is found by a search of theirs with `web_search` (and not with the preview) is "charged as a
+fixed block of 8,000 input tokens per call" [pricing], which their usage does not hold."""
+
+
 def fees(provider: str, model: str, prices: Mapping[str, object]) -> dict[str, Decimal]:
     """USD of a single use of each fee whose price is known.
 
@@ -69,6 +75,9 @@ def fees(provider: str, model: str, prices: Mapping[str, object]) -> dict[str, D
     if provider == "openai" and (of := _openai_version(model)) is not None:
         reasons = of >= (5, 0) or model.startswith("o")
         found[_PREVIEWS] = found["web_searches"] if reasons else _PREVIEW_PER_THOUSAND / 1000
+        rate = prices.get("input_mtok")
+        if _MINI.match(model) and isinstance(rate, Decimal):
+            found["web_searches"] += _MINI_TOKENS * rate / 1_000_000
     return found
 
 

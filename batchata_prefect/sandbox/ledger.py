@@ -137,6 +137,9 @@ def _time(unix_seconds: float) -> datetime:
 _FEES = {"web_searches": "web_searches", "file_searches": "storage_searches"}
 """What genai-prices calls a fee."""
 
+_SMALL = ("gpt-4o-mini", "gpt-4.1-mini")
+"""What a search of theirs finds is billed as 8,000 tokens of input."""
+
 _REGIONS = {"us": Decimal("1.1")}
 """What `inference_geo` makes of the price of tokens; searches cost the same everywhere."""
 
@@ -171,6 +174,8 @@ def _cost(
     for _, named, given, written in passes:
         more = {"input_tokens": given, "output_tokens": written}
         costs.append(_price(provider, named or model, more, context))
+    if provider == "openai" and model.startswith(_SMALL) and (uses := fees.get("web_searches")):
+        costs.append(_price(provider, model, {"input_tokens": 8_000 * uses}, context))
     used = {_FEES[name]: uses for name, uses in fees.items()}
     beside = _price(provider, model, used, context)
     total = Decimal(0)

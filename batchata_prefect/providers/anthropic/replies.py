@@ -35,8 +35,9 @@ class _Thought(Struct, gc=False):
     thinking_tokens: _Count
 
 
-class _Written(Struct, gc=False):
+class _Written(Struct, gc=False, forbid_unknown_fields=True):
     ephemeral_1h_input_tokens: _Count
+    ephemeral_5m_input_tokens: _Count = 0
 
 
 class _NoTools(Struct, gc=False, forbid_unknown_fields=True):
@@ -105,6 +106,9 @@ def ordinary(row: bytes) -> Reply | None:
         return None
     usage = message.usage
     read, written = usage.cache_read_input_tokens, usage.cache_creation_input_tokens
+    hour = usage.cache_creation.ephemeral_1h_input_tokens
+    if hour + usage.cache_creation.ephemeral_5m_input_tokens > written:
+        return None
     details = usage.output_tokens_details
     thought = 0 if details is None else details.thinking_tokens
     return Reply(
@@ -116,7 +120,7 @@ def ordinary(row: bytes) -> Reply | None:
             usage.output_tokens,
             read,
             written,
-            usage.cache_creation.ephemeral_1h_input_tokens,
+            hour,
             thought,
             (),
             (),

@@ -29,10 +29,12 @@ _FEES = {
     "code_execution_requests": "code_executions",
     "tool_search_requests": "tool_searches",
 }
+_FORMS = {"server_tool_use": dict, "iterations": (list, tuple)}
 _IN_A_CONTAINER = frozenset({"code_execution", "bash_code_execution", "text_editor_code_execution"})
 _OF_THE_TURN = frozenset({"message", "fallback_message"})
 """Iterations that the top-level counts are the sum of; the others are left out there."""
 _NAMES_ITS_MODEL = frozenset({"advisor_message", "fallback_message"})
+_LIFETIMES = ("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens")
 
 
 _TOOLS = {
@@ -117,8 +119,12 @@ def usage_of(message: Mapping[str, Any]) -> Usage | None:
 
 def _tokens(counts: Mapping[str, Any], model: str | None = None) -> Pass:
     read = tokens_at(counts, "cache_read_input_tokens")
-    hour = tokens_at(object_at(counts, "cache_creation"), "ephemeral_1h_input_tokens")
-    written = tokens_at(counts, "cache_creation_input_tokens")
+    lifetimes = object_at(counts, "cache_creation")
+    if any(tokens and name not in _LIFETIMES for name, tokens in lifetimes.items()):
+        raise ValueError(f"what a cache of {sorted(lifetimes)} costs is not known")
+    hour, minutes = (tokens_at(lifetimes, name) for name in _LIFETIMES)
+    # The total may be left out, and the parts not.
+    written = max(tokens_at(counts, "cache_creation_input_tokens"), hour + minutes)
     return Pass(
         model,
         tokens_at(counts, "input_tokens") + read + written,
@@ -132,6 +138,9 @@ def _tokens(counts: Mapping[str, Any], model: str | None = None) -> Pass:
 def _fees(usage: Mapping[str, Any], message: Mapping[str, Any]) -> dict[str, int]:
     """Fee -> uses; one that we do not know goes by the provider's name."""
     found: dict[str, int] = {}
+    for name in ("server_tool_use", "iterations"):
+        if usage.get(name) and not isinstance(usage[name], _FORMS[name]):
+            found[name] = 1
     for name, value in object_at(usage, "server_tool_use").items():
         if not value:
             continue
@@ -155,8 +164,7 @@ def _passes(
 ) -> list[Pass]:
     """Each iteration with its tokens; none where the top level says all."""
     passes: list[Pass] = []
-    covered = False
-    hour_left = whole.cache_write_1h_tokens
+    left = whole
     entries = [
         cast("Mapping[str, Any]", item) if isinstance(item, dict) else EMPTY
         for item in list_at(usage, "iterations")
@@ -167,19 +175,21 @@ def _passes(
         kind, model = text_at(entry, "type"), text_at(entry, "model")
         if kind in {"message", "compaction"} and model == own:
             model = None
-        if kind is None or (kind in _NAMES_ITS_MODEL and model is None):
-            # Some model was paid, and it is not said which.
+        told = [whole_number(entry.get(name)) for name in ("input_tokens", "output_tokens")]
+        if kind is None or None in told or (kind in _NAMES_ITS_MODEL and model is None):
+            # Some model was paid, and it is not said which, or for how much.
             fees[kind or "iterations"] = fees.get(kind or "iterations", 0) + 1
             continue
         tokens = _tokens(entry, model)
         if kind in _OF_THE_TURN:
-            covered = True
             if entry.get("cache_creation") is None:
                 # How long it is kept may stand at the top level only.
-                hour = min(tokens.cache_write_tokens, hour_left)
+                hour = min(tokens.cache_write_tokens, left.cache_write_1h_tokens)
                 tokens = tokens._replace(cache_write_1h_tokens=hour)
-            hour_left -= tokens.cache_write_1h_tokens
+            rest = (max(0, of - part) for of, part in zip(left[1:], tokens[1:], strict=True))
+            left = Pass(None, *rest)
         passes.append(tokens)
-    if passes and not covered and any(whole[1:]):
-        passes.append(whole)
+    # What the top level says, and no turn does, was billed as well.
+    if passes and any(left[1:]):
+        passes.append(left)
     return passes

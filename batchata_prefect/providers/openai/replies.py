@@ -56,10 +56,12 @@ _Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 class _Read(Struct, gc=False):
     cached_tokens: _Count
     cache_write_tokens: _Count = 0
+    audio_tokens: Literal[0] | None = None
 
 
 class _Written(Struct, gc=False):
     reasoning_tokens: _Count
+    audio_tokens: Literal[0] | None = None
 
 
 class _Tokens(Struct, gc=False):

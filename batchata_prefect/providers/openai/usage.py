@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from batchata_prefect.models import USUAL, Terms, Usage
 from batchata_prefect.providers.rows import object_at, objects_at, text_at, tokens_at, whole_number
@@ -50,7 +50,11 @@ _FEES = {
 _AT_HOME = frozenset({None, "local"})
 """Environments of a shell that is the user's own, and not a container of OpenAI's."""
 
+_LOOKS = frozenset({"open_page", "find", "find_in_page"})
+"""What a `web_search_call` does with what was found, which is no search."""
+
 _SEARCHES, _PREVIEWS, _CHAT_SEARCHES = "web_searches", "web_search_previews", "chat_web_searches"
+_SOUND = "audio_tokens"
 SEARCHES_BY_ITSELF = "-search"
 """In the name of a model that searches the web for each chat completion."""
 
@@ -113,14 +117,18 @@ def usage_of(body: Mapping[str, Any]) -> Usage | None:
         return None
     try:
         details = object_at(usage, f"{taken}_tokens_details")
+        made = object_at(usage, f"{given}_tokens_details")
+        fees = _fees(body)
+        # Of a price of its own, many times that of text.
+        fees[_SOUND] += sum(tokens_at(each, _SOUND) for each in (details, made))
         return Usage(
             tokens_at(usage, f"{taken}_tokens"),
             tokens_at({"": written}, ""),
             tokens_at(details, "cached_tokens"),
             tokens_at(details, "cache_write_tokens"),
             0,
-            tokens_at(object_at(usage, f"{given}_tokens_details"), "reasoning_tokens"),
-            fees=tuple(sorted(_fees(body).items())),
+            tokens_at(made, "reasoning_tokens"),
+            fees=tuple(sorted((+fees).items())),
             tier=text_at(body, "service_tier"),
         )
     except ValueError:
@@ -133,16 +141,12 @@ def _fees(body: Mapping[str, Any]) -> Counter[str]:
     for item in objects_at(body, "output"):
         kind = text_at(item, "type") or "items"
         if kind == "web_search_call":
-            # To open a page of what was found, or to look through it, is no search.
-            action = text_at(object_at(item, "action"), "type")
-            found[_SEARCHES] += action in {None, "search"}
+            found[_SEARCHES] += text_at(object_at(item, "action"), "type") not in _LOOKS
         elif kind == "shell_call" and object_at(item, "environment").get("type") in _AT_HOME:
             continue
         elif kind not in _FREE:
             found[_FEES.get(kind, kind)] += 1
-    told = object_at(body, "tool_usage")
-    if told and object_at(told, "web_search"):
-        found[_SEARCHES] = tokens_at(object_at(told, "web_search"), "num_requests")
+    _told(body.get("tool_usage"), found)
     if found[_SEARCHES] and any(
         (text_at(tool, "type") or "").startswith("web_search_preview")
         for tool in objects_at(body, "tools")
@@ -150,7 +154,27 @@ def _fees(body: Mapping[str, Any]) -> Counter[str]:
         found[_PREVIEWS] = found.pop(_SEARCHES)
     if "choices" in body and _searched(body):
         found[_CHAT_SEARCHES] = 1
-    return +found
+    return found
+
+
+def _told(told: Any, found: Counter[str]) -> None:
+    """Have what the provider counted itself go before the calls that are there."""
+    used = cast("Mapping[str, Any]", told) if isinstance(told, dict) else {"tool_usage": told}
+    for name, counts in used.items():
+        if name == "web_search" and isinstance(counts, dict):
+            searches = cast("Mapping[str, Any]", counts)
+            if searches.get("num_requests") is not None:
+                found[_SEARCHES] = tokens_at(searches, "num_requests")
+        elif _is_used(counts):
+            fee = "images" if name == "image_gen" else name
+            found[fee] = max(found[fee], 1)
+
+
+def _is_used(counts: Any) -> bool:
+    """Whether any count in it is above 0."""
+    if isinstance(counts, dict):
+        return any(map(_is_used, cast("Mapping[str, Any]", counts).values()))
+    return bool(counts)
 
 
 def _searched(body: Mapping[str, Any]) -> bool:
