@@ -75,11 +75,24 @@ _CLOSED = frozenset(
 )
 """Codes that refuse the key or the account itself, with whatever status they come."""
 
+_PASSING = frozenset(
+    {
+        "rate_limit_exceeded",
+        "rate_limit_error",
+        "too_many_requests",
+        "slow_down",
+        "overloaded_error",
+    }
+)
+"""Codes of a limit of rates or of an overload, which pass, also where a server or a gateway gives
+them another status than 429, 503 or 529."""
+
 _CLOSED_SAID = re.compile(r"organization has been disabled", re.IGNORECASE)
 
 _UNSEEN = re.compile(
     r"(?:can(?:no|')t|could ?n(?:o|')t|unable to) (?:find|locate|access) (?:the )?(?:input )?file"
-    r"|no such file|\bfile\b[^.]{0,120}(?:not (?:be )?found|does(?: no|n')t exist)",
+    r"|no such file|\bfile\b[^.]{0,120}(?:not (?:be )?found|does(?: no|n')t exist"
+    r"|not (?:yet )?(?:been )?(?:ready|available|processed)|being processed)",
     re.IGNORECASE,
 )
 """Texts with which a file that was uploaded a moment ago is not seen yet: OpenAI and servers that
@@ -285,6 +298,8 @@ def _date(value: Any) -> float | None:
 
 
 def _kind(status: int, names: list[str], said: str) -> Kind:
+    if status not in {401, 407} and not _PASSING.isdisjoint(names):
+        return "wait"
     if status in {401, 403, 407} or not _CLOSED.isdisjoint(names):
         return "account"
     if status in {400, 403} and _CLOSED_SAID.search(said):

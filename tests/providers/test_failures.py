@@ -78,6 +78,15 @@ TABLE: list[tuple[str, int, dict[str, Any], str, bool]] = [
     ("openai", 400, {"message": "Cannot find file file-abc123."}, "unseen", False),
     ("openai", 404, {"message": "No such File object: file-abc123"}, "unseen", False),
     ("openai", 400, {"message": "The file 'file-abc' does not exist."}, "unseen", False),
+    ("openai", 400, {"message": "The file file-1 is not ready yet"}, "unseen", False),
+    ("openai", 400, {"message": "File file-1 is still being processed."}, "unseen", False),
+    ("openai", 400, {"code": "rate_limit_exceeded", "type": "requests"}, "wait", False),
+    ("openai", 403, {"code": "rate_limit_exceeded", "type": "tokens"}, "wait", False),
+    ("openai", 403, {"code": "slow_down"}, "wait", False),
+    ("openai", 401, {"code": "rate_limit_exceeded"}, "account", False),
+    ("openai", 403, {"code": "insufficient_quota", "type": "rate_limit_error"}, "account", True),
+    ("anthropic", 400, {"type": "overloaded_error"}, "wait", False),
+    ("anthropic", 403, {"type": "rate_limit_error"}, "wait", False),
     ("openai", 404, {"message": "No batch found with id 'batch_1'."}, "absent", False),
     ("openai", 404, {"message": "Invalid URL (POST /v1/batchess)"}, "absent", False),
     ("anthropic", 429, {"type": "rate_limit_error"}, "wait", False),
@@ -288,7 +297,10 @@ def test_no_reply_is_too_odd(
     if failure.seconds is not None:
         assert math.isfinite(failure.seconds)
         assert 0 < failure.seconds <= LONGEST_SECONDS
-    if status in {401, 402, 403}:
+    if failure.kind == "wait" and not is_transient(status) and status >= 300:
+        assert b"rate_limit_exceeded" in content
+        assert status not in {401, 402}
+    elif status in {401, 402, 403}:
         assert failure.kind == "account"
     elif failure.kind != "account":
         assert (failure.kind == "wait") == is_transient(status)
