@@ -260,6 +260,41 @@ def test_an_odd_answer_among_good_ones(
     assert told.rows[1]["raw_response"] == text
 
 
+UNANSWERED: list[dict[str, Any]] = [
+    gpt(1, {}, response={"status_code": 503, "body": {}}),
+    gpt(1, {}, response=None, error={"code": "batch_cancelled", "message": "m"}),
+    gpt(1, {}, response=None, error={"code": "batch_expired", "message": "m"}),
+    gpt(1, {"said": "x"}),
+]
+
+
+@pytest.mark.parametrize("other", UNANSWERED)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_answer_comes_before_what_says_that_there_is_none(
+    tmp_path: Path, other: dict[str, Any], is_first: bool
+) -> None:
+    """Two rows of one job: it was answered and paid, and is not sent again."""
+    rows = [orjson.dumps(GOOD[CHAT](place)) for place in (0, 1, 2)]
+    rows.insert(1 if is_first else 3, orjson.dumps(other))
+    chunk = Chunk(0, 0, "ab" * 32, "openai", CHAT, "gpt-6-luna", 3, 0, 0, 0, None)
+    replies = tmp_path / "replies"
+    replies.write_bytes(b"\n".join(rows))
+    found = collect(
+        Reading(chunk, "batch_1", PriceBook(), SCHEMAS),
+        replies,
+        tmp_path / "answers",
+        range(3),
+        Jobs(),  # pyright: ignore[reportArgumentType]
+        providers()["openai"].read,
+        no_reply=lambda _: ("r", "missing", "no row"),
+    )
+    assert (found.marks, found.strangers, found.unreadable) == ("aaa", 1, 0)
+    assert found.usage.input_tokens == 9
+    answers = open_answers(tmp_path / "answers")
+    assert answers is not None
+    assert sorted(place for place, _ in answers.rows()) == [0, 1, 2]
+
+
 class Trap(BaseModel):
     """A class whose values break whoever looks at them."""
 

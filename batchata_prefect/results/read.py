@@ -14,7 +14,7 @@ from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.files import BUFFER_BYTES
 from batchata_prefect.jobs.spool import SpoolReader
-from batchata_prefect.models import JobResult, Reply, Usage
+from batchata_prefect.models import Chunk, JobResult, Reply, Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.again import handed_back
 from batchata_prefect.providers.rows import UNREADABLE, rescued
@@ -48,6 +48,52 @@ class Collected:
     cache_saved_usd: Decimal | None
 
 
+class _Rows:
+    """The rows of a chunk's replies, one for each of its requests.
+
+    An answer comes before what says that there is none: it was paid for, and would be paid again.
+
+    Attributes:
+        strangers: As in `Collected`, so far.
+        unreadable: As in `Collected`, so far.
+    """
+
+    def __init__(self, chunk: Chunk, read: Callable[[bytes, str], Reply]) -> None:
+        self.strangers = self.unreadable = 0
+        self._chunk, self._read = chunk, read
+
+    def each(self, path: Path) -> Iterator[tuple[int, Reply]]:
+        """Place in the chunk and reply: the answers as they come, then what was not answered."""
+        chunk, seen = self._chunk, bytearray(self._chunk.count)
+        held: dict[int, Reply] = {}
+        for line in lines(path):
+            reply = self._reply(line)
+            if reply is None:
+                continue
+            place = chunk.ordinal(reply.custom_id)
+            if place is None and reply.custom_id.startswith(chunk.head):
+                self.unreadable += 1
+            elif place is None or seen[place]:
+                self.strangers += 1
+            elif reply.outcome == "succeeded" and reply.error_code != UNREADABLE:
+                seen[place] = 1
+                self.strangers += held.pop(place, None) is not None
+                yield place, reply
+            else:
+                self.strangers += place in held
+                held.setdefault(place, reply)
+        yield from held.items()
+
+    def _reply(self, line: bytes) -> Reply | None:
+        try:
+            return self._read(line, self._chunk.endpoint)
+        except Exception as error:
+            # Any row may be one that nobody has seen before, and it is one job's trouble.
+            found = rescued(line, error)
+            self.unreadable += found is None or isinstance(error, ParseError)
+            return found
+
+
 def collect(
     reading: Reading,
     replies: Path | None,
@@ -59,7 +105,7 @@ def collect(
     no_reply: Callable[[int], tuple[str, str, str]],
     source: str = "",
 ) -> Collected:
-    """Read every reply of a chunk once and write its answers, in the order of the replies.
+    """Read every reply of a chunk once and write its answers, as `_Rows` orders them.
 
     Args:
         reading: How to read the chunk's replies.
@@ -77,27 +123,11 @@ def collect(
     chunk = reading.chunk
     marks = bytearray(chunk.count)
     bills, plain_rows = Bills(reading), PlainRows(reading)
-    strangers = unreadable = 0
+    rows = _Rows(chunk, read)
     answered = ord(ANSWERED)
     jobs.hold(ordinals)
     with answer_writer(answers, source) as file:
-        for line in lines(replies) if replies is not None else ():
-            try:
-                reply = read(line, chunk.endpoint)
-            except Exception as error:
-                # Any row may be one that nobody has seen before, and it is one job's trouble.
-                found = rescued(line, error)
-                unreadable += found is None or isinstance(error, ParseError)
-                if found is None:
-                    continue
-                reply = found
-            place = chunk.ordinal(reply.custom_id)
-            if place is None or marks[place]:
-                if place is None and reply.custom_id.startswith(chunk.head):
-                    unreadable += 1
-                else:
-                    strangers += 1
-                continue
+        for place, reply in rows.each(replies) if replies is not None else ():
             ordinal = ordinals[place]
             try:
                 bill = bills.add(reply)
@@ -128,12 +158,14 @@ def collect(
                 marks[place] = ord(letter)
             file.add(place, row)
         if 0 in marks:
-            _write_missing(reading, file, marks, ordinals, jobs, no_reply, unreadable)
+            _write_missing(reading, file, marks, ordinals, jobs, no_reply, rows.unreadable)
         bills.close()
         file.tally.merge(bills.plain)
     # What a row that cannot be read was billed is not known.
-    cost = None if unreadable else bills.cost
-    return Collected(marks.decode(), cost, bills.usage, strangers, unreadable, bills.cache_saved)
+    cost = None if rows.unreadable else bills.cost
+    return Collected(
+        marks.decode(), cost, bills.usage, rows.strangers, rows.unreadable, bills.cache_saved
+    )
 
 
 def _whole_turn(
