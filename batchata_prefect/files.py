@@ -1,11 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and that only their owner reads."""
 
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,24 +15,49 @@ import orjson
 BUFFER_BYTES = 1 << 20
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it lies in, for their owner only; one that is there stays.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700)
+    except FileNotFoundError:
+        if path.parent == path:
+            raise
+        make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is read by its owner only."""
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
-def whole_file(path: Path, *, synced: bool = True, private: bool = False) -> Generator[BinaryIO]:
+def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
     """A file that appears under its name only when it is complete.
+
+    Only its owner reads it; who has let others read the one that it replaces, lets them read on.
 
     Args:
         path: Its name.
         synced: Whether it is also safe from a loss of power; else only from the process's end.
-        private: Whether only its owner can read it.
 
     Raises:
         OSError: It cannot be written, on a full disk for one; nothing is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     # Two threads may write the same file, and then the same into it.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
-        opener = _private if private else None
-        with open(partial, "wb", buffering=BUFFER_BYTES, opener=opener) as file:
+        with open(partial, "wb", buffering=BUFFER_BYTES, opener=private) as file:
+            with suppress(FileNotFoundError):
+                os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
             yield file
             if synced:
                 file.flush()
@@ -40,10 +66,6 @@ def whole_file(path: Path, *, synced: bool = True, private: bool = False) -> Gen
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

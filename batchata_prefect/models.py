@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.files import whole_file
 
 Message: TypeAlias = dict[str, Any]
 """One chat message, `{"role": ..., "content": ...}`; content is text or a list of blocks."""
@@ -739,13 +740,9 @@ class JobResult:
         Raises:
             OSError: The file cannot be written.
         """
-        path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-        partial.write_text(
-            json.dumps(self.to_dict(), indent=indent, ensure_ascii=False), encoding="utf-8"
-        )
-        partial.replace(path)
+        told = json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+        with whole_file(Path(filepath), synced=False) as file:
+            file.write(told.encode())
 
 
 @cache

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import make_folder
 
 FOLDER = Path(".batchata", "sandbox")
 """What the sandbox of a run leaves in its results directory; without it the run starts over."""
@@ -26,7 +27,7 @@ def local_sandbox(results_dir: Path) -> Generator[dict[str, str]]:
     from batchata_prefect.sandbox import Sandbox, SandboxError
 
     folder = results_dir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     kept = folder / "port"
     port = int(kept.read_text()) if kept.exists() else 0
     server = Sandbox(folder, seconds=_SECONDS, port=port)

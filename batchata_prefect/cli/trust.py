@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import private
 
 _KEY_BYTES = 32
 
@@ -62,7 +63,7 @@ def _key() -> bytes | None:
         # Whole or not at all: another command may make it at this moment.
         made = path.with_name(f".{path.name}.{os.getpid()}")
         if not path.exists():
-            with open(made, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            with open(made, "wb", opener=private) as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
             try:
                 os.link(made, path)

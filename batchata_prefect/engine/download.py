@@ -14,6 +14,7 @@ from batchata_prefect.engine.read_chunk import kept_answers
 from batchata_prefect.engine.retries import GaveUpError, UnseenError, backoff, persist
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, one_line
+from batchata_prefect.files import make_folder
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
 from batchata_prefect.providers import Provider
@@ -52,9 +53,10 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
     if path.exists():
         return path
     partial = path.with_name(f"{path.name}.download")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(partial.parent)
 
     async def transfer() -> tuple[int, bool]:
+        partial.touch(0o600)
         with partial.open("wb", buffering=_BUFFER_BYTES) as file:
             size = Download(chunk, batch.batch_id)
             async for piece in provider.download(client, batch):

@@ -12,6 +12,7 @@ from prefect import get_run_logger
 
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import make_folder
 from batchata_prefect.jobs.spool import sweep
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.storage import storage_at
@@ -28,7 +29,8 @@ async def owning(run: Session) -> AsyncGenerator[bool]:
         StateError: Another process owns it and the run shall not wait.
     """
     settings = run.settings
-    run.own_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run.own_dir)
+    (run.own_dir / "lock").touch(0o600)
     with (run.own_dir / "lock").open("ab") as lock:
         if not await _lock(run, lock):
             yield False

@@ -12,6 +12,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from batchata_prefect.files import make_folder, private
+
 _SENT, _FREE, _ANSWERED = b">", b"x", b"="
 
 
@@ -43,8 +45,8 @@ class Journal:
         Raises:
             OSError: The disk is full or not writable.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("wb") as file:
+        make_folder(self._path.parent)
+        with open(self._path, "wb", opener=private) as file:
             os.fsync(file.fileno())
         folder = os.open(self._path.parent, os.O_RDONLY)
         try:

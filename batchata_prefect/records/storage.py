@@ -19,6 +19,7 @@ from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileS
 from prefect.results import aget_default_result_storage, aresolve_result_storage
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import make_folder, private
 from batchata_prefect.records.note import directory_of
 
 _CONDITIONAL = frozenset({"s3", "s3a", "gs", "gcs"})
@@ -62,11 +63,11 @@ class DurableFileSystem(LocalFileSystem):
 
     def _write(self, path: str, content: bytes, *, first: bool = False) -> str:
         target = Path(self._resolve_path(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         # A name of its own: two threads of one process may write the same record.
         partial = target.with_name(f"{target.name}.{os.getpid()}.{uuid4().hex[:8]}.part")
         try:
-            with partial.open("wb") as file:
+            with open(partial, "wb", opener=private) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

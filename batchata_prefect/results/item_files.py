@@ -80,7 +80,7 @@ class ItemFiles:
             return None
         name = f"{FOLDER}/{self._stem}-{self._count}.{_suffix(data)}"
         self._count += 1
-        with whole_file(self._results_dir / name, private=True) as file:
+        with whole_file(self._results_dir / name) as file:
             file.write(data)
         return name
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchata_prefect.errors import StateError, ValidationError, one_line
-from batchata_prefect.files import whole_file
+from batchata_prefect.files import make_folder, whole_file
 from batchata_prefect.records.note import NAME as NOTE
 from batchata_prefect.results.archive import NAME as ARCHIVE
 from batchata_prefect.results.item_files import FOLDER
@@ -229,11 +229,13 @@ def bring(url: str, *, newer: bool = False) -> Path:
         mine = folder / MANIFEST
         here = mine.read_bytes() if mine.exists() else None
         if there is not None and there != here and not (newer and _finished(there, here)):
-            (folder / ORDER).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((folder / ORDER).parent)
             for name in _KEPT - {ORDER}:
                 (folder / name).unlink(missing_ok=True)
                 if system.exists(f"{root}/{name}"):
+                    (folder / name).touch(0o600)
                     system.get_file(f"{root}/{name}", str(folder / name))
+            mine.touch(0o600)
             mine.write_bytes(there)
     except ValidationError:
         raise
@@ -305,7 +307,8 @@ def bring_file(url: str, folder: Path, path: Path) -> bool:
         source = f"{root}/{path.relative_to(folder).as_posix()}"
         if not system.exists(source):
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        partial.touch(0o600)
         system.get_file(source, str(partial))
     except Exception:  # each driver raises errors of its own; the provider still has the rows
         partial.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
+from batchata_prefect.files import make_folder
 from batchata_prefect.jobs.spool.ids import Ids, Known
 from batchata_prefect.jobs.spool.layout import (
     ACCEPTS_TRUNCATED,
@@ -144,8 +145,9 @@ class Spool:
         Raises:
             OSError: The folder cannot be written.
         """
-        parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
         directory = Path(tempfile.mkdtemp(prefix="spool-", dir=parent))
+        (directory / "owner").touch(0o600)
         lock = (directory / "owner").open("wb")
         fcntl.flock(lock, fcntl.LOCK_EX)
         spool = cls(directory)
@@ -159,9 +161,9 @@ class Spool:
         return len(self.states.codes) + len(self._new_families)
 
     def _open_for_jobs(self) -> None:
+        for name in ("bodies", "index", "contexts"):
+            (self.directory / name).touch(0o600)
         self._bodies = (self.directory / "bodies").open("ab", buffering=BUFFER_BYTES)
-        for name in ("index", "contexts"):
-            (self.directory / name).touch()
         self._index = (self.directory / "index").open("r+b", buffering=0)
         self._contexts = (self.directory / "contexts").open("r+b", buffering=0)
 

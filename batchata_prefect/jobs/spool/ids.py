@@ -137,6 +137,7 @@ class Ids:
         if self._database is not None:
             return self._database
         self._path.unlink(missing_ok=True)
+        self._path.touch(0o600)
         database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
             # A spool cut short is thrown away, so nothing of it has to survive a crash.

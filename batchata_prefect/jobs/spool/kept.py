@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from batchata_prefect.files import make_folder
 from batchata_prefect.jobs.spool import Facts, Spool
 from batchata_prefect.jobs.spool.layout import BUFFER_BYTES
 
@@ -40,10 +41,11 @@ def keep(spool: Spool, parent: Path, name: str) -> None:
     try:
         for old in parent.glob("jobs-*"):
             shutil.rmtree(old, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_folder(partial)
         for file in _FILES:
             # Requests are only ever added behind those that are there; the others may change.
-            (_link if file == "bodies" else shutil.copyfile)(spool.directory / file, partial / file)
+            (_link if file == "bodies" else _copy)(spool.directory / file, partial / file)
+        (partial / "codes").touch(0o600)
         (partial / "codes").write_bytes(spool.states.codes.tobytes())
         facts = spool.facts()
         told = {
@@ -52,6 +54,7 @@ def keep(spool: Spool, parent: Path, name: str) -> None:
             "digests": {file: _digest(partial / file) for file in ("index", "contexts", "codes")},
             "facts": facts._asdict(),
         }
+        (partial / _FACTS).touch(0o600)
         (partial / _FACTS).write_bytes(orjson.dumps(told))
         partial.rename(target)
     except OSError:
@@ -86,7 +89,7 @@ def _reopened(parent: Path, kept: Path) -> Spool | None:
     try:
         for file in _FILES:
             (spool.directory / file).unlink(missing_ok=True)
-            (_link if file == "bodies" else shutil.copyfile)(kept / file, spool.directory / file)
+            (_link if file == "bodies" else _copy)(kept / file, spool.directory / file)
         found = {file: _digest(spool.directory / file) for file in ("index", "contexts")}
         codes = array("I", (kept / "codes").read_bytes())
         found["codes"] = hashlib.blake2b(codes.tobytes()).hexdigest()
@@ -103,6 +106,11 @@ def _link(source: Path, target: Path) -> None:
     with suppress(OSError):
         os.link(source, target)
         return
+    _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.touch(0o600)
     shutil.copyfile(source, target)
 
 
