@@ -260,6 +260,31 @@ def test_an_odd_answer_among_good_ones(
     assert told.rows[1]["raw_response"] == text
 
 
+class Continued(Jobs):
+    """Jobs of which one goes on from a turn that was paused."""
+
+    has_continued = True
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self.body = body
+
+    def continued(self, ordinal: int, round_: int) -> bytes | None:
+        return self.body if ordinal == 1 else None
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"{}", b'{"messages": []}', b'{"messages": [{"content": 5}]}',
+             b'{"messages": [{"content": null}]}', deep(1_100).encode()]
+)  # fmt: skip
+def test_a_turn_before_a_pause_that_cannot_be_read(tmp_path: Path, body: bytes) -> None:
+    """What was said after the pause is half an answer; the others are delivered."""
+    rows = [orjson.dumps(GOOD[MESSAGES](place)) for place in range(3)]
+    told = Told(tmp_path, rows, MESSAGES, Continued(body)).check_others()
+    assert told.rows[1]["error_code"] == "unreadable_reply"
+    assert told.rows[1]["input_tokens"] == 3, "it was paid"
+
+
 UNANSWERED: list[dict[str, Any]] = [
     gpt(1, {}, response={"status_code": 503, "body": {}}),
     gpt(1, {}, response=None, error={"code": "batch_cancelled", "message": "m"}),

@@ -186,6 +186,8 @@ def _joined(read: Callable[[bytes, str], Reply], endpoint: str, reply: Reply, bo
     message = {"content": handed_back(body), "stop_reason": "end_turn"}
     result = {"type": "succeeded", "message": message}
     said = read(dumps({"custom_id": reply.custom_id, "result": result}).encode(), endpoint)
+    if said.error_code is not None:
+        raise ParseError(said.error or said.error_code, said.error_code)
     return reply._replace(
         blocks=(*said.blocks, *reply.blocks),
         final=len(said.blocks) + reply.final if reply.final else said.final,
