@@ -18,25 +18,12 @@ from batchata_prefect.content.citations.originals import Held, Original, Part
 from batchata_prefect.content.schema.json_text import json_spans
 from batchata_prefect.models import Citation, TextBlock
 
-_RANGES = (
-    "start_char_index",
-    "end_char_index",
-    "start_page_number",
-    "end_page_number",
-    "start_block_index",
-    "end_block_index",
-    "search_result_index",
-    "source",
-    "url",
-    "title",
-    "file_id",
-    "field",
-    "start_index",
-    "end_index",
-    "index",
-    "filename",
-    "container_id",
+_RANGE_KEYS = (
+    "start_char_index end_char_index start_page_number end_page_number start_block_index "
+    "end_block_index search_result_index source url title file_id field start_index end_index "
+    "index filename container_id"
 )
+_RANGES = tuple(_RANGE_KEYS.split())
 """Keys of location objects that are kept by their own names [anthropic/types/citation_*.py;
 openai/types/responses/response_output_text.py]."""
 
@@ -44,12 +31,10 @@ openai/types/responses/response_output_text.py]."""
 def read_citations(blocks: Sequence[TextBlock], sources: Sequence[str] = ()) -> list[Citation]:
     """One citation for every location object of the blocks, in their order.
 
-    Reads `char_location`, `page_location`, `content_block_location`, `search_result_location`,
-    `web_search_result_location`, OpenAI's `url_citation`, `file_citation` and
-    `container_file_citation` (which tell no cited text, but the place in the answer that they
-    belong to), our own `quote`, and what may come, leniently. The metadata keep
-    the API's names: ranges exclude their end, characters and blocks count from 0, pages from 1;
-    `end_page` is the last page itself.
+    Reads Anthropic's locations, OpenAI's `url_citation`, `file_citation` and
+    `container_file_citation` (which tell no cited text), our own `quote`, and what may come. The
+    metadata keep the API's names: ranges exclude their end, characters and blocks count from 0,
+    pages from 1; `end_page` is the last page itself.
 
     Args:
         blocks: The answer's text pieces.
@@ -95,10 +80,8 @@ def verify(citations: Sequence[Citation], held: Held) -> None:
     The rule for each kind of place:
 
     - characters: the slice of the document is the cited text, character for character;
-    - pages and blocks: the text stands there but for white space, hyphens, ligatures, quotation
-      marks and case; every digit, decimal point and sign must be the same, and a text of less than
-      20 letters must be whole words. In a PDF, which the provider reads with other means than we
-      do, one letter in fifty may differ, never a whole word;
+    - pages and blocks: the text stands there as `Part.find` has it, in a PDF also with one letter
+      in fifty misread;
     - quotes, which say no place: the same, anywhere in the document that they name, or in any
       where they name none. The place where one was found is noted as the API would.
 

@@ -1,7 +1,6 @@
 """What the words around a value say of it: denied, not ticked, a neighbour's, or only a reference.
 
-`Status: not approved` holds `approved`, `[x] yes [ ] no` holds `no`, `Page 3` holds a 3, and none
-of them means it.
+`Status: not approved`, `[x] yes [ ] no` and `Page 3` hold a value that they do not mean.
 """
 
 from __future__ import annotations
@@ -14,29 +13,45 @@ _WORD = re.compile(r"[^\W\d_]+")
 _PARTED = re.compile(r"[;\n]|(?<!incl)(?<!excl)[.?!] ")
 _CLAUSE = re.compile(r"[;,?!\n]|[.:](?=\s|$)")
 _YES = frozenset(["yes", "true", "ja", "oui", "sí", "si", "sim", "on", "checked", "included", "x"])
-_DENIALS = "no not false nein nicht non não never without none nor cannot kein keine"
+_DENIALS = "no not false nein nicht non não never without none nor cannot kein keine pas sans ohne"
 NO = frozenset(_DENIALS.split())
 _DOUBTS = "excluded declined denied refused rejected expired lapsed canceled n lack lacks excludes"
 _DOUBTFUL = frozenset(_DOUBTS.split())
 """Words beside a name that say no in some texts, and in others of something else."""
+_NOT_TOLD = "applicable available known stated specified provided yes no sure"
+_UNTOLD = frozenset(_NOT_TOLD.split())
+_BREAKING = "and but that it which who while he she they we if though"
+_BREAKS = frozenset(_BREAKING.split())
+"""Words behind which a denial says nothing of what follows."""
 _FILLERS = frozenset(["is", "was", "are", "were", "be", "been", "has", "have", "had", "did", "do"])
 _OF = r"(?: (?:history|evidence|signs?|known|any|absence)(?: of)?)*"
 _DENIED = re.compile(
-    r"(?:\b(?:not|never|non|cannot|neither|nor|without|nicht|keine?|no longer|denies|ruled out"
-    rf"|negative for|free of)|n't){_OF}"
+    r"(?:\b(?:not|never|non|cannot|neither|nor|without|nicht|keine?|pas|sans|ohne"
+    rf"|no longer|denies|ruled out|negative for|free of)|n't){_OF}"
     r"(?: (?:yet|been|be|being|currently|fully|formally|is|was|an?|the|considered|to)){0,3}[ -]$"
 )
+_UNTRUE = re.compile(
+    r"(?:~~|\b(?:to be|awaiting|pending|previously|formerly|except(?: for)?|excluding|other than"
+    r"|rather than|instead of|all but|fail(?:s|ed) to) (?:be |an? |the )?)$"
+)
+_REFUTED = re.compile(r"\s?[?:=] ?(?:no|not|false|nein|none|non)\b")
 _NO_BEFORE = re.compile(rf"\bno{_OF} $")
 
-_TICKED, _CROSSED = "☑✓✔■●◉", "☒⊠"
-_BOX = re.compile(rf"[☐□○◯✗✘{_TICKED}{_CROSSED}]|\[[ x*]?\]|\([ x]?\)(?= ?\w)")
+_TICKED, _CROSSED = "☑✓✔√■●◉", "☒⊠"
+_BOX = re.compile(
+    rf"[☐□○◯✗✘{_TICKED}{_CROSSED}]|\[[ x*_-]?\]|\([ x]?\)(?= ?\w)"
+    r"|(?<!\w)(?:_+x?_+|x(?= (?:yes|no)\b))"
+)
+_OPTION_LINE = re.compile(
+    r"\n(?= ?(?:[^\w\n]{1,2}|\[.?\] ?|\(.?\) ?)?\b(?:yes|no|ja|nein|oui|non)\b)"
+)
 
 _GROUPS = (
     "phone/fax mobile/fax cell/fax net/gross buyer/seller sender/recipient billing/shipping "
     "debit/credit start/end first/last previous/current minimum/maximum min/max income/expense "
     "profit/loss lender/borrower employer/employee arrival/departure old/new issued/due/expiry "
-    "total/subtotal total/tax total/vat growth,increase,gain,rise,profit,up,rose,grew,change/"
-    "fell,fall,decline,declined,decrease,decreased,dropped,drop,loss,down,shrank"
+    "total/subtotal total/tax total/vat unit/total growth,increase,gain,rise,profit,up,rose,grew,"
+    "change/fell,fall,decline,declined,decrease,decreased,dropped,drop,loss,down,shrank"
 )
 _rivals: dict[str, frozenset[str]] = {}
 """Name word -> words that name another thing of the same kind."""
@@ -57,6 +72,7 @@ _NUMBERED = (
     "invoice order contract policy account iban card fax phone mobile isbn postcode room suite "
     "floor apartment flat seat serial sku reference id number"
 )
+AMOUNTS = ("amount", "total", "price", "quantity", "count", "sum", "cost", "fee", "balance")
 _REFERENCES = frozenset(_NUMBERED.split())
 _REFERENCE = re.compile(
     r"([^\W\d_]+)\.?(?:[ -]?(?:no\b\.?|nr\b\.?|number|num\b|id\b|[#:]))* ?[#+(]?$"
@@ -69,6 +85,8 @@ def is_against(leaf: Leaf, text: str, start: int, end: int) -> bool:
     """Whether the words around a value say that it is not this one's: denied, or not ticked."""
     before = text[max(0, start - 40) : start]
     if _DENIED.search(before):
+        return True
+    if leaf.is_text and (_UNTRUE.search(before) or _REFUTED.match(text, end)):
         return True
     if leaf.number is not None and _is_reference(leaf, text, start, end):
         return True
@@ -87,6 +105,8 @@ def _is_reference(leaf: Leaf, text: str, start: int, end: int) -> bool:
     word = stem(match[1])
     # The number of pages is not that of a page.
     if word == match[1] and word in leaf.plural and text[start - 1] != ":":
+        return True
+    if "#" in text[start - 2 : start] and leaf.called(*AMOUNTS) and not leaf.called(*_IDENTITY):
         return True
     after = _WORD.match(text, end + 1)
     known = leaf.texts or leaf.called(word, *_IDENTITY, stem(after[0]) if after else word)
@@ -131,14 +151,15 @@ def _ticked(text: str, start: int, end: int, reach: int) -> bool | None:
     right = next((box for box in boxes if end <= box[0] <= end + reach), None)
     if left and right:
         # Boxes stand before their options or behind: which, the ends of the line tell.
-        lead = text[first : boxes[0][0]].rstrip()
+        lead = text[first : boxes[0][0]].rstrip(" [(")
         if lead and lead[-1] != ":":
             behind = not any(char.isalnum() for char in line[boxes[-1][1] - first :])
             if not behind and ":" in lead:
                 return False
             left = None if behind else left
     box = left or right
-    if box is None:
+    # A line to write on is a box only beside others.
+    if box is None or (len(boxes) == 1 and not box[2].strip("_")):
         return None
     if box[2] in _CROSSED:
         # It is the ticked one, unless another sign of its line says yes.
@@ -149,15 +170,12 @@ def _ticked(text: str, start: int, end: int, reach: int) -> bool | None:
 def said(text: str, start: int, end: int, own: set[str]) -> bool | str | None:
     """What the words around a field's name say: True, False, `unclear`, or nothing.
 
-    Args:
-        text: A `normal` text.
-        start: Offset of the name in it.
-        end: Offset behind the name.
-        own: The stems of the name's words.
+    `own` are the stems of the name's words.
     """
-    after = text[end : end + 60]
+    after = _NUMBER_SIGN.sub("nr", text[end : end + 60])
     if not after.partition("\n")[0].strip(" :."):
         after = after.replace("\n", " ", 1)
+    after = _OPTION_LINE.sub(" ", after)
     rest = re.split(r"[;\n]|[.] |[^\W\d_]{3,}:", after)[0]
     options = [word for word in _WORD.finditer(rest) if word[0] in _YES | NO and word[0] != "x"]
     if options and _BOX.search(rest):
@@ -167,22 +185,34 @@ def said(text: str, start: int, end: int, own: set[str]) -> bool | str | None:
     box = _ticked(text, start, end, reach=3)
     if box is not None:
         return box
-    lead = _CLAUSE.split(text[max(0, start - 30) : start].replace("n't", " not"))[-1]
+    lead = _CLAUSE.split(text[max(0, start - 60) : start].replace("n't", " not"))[-1]
     inner = [word for word in _WORD.findall(text[start:end]) if stem(word) not in own]
-    words = [*_WORD.findall(lead)[-4:], *inner]
-    denials = sum(word in NO for word in words)
+    words = [*_WORD.findall(lead), *inner]
+    denials = [place for place, word in enumerate(words) if word in NO]
     answer = _answer(rest)
-    if denials > 1 or not _DOUBTFUL.isdisjoint(words) or (denials and answer is False):
+    if len(denials) > 1 or not _DOUBTFUL.isdisjoint(words):
         return "unclear"
-    return False if denials and answer is None else answer
+    if not denials or answer is not None:
+        return "unclear" if denials and answer is False else answer
+    far = len(words) - denials[0] > 4 or not _BREAKS.isdisjoint(words[denials[0] :])
+    # `[ ] not insured` says nothing.
+    return "unclear" if far or _ticked(text, start, end, reach=12) is False else False
+
+
+_NUMBER_SIGN = re.compile(r"\bno\b(?=[.:]? ?#?\d)")
+_NO_OTHER = re.compile(r"[^:=|(,-]*?\b(?:no|without|keine?|sans|ohne) [^\W\d_]")
 
 
 def _answer(rest: str) -> bool | str | None:
     words = _WORD.findall(rest.replace("n't", " not").replace("n/a", "n"))
-    words = [word for word in words if word not in _FILLERS][:3]
-    for place, word in enumerate(words):
+    words = [word for word in words if word not in _FILLERS]
+    for place, word in enumerate(words[:3]):
         if word in NO:
-            return False
+            # `Insured: no`, but not `the insured has no car`.
+            aside = not _BREAKS.isdisjoint(words[:place]) or (place and "," in rest)
+            of_other = _NO_OTHER.match(rest) and word not in ("not", "never")
+            untold = not _UNTOLD.isdisjoint(words[place + 1 : place + 2])
+            return "unclear" if aside or of_other or untold else False
         if word in _DOUBTFUL or (word in _YES and words[1:2] == ["no"] and "/" in rest):
             return "unclear"
         if word in _YES:

@@ -94,7 +94,10 @@ def _with_ranges(text: str, found: list[Day]) -> list[Day]:
     for day in found:
         connected = _CONNECTED.match(text, day.end) if day.year is None else None
         end = None if connected is None else ends.get(connected.end())
-        known.append(day if end is None or day.day is None else day._replace(year=end.year))
+        if end is not None and end.year is not None and day.day is not None:
+            # A range that ends in January began in the year before.
+            day = day._replace(year=end.year - (day.month > end.month))
+        known.append(day)
     for end in ends.values():
         offset = max(0, end.start - 16)
         left = _RANGE_START.search(text[offset : end.start])

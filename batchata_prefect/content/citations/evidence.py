@@ -1,9 +1,8 @@
 """Which fields a citation supports, how surely and why.
 
-Evidence of a field and a citation has three parts: how the value stands in the cited text (as it
-is, in other words, only in the sentence of the answer, not at all), how near the field's name is,
-and how many other fields of the same object stand in the same line. A field keeps its best
-evidence; a value that several fields share goes to the field whose name or row it stands with.
+Evidence has three parts: how the value stands in the cited text, how near the field's name is, and
+how many other fields of its object stand in the line. A field keeps its best evidence; a value that
+several fields share goes to the one whose name or row it stands with.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ class Source:
     Attributes:
         cited: The cited text.
         sentence: The words of the answer that the citation is attached to, without any JSON.
-        path: The field, or the object or list of fields, that the model itself named for it; None
-            where it named none.
+        path: The field, object or list that the model itself named for it.
     """
 
     cited: Passage
@@ -42,13 +40,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """That a citation supports a field.
-
-    Attributes:
-        source: Place of the citation in the sources.
-        confidence: How sure that is.
-        reason: Why, for a person.
-    """
+    """That the citation at the place `source` supports a field, how surely, and why."""
 
     source: int
     confidence: Confidence
@@ -95,8 +87,7 @@ class _Place:
 def supports(leaves: Sequence[Leaf], sources: Sequence[Source]) -> dict[str, list[Support]]:
     """Path of each supported field -> its citations, surest first.
 
-    Once the work that the passages may cost is done, the fields that are left have none, and no
-    citation is sure: the place that would tell better was perhaps not read.
+    Once the work that they may cost is done, no citation is sure: the better place was not read.
     """
     objects: dict[str, list[Leaf]] = {}
     for leaf in leaves:
@@ -195,12 +186,9 @@ def _named(leaf: Leaf, source: Source, spot: Spot) -> Naming:
     told = [naming(leaf, source.sentence, again) for again in source.sentence.spots(leaf)]
     if not told:
         # The sentence may say the value in other words.
-        told = [_at_most_near(naming(leaf, source.sentence, None))]
+        name = naming(leaf, source.sentence, None)
+        told = [name._replace(grade=min(name.grade, 1), weight=name.weight - 1)]
     return max(cited, *told, key=lambda one: one[:2])
-
-
-def _at_most_near(name: Naming) -> Naming:
-    return name._replace(grade=min(name.grade, 1), weight=name.weight - 1)
 
 
 def _row(leaf: Leaf, fellows: Sequence[Leaf], passage: Passage, spot: Spot) -> int:

@@ -30,10 +30,7 @@ class Leaf:
         parent: Path of the object that holds it.
         labels: What a text may call it, the field's own names first.
         texts: Its forms as text, each `normal`; empty where it is no text.
-        number: Its value as a number.
-        day: Its value as a date.
-        clock: Its value as a time of day.
-        truth: Its value as yes or no.
+        number: Its value as a number; so `day`, `clock` as a time of day, `truth` as yes or no.
         exact_case: Raw text that must stand in the source letter by letter, as `US` must.
     """
 

@@ -12,15 +12,13 @@ from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
+from batchata_prefect.content.citations.context import AMOUNTS, is_against, is_neighbours, is_owed
 from batchata_prefect.content.citations.context import NO as _NO
-from batchata_prefect.content.citations.context import is_against, is_neighbours, is_owed
 from batchata_prefect.content.citations.dates import Day, days, times
 from batchata_prefect.content.citations.fields import Label, Leaf, stem
 from batchata_prefect.content.citations.written import Number, is_masked, normal, numbers
 
-_GENERIC_WORDS = (
-    "name value text data info field item number id date amount type code unit line year"
-)
+_GENERIC_WORDS = "name value text data info field item number id date amount type code year"
 _GENERIC = frozenset([*_GENERIC_WORDS.split(), "detail"])
 """Name words that stand beside many values: alone they say little of a longer name."""
 _SCORES = ("score", "rating", "grade", "mark", "point", "rank", "star", "page", "step", "part")
@@ -29,11 +27,9 @@ _RATES = ("percent", "rate", "tax", "vat", "discount", "margin", "share", "growt
 
 
 class Spot(NamedTuple):
-    """A place in a passage where a value stands.
+    """A place from `start` to before `end` of a passage where a value stands.
 
     Attributes:
-        start: Offset of its first character.
-        end: Offset behind its last character.
         need: What must stand beside it, as in `Number`.
         how: How it stands there, for the reason; empty where it is the value itself.
     """
@@ -49,10 +45,9 @@ class Naming(NamedTuple):
 
     Attributes:
         grade: 2 beside the spot, 1 near it or only partly, 0 not there.
-        whole: Whether most of the name is there, and it is not that of a nearer value.
-        weight: How much of the name is there, and whether beside it, to tell fields with one value
-            apart.
+        weight: How much of the name is there, and whether beside it.
         words: The words as they stand there.
+        whole: Whether most of the name is there, and it is not that of a nearer value.
         denied: Whether the passage gives the name another value.
     """
 
@@ -65,7 +60,6 @@ class Naming(NamedTuple):
 
 _WORD = re.compile(r"[^\W_]+")
 _MOST_SPOTS = 50
-"""Places of one value or name in one passage that are looked at, the first ones."""
 _UNNAMED = Naming(0, 0.0, "")
 
 
@@ -161,21 +155,20 @@ def _label_places(passage: Passage, label: Label) -> Iterator[tuple[float, int, 
         start, end, word = places[index]
         seen = {word}
         # Words of one name stand together: `number of the invoice`.
-        while index + 1 < len(places) and places[index + 1][0] - end <= 8:
+        while index + 1 < len(places) and places[index + 1][0] - end <= 10:
             index += 1
             end = places[index][1]
             seen.add(places[index][2])
         index += 1
-        yield sum(_weight(word) for word in seen) / label_weight(label), start, end
+        yield sum(_weight(word) for word in seen) / _total(label), start, end
 
 
 def _weight(word: str) -> float:
     return 0.4 if word in _GENERIC else 1.0
 
 
-def label_weight(label: Label) -> float:
-    """How much the words of a label say in all."""
-    return sum(_weight(word) for word in set(label))
+def _total(label: Label) -> float:
+    return sum(map(_weight, set(label)))
 
 
 def _spots(leaf: Leaf, passage: Passage) -> list[Spot]:
@@ -212,7 +205,8 @@ def _number_spots(leaf: Leaf, value: Decimal, passage: Passage) -> Iterator[Spot
             continue
         odd = number.percent and not leaf.called(*_RATES)
         need = number.need.replace("score", "name") or ("name" if odd else "")
-        yield Spot(number.start, number.end, need, "another reading of" if number.rare else "")
+        rare = number.rare or (number.percent and leaf.called(*AMOUNTS))
+        yield Spot(number.start, number.end, need, "another reading of" if rare else "")
     for number in passage.numbers.get(-value, ()) if value < 0 else ():
         if is_owed(leaf, passage.text, number.start, number.end):
             yield Spot(number.start, number.end, "name", "amount without its sign")
@@ -240,7 +234,8 @@ def _day_spots(leaf: Leaf, value: date, passage: Passage) -> Iterator[Spot]:
 
 def _cased(text: str, passage: Passage) -> Iterator[Spot]:
     pattern = rf"(?<!\w){re.escape(text)}(?!\w)"
-    if re.search(pattern, passage.raw) is not None:
+    # A part of a double name is another name.
+    if re.search(rf"(?<![^\W\d_]-){pattern}(?!-[A-Z])", passage.raw) is not None:
         for match in re.finditer(pattern.casefold(), passage.text):
             yield Spot(*match.span())
     symbol = _SYMBOLS.get(text.casefold())
@@ -275,9 +270,11 @@ def _is_cut(flat: str, start: int, end: int) -> bool:
         tied = outside[0] in _TIES or (outside[0] in ".," and edge.isdigit())
         if outside[0].isalnum() or (tied and outside[1:].isalnum()):
             return True
-    return False
+    # `ann@example.com` is not `ann@example.com.au`.
+    return "." in flat[start:end] and _FURTHER.match(flat, end) is not None
 
 
+_FURTHER = re.compile(r"\.[^\W\d_]{2}")
 _TIES = frozenset("-/_@")
 
 
@@ -305,14 +302,10 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
         found = by_words if surely else _fuzzy(text, digits, passage) or by_words
     if found is None or (found != whole and _is_cut(passage.flat, found.start, found.end)):
         return None
-    if len(text) < 80 and not _is_as_denied(text, passage.flat[found.start : found.end]):
-        return None
-    return _meant(leaf, passage, found)
-
-
-def _is_as_denied(text: str, found: str) -> bool:
-    """Whether a stretch says no where the text does."""
-    return _NO.isdisjoint(_WORD.findall(text)) == _NO.isdisjoint(_WORD.findall(found))
+    there = passage.flat[found.start : found.end]
+    denied = [_NO.isdisjoint(_WORD.findall(one)) for one in (text, there)]
+    # A stretch says no where the text does.
+    return None if len(text) < 80 and len(set(denied)) > 1 else _meant(leaf, passage, found)
 
 
 def _separated(text: str, passage: Passage) -> Spot | None:
@@ -380,7 +373,7 @@ def _fuzzy(text: str, digits: list[str], passage: Passage) -> Spot | None:
     if found is None:
         return None
     start, end = found.dest_start, found.dest_end
-    if _within_word(passage.flat, start) or _within_word(passage.flat, end):
+    if _is_cut(passage.flat, start, end):
         return None
     # Numbers that differ in one digit are alike as texts, and something else altogether.
     if sorted(re.findall(r"\d+", passage.flat[start:end])) != sorted(digits):
@@ -388,16 +381,12 @@ def _fuzzy(text: str, digits: list[str], passage: Passage) -> Spot | None:
     return Spot(start, end, "", f"nearly the value ({found.score:.0f} %)")
 
 
-def _within_word(text: str, at: int) -> bool:
-    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
-
-
 def naming(leaf: Leaf, passage: Passage, spot: Spot | None) -> Naming:
     """The field's name in the passage, beside the spot where one is given."""
     best = _UNNAMED
     denied = False
     for rank, label in enumerate(leaf.labels):
-        total = label_weight(label)
+        total = _total(label)
         places = passage.named(label)
         passage.work.goes_on(5 + 10 * len(places))
         for share, start, end in places:
@@ -428,6 +417,8 @@ _SENTENCE_END = re.compile(r"(?<!incl)(?<!excl)[.;!?]\s")
 _PARTED = re.compile(r"[.;!?]\s|[,\n][^,:\d\n]{2,30}:\s?$")
 _OWN = re.compile(r"[\s:=($€£-]*(?:(?:is|was|are|were|of|at)\b)?[\s:=($€£]*")
 _OTHER_LABEL = re.compile(r"\s*:.*[^\W\d_]\s?:", re.DOTALL)
+_LISTED = re.compile(r"\)?(?:[,;&]| and\b| or\b)")
+_COUNT = re.compile(r"(?:^|[,;:(\n&]|\band\b) ?\d+ $")
 _SURELY = 2
 
 
@@ -446,6 +437,9 @@ def _owned(leaf: Leaf, passage: Passage, start: int, end: int, spot: Spot) -> in
     near = not before and index < len(starts) and starts[index] - end <= 12
     if near and _OWN.fullmatch(passage.text, end, starts[index]):
         return _SURELY
+    if before and leaf.number is not None and _LISTED.match(passage.text, end, last):
+        # `5 wins, 3 losses`
+        return _SURELY if _COUNT.search(passage.text[max(0, start - 16) : start]) else 0
     index = bisect_left(starts, first)
     if index < len(starts) and starts[index] < last:
         # 200 characters behind, it would not be beside in any case.

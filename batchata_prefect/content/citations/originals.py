@@ -1,8 +1,7 @@
 """The documents of a request as its citations see them: texts, pages and blocks to compare with.
 
-Which text a citation must match depends on who read the document. A plain text is the same for
-everyone. The text of a PDF is read here with pypdf and there with what the provider has: they part
-on white space, line breaks, hyphens, ligatures and now and then a letter, and agree on the rest.
+A plain text is the same for everyone. A PDF is read here with pypdf and there by the provider: they
+part on white space, line breaks, hyphens, ligatures and now and then a letter.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ _SHORT = 20
 """Letters and digits below which a text is only found as whole words, and never nearly."""
 
 _MOST_COMPARED = 1_000_000_000
-"""Product of two lengths up to which texts are compared letter by letter, for a tenth of a second.
-"""
+"""Product of two lengths up to which texts are compared by letters, for a tenth of a second."""
 
 _LEAST_LIKENESS = 95.0
 """Percent of `rapidfuzz.fuzz.partial_ratio` from which a page is looked at for a misread letter."""
@@ -59,10 +57,7 @@ class Part:
         Every digit, decimal point and sign must be the same, digits are never found inside of a
         longer number, and a text of less than 20 letters and digits not inside of a word.
 
-        Args:
-            wanted: The text.
-            misread: Whether a letter in fifty may differ, as two readers of one PDF have it. A
-                word that is missing or too much is never a misread letter.
+        With `misread` a letter in fifty may differ, as two readers of one PDF have it, but no word.
         """
         bare, _ = _bared(normal(wanted))
         if not bare:
@@ -150,12 +145,9 @@ def _is_nearly_in(wanted: str, text: str) -> bool:
 
 @dataclass(slots=True)
 class Original:
-    """A document of a request that we hold.
+    """A document of a request that we hold: its title, how it is cited, and its texts.
 
-    Attributes:
-        name: Its title.
-        kind: How it is cited: by characters, by pages or by blocks.
-        parts: Its text, or that of each page or block; a page's is read when it is first asked for.
+    The text of a page is read when it is first asked for.
     """
 
     name: str
@@ -183,8 +175,7 @@ class Held(NamedTuple):
     """What a request holds to cite from.
 
     Attributes:
-        documents: Its documents by document index; None for those that we do not hold or that
-            have no text: a URL, an uploaded file, an image.
+        documents: Its documents by index; None for a URL, an uploaded file or an image.
         results: Its search results by their index.
     """
 

@@ -1,8 +1,7 @@
 """Quotes in place of the provider's citations: asked for in the schema, read back.
 
-The model gives its answer together with passages copied from the documents. They become location
-objects of the type `quote`, which `citations.read_citations` reads, `citations.verify` looks for in
-the documents and `citations.drop_unverified` drops where they are in none.
+The passages that the model copies become location objects of the type `quote` for
+`citations.read_citations`, `citations.verify` and `citations.drop_unverified`.
 """
 
 from __future__ import annotations

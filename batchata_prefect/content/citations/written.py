@@ -1,8 +1,7 @@
 """Numbers as people write them: text in, the values it may stand for out.
 
-Text is read rather than values rendered: a number in the text is cut out whole, with its sign, its
-separators and its scale, and gets every reading that is usual somewhere. So a value never matches
-inside of a longer number, an identifier, a time or a date.
+A number is cut out whole, with its sign, separators and scale, and gets every reading that is usual
+somewhere: a value never matches inside of a longer number, an identifier, a time or a date.
 """
 
 from __future__ import annotations
@@ -19,15 +18,13 @@ Need: TypeAlias = Literal["", "name", "row", "score", "share"]
 
 
 class Number(NamedTuple):
-    """One reading of a number in a text.
+    """One reading of a number from `start` to before `end` of a text.
 
     Attributes:
-        start: Offset of its first character.
-        end: Offset behind its last character.
         value: What it may stand for.
-        need: What must stand beside it before the reading counts: nothing; the field's name;
-            further values of the same table row, where spaces part columns or thousands; the name
-            of a field with a scale, as for `4.5/5`; or another field of the same value.
+        need: What must stand beside it: nothing; the field's name; further values of its table
+            row, where spaces part columns or thousands; the name of a field with a scale, as for
+            `4.5/5`; or another field of the same value.
         in_date: Whether it is a part of a date.
         percent: Whether a percent sign follows.
         rare: Whether it is usually read in another way, by its separators, zeros or scale.
@@ -53,6 +50,8 @@ _PLAIN = str.maketrans(
 """Quotes, dashes, the minus sign and digits in their plain form; invisible characters left out."""
 _LINE_END_HYPHEN = re.compile(r"[\u00ad\x02]\s*")
 """Anthropic writes U+0002 in the cited text of a PDF where a word goes on in the next line."""
+_RAISED = re.compile(r"(?<=\d)[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]")
+_FRACTION = re.compile(r"(?<!\d)(\d*) ?([\u00bc-\u00be\u2150-\u215e])")
 _HARD_SPACE_IN_NUMBER = re.compile(r"(?<=\d)[\u00a0\u202f\u2009\u2007](?=\d{3}(?!\d))")
 _SPACES = re.compile(r"[^\S\n]+")
 
@@ -65,6 +64,9 @@ def normal(text: str) -> str:
     text = _LINE_END_HYPHEN.sub("", text).replace("\r\n", "\n")
     if text.isascii():
         return _SPACES.sub(" ", text).casefold().replace("\r", "\n").replace("`", "'")
+    # Else 1\u00bd were 11/2, and 10\u00b2 were 102.
+    text = _RAISED.sub("^", text)
+    text = _FRACTION.sub(lambda m: (m[1] or "0") + f"{unicodedata.numeric(m[2]):.4g}"[1:], text)
     text = unicodedata.normalize("NFKC", _HARD_SPACE_IN_NUMBER.sub("'", text).translate(_PLAIN))
     return _SPACES.sub(" ", text).casefold()
 
@@ -80,7 +82,7 @@ _CURRENCY_AFTER = re.compile(rf"\s?(?:[{_SIGNS}]|(?:{'|'.join(_CURRENCY)})\b)")
 _UNIT_WORDS = (
     "st nd rd th er kg g mg t lb lbs oz km m cm mm mi ft in yd l ml cl dl gal h hr hrs min mins s "
     "sec secs ms d day days w wk wks week weeks mo mos month months y yr yrs year years x pc pcs "
-    "kb mb gb tb kwh mwh kw mw w v a ha sqm sqft pt px ppm bps c f k"
+    "kb mb gb tb kwh mwh kw mw w v ha sqm sqft pt px ppm bps c f k"
 )
 _UNITS = frozenset(_UNIT_WORDS.split())
 _SCALES: dict[str, int] = {
@@ -90,7 +92,7 @@ _SCALES: dict[str, int] = {
     "億": 8, "亿": 8,
 }  # fmt: skip
 _SCALE_INITIALS = frozenset(word[0] for word in _SCALES)
-_PERCENT = re.compile(r" ?(?:%|percent\b|per cent\b|pct\b|prozent\b|pour cent\b|por ciento\b)")
+_PERCENT = re.compile(r" ?(?:[%‰]|percent\b|per cent\b|pct\b|prozent\b|pour cent\b|por ciento\b)")
 _CORE = re.compile(r"\d+(?:[.,']\d+)*")
 _CHAIN = re.compile(r"(?<![\w.,])(\d+)-(\d+)((?:-\d+)*)(?!\w)")
 _CODE = re.compile(
@@ -103,11 +105,15 @@ _MASKED = re.compile(
 )
 _SHOWN_BEHIND_MASK = "*•●∙#x. -"
 _SPACED = re.compile(r"(?<![\w.,'])\d{1,3}(?: \d{3})+(?:[.,]\d{1,2})?(?!\w)(?![.,']\d)")
+_BOUND = re.compile(r"(?:(?<!\w)[<>≤≥~]|up to|at (?:least|most)|(?:more|less) than|between) ?\W?$")
+_RANGE = re.compile(r"^\d-\d|\d-\d$")
+_FACTOR = re.compile(r"\^| \d/\d{1,2}(?![\d/])| ?[x*\u00d7] ?10\^")
+"""What makes digits a part of a power or of a fraction with a whole, such as 1 1/2."""
 _WORD_AFTER = re.compile(r" ?([^\W\d_]+)\b")
 _TOKEN = re.compile(r"[^\W_]+")
 _TIED = re.compile(r"[^\W\d_][\w/-]*$")
 _LETTERS_BEFORE = re.compile(r"[^\W\d_]+$")
-_TELLING = frozenset(" :/_.@-abcdefghijklmnopqrstuvwxyz円元年月日個万億亿원")
+_TELLING = frozenset(" :/_.@-^abcdefghijklmnopqrstuvwxyz円元年月日個万億亿원")
 """Characters behind digits that may change what they stand for."""
 _BEFORE_SIGN = frozenset("-( " + _SIGNS)
 _PLUS = [(1, True)]
@@ -202,15 +208,19 @@ def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator
             return
         scale, end, scored = told
         need = "score" if scored else need
-    percent = after in " %p" and _PERCENT.match(text, end) is not None
+    percent = after in " %p‰" and _PERCENT.match(text, end) is not None
+    part = 1000 if percent and "‰" in text[end : end + 2] else 100
+    # Neither a bound, nor so many thousandths, is the value itself.
+    odd = scale > 0 or part > 100 or _RANGE.search(text[max(0, start - 2) : end + 2]) is not None
+    odd = odd or _BOUND.search(text[max(0, start - 14) : start]) is not None
     for value, usual in _values(text, start, before, core):
         for sign, sure in _signs(text, start, end, before, after):
             this_need = cast(Need, need or ("" if usual and sure else "name"))
-            rare = not usual or scale > 0
+            rare = odd or not (usual and sure)
             one = Number(start, end, sign * value, this_need, mark == _DATE, percent, rare)
             yield one
             if percent:
-                yield one._replace(value=one.value / 100, rare=False)
+                yield one._replace(value=one.value / part, rare=False)
             if scale:
                 yield one._replace(value=one.value * 10**scale, rare=not usual)
 
@@ -281,6 +291,8 @@ def _after(text: str, end: int, after: str) -> tuple[int, int, bool] | None:
     None where the digits go on as an identifier, a time, an address or a word.
     """
     further = text[end + 1] if end + 1 < len(text) else " "
+    if (after in "x^" or further in "x*\u00d70123456789") and _FACTOR.match(text, end):
+        return None
     if after in ".@":
         return (0, end, False) if after == "." and not further.isalpha() else None
     if after in ":/_":
@@ -319,5 +331,5 @@ def _signs(text: str, start: int, end: int, before: str, after: str) -> list[tup
         counted = word is not None and word[1] not in _CURRENCY and word[1] not in _SCALES
         return _PLUS if spelled or counted else [(-1, True), (1, False)]
     if after == "-" and not text[end + 1 : end + 2].isalnum():
-        return [(-1, True), (1, True)]
+        return [(-1, True), (1, False)]
     return _PLUS
