@@ -239,7 +239,7 @@ def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
     return subprocess.run(
         [sys.executable, ROOT / "flows" / "demo.py", *arguments],
         cwd=folder,
-        env={**keep, "PREFECT_API_URL": api, "COLUMNS": "100", **environment},
+        env={**keep, "PREFECT_API_URL": api, "COLUMNS": "120", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -161,10 +161,13 @@ def test_a_command_is_retried_on_another_machine(
     assert asked["results"] == f"{url}/results.jsonl"
     assert list(asked["failures"]) == ["truncated"]
 
-    retried = two.command(0, "retry", url, "--max-tokens", "200", "--json")
+    refused = two.run(COMMAND, "retry", url, "--max-tokens", "200", exit_code=3)
+    assert "--trust" in refused
+    assert str(jobs) in refused
+    retried = two.command(0, "retry", url, "--max-tokens", "200", "--json", "--trust")
     assert retried["counts"]["completed"] == 3
     billed = len(list(sandbox.ledger.billed()))
-    again = three.command(0, "run", str(jobs), *told, "--max-tokens", "9")
+    again = three.command(0, "run", str(jobs), *told, "--max-tokens", "9", "--trust")
     assert again["counts"]["completed"] == 3
     assert len(list(sandbox.ledger.billed())) == billed
 

@@ -23,7 +23,7 @@ def large(tmp_path: Path, model: str, jobs: int = 4, **options: Any) -> Batch:
     batch = Batch(tmp_path / "out", raw_files=False, **options).set_state(file=tmp_path / "state")
     for n in range(jobs):
         text = f"{tmp_path} {n} " + "x" * (100_000 + n)
-        batch.add_job(prompt=text, id=f"j{n}", model=model, max_tokens=50)
+        batch.add_job(prompt=text, id=f"j{n}", model=model, max_tokens=50, accept_truncated=True)
     return batch
 
 
