@@ -239,6 +239,8 @@ TRAPS = [
     Trap({"status": "approved"}, ["Status: approved.\nNo further action."], {"status": "high"}),
     # A longer name
     Trap({"name": "Lee"}, ["Name: Lee-Smith"]),
+    Trap({"time": "10:30"}, ["Time: 10:30:45"]),
+    Trap({"host": "10.0.0.1"}, ["Host: 10.0.0.1:80"], {"host": "high"}),
     Trap({"email": "ann@example.com"}, ["Email: ann@example.com.au"]),
     Trap({"email": "ann@example.com"}, ["Write to ann@example.com."], {"email": "high"}),
     Trap({"currency": "EUR"}, ["Total: 100 EUR/month"], {"currency": ...}),

@@ -271,10 +271,10 @@ def _is_cut(flat: str, start: int, end: int) -> bool:
         if outside[0].isalnum() or (tied and outside[1:].isalnum()):
             return True
     # `ann@example.com` is not `ann@example.com.au`.
-    return "." in flat[start:end] and _FURTHER.match(flat, end) is not None
+    return any(one in flat[start:end] and _FURTHER[one].match(flat, end) for one in _FURTHER)
 
 
-_FURTHER = re.compile(r"\.[^\W\d_]{2}")
+_FURTHER = {".": re.compile(r"\.[^\W\d_]{2}"), ":": re.compile(r":\d")}
 _TIES = frozenset("-/_@")
 
 
