@@ -14,6 +14,7 @@ import pytest
 from batchata_prefect.cli.answers import results
 from batchata_prefect.cli.diffs import diff
 from batchata_prefect.content.schema import answer_schema
+from batchata_prefect.errors import StateError
 from batchata_prefect.results.each import EachJob
 from batchata_prefect.results.frames import arrow_table, write_parquet
 from tests.test_parsed_response import stored
@@ -152,3 +153,13 @@ def test_any_id_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "ordinary-1.json").exists()
     for name, text in ours.items():
         assert (tmp_path / "out" / name).read_text() == text
+
+
+@pytest.mark.parametrize("name", ["", "results.jsonl", "nowhere"])
+def test_results_of_what_is_no_results_directory(tmp_path: Path, name: str) -> None:
+    """One sentence, also where the file in it is given."""
+    (tmp_path / "results.jsonl").write_bytes(b"")
+    if not name:
+        (tmp_path / "results.jsonl").unlink()
+    with pytest.raises(StateError, match="has no results: "):
+        results(tmp_path / name)

@@ -150,7 +150,7 @@ def _source(results_dir: Path) -> Iterable[dict[str, Any]]:
     """
     try:
         ended = EndedRows(results_dir)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         path = results_dir / "results.jsonl"
         if path.exists():
             return _Finished(path)
