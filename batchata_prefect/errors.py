@@ -24,9 +24,17 @@ from collections.abc import Sequence
 from typing import overload
 from urllib.parse import quote, unquote, urlsplit
 
+from batchata_prefect.escapes import printable
+
 
 class BatchataError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Their texts are for a person: they hold nothing that a terminal obeys, whatever they quote.
+    """
+
+    def __init__(self, message: str = "", *rest: object) -> None:
+        super().__init__(printable(message), *rest)
 
 
 class ValidationError(BatchataError):
@@ -128,5 +136,5 @@ def blanked(text: str | None) -> str | None:
 
 def one_line(error: BaseException) -> str:
     """An error's text on one line of at most 300 letters, without keys."""
-    text = blanked(" ".join(str(error).split())) or type(error).__name__
+    text = blanked(" ".join(printable(str(error)).split())) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."

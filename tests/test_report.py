@@ -156,7 +156,7 @@ def test_markdown_keeps_its_tables_whole(results: Path) -> None:
     lines = markdown(told).splitlines()
     assert summary(told) in lines[0]
     (failure,) = [line for line in lines if line.startswith("| refusal")]
-    assert r"I <b>cannot</b> say \| that" in failure
+    assert r"I &lt;b&gt;cannot&lt;/b&gt; say \| that" in failure
     assert any(line.startswith("| geo | 4 | 1 |") for line in lines)
 
 

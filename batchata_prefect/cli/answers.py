@@ -6,9 +6,10 @@ import csv
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import orjson
 from cyclopts import Parameter
@@ -19,6 +20,7 @@ from batchata_prefect.cli.options import Json, ResultsDir
 from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.escapes import sheet_cell
 from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.views.terminal import dollars
@@ -34,6 +36,7 @@ def results(
     failed: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     limit: int | None = None,
     export: Annotated[Path | None, Parameter(name=["--export", "-e"])] = None,
+    raw_cells: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     as_json: Json = False,
 ) -> int:
     """Show, filter or export the answers of a run; while it goes on, of the jobs that have ended.
@@ -56,13 +59,16 @@ def results(
         failed: List what was not answered by error code, with the next step, and then the jobs.
         limit: Jobs at most.
         export: File to write to: .jsonl, .csv or .tsv. In a table, what an answer holds has a
-            column for each of its fields.
+            column for each of its fields. A text there that a spreadsheet would compute, as it
+            begins with =, +, -, @, tab or return and is no number, gets an apostrophe before it.
+        raw_cells: Write such texts of a table as they are, for programs.
         as_json: Print one object with all rows; for very many use a pipe or --export.
     """
     source = _source(results_dir)
     rows = _rows(source, status, code, failed=failed, limit=limit)
     if export is not None:
-        number = _export(rows, export, lambda: _rows(source, status, code, failed, limit))
+        again = partial(_rows, source, status, code, failed, limit)
+        number = _export(rows, export, again, raw_cells=raw_cells)
         tell(f"{number:,} rows written to {export}")
     elif as_json:
         print_json("results", {"rows": list(rows)})
@@ -228,7 +234,7 @@ def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
     show(f"Try them again: batchata retry {results_dir} --help")
 
 
-def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any) -> int:
+def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells: bool) -> int:
     kind = path.suffix.lower()
     if kind not in {".jsonl", ".csv", ".tsv"}:
         raise ValidationError(f"{str(path)!r}: write to a name that ends in .jsonl, .csv or .tsv")
@@ -239,10 +245,13 @@ def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any) -> int:
             raise ValidationError(f"{str(path)!r} cannot be written: {error.strerror}") from error
         if kind == ".jsonl":
             return sum(1 for row in rows if file.write(orjson.dumps(row).decode() + "\n"))
-        return _export_table(rows, file, again, "\t" if kind == ".tsv" else ",")
+        table = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",")
+        return _export_table(rows, table, again, raw_cells=raw_cells)
 
 
-def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, comma: str) -> int:
+def _export_table(
+    rows: Iterator[dict[str, Any]], table: Any, again: Any, *, raw_cells: bool
+) -> int:
     """Rows with a column for each top field of the parsed answers and of the metadata."""
     plain: dict[str, None] = {}
     answer: dict[str, None] = {}
@@ -256,8 +265,8 @@ def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, com
         *(f"answer.{name}" for name in answer),
         *(f"metadata.{name}" for name in metadata),
     ]
-    table = csv.writer(file, delimiter=comma)
-    table.writerow(head)
+    told = _cell if raw_cells else _shielded
+    table.writerow([told(name) for name in head])
     number = 0
     for row in rows:
         number += 1
@@ -267,7 +276,7 @@ def _export_table(rows: Iterator[dict[str, Any]], file: IO[str], again: Any, com
             *(parsed.get(name) for name in answer),
             *(own.get(name) for name in metadata),
         ]
-        table.writerow([_cell(value) for value in values])
+        table.writerow([told(value) for value in values])
     return number
 
 
@@ -285,3 +294,7 @@ def _fields(row: dict[str, Any], column: str) -> dict[str, Any]:
 
 def _cell(value: Any) -> Any:
     return dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def _shielded(value: Any) -> Any:
+    return sheet_cell(_cell(value))

@@ -12,7 +12,9 @@ from batchata_prefect.errors import (
     ProviderNotFoundError,
     ValidationError,
 )
+from batchata_prefect.escapes import printable_json
 from batchata_prefect.exact_json import dumps
+from batchata_prefect.views.terminal import say
 
 VERSION = 1
 """Version of what `--json` prints: it grows by one when a field is taken away or changes."""
@@ -20,13 +22,12 @@ VERSION = 1
 
 def show(what: RenderableType) -> None:
     """Print an answer for a person."""
-    Console().print(what, markup=False, highlight=False)
+    say(what)
 
 
 def tell(what: RenderableType = "") -> None:
     """Say something beside the answer; in a log file a sentence stays in one line."""
-    console = Console(stderr=True)
-    console.print(what, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    say(what, stderr=True)
 
 
 def width() -> int:
@@ -42,7 +43,8 @@ def fail(text: str) -> None:
 def print_json(name: str, values: dict[str, Any]) -> None:
     """Print an answer for machines; its first field names and numbers its form."""
     document = {"schema": f"batchata/{name}/{VERSION}", **values}
-    sys.stdout.write(dumps(document) + "\n")
+    text = dumps(document)
+    sys.stdout.write((printable_json(text) if sys.stdout.isatty() else text) + "\n")
 
 
 def exit_code(error: BatchataError) -> int:

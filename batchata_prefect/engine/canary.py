@@ -23,6 +23,7 @@ from pydantic import Field
 from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.submit import buy_all
 from batchata_prefect.errors import StateError, one_line
+from batchata_prefect.escapes import markdown
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Sample
@@ -154,7 +155,8 @@ async def _ask(run: Session) -> None:
     seconds = _LONGEST_PAUSE_SECONDS if left is None else max(1, ceil(left))
     run.waiting_for = "a person to let the other jobs follow, in the Prefect UI"
     form = Approval.with_initial_data(
-        description=f"{told}\n\nShall the other jobs be sent?", go_on=bool(run.canary["passed"])
+        description=f"{markdown(told)}\n\nShall the other jobs be sent?",
+        go_on=bool(run.canary["passed"]),
     )
     asked = asyncio.create_task(
         # Prefect's own end of a pause would fail the flow run and lose the report.
@@ -184,6 +186,6 @@ async def _ask(run: Session) -> None:
 
 async def _publish(told: str) -> None:
     try:
-        await acreate_markdown_artifact(f"# {told}", description=told)
+        await acreate_markdown_artifact(f"# {markdown(told)}", description=markdown(told))
     except Exception as error:
         get_run_logger().warning("the canary's figures were not stored in Prefect (%s)", error)

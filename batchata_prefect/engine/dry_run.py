@@ -9,7 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect.engine.counting import count_exactly
@@ -26,6 +25,7 @@ from batchata_prefect.numbers import plain_usd, told_usd
 from batchata_prefect.providers import provider_for
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
+from batchata_prefect.views.terminal import say
 
 _LIKELY_OUTPUT = 0.25
 """Part of `max_tokens` that an answer is taken to have, where none of its model was seen."""
@@ -226,20 +226,21 @@ def show(planned: dict[str, Any]) -> None:
             f"{sums['input_tokens']:,}",
             *(_shown(sums[key]) for key in _USD[:3]),
         )
-    console = Console(stderr=True)
-    console.print(table)
-    console.print(
+    say(table, stderr=True)
+    say(
         f"{planned['jobs']:,} jobs: {planned['answered']:,} answered already, "
         f"{planned['failed']:,} failed for good, {planned['in_flight']:,} in flight, "
-        f"{planned['to_send']:,} to send with about {planned['api_calls']:,} API calls"
+        f"{planned['to_send']:,} to send with about {planned['api_calls']:,} API calls",
+        stderr=True,
     )
     if planned["cost_likely_usd"] is not None and planned["realtime_likely_usd"]:
-        console.print(
+        say(
             f"Likely {told_usd(planned['cost_likely_usd'])}; the same at realtime prices "
-            f"{told_usd(planned['realtime_likely_usd'])}"
+            f"{told_usd(planned['realtime_likely_usd'])}",
+            stderr=True,
         )
     for warning in planned["warnings"]:
-        console.print(f"Note: {warning}", markup=False)
+        say(f"Note: {warning}", stderr=True)
 
 
 def _shown(amount: float | None) -> str:

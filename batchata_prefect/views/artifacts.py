@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 import orjson
@@ -26,6 +27,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 
 from batchata_prefect.errors import one_line
+from batchata_prefect.escapes import markdown
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
@@ -166,7 +168,7 @@ def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:
     if held:
         parts.append(f"up to {told_usd(held)} reserved")
     if run.asleep_for:
-        parts.append(run.asleep_for)
+        parts.append(markdown(run.asleep_for))
     return " · ".join(parts)
 
 
@@ -191,8 +193,8 @@ def _row(batch: BatchStatus, page: str | None) -> dict[str, Any]:
     chunk = batch.entry.chunk
     return {
         "batch": _link(batch, page),
-        "model": chunk.model,
-        "state": batch.state,
+        "model": markdown(chunk.model),
+        "state": markdown(batch.state),
         "jobs": chunk.count,
         "answered": batch.answered,
         "cost USD": _usd(batch.cost_usd) if batch.entry.ending else "",
@@ -200,14 +202,15 @@ def _row(batch: BatchStatus, page: str | None) -> dict[str, Any]:
         "sent": _time(batch.sent_at),
         "expires": _time(batch.expires_at) if batch.expires_at else "",
         "ended": _time(batch.ended_at) if batch.ended_at else "",
-        "remark": (batch.reason or "")[:200],
+        "remark": markdown((batch.reason or "")[:200]),
     }
 
 
 def _link(batch: BatchStatus, page: str | None) -> str:
     if batch.batch_id is None:
-        return batch.entry.chunk.name
-    return f"[{batch.batch_id}]({page.format(id=batch.batch_id)})" if page else batch.batch_id
+        return markdown(batch.entry.chunk.name)
+    told = markdown(batch.batch_id)
+    return f"[{told}]({page.format(id=quote(batch.batch_id, safe=''))})" if page else told
 
 
 def _time(moment: datetime) -> str:

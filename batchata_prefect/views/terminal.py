@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from batchata_prefect.escapes import printable
 from batchata_prefect.numbers import told_usd
 
 Stats = Mapping[str, Any]
@@ -45,6 +46,32 @@ _COLORS = {
     "pending": "dim",
 }
 _EPOCH = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Printable:
+    """Anything for a terminal, without what of its text the terminal would obey."""
+
+    what: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The same pieces, cleaned; those that rich itself steers the terminal with stay."""
+        for piece in console.render(self.what, options):
+            yield piece if piece.control else piece._replace(text=printable(piece.text))
+
+
+def say(what: RenderableType = "", *, stderr: bool = False) -> None:
+    """Print for a person; what data says in it is shown, never obeyed.
+
+    Args:
+        what: A text, or anything that rich shows.
+        stderr: Whether it stands beside the answer, on standard error; in a log file a sentence of
+            it stays in one line.
+    """
+    # In a cell of a table a text is markup to rich, links and colors, unless the console has none.
+    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    shown = Text(what) if isinstance(what, str) else what
+    console.print(Printable(shown), soft_wrap=stderr and not console.is_terminal)
 
 
 class Progress:
@@ -214,7 +241,7 @@ class View:
             if text:
                 grid.add_row(label, Text(text))
         parts.append(grid)
-        yield Constrain(Group(*parts), width)
+        yield Printable(Constrain(Group(*parts), width))
 
 
 def plain_line(stats: Stats, batches: BatchData) -> str:
@@ -231,7 +258,7 @@ def plain_line(stats: Stats, batches: BatchData) -> str:
         f"waiting for {waiting}" if waiting else "",
         f"last fault: {faults[-1]}" if faults else "",
     ]
-    return "; ".join(" ".join(part.split()) for part in parts if part)
+    return "; ".join(" ".join(printable(part).split()) for part in parts if part)
 
 
 def clock(seconds: float) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from batchata_prefect.escapes import html as escape
 from batchata_prefect.files import whole_file
 from batchata_prefect.views.report import plots
 from batchata_prefect.views.report.figures import Figures, figures

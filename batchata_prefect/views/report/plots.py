@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 
+from batchata_prefect.escapes import html as escape
 from batchata_prefect.views.report.figures import BatchFigures, ModelFigures
 from batchata_prefect.views.terminal import clock, dollars
 

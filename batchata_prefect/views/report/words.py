@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batchata_prefect.escapes import markdown as escaped
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.views.report.figures import Figures
 from batchata_prefect.views.terminal import dollars
@@ -126,7 +127,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
     lines = [
         f"# {summary(manifest)}",
         "",
-        f"Run key `{manifest['run_key']}`, started {manifest['started_at'][:19]}Z, finished "
+        f"Run key {escaped(manifest['run_key'])}, started {manifest['started_at'][:19]}Z, finished "
         f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of {counts['total']:,} jobs "
         "were answered by an earlier start.",
         "",
@@ -135,7 +136,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
     ]
     for name, sums in manifest["by_model"].items():
         lines.append(
-            f"| {name} | {sums['batches']:,} | {sums['input_tokens']:,} "
+            f"| {escaped(name)} | {sums['batches']:,} | {sums['input_tokens']:,} "
             f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
         )
     for name, sums in manifest["by_model"].items():
@@ -159,16 +160,17 @@ def markdown(manifest: Mapping[str, Any]) -> str:
         for code, group in manifest["failures"].items():
             said = _cell(str(group["example"] or ""))
             lines.append(
-                f"| {code} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} "
-                f"| {group.get('what_to_do', '')} |"
+                f"| {_cell(code)} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} "
+                f"| {escaped(group.get('what_to_do', ''))} |"
             )
     batches: list[dict[str, Any]] = manifest["batches"]
     lines += ["", "## Provider batches", "", "| batch | id | status | estimated | cost |"]
     lines.append("|---|---|---|--:|--:|")
     for batch in batches[-_BATCHES_SHOWN:]:
         lines.append(
-            f"| {_cell(batch['name'])} | {batch['batch_id'] or ''} | {batch['status']} "
-            f"| {_usd(batch['estimated_usd'])} | {_usd(batch['cost_usd'])} |"
+            f"| {_cell(batch['name'])} | {_cell(batch['batch_id'] or '')} "
+            f"| {_cell(batch['status'])} | {_usd(batch['estimated_usd'])} "
+            f"| {_usd(batch['cost_usd'])} |"
         )
     if len(batches) > _BATCHES_SHOWN:
         lines.append(f"\nThe last {_BATCHES_SHOWN} of {len(batches):,}; all are in manifest.json.")
@@ -180,8 +182,8 @@ def _cache_line(name: str, sums: Mapping[str, Any]) -> str:
     effect = told_usd(None if saved is None else abs(saved))
     verb = "cost" if saved is not None and saved < 0 else "saved"
     return (
-        f"The prompt cache of {name} {verb} {effect}: {sums['cache_read_tokens']:,} input tokens "
-        f"read from it, {sums['cache_write_tokens']:,} written."
+        f"The prompt cache of {escaped(name)} {verb} {effect}: {sums['cache_read_tokens']:,} input "
+        f"tokens read from it, {sums['cache_write_tokens']:,} written."
     )
 
 
@@ -190,7 +192,7 @@ def _usd(amount: float | None) -> str:
 
 
 def _cell(text: str) -> str:
-    return one_line(text).replace("|", "\\|")
+    return escaped(one_line(text))
 
 
 def one_line(text: str) -> str:
