@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_HOME, temporary_settings
 
-from batchata_prefect import Batch, BatchRun, StateError, ValidationError
+from batchata_prefect import (
+    Batch,
+    BatchRun,
+    BatchSubmissionError,
+    StateError,
+    ValidationError,
+)
 from batchata_prefect.records.journal import Journal
 from batchata_prefect.sandbox import Sandbox
 
@@ -118,6 +124,20 @@ def test_busy_and_failing_providers(tmp_path: Path, slow, billed) -> None:
     again = make(tmp_path).run()
     assert codes(again) == {None: 23, "answer_lost": 1}
     assert len(both(billed)) == 24
+
+
+def test_a_page_that_refuses_the_key_ends_the_sending(tmp_path: Path, slow, billed) -> None:
+    """What reached the provider behind it is not known, so that each request more would be lost."""
+    before = slow.ledger.calls().get("anthropic.message", 0)
+    slow.fault("anthropic", operation="message", mode="garbage", times=None, status=403)
+    with pytest.raises(BatchSubmissionError, match="it counts at its upper bound"):
+        make(tmp_path).run()
+    tried = slow.ledger.calls()["anthropic.message"] - before
+    assert 1 <= tried < 12
+    slow.clear_faults()
+    slow.limits(seconds=0.1)
+    assert codes(make(tmp_path).run()) == {None: 24 - tried, "answer_lost": tried}
+    assert once_each(both(billed))
 
 
 def test_a_stop_in_the_middle(tmp_path: Path, slow, billed) -> None:

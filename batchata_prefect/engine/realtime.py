@@ -132,6 +132,8 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     reason = run.stopped.reason if run.stopped else TIME_LIMIT if run.is_ending else REALTIME
     if sending.refused is not None:
         reason = sending.refused.text
+    elif chunk.provider in run.closed:
+        reason = f"{chunk.provider} takes no request"
     collected = await run.alone(_collect, run, flight, told, reason)
     await keep(
         run,
@@ -178,7 +180,7 @@ class _Sending:
         try:
             for place, ordinal in enumerate(self.flight.ordinals):
                 await run.slots.acquire()
-                if run.is_ending or self.refused is not None:
+                if self._is_over:
                     run.slots.release()
                     break
                 (body,) = await asyncio.to_thread(list, jobs.bodies([ordinal]))
@@ -218,8 +220,6 @@ class _Sending:
             if failure.kind == "ours":
                 raise error
             if failure.kind == "account":
-                self.refused = self.refused or failure
-                run.closed.setdefault(chunk.provider, self.refusal)
                 return 0.0
             wait = failure.seconds or backoff(run, failures)
             if failure.status == 429:
@@ -231,9 +231,11 @@ class _Sending:
     async def _send(self, place: int, body: bytes, throttle: Throttle) -> None:
         """Send a request, unless the run or its provider takes no more; its reply is journaled."""
         run, chunk = self.run, self.flight.entry.chunk
-        if run.is_ending or self.refused is not None:
+        if self._is_over:
             return
         await throttle.turn()
+        if self._is_over:
+            return
         await own(run, self.flight.entry)
         await asyncio.to_thread(self.journal.sent, place)
         try:
@@ -243,6 +245,10 @@ class _Sending:
                 )
         except Exception as error:
             failure = classify(error)
+            if failure.kind == "account":
+                # Also where only a page says it: every further request would be answered like it.
+                self.refused = self.refused or failure
+                run.closed.setdefault(chunk.provider, self.refusal)
             if failure.billed_nothing:
                 await asyncio.to_thread(self.journal.not_billed, place)
                 raise
@@ -255,12 +261,20 @@ class _Sending:
             self.flight.succeeded += 1
 
     @property
+    def _is_over(self) -> bool:
+        """Whether no more of it is sent; another chunk may have been refused as well."""
+        return self.run.is_ending or self.flight.entry.chunk.provider in self.run.closed
+
+    @property
     def refusal(self) -> BatchSubmissionError:
         """The error of a chunk that was refused on the way."""
         assert self.refused is not None
+        billed = (
+            "it was not billed" if self.refused.billed_nothing else "it counts at its upper bound"
+        )
         return BatchSubmissionError(
             f"{self.flight.entry.chunk.name}: the provider refused a realtime request "
-            f"({self.refused.text}); it was not billed. {self.refused.what_to_do}, then run again: "
+            f"({self.refused.text}); {billed}. {self.refused.what_to_do}, then run again: "
             "what was answered is kept, and only the rest is sent"
         )
 
