@@ -1,7 +1,7 @@
 # Everything a person does with this repository. Needs make and Python 3.11 or newer, no more.
 #   make demo   runs a mixed set of jobs over the documents in flows/documents
 #   make test   runs the test suite
-#   make chaos  runs random scenarios of faults, kills and restarts, and reads 20,000 odd replies
+#   make chaos  runs random scenarios of faults, kills and restarts, and reads odd replies and files
 
 PROVIDER ?= sandbox
 RESULTS_DIR ?= demo-output
@@ -26,7 +26,7 @@ help:
 	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
 	@echo "make test   the test suite"
 	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets;"
-	@echo "            and 20,000 replies as no provider should write them"
+	@echo "            20,000 odd replies and 2,000 odd documents"
 	@echo "make lint   style, formatting and import rules"
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script and a floor; minutes"
@@ -44,7 +44,8 @@ test: $(VENV)/.tools
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
 	  --numprocesses 3 --dist worksteal $(PYTEST)
-	@BATCHATA_ODD_ROWS=20000 $(PYTHON) -m pytest tests/test_odd_rows.py $(PYTEST)
+	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 $(PYTHON) -m pytest tests/test_odd_rows.py \
+	  tests/test_odd_documents.py $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .
