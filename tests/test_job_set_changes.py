@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,21 @@ def test_a_subset_keeps_the_others(tmp_path: Path, sandbox, paid) -> None:
     assert rows_of(tmp_path) == old
     assert rows_of(tmp_path, "archive.jsonl") == []
     assert paid() == 6
+
+
+def test_what_failed_for_good_is_there_again_after_the_directory_was_removed(
+    tmp_path: Path, sandbox, paid
+) -> None:
+    """Its reason and its cost come back with the replies, also where nothing was answered."""
+    jobs = [(f"j{n}", f"ask {n} [[sandbox:refusal]]") for n in range(4)]
+    make(tmp_path, jobs, max_attempts=1).run()
+    old = rows_of(tmp_path)
+    assert sum(row["cost_usd"] for row in old) > 0
+    before = paid()
+    shutil.rmtree(tmp_path / "out")
+    make(tmp_path, jobs, max_attempts=1).run()
+    assert rows_of(tmp_path) == old
+    assert paid() == before
 
 
 def test_thirty_nights(tmp_path: Path, sandbox, paid) -> None:

@@ -16,7 +16,17 @@ from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.files import make_folder
 from batchata_prefect.models import Chunk, ProviderBatch
-from batchata_prefect.money.ledger import ANSWERED, NOT_AS_ASKED, Ending, Entry
+from batchata_prefect.money.ledger import (
+    AGAIN,
+    ANSWERED,
+    FAILED,
+    LOST,
+    NEVER_SENT,
+    NOT_AS_ASKED,
+    WRITTEN_OFF,
+    Ending,
+    Entry,
+)
 from batchata_prefect.providers import Provider
 from batchata_prefect.providers.caps import Download
 from batchata_prefect.results.ended import ANSWERS
@@ -119,7 +129,7 @@ def _answered(provider: Provider, replies: Path, endpoint: str) -> int:
 
 
 async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
-    """Fetch the replies of an ended chunk again, where their file is gone and answers were in it.
+    """Fetch the replies of an ended chunk again, where their file is gone and something was in it.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -127,7 +137,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
     ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
     if ending is None:
         return
-    if ANSWERED not in ending.marks and NOT_AS_ASKED not in ending.marks:
+    if not _had_rows(ending):
         return
     if run.reply_file(chunk.token).exists() or kept_answers(run, entry) is not None:
         return
@@ -146,6 +156,16 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         raise
     except Exception as error:
         get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
+
+
+def _had_rows(ending: Ending) -> bool:
+    """Whether the provider gave rows of a batch: answers, or what failed and what that cost."""
+    if ending.status in NEVER_SENT or ending.status == "failed":
+        return False
+    told = {ANSWERED, NOT_AS_ASKED}
+    if ending.reason not in {LOST, WRITTEN_OFF}:
+        told |= {FAILED, AGAIN}
+    return not told.isdisjoint(ending.marks)
 
 
 async def look_at_results(run: Session) -> None:
