@@ -34,7 +34,7 @@ def make(tmp_path: Path, name: str = "out", **options: Any) -> Batch:
     batch.set_state(file=tmp_path / "state")
     for n in range(BATCHES * JOBS_EACH):
         text = f"{tmp_path} {name} {n}: {TEXT}"
-        batch.add_job(prompt=text, model=GPT, max_tokens=50, id=f"j{n}")
+        batch.add_job(prompt=text, model=GPT, max_tokens=50, accept_truncated=True, id=f"j{n}")
     return batch
 
 

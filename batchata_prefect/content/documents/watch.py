@@ -49,8 +49,10 @@ def in_time(read: Callable[[], _T], bound: str = "document_seconds") -> _T:
         while told.is_set():
             time.sleep(0.001)
 
-    threading.Thread(target=watch, name="document-watch", daemon=True).start()
+    watcher = threading.Thread(target=watch, name="document-watch", daemon=True)
     try:
+        # Inside: a very short time may be over before the thread has said that it runs.
+        watcher.start()
         try:
             value = read()
         except Exception:
