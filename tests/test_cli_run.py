@@ -165,7 +165,7 @@ def test_run_without_a_key_against_its_own_sandbox(cities: Path) -> None:
         (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "x", "--time-limit", "1s"], 2, "10 sec"),
         (["run", "cities.csv", "-m", "gpt-6-luna", "-p", "x", "--param", "seed"], 2, "name=value"),
         (["run", "cities.csv", "--colour", "red"], 2, "Unknown option"),
-        (["results", "nowhere"], 3, "no results.jsonl"),
+        (["results", "nowhere"], 3, "has no results: the run has not begun"),
         (["retry", "nowhere"], 3, "was not made by `batchata run`"),
         (["diff", "nowhere", "there"], 3, "no results.jsonl"),
         (["results", ".", "--export", "a.xlsx"], 2, "ends in .jsonl, .csv or .tsv"),

@@ -64,6 +64,8 @@ def results(
         raw_cells: Write such texts of a table as they are, for programs.
         as_json: Print one object with all rows; for very many use a pipe or --export.
     """
+    if export is not None and export.suffix.lower() not in {".jsonl", ".csv", ".tsv"}:
+        raise ValidationError(f"{str(export)!r}: write to a name that ends in .jsonl, .csv or .tsv")
     source = _source(results_dir)
     rows = _rows(source, status, code, failed=failed, limit=limit)
     if export is not None:
@@ -236,8 +238,6 @@ def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells: bool) -> int:
     kind = path.suffix.lower()
-    if kind not in {".jsonl", ".csv", ".tsv"}:
-        raise ValidationError(f"{str(path)!r}: write to a name that ends in .jsonl, .csv or .tsv")
     with ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
