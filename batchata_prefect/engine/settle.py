@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +15,7 @@ from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import fault_text, read_chunk
 from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import ParseError, StateError, blanked, one_line
+from batchata_prefect.errors import StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch, Usage
 from batchata_prefect.money.ledger import (
     AGAIN,
@@ -32,7 +31,7 @@ from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import is_turned_away, told
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.failures import Failure, Kind, classify_code
-from batchata_prefect.results.read import Collected, lines
+from batchata_prefect.results.read import Collected
 
 _TIDY_SECONDS = 10.0
 """For which a run waits to see its uploads deleted: they end by themselves."""
@@ -215,7 +214,7 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
             short=flight.short,
         )
         if flight.short:
-            return await run.alone(_at_bound, run, flight, collected, replies)
+            return await run.alone(_at_bound, run, flight, collected)
         times += 1
         if replies is None or not collected.unreadable or times == _UNREADABLE_TIMES:
             return collected
@@ -247,27 +246,18 @@ def _written_off(run: Session, flight: Flight, replies: Path | None) -> Collecte
     collected = read_chunk(
         run, entry, flight.ordinals, replies, None, flight.canceled, no_reply=lambda _: told
     )
-    return _at_bound(run, flight, collected, replies)
+    return _at_bound(run, flight, collected)
 
 
-def _at_bound(
-    run: Session, flight: Flight, collected: Collected, replies: Path | None
-) -> Collected:
+def _at_bound(run: Session, flight: Flight, collected: Collected) -> Collected:
     """The same with what is not seen and may be billed, which counts at its upper bound."""
     chunk = flight.entry.chunk
-    missing = set(range(chunk.count))
-    for line in lines(replies) if replies is not None else ():
-        with suppress(ParseError):
-            place = chunk.ordinal(
-                run.providers[chunk.provider].read(line, chunk.endpoint).custom_id
-            )
-            missing.discard(-1 if place is None else place)
     held, cost = chunk.reserved_usd, collected.cost_usd
-    if not missing:
+    if not collected.missing:
         return collected
     if held is None or cost is None:
         return replace(collected, cost_usd=None)
-    bounds = [_bound(run, chunk, flight.ordinals[place]) for place in missing]
+    bounds = [_bound(run, chunk, flight.ordinals[place]) for place in collected.missing]
     unseen = held if None in bounds else min(held, sum(filter(None, bounds), Decimal(0)))
     return replace(collected, cost_usd=cost + unseen)
 

@@ -38,6 +38,7 @@ class Collected:
         strangers: Rows that are not of this chunk, or came twice.
         unreadable: Rows that cannot be read, such as one that was cut off in a transfer.
         cache_saved_usd: What the provider's cache saved; None where the price is unknown.
+        missing: Places of the requests that got no reply.
     """
 
     marks: str
@@ -46,6 +47,7 @@ class Collected:
     strangers: int
     unreadable: int
     cache_saved_usd: Decimal | None
+    missing: Sequence[int] = ()
 
 
 class _Rows:
@@ -157,14 +159,21 @@ def collect(
                 row, letter = _odd(reading, reply, cost, ordinal, jobs, file.tally)
                 marks[place] = ord(letter)
             file.add(place, row)
-        if 0 in marks:
+        missing = [place for place, letter in enumerate(marks) if not letter] if 0 in marks else []
+        if missing:
             _write_missing(reading, file, marks, ordinals, jobs, no_reply, rows.unreadable)
         bills.close()
         file.tally.merge(bills.plain)
     # What a row that cannot be read was billed is not known.
     cost = None if rows.unreadable else bills.cost
     return Collected(
-        marks.decode(), cost, bills.usage, rows.strangers, rows.unreadable, bills.cache_saved
+        marks.decode(),
+        cost,
+        bills.usage,
+        rows.strangers,
+        rows.unreadable,
+        bills.cache_saved,
+        missing,
     )
 
 
