@@ -218,6 +218,28 @@ def test_an_odd_row_among_good_ones(
     assert Told(tmp_path, rows, endpoint).rows == told.rows
 
 
+@pytest.mark.parametrize(
+    ("name", "endpoint", "row"), [each[:3] for each in ODD], ids=[each[0] for each in ODD]
+)
+def test_what_is_missing_is_told_beside_an_odd_row(
+    tmp_path: Path, name: str, endpoint: str, row: bytes
+) -> None:
+    """A batch that gives too few rows counts just those at their bound, whatever else it gives."""
+    chunk = Chunk(0, 0, "ab" * 32, "openai", endpoint, "gpt-6-luna", 4, 0, 0, 0, None)
+    (tmp_path / "replies").write_bytes(orjson.dumps(GOOD[endpoint](0)) + b"\n" + row + b"\n")
+    found = collect(
+        Reading(chunk, "batch_1", PriceBook(), SCHEMAS),
+        tmp_path / "replies",
+        tmp_path / "answers",
+        range(4),
+        Jobs(),  # pyright: ignore[reportArgumentType]
+        providers()["anthropic" if endpoint == MESSAGES else "openai"].read,
+        no_reply=lambda _: ("f", "answer_lost", "no row"),
+    )
+    names_no_job = name in {"a custom_id of 5,000 digits", "half a row"}
+    assert found.missing == ([1, 2, 3] if names_no_job else [2, 3])
+
+
 @pytest.mark.parametrize("name", [each[0] for each in ODD if "tokens" in each[0]])
 def test_tokens_that_cannot_be_cost_an_unknown_amount(tmp_path: Path, name: str) -> None:
     """Never nothing."""
