@@ -64,7 +64,11 @@ def goes_over(run: Session, flight: Flight) -> bool:
     gone += [each.entry.chunk for each in ours if each.canceled == REALTIME]
     left = run.settings.realtime_limit_usd or Decimal(0)
     for chunk in gone:
-        left -= bound(run, chunk) or Decimal(0)
+        taken = bound(run, chunk)
+        if taken is None:
+            # Such as of a model whose price an earlier start was given, and this one was not.
+            return False
+        left -= taken
     total = budget.room(run.ledger, run.settings.cost_limit_usd)
     waiting = [each.entry.chunk for each in ours if each.canceled is None]
     for chunk in sorted(waiting, key=lambda chunk: (chunk.count, chunk.sequence)):
