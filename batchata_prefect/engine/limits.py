@@ -192,7 +192,8 @@ async def claim(run: Session, chunk: Chunk) -> Claim | None:
                 parts.append((quota_share, tokens))
     budget_share = run.share
     if budget_share is not None:
-        usd = chunk.reserved_usd or Decimal(0)
+        # What has no known bound could take all of it.
+        usd = Decimal(budget_share.limit) if chunk.reserved_usd is None else chunk.reserved_usd
         granted = False
         try:
             granted = await _of_prefect(run, lambda: budget_share.claim(usd))
