@@ -13,13 +13,13 @@ from typing import Any
 from .work import ASK, MAX_TOKENS, TEXT, Clock, Work
 
 PHASES = {
-    "plan": [("plan", "cut")],
-    "write requests": [("buying", "prepare_requests")],
+    "plan": [("jobs.chunks", "cut")],
+    "write requests": [("engine.submit", "prepare_requests")],
     "send": [("providers.anthropic", "Anthropic.create"), ("providers.openai", "OpenAI.create")],
     "poll": [("providers.anthropic", "Anthropic.poll"), ("providers.openai", "OpenAI.poll")],
-    "download": [("settling", "fetch")],
-    "read answers": [("settling", "read_chunk")],
-    "write results": [("finish", "assemble")],
+    "download": [("engine.settle", "fetch")],
+    "read answers": [("engine.settle", "read_chunk")],
+    "write results": [("engine.finish", "assemble")],
 }
 """What is timed of a run: the seconds add up over batches, and batches overlap."""
 
