@@ -14,7 +14,7 @@ from typing import Any
 MODELS = {"anthropic": "claude-haiku-4-5", "openai": "gpt-6-luna"}
 MOST = {"anthropic": 100_000, "openai": 50_000}
 MOST_PDFS = 140
-MAX_TOKENS = 64
+MAX_TOKENS = 100
 PDF_BYTES = 1_000_000
 TEXT = "Classify the ticket in one word. Ticket {n}: the printer on floor {n} is out of paper."
 ASK = "Which ticket is this?"
