@@ -1,6 +1,7 @@
 # Everything a person does with this repository. Needs make and Python 3.11 or newer, no more.
 #   make demo   runs a mixed set of jobs over the documents in flows/documents
 #   make test   runs the test suite
+#   make quick  runs the unit tests only
 #   make chaos  runs random scenarios of faults, kills and restarts, and reads odd replies and files
 
 PROVIDER ?= sandbox
@@ -18,13 +19,14 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test chaos lint types docs bench bench-full clean
+.PHONY: help demo test quick chaos lint types docs bench bench-full clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   a mixed job set against the local sandbox, no key needed"
 	@echo "            PROVIDER=anthropic|openai|both does it for real, with the keys in .env"
 	@echo "make test   the test suite"
+	@echo "make quick  the unit tests, under a minute"
 	@echo "make chaos  N=100 random scenarios of each kind: faults, kills, restarts, budgets;"
 	@echo "            20,000 odd replies and 2,000 odd documents"
 	@echo "make lint   style, formatting and import rules"
@@ -41,11 +43,14 @@ test: $(VENV)/.tools
 	@# Most tests wait for a server or a process, so four at a time use two cores well.
 	@$(PYTHON) -m pytest --numprocesses 4 --dist worksteal $(PYTEST)
 
+quick: $(VENV)/.tools
+	@$(PYTHON) -m pytest tests/unit --numprocesses 2 --dist worksteal $(PYTEST)
+
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
 	  --numprocesses 3 --dist worksteal $(PYTEST)
-	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 $(PYTHON) -m pytest tests/test_odd_rows.py \
-	  tests/test_odd_documents.py $(PYTEST)
+	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 $(PYTHON) -m pytest tests/unit/results/test_odd_rows.py \
+	  tests/unit/content/test_odd_documents.py $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, ProviderError
-from tests.test_cli import batchata
+from tests.flows.test_cli import batchata
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -1,0 +1,297 @@
+"""The flows that come with the package, run as a person runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import Flow
+from prefect.exceptions import FailedRun, ParameterTypeError
+from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL
+
+from batchata_prefect.jobs.sources import read_rows
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ROOT / "flows" / "documents"
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(scope="module")
+def jobs_from_file() -> Flow[Any, Any]:
+    """The flow, loaded as a worker loads it."""
+    return load_flow_from_entrypoint(f"{ROOT}/flows/jobs_from_file.py:jobs_from_file")
+
+
+def run(flow: Flow[Any, Any], **parameters: Any) -> dict[str, Any]:
+    return asyncio.run(flow(**parameters))
+
+
+def rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(read_rows(summary["results"]))
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "jobs.csv"
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["key", "city", "team"])
+        table.writerows([["a", "Oslo", "x"], ["b", "Lima", "y"], ["c", "Bonn", "x"]])
+    return path
+
+
+def test_every_parameter_is_described_and_the_plain_ones_come_first(
+    jobs_from_file: Flow[Any, Any],
+) -> None:
+    """The run form in the UI shows a description for each field, what everybody needs on top."""
+    properties = jobs_from_file.parameters.properties
+    assert list(properties)[:4] == ["jobs", "prompt", "model", "results_dir"]
+    assert [name for name, field in properties.items() if not field.get("description")] == []
+    assert jobs_from_file.parameters.required == ["jobs"]
+
+
+def test_every_choice_can_be_made_in_the_form(jobs_from_file: Flow[Any, Any]) -> None:
+    """The UI shows a single possible value as a constant, which nobody can choose."""
+    properties = jobs_from_file.parameters.properties
+    assert '"const"' not in json.dumps(properties)
+    assert properties["citations"]["enum"] == ["none", "provider", "quoted"]
+    assert properties["wait"]["enum"] == ["poll", "suspend"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"jobs": "a.csv", "max_tokens": 0},
+        {"jobs": "a.csv", "time_limit_hours": 25},
+        {"jobs": "a.csv", "cost_limit_usd": -1},
+        {"jobs": "a.csv", "response_model": "no.such:Model"},
+    ],
+)
+def test_bad_parameters_are_refused(
+    jobs_from_file: Flow[Any, Any], parameters: dict[str, Any]
+) -> None:
+    """What cannot be run is refused before a run does anything."""
+    with pytest.raises((ParameterTypeError, TypeError)):
+        jobs_from_file.validate_parameters(parameters)
+
+
+def test_template_ids_and_metadata(
+    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
+) -> None:
+    """Each row of a CSV is a job with its own prompt, id and metadata, on the asked model."""
+    summary = run(
+        jobs_from_file,
+        jobs=str(questions),
+        prompt="Where is {city}?",
+        model="gpt-6-luna",
+        results_dir=str(tmp_path / "{run_key}"),
+        system="Answer in one word.",
+        id_column="key",
+        metadata_columns=["team"],
+        cost_limit_usd=1,
+        run_key="cities",
+        state=str(tmp_path / "state"),
+    )
+    rows = rows_of(summary)
+    assert summary["results"] == str(tmp_path / "cities" / "results.jsonl")
+    assert summary["counts"] == {"total": 3, "completed": 3, "failed": 0, "cancelled": 0}
+    assert summary["cost_usd"] == pytest.approx(sum(row["cost_usd"] for row in rows))
+    assert [row["job_id"] for row in rows] == ["a", "b", "c"]
+    assert [json.loads(row["metadata_json"]) for row in rows] == [
+        {"team": "x"},
+        {"team": "y"},
+        {"team": "x"},
+    ]
+    requests = b"".join(
+        path.read_bytes() for path in (tmp_path / "cities/raw_files/requests").iterdir()
+    )
+    assert requests.count(b"Answer in one word.") == 3
+    assert b"Where is Lima?" in requests
+
+
+def test_documents_and_a_response_model(
+    jobs_from_file: Flow[Any, Any], tmp_path: Path, sandbox
+) -> None:
+    """A column of document paths and a JSON schema give typed answers from each document."""
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(
+        "".join(
+            json.dumps({"file": str(DOCUMENTS / name)}) + "\n"
+            for name in ("invoice-1042.pdf", "invoice-2297.pdf")
+        )
+    )
+    schema = {
+        "type": "object",
+        "properties": {"invoice_number": {"type": "string"}, "total": {"type": "number"}},
+        "required": ["invoice_number", "total"],
+        "additionalProperties": False,
+    }
+    summary = run(
+        jobs_from_file,
+        jobs=str(jobs),
+        prompt="Read this invoice.",
+        model="claude-haiku-5-5",
+        results_dir=str(tmp_path / "out"),
+        response_model=schema,
+        file_column="file",
+        documents_root=str(DOCUMENTS),
+        run_key="invoices",
+        state=str(tmp_path / "state"),
+    )
+    assert [json.loads(row["parsed_response_json"]) for row in rows_of(summary)] == [
+        {"invoice_number": "NW-1042", "total": 1353.24},
+        {"invoice_number": "2297/B", "total": 1204.2},
+    ]
+
+
+@pytest.mark.parametrize("asked", ["provider", "quoted"])
+def test_answers_cite_their_documents(
+    jobs_from_file: Flow[Any, Any], tmp_path: Path, sandbox, asked: str
+) -> None:
+    """Whichever way is chosen in the form."""
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"file": str(DOCUMENTS / "invoice-1042.pdf")}) + "\n")
+    summary = run(
+        jobs_from_file,
+        jobs=str(jobs),
+        prompt="Read this invoice.",
+        model="claude-haiku-5-5",
+        results_dir=str(tmp_path / "out"),
+        citations=asked,
+        file_column="file",
+        documents_root=str(DOCUMENTS),
+        run_key=str(tmp_path),
+        state=str(tmp_path / "state"),
+    )
+    (row,) = rows_of(summary)
+    assert json.loads(row["citations_json"])
+    (request,) = (tmp_path / "out/raw_files/requests").iterdir()
+    native = b'"citations":{"enabled":true}' in request.read_bytes()
+    assert native == (asked == "provider")
+
+
+def test_same_run_key_buys_nothing_again(
+    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
+) -> None:
+    """A second run under the same key gives the same summary without a new batch."""
+    parameters = {
+        "jobs": str(questions),
+        "prompt": f"{tmp_path} {{city}}",
+        "model": "claude-haiku-5-5",
+        "results_dir": str(tmp_path / "out"),
+        "run_key": "again",
+        "state": str(tmp_path / "state"),
+    }
+    first = run(jobs_from_file, **parameters)
+    bought = len(list(sandbox.ledger.batches()))
+    assert run(jobs_from_file, **parameters) == first
+    assert len(list(sandbox.ledger.batches())) == bought
+
+
+def test_run_key_is_the_flow_run(
+    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
+) -> None:
+    """Without a run key each flow run has its own results, so that a Retry finds them again."""
+    summary = run(
+        jobs_from_file,
+        jobs=str(questions),
+        prompt="{city}?",
+        model="claude-haiku-5-5",
+        results_dir=str(tmp_path / "{run_key}"),
+        state=str(tmp_path / "state"),
+    )
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", summary["run_key"])
+    assert Path(summary["results"]).parent.name == summary["run_key"]
+
+
+def test_run_without_any_answer_fails_with_its_reasons(
+    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
+) -> None:
+    """When no job was answered the flow run is failed, and says how many failed of what."""
+    with pytest.raises(FailedRun, match=r"0 of 3 jobs answered, 3 failed.*\(refusal: 3\)"):
+        run(
+            jobs_from_file,
+            jobs=str(questions),
+            prompt="[[sandbox:refusal]] {city}",
+            model="claude-haiku-5-5",
+            results_dir=str(tmp_path / "out"),
+            run_key="refused",
+            state=str(tmp_path / "state"),
+        )
+
+
+def demo(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the demo as make does, under the tests' Prefect server."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("ANTHROPIC_", "OPENAI_"))}
+    api = PREFECT_API_URL.value()
+    assert api is not None
+    return subprocess.run(
+        [sys.executable, ROOT / "flows" / "demo.py", *arguments],
+        cwd=folder,
+        env={**keep, "PREFECT_API_URL": api, "COLUMNS": "120", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_demo_runs_and_a_second_time_submits_nothing(tmp_path: Path) -> None:
+    """The demo answers all its jobs on both providers; the second run sends nothing and says so."""
+    from batchata_prefect.sandbox import Ledger
+
+    first = demo(tmp_path)
+    assert first.returncode == 0, first.stdout
+    for text in (
+        "14 of 14 jobs answered in 4 batches for $0.00",
+        "This run submitted 4 batches",
+        "NW-1042, 1,353.24 USD, Northwind Paper Supply Ltd",
+        "total from 'Total: $1,353.24' (invoice-1042.pdf, page 2)",
+        "demo-output/sandbox/results.jsonl",
+        "/runs/flow-run/",
+    ):
+        assert text in first.stdout
+    ledger = Ledger(tmp_path / "demo-output" / "sandbox" / "sandbox-server")
+    billed = [row.custom_id for row in ledger.billed()]
+    assert len(billed) == len(set(billed)) == 14
+
+    second = demo(tmp_path)
+    assert second.returncode == 0, second.stdout
+    assert "This run submitted nothing" in second.stdout
+    assert [row.custom_id for row in ledger.billed()] == billed
+    assert len(list(read_rows(tmp_path / "demo-output/sandbox/results.jsonl"))) == 14
+
+
+@pytest.mark.parametrize(
+    ("provider", "key", "says"),
+    [
+        ("openai", None, "OPENAI_API_KEY"),
+        ("anthropic", "wrong", "API key"),
+    ],
+)
+def test_demo_says_what_is_wrong_with_the_key(
+    tmp_path: Path, sandbox, provider: str, key: str | None, says: str
+) -> None:
+    """A missing or wrong key is one sentence after the price, not a traceback; nothing is paid."""
+    name = provider.upper()
+    environment = {f"{name}_BASE_URL": sandbox.environment()[f"{name}_BASE_URL"]}
+    if key:
+        environment[f"{name}_API_KEY"] = key
+    ended = demo(tmp_path, "--provider", provider, **environment)
+    assert ended.returncode == 1
+    assert f"This run buys answers from {provider} for at most $0.00" in ended.stdout
+    assert "The demo stopped: " in ended.stdout
+    assert says in ended.stdout.rpartition("The demo stopped: ")[2]
+    assert "Traceback" not in ended.stdout

@@ -1,0 +1,99 @@
+"""The documentation: its Python runs, its commands are real."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / ".docs" / "pages").glob("*.md"))
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path, kind: re.Pattern[str]) -> list[str]:
+    return kind.findall(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run in, but for the documents that the pages speak of."""
+    invoice = (ROOT / "flows" / "documents" / "invoice-1042.pdf").read_bytes()
+    for name in ("a.pdf", "b.pdf"):
+        (tmp_path / name).write_bytes(invoice)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in (*PAGES, ROOT / "README.md") if blocks(path, PYTHON)],
+    ids=lambda path: path.stem,
+)
+def test_python_runs(path: Path, documents: Path, prefect_server, sandbox) -> None:
+    """The Python of a page runs from its first block to its last, in an empty folder."""
+    names: dict[str, object] = {"__name__": path.stem}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for number, code in enumerate(blocks(path, PYTHON), 1):
+            exec(compile(code, f"{path.name}, block {number}", "exec"), names)
+    assert "failed" not in said.getvalue()
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every `batchata` command of the pages, as (page, arguments)."""
+    found: list[tuple[str, list[str]]] = []
+    for path in (*PAGES, ROOT / "README.md"):
+        for block in blocks(path, CONSOLE):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+                if words[:1] == ["batchata"] and line.startswith("$ "):
+                    told = words[1 : words.index("&")] if "&" in words else words[1:]
+                    found.append((path.stem, told))
+    return found
+
+
+def test_commands_are_understood() -> None:
+    """Every command that a page shows is one that the command line takes."""
+    from batchata_prefect.cli import app
+
+    shown = [(page, told) for page, told in commands() if not told[0].startswith("--")]
+    assert {told[0] for _, told in shown} >= {"run", "plan", "retry", "results", "deploy", "diff"}
+    for page, told in shown:
+        command, _, _ = app.parse_args(told, exit_on_error=False, print_error=False)
+        assert command is not None, f"{page}: {told}"
+
+
+def test_release_notes_are_the_section_of_the_version(tmp_path: Path) -> None:
+    """A release says what its section of the changelog says; one without a section is refused."""
+    names = runpy.run_path(str(ROOT / ".github" / "release_notes.py"))
+    (tmp_path / "batchata_prefect").mkdir()
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "batchata_prefect" / "__init__.py").write_text('__version__ = "1.2.3"\n')
+    log = "# Log\n\n## [Unreleased]\n\n## [1.2.3] - 2026-12-01\n\n- New.\n\n## [1.2.2]\n\n- Old.\n"
+    (tmp_path / "CHANGELOG.md").write_text(log)
+    assert names["notes"]("1.2.3", tmp_path) == "- New.\n"
+    with pytest.raises(SystemExit, match=r"the tag says 1\.2\.2"):
+        names["notes"]("1.2.2", tmp_path)
+    (tmp_path / "CHANGELOG.md").write_text(log.replace("1.2.3", "1.2.1"))
+    with pytest.raises(SystemExit, match="no section"):
+        names["notes"]("1.2.3", tmp_path)
+
+
+def test_actions_are_pinned() -> None:
+    """A tag that somebody moves runs nothing here: each action is named by its commit."""
+    found = [
+        line.partition("uses:")[2].strip()
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "uses:" in line
+    ]
+    assert found
+    pinned = re.compile(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert [action for action in found if not pinned.fullmatch(action)] == []

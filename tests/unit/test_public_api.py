@@ -1,0 +1,82 @@
+"""What users import, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import batchata_prefect
+
+
+def test_every_public_name_is_there() -> None:
+    """All of `__all__` can be imported, and nothing public is missing from the lazy table."""
+    for name in batchata_prefect.__all__:
+        assert getattr(batchata_prefect, name).__name__ == name
+    assert set(batchata_prefect._HOMES) == set(batchata_prefect.__all__)
+    assert dir(batchata_prefect) == sorted(batchata_prefect.__all__)
+
+
+def test_the_names_of_the_original_library_are_kept() -> None:
+    """Moving is one changed import."""
+    from batchata_prefect import Batch, BatchRun, Citation, JobResult
+
+    for name in [
+        "set_default_params",
+        "set_state",
+        "add_cost_limit",
+        "add_time_limit",
+        "raw_files",
+        "set_verbosity",
+        "add_job",
+        "run",
+        "__len__",
+        "__repr__",
+    ]:
+        assert callable(getattr(Batch, name))
+    for name in [
+        "results",
+        "status",
+        "set_on_progress",
+        "get_failed_jobs",
+        "to_json",
+        "execute",
+        "shutdown",
+    ]:
+        assert callable(getattr(BatchRun, name))
+    result = JobResult(job_id="x")
+    for name in [
+        "raw_response",
+        "parsed_response",
+        "citations",
+        "citation_mappings",
+        "input_tokens",
+        "output_tokens",
+        "cost_usd",
+        "error",
+        "batch_id",
+        "is_success",
+        "total_tokens",
+    ]:
+        assert hasattr(result, name)
+    assert Citation("a", "b", 3, {"c": 1}).page == 3
+
+
+def test_importing_loads_neither_prefect_nor_an_sdk() -> None:
+    """A script that only builds a batch does not wait for what only a run needs."""
+    program = (
+        "import sys, batchata_prefect\n"
+        "from batchata_prefect import Batch, JobResult\n"
+        "names = ('prefect', 'anthropic', 'openai', 'genai_prices')\n"
+        "print([name for name in names if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """One version, in two places that agree."""
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'version = "{batchata_prefect.__version__}"' in project
