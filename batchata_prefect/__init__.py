@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from batchata_prefect.answers import Attempt, Citation, EndedBatch, JobResult, ToolCall, Usage
     from batchata_prefect.batch import Batch
     from batchata_prefect.errors import (
         BatchataError,
@@ -31,35 +32,27 @@ if TYPE_CHECKING:
         StateError,
         ValidationError,
     )
-    from batchata_prefect.models import (
-        Attempt,
-        Citation,
-        EndedBatch,
-        Job,
-        JobResult,
-        ToolCall,
-        Usage,
-    )
+    from batchata_prefect.models import Job
     from batchata_prefect.run import BatchRun
 
 _HOMES = {
-    "Attempt": "models",
+    "Attempt": "answers",
     "Batch": "batch",
     "BatchRun": "run",
     "BatchSubmissionError": "errors",
     "BatchataError": "errors",
-    "Citation": "models",
+    "Citation": "answers",
     "CostLimitExceededError": "errors",
-    "EndedBatch": "models",
+    "EndedBatch": "answers",
     "Job": "models",
-    "JobResult": "models",
+    "JobResult": "answers",
     "MissingCredentialsError": "errors",
     "ParseError": "errors",
     "ProviderError": "errors",
     "ProviderNotFoundError": "errors",
     "StateError": "errors",
-    "ToolCall": "models",
-    "Usage": "models",
+    "ToolCall": "answers",
+    "Usage": "answers",
     "ValidationError": "errors",
 }
 

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from batchata_prefect.answers import JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.session import (
     TERMINATED,
@@ -30,7 +31,6 @@ from batchata_prefect.engine.session import (
 from batchata_prefect.engine.status import FailureCodes, batch_statuses, run_status
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.spool import Spool
-from batchata_prefect.models import JobResult
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number, plain_usd
 from batchata_prefect.results.diff import RunDiff

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.models import Usage
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
 

@@ -13,13 +13,13 @@ import os
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 
+from batchata_prefect.answers import EndedBatch
 from batchata_prefect.engine.download import restore
 from batchata_prefect.engine.read_chunk import answers_of, kept_answers, source_of
 from batchata_prefect.engine.session import OnBatch, Session
 from batchata_prefect.errors import one_line
 from batchata_prefect.files import private
 from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
-from batchata_prefect.models import EndedBatch
 from batchata_prefect.money.ledger import ANSWERED, CANCELED, FAILED, NEVER_SENT, Entry
 from batchata_prefect.results.assemble import Part
 from batchata_prefect.results.ended import Words, add, batch_rows, begin

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.engine.counting import count_exactly
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
@@ -18,7 +19,6 @@ from batchata_prefect.engine.recovery import connected, refuse_other_records
 from batchata_prefect.engine.session import Pace, Session
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
-from batchata_prefect.models import Usage
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
 from batchata_prefect.numbers import plain_usd, told_usd

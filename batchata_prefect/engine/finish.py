@@ -11,13 +11,14 @@ from typing import Any
 import orjson
 from prefect import get_run_logger
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.engine.deliver import has_answers
 from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.status import batch_statuses
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
-from batchata_prefect.models import Usage, package
+from batchata_prefect.models import package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.numbers import plain_usd

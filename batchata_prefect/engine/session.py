@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
 
+from batchata_prefect.answers import EndedBatch, JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import BatchataError, ValidationError
 from batchata_prefect.jobs.spool import Spool
-from batchata_prefect.models import EndedBatch, JobResult, ProviderBatch
+from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import fetch
 from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.read_chunk import fault_text, read_chunk
 from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, blanked, one_line
-from batchata_prefect.models import Chunk, ProviderBatch, Usage
+from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import (
     AGAIN,
     ANSWERED,

@@ -12,7 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal, TypeAlias
 
-from batchata_prefect.models import Chunk, Usage
+from batchata_prefect.answers import Usage
+from batchata_prefect.models import Chunk
 
 TIME_LIMIT = "Time limit exceeded"
 """Reason of an ending that the run's deadline brought about."""

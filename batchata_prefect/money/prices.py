@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from batchata_prefect.models import USUAL, Pass, Terms, Usage
+from batchata_prefect.answers import Pass, Usage
+from batchata_prefect.models import USUAL, Terms
 from batchata_prefect.money import tariffs
 from batchata_prefect.money.listed import BATCH, STANDARD, listed_tariff
 from batchata_prefect.money.own import Prices, own_tariffs

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from batchata_prefect.models import Pass, Terms, Usage
+from batchata_prefect.answers import Pass, Usage
+from batchata_prefect.models import Terms
 
 MILLION = Decimal(1_000_000)
 

@@ -15,8 +15,9 @@ from importlib.metadata import entry_points
 from io import RawIOBase
 from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
+from batchata_prefect.answers import Reply
 from batchata_prefect.errors import ProviderNotFoundError
-from batchata_prefect.models import Chunk, Job, ProviderBatch, Reply, Request
+from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.providers.again import Again
 
 

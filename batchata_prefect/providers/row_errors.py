@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
+from batchata_prefect.answers import Reply
 from batchata_prefect.errors import blanked
-from batchata_prefect.models import Reply
 from batchata_prefect.providers.rows import opened, text_at, whole_number
 
 _WORDS_OF_THE_REQUEST = frozenset(

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import orjson
 
+from batchata_prefect.answers import Reply, Usage
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import loads_exact
-from batchata_prefect.models import Reply, Usage
 
 EMPTY: Mapping[str, Any] = {}
 

@@ -37,8 +37,9 @@ from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.errors import StateError
-from batchata_prefect.models import Chunk, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Sample, Start
 from batchata_prefect.records.storage import CannotCreateError, is_missing
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from batchata_prefect.models import Reply
+from batchata_prefect.answers import Reply
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, CANCELED, FAILED, NOT_AS_ASKED
 from batchata_prefect.providers.failures import is_transient
 

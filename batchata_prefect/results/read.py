@@ -9,12 +9,13 @@ from pathlib import Path
 
 import orjson
 
+from batchata_prefect.answers import JobResult, Reply, Usage
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.files import BUFFER_BYTES
 from batchata_prefect.jobs.spool import SpoolReader
-from batchata_prefect.models import Chunk, JobResult, Reply, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.again import handed_back
 from batchata_prefect.providers.rows import UNREADABLE, rescued

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from batchata_prefect.answers import Attempt, Citation, JobResult, Reply, TextBlock, Usage
 from batchata_prefect.content.citations import (
     drop_unverified,
     map_citations,
@@ -21,17 +22,7 @@ from batchata_prefect.content.schema import AnswerSchema, Parsed, made, parse_an
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import dumps, loads, writable
 from batchata_prefect.jobs.spool import Context
-from batchata_prefect.models import (
-    USUAL,
-    Attempt,
-    Chunk,
-    Citation,
-    JobResult,
-    Reply,
-    Terms,
-    TextBlock,
-    Usage,
-)
+from batchata_prefect.models import USUAL, Chunk, Terms
 from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.items import call, why_none

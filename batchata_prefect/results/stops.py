@@ -7,7 +7,7 @@ word that is new may stand for half an answer.
 
 from __future__ import annotations
 
-from batchata_prefect.models import Reply
+from batchata_prefect.answers import Reply
 
 ENDS = frozenset({None, "end_turn", "stop_sequence", "tool_use"})
 """Reasons that are an end; servers of the same protocol may leave it out."""

@@ -17,7 +17,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, BatchRun, ProviderError, StateError
-from batchata_prefect.models import Chunk, Reply, Usage
+from batchata_prefect.answers import Reply, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.providers import providers
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.store import Records

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from batchata_prefect.answers import Citation, TextBlock
 from batchata_prefect.bounds import bounds
 from batchata_prefect.content.citations.evidence import Source, supports
 from batchata_prefect.content.citations.fields import Leaf, leaves
 from batchata_prefect.content.citations.matching import Passage, Work
 from batchata_prefect.content.citations.originals import Held, Original, Part
 from batchata_prefect.content.schema.json_text import json_spans
-from batchata_prefect.models import Citation, TextBlock
 
 _RANGE_KEYS = (
     "start_char_index end_char_index start_page_number end_page_number start_block_index "

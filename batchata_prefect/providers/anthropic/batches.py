@@ -13,17 +13,10 @@ from datetime import datetime
 from os import SEEK_END
 from typing import Any
 
+from batchata_prefect.answers import Reply
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.exact_json import dumps
-from batchata_prefect.models import (
-    BatchState,
-    Chunk,
-    EndingKind,
-    Job,
-    ProviderBatch,
-    Reply,
-    Request,
-)
+from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
 from batchata_prefect.providers.again import Again, continued, reworded, roomier
 from batchata_prefect.providers.anthropic.body import LIMITS, render

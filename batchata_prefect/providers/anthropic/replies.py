@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
-from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.providers.anthropic.usage import usage_of
 from batchata_prefect.providers.items import exact_inputs, kept, says_more
 from batchata_prefect.providers.rows import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from batchata_prefect.models import Outcome, Reply
+from batchata_prefect.answers import Outcome, Reply
 from batchata_prefect.providers.anthropic.replies import answer
 from batchata_prefect.providers.row_errors import error_in
 from batchata_prefect.providers.rows import opened, opened_object, text_at

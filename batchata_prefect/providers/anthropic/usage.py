@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from batchata_prefect.models import USUAL, Pass, Terms, Usage
+from batchata_prefect.answers import Pass, Usage
+from batchata_prefect.models import USUAL, Terms
 from batchata_prefect.providers.rows import (
     EMPTY,
     list_at,

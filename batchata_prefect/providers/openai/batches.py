@@ -16,6 +16,7 @@ from io import RawIOBase
 from os import SEEK_END
 from typing import Any, BinaryIO, cast
 
+from batchata_prefect.answers import Reply
 from batchata_prefect.errors import MissingCredentialsError, blanked, one_line
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
@@ -25,7 +26,6 @@ from batchata_prefect.models import (
     EndingKind,
     Job,
     ProviderBatch,
-    Reply,
     Request,
 )
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire

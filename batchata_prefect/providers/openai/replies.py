@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
-from batchata_prefect.models import Reply, TextBlock, Usage
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.providers.items import kept, says_more
 from batchata_prefect.providers.openai.usage import SEARCHES_BY_ITSELF, usage_of
 from batchata_prefect.providers.rows import (

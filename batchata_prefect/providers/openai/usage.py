@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
-from batchata_prefect.models import USUAL, Terms, Usage
+from batchata_prefect.answers import Usage
+from batchata_prefect.models import USUAL, Terms
 from batchata_prefect.providers.rows import object_at, objects_at, text_at, tokens_at, whole_number
 
 _FREE = frozenset(

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.models import Usage
+from batchata_prefect.answers import Usage
 from batchata_prefect.money.prices import PriceBook
 
 ROWS_READ = 5_000

@@ -11,9 +11,10 @@ import orjson
 import pytest
 from pydantic import BaseModel, Field
 
+from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
 from batchata_prefect.content.schema import AnswerSchema, answer_schema, from_plain, to_plain
 from batchata_prefect.jobs.spool import Context
-from batchata_prefect.models import Chunk, Citing, JobResult, Reply, TextBlock, Usage
+from batchata_prefect.models import Chunk, Citing
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.results.row import Reading, blank_row, from_row, merge_attempts
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from batchata_prefect.answers import TextBlock
 from batchata_prefect.bounds import bounds
 from batchata_prefect.content import citations
 from batchata_prefect.content.citations import map_citations
 from batchata_prefect.content.citations.matching import Work
-from batchata_prefect.models import TextBlock
 
 D = Decimal
 SHARED = Path(__file__).parents[4] / "shared" / "cases" / "wire" / "citation_traps.jsonl"

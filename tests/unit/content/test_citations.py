@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from batchata_prefect.answers import Citation, TextBlock
 from batchata_prefect.content.citations import (
     drop_unverified,
     map_citations,
@@ -33,7 +34,7 @@ from batchata_prefect.content.citations.originals import (
 )
 from batchata_prefect.content.citations.written import normal, numbers
 from batchata_prefect.jobs.spool import Context
-from batchata_prefect.models import Chunk, Citation, TextBlock
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.providers.originals import held_in

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
+from batchata_prefect.answers import TextBlock
 from batchata_prefect.content.citations import map_citations
-from batchata_prefect.models import TextBlock
 
 D = Decimal
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 from pydantic import BaseModel
 
+from batchata_prefect.answers import TextBlock
 from batchata_prefect.content.citations import map_citations
-from batchata_prefect.models import TextBlock
 
 D = Decimal
 

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.engine.endings import moves
 from batchata_prefect.engine.session import Pace, Session, Settings
 from batchata_prefect.jobs import chunks
@@ -25,7 +26,7 @@ from batchata_prefect.jobs.spool import (
     WAITING,
     Spool,
 )
-from batchata_prefect.models import Estimate, Job, Request, Usage
+from batchata_prefect.models import Estimate, Job, Request
 from batchata_prefect.money import ledger
 from batchata_prefect.money.ledger import Ending
 from batchata_prefect.money.prices import PriceBook

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from batchata_prefect import Batch, ValidationError
+from batchata_prefect.answers import Pass, Reply, Usage
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.jobs.spool.kept import keep, reopen
-from batchata_prefect.models import Chunk, Job, Pass, Reply, Terms, Usage
+from batchata_prefect.models import Chunk, Job, Terms
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
 from batchata_prefect.results.row import Reading

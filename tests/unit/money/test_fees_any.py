@@ -9,9 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from batchata_prefect.answers import Pass, Usage
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import Row
-from batchata_prefect.models import Chunk, Pass, Terms, Usage
+from batchata_prefect.models import Chunk, Terms
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Ending, Entry
 from batchata_prefect.money.observed import correction

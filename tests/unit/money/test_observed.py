@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchata_prefect import Batch
-from batchata_prefect.models import Chunk, Usage
+from batchata_prefect.answers import Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Ending, Entry
 from batchata_prefect.money.observed import (

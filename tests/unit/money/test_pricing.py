@@ -20,9 +20,9 @@ from genai_prices.data import providers as price_data
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.models import Usage
 from batchata_prefect.money.own import read_prices
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.tokens import estimate_document, estimate_text

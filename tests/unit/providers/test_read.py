@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.errors import ParseError
-from batchata_prefect.models import Reply, TextBlock, Usage
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 

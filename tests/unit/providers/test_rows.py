@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect.models import Usage
+from batchata_prefect.answers import Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.items import why_none
 from batchata_prefect.results.codes import mark, named

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
+from batchata_prefect.answers import Usage
 from batchata_prefect.errors import StateError
-from batchata_prefect.models import Chunk, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Start
 from batchata_prefect.records.storage import DurableFileSystem, is_missing, storage_at

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchata_prefect.models import Reply
+from batchata_prefect.answers import Reply
 from batchata_prefect.money.ledger import AGAIN, FAILED, NOT_AS_ASKED
 from batchata_prefect.providers.failures import is_transient
 from batchata_prefect.results.codes import CODES, mark, named, rule, what_to_do

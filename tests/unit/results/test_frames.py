@@ -12,8 +12,9 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, StateError
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.jobs.spool import Context
-from batchata_prefect.models import Chunk, Reply, TextBlock, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.results.frames import arrow_table, write_parquet
 from batchata_prefect.results.row import Reading

@@ -40,9 +40,10 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from batchata_prefect import Batch
+from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
 from batchata_prefect.content.schema import AnswerSchema, answer_schema, from_plain, to_plain
 from batchata_prefect.jobs.spool import Context
-from batchata_prefect.models import Chunk, JobResult, Reply, TextBlock, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.results.row import Reading, from_row
 

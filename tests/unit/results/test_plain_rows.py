@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.jobs.spool import Context, Stored, pack
 from batchata_prefect.jobs.spool.layout import unpack
-from batchata_prefect.models import Chunk, Reply, TextBlock, Usage
+from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.results.answer_file import open_answers

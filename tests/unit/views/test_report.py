@@ -96,7 +96,7 @@ def results(tmp_path: Path) -> Path:
 
 def test_saving_is_the_realtime_price_of_the_same_tokens_less_the_cost(results: Path) -> None:
     """A batch costs half: the realtime price of the whole is twice what all attempts cost."""
-    from batchata_prefect.models import Usage
+    from batchata_prefect.answers import Usage
     from batchata_prefect.money.prices import PriceBook
 
     usage = Usage(input_tokens=1000, output_tokens=500)
