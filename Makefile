@@ -19,7 +19,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check -qq
 PIN := $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help demo test quick chaos lint types docs bench bench-full clean
+.PHONY: help demo test quick chaos lint types docs pages bench bench-full clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,7 +33,8 @@ help:
 	@echo "make types  the type checker"
 	@echo "make bench  this package against a plain SDK script and a floor; minutes"
 	@echo "make bench-full  the same with a million jobs, 20 minutes; writes bench.md and bench.svg"
-	@echo "make docs   the documentation, in build/docs"
+	@echo "make pages  writes into the documentation what it takes out of the code"
+	@echo "make docs   the documentation, in build/docs; ends where a page is behind the code"
 	@echo "make clean  removes what these have made, except $(VENV)"
 
 demo: $(VENV)/.package
@@ -68,7 +69,11 @@ bench: $(VENV)/.tools
 bench-full: $(VENV)/.tools
 	@$(PYTHON) -m tests.bench --full --out tests/bench $(BENCH)
 
+pages: $(VENV)/.tools
+	@$(PYTHON) .docs/generated.py
+
 docs: $(VENV)/.docs
+	@$(PYTHON) .docs/generated.py --check
 	@# A broken link or a name that is not documented ends it.
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --quiet --config-file .docs/mkdocs.yml
 

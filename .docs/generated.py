@@ -1,12 +1,17 @@
-"""What the pages take out of the code, so that it cannot be another there: mkdocs calls this.
+"""What the pages take out of the code, written into them where they are read.
 
-`{{ name }}` in a page is replaced by what the function of that name gives.
+    python .docs/generated.py            # writes; `make pages`
+    python .docs/generated.py --check    # ends with 1 where a page is behind the code; `make docs`
+
+A page is met on the code host as often as on the built site, so what is generated stands in it as
+text, between `<!-- generated: name -->` and `<!-- /generated -->`. mkdocs calls `on_page_markdown`.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from html import escape
 from pathlib import Path
@@ -14,11 +19,18 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "batchata_prefect"
+PAGES = ROOT / ".docs" / "pages"
+PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- /generated -->)", re.DOTALL)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in what a page asks for; a name that is not known stops the build."""
-    return re.sub(r"\{\{ (\w+) \}\}", lambda found: GENERATED[found[1]](), markdown)
+    """Unfold what only the built site can show: `<!-- ::: name -->` is a reference of that name."""
+    return re.sub(r"^<!-- (:::.*?) -->$", r"\1", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def written(page: str) -> str:
+    """A page with its generated parts as the code has them now."""
+    return PART.sub(lambda found: f"{found[1]}\n{GENERATED[found[2]]()}\n\n{found[3]}", page)
 
 
 def advice() -> str:
@@ -88,29 +100,11 @@ def models() -> str:
 
 
 def floors() -> str:
-    """The floors of the package as a picture, from the import contract that CI checks."""
+    """The floors of the package, from the import contract that CI checks."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     (layers,) = [c["layers"] for c in contract["contracts"] if c["type"] == "layers"]
-    width, row, parts = 720, 34, []
-    for number, layer in enumerate(layers):
-        names = [name.strip() for name in layer.replace(":", "|").split("|")]
-        each, y = (width - 6 * (len(names) - 1)) / len(names), number * row
-        for place, name in enumerate(names):
-            x = place * (each + 6)
-            size = min(13.0, each / (0.62 * len(name)))
-            parts.append(
-                f'<rect x="{x:.0f}" y="{y}" width="{each:.0f}" height="{row - 6}" rx="4"/>'
-                f'<text x="{x + each / 2:.0f}" y="{y + 19}" font-size="{size:.1f}">{name}</text>'
-            )
-    style = (
-        "<style>.floors rect{fill:none;stroke:currentColor;stroke-opacity:.35}"
-        ".floors text{fill:currentColor;text-anchor:middle;font-family:monospace}</style>"
-    )
-    label = "The modules of the package; imports go down only"
-    return (
-        f'<svg class="floors" viewBox="-1 -1 {width + 2} {len(layers) * row}" role="img" '
-        f'aria-label="{label}">{style}{"".join(parts)}</svg>'
-    )
+    lines = ["   ".join(re.split(r"\s*[:|]\s*", layer)) for layer in layers]
+    return "\n".join(["```text", *lines, "```"])
 
 
 def rooms() -> str:
@@ -132,20 +126,12 @@ def commands() -> str:
 
     from rich.console import Console
 
+    # The command's own list of commands is shorter: it looks at how it was called.
+    sys.argv = ["batchata", "run", "--help"]
     from batchata_prefect.cli import app
 
     parts: list[str] = []
-    for name in (
-        "run",
-        "retry",
-        "results",
-        "diff",
-        "status",
-        "adopt",
-        "cancel",
-        "models",
-        "deploy",
-    ):
+    for name in (each for each in app if not each.startswith("-")):
         shown = io.StringIO()
         app([name, "--help"], console=Console(file=shown, width=76), result_action="return_value")
         lines = "\n".join(line.rstrip() for line in shown.getvalue().splitlines())
@@ -153,6 +139,40 @@ def commands() -> str:
     return "\n".join(parts)
 
 
+def api() -> str:
+    """Every public name with the first sentence of its docstring."""
+    import batchata_prefect
+
+    lines = ["| name | what it is |", "|---|---|"]
+    for name in sorted(set(batchata_prefect.__all__) - {"__version__"}):
+        text = getattr(batchata_prefect, name).__doc__ or ""
+        said = escape(" ".join(text.partition("\n\n")[0].split()), quote=False)
+        lines.append(f"| `{name}` | {said.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
 GENERATED = {
-    each.__name__: each for each in (advice, pace, batch_limits, models, floors, rooms, commands)
+    each.__name__: each
+    for each in (advice, pace, batch_limits, models, floors, rooms, commands, api)
 }
+
+
+def main(check: bool) -> int:
+    """Write every page, or only say which of them are behind the code."""
+    behind = 0
+    for path in sorted(PAGES.glob("*.md")):
+        before = path.read_text("utf-8")
+        after = written(before)
+        if after == before:
+            continue
+        behind += 1
+        print(f"{'is behind the code' if check else 'written'}: .docs/pages/{path.name}")  # noqa: T201
+        if not check:
+            path.write_text(after, "utf-8")
+    if behind and check:
+        print("`make pages` writes them")  # noqa: T201
+    return int(bool(behind and check))
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
