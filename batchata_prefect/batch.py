@@ -12,7 +12,6 @@ from typing import Any, Literal, Self, Unpack, cast
 from dotenv import load_dotenv
 
 from batchata_prefect.engine.session import (
-    Counting,
     IfRunning,
     OnBatch,
     OnCancel,
@@ -89,10 +88,6 @@ class Batch:
             provider turns a batch away.
         upload_files: Whether a PDF or image from 100 kB that several jobs share is uploaded to the
             provider once and deleted after the run; None does it where it saves 20 MB or more.
-        estimate: `bound` reckons an upper bound of input tokens here, three to five times what
-            prose really has, without asking anybody. `exact` has the provider count every request
-            before it is sent: free, a call a job, some 30 a second; the cost limit then reserves
-            2 % over the count in place of the bound.
         budget: Name of a budget, such as `team-a-2026-11`, that runs of any process share through
             the Prefect server: the cost limit of each is then that of all together.
         credentials: Provider -> Prefect block with its key, in place of the environment's:
@@ -119,7 +114,6 @@ class Batch:
         upload_files: bool | None = None,
         budget: str | None = None,
         credentials: Mapping[str, str] | None = None,
-        estimate: Counting = "bound",
     ) -> None:
         load_dotenv(Path.cwd() / ".env")
         if not str(results_dir).strip():
@@ -136,8 +130,6 @@ class Batch:
             )
         if result_format == "parquet":
             require("pyarrow", "parquet", "result_format='parquet'")
-        if estimate not in {"bound", "exact"}:
-            raise ValidationError(f"estimate must be 'bound' or 'exact', not {estimate!r}")
         self._results_url = normal(str(results_dir)) if is_url(results_dir) else None
         if self._results_url is not None:
             self._results_dir = working_folder(self._results_url)
@@ -165,7 +157,6 @@ class Batch:
                     f"the credentials for {provider!r} must be the name of a saved block, so that "
                     "the run finds its key again; save the block and give its name"
                 )
-        self._estimate: Counting = estimate
         self._quota = {
             model: whole(f"the quota of {model!r}", tokens, least=1)
             for model, tokens in (quota or {}).items()
@@ -634,7 +625,6 @@ class Batch:
             cost_limit_usd=self._cost_limit_usd,
             budget=self._budget,
             credentials=self._credentials,
-            estimate=self._estimate,
             time_limit_seconds=self._time_limit_seconds,
             on_deadline=self._on_deadline,
             realtime_limit_usd=self._realtime_limit_usd,

@@ -30,7 +30,6 @@ async def jobs_from_file(
     max_tokens: PositiveInt = 4096,
     cost_limit_usd: PositiveFloat | None = None,
     shared_budget: str | None = None,
-    exact_counts: bool = False,
     time_limit_hours: Annotated[float, Field(gt=0, le=24)] | None = None,
     realtime_limit_usd: PositiveFloat | None = None,
     canary: PositiveFloat | None = None,
@@ -76,8 +75,6 @@ async def jobs_from_file(
         cost_limit_usd: USD that the run never passes, over all its retries.
         shared_budget: Name of a budget that runs share through this Prefect server; the cost limit
             is then that of all together.
-        exact_counts: Whether the providers count the input tokens before anything is sent, so that
-            the cost limit holds more jobs at once; a call a job.
         time_limit_hours: Hours after which what is not answered is cancelled; up to 24.
         realtime_limit_usd: USD for which, a margin before the time limit, what is not answered yet
             goes through the realtime API at full price.
@@ -132,7 +129,6 @@ async def jobs_from_file(
         max_reasks=max_reasks,
         credentials=credentials,
         budget=shared_budget,
-        estimate="exact" if exact_counts else "bound",
         prices=prices,
         quota=quota,
     ).set_state(state)

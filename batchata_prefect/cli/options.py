@@ -146,9 +146,6 @@ class Ways:
     realtime: Annotated[float | None, Parameter(group=LIMITS)] = None
     """USD for which, a margin before the time limit, what is not answered yet goes through the
     realtime API at full price."""
-    exact: Annotated[bool, Parameter(group=LIMITS, negative="", show_default=False)] = False
-    """Have the provider count input tokens before they are reserved, so that a budget holds more
-    jobs at once."""
     items_per_batch: Annotated[int, Parameter(group=SENDING)] = 10_000
     """Jobs in one provider batch at most."""
     max_parallel_batches: Annotated[int, Parameter(group=SENDING)] = 10

@@ -74,7 +74,6 @@ class Order:
             max_reasks=ways.max_reasks,
             prices=ways.prices,
             budget=ways.shared_budget,
-            estimate="exact" if ways.exact else "bound",
         ).set_state(ways.state or (self.out / FOLDER / "state" if ways.sandbox else None))
         try:
             if ways.budget is not None:

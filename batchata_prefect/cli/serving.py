@@ -183,7 +183,6 @@ def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
         "params": request_params(ask.params) or None,
         "prices": None if ways.prices is None else _prices(ways.prices),
         "realtime_limit_usd": ways.realtime,
-        "exact_counts": ways.exact,
         "min_valid": ways.min_valid,
     }
     return {name: value for name, value in found.items() if value not in (None, False)}

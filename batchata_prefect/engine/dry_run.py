@@ -12,10 +12,9 @@ from typing import Any
 from rich.table import Table
 
 from batchata_prefect.answers import Usage
-from batchata_prefect.engine.counting import count_exactly
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
-from batchata_prefect.engine.recovery import connected, refuse_other_records
+from batchata_prefect.engine.recovery import refuse_other_records
 from batchata_prefect.engine.session import Pace, Session
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
@@ -48,7 +47,7 @@ def dry_run(run: Session) -> dict[str, Any]:
         batch takes an hour), `jobs_covered` (how many the cost limit lets go out at once, None
         without one), `warnings`. Costs in USD, None where a price is unknown.
     """
-    _wait_for(lambda: _recover(run))
+    _wait_for(lambda: _read_records(run))
     batches: list[dict[str, Any]] = []
     notes: list[str] = []
     for family in run.spool.families():
@@ -129,13 +128,6 @@ def _sums(batches: list[dict[str, Any]]) -> dict[str, Any]:
         **{name: sum(batch[name] for batch in batches) for name in counts},
         **{name: _sum([batch[name] for batch in batches]) for name in _USD},
     }
-
-
-async def _recover(run: Session) -> None:
-    await _read_records(run)
-    if run.settings.estimate == "exact":
-        async with connected(run):
-            await count_exactly(run)
 
 
 async def _read_records(run: Session) -> None:

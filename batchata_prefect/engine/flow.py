@@ -11,7 +11,6 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect.engine.canary import canary_holds
-from batchata_prefect.engine.counting import count_exactly
 from batchata_prefect.engine.deliver import delivering
 from batchata_prefect.engine.download import look_at_results, put_results, restore
 from batchata_prefect.engine.finish import finish
@@ -81,7 +80,6 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
         async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
             await recover(run)
-            await count_exactly(run)
             if await canary_holds(run, session_name):
                 await buy_all(run, session_name)
             if run.broken is not None:

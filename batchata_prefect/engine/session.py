@@ -53,9 +53,6 @@ Wait: TypeAlias = Literal["poll", "suspend"]
 """`poll` waits in the process; `suspend` ends the process of a deployed flow run, which the
 collector resumes when there is something to collect."""
 
-Counting: TypeAlias = Literal["bound", "exact"]
-"""`bound` reckons an upper bound here; `exact` has the provider count each request, for free."""
-
 OnDeadline: TypeAlias = Literal["fail", "realtime"]
 """`fail` leaves what is not answered at the deadline unanswered; `realtime` sends it through the
 realtime API before."""
@@ -156,7 +153,6 @@ class Settings:
         realtime_limit_usd: Upper bound of what realtime requests may cost, inside the cost limit.
         margin_seconds: Seconds before the deadline at which jobs go over to the realtime API.
         max_attempts: Times that one job is sent at most.
-        estimate: How input tokens are counted before anything is sent.
         raw_files: Whether the request files are kept.
         result_format: `jsonl`; `json` for one more file a job, `parquet` for `results.parquet`.
         upload_files: Whether documents of several jobs are uploaded once; None where that pays.
@@ -187,7 +183,6 @@ class Settings:
     realtime_limit_usd: Decimal | None = None
     margin_seconds: float = 0.0
     max_attempts: int = 3
-    estimate: Counting = "bound"
     upload_files: bool | None = None
     quota: Mapping[str, int] = field(default_factory=dict[str, int])
     max_reasks: int = 0

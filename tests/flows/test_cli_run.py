@@ -222,7 +222,7 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         (cities / "prices.toml").write_text("[my-model]\ninput = 0.123456789\noutput = 2")
         told = ["deploy", "cities.csv", "-p", "Where is {city}?", "-m", "gpt-6-luna", "-b", "2"]
         told += ["--tag", "a", "--tag", "b", "--param", "seed=1", "--prices", "prices.toml"]
-        told += ["--realtime", "1.5", "--exact", "--canary", "0.1"]
+        told += ["--realtime", "1.5", "--canary", "0.1"]
         told += ["--response-model", "schema.json", "--time-limit", "90m", "--metadata", "land"]
         told += ["--citations", "quoted"]
         done = here(cities, *told, "--name", "n", "--cron", "0 2 * * *", "--pool", "walk")
@@ -242,7 +242,6 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         "params": {"seed": 1},
         "prices": {"my-model": {"input": "0.123456789", "output": 2}},
         "realtime_limit_usd": 1.5,
-        "exact_counts": True,
         "canary": 0.1,
         "citations": "quoted",
         "metadata_columns": ["land"],

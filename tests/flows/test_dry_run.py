@@ -1,4 +1,4 @@
-"""Planning: what a run would send and cost, from estimates, from what was seen, or from counts."""
+"""Planning: what a run would send and cost, from estimates, or from what was seen."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect import Batch, ValidationError
+from batchata_prefect import Batch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -64,33 +64,3 @@ def test_what_was_seen_corrects_the_plan(tmp_path: Path, sandbox) -> None:
     assert (planned["answered"], planned["to_send"]) == (20, 20)
     assert planned["cost_likely_usd"] == pytest.approx(run.manifest["cost_usd"], rel=0.1)
     assert not any("a quarter of max_tokens" in note for note in planned["warnings"])
-
-
-def test_exact_counts_make_room(tmp_path: Path, sandbox) -> None:
-    """A limit that is too small for the bounds holds all jobs once they are counted."""
-    before = sandbox.ledger.calls().get("anthropic.count_tokens", 0)
-    bound, exact = plan(make(tmp_path)), plan(make(tmp_path, estimate="exact"))
-    assert sandbox.ledger.calls()["anthropic.count_tokens"] == before + 10
-    assert exact["cost_upper_usd"] < 0.8 * bound["cost_upper_usd"]
-    limit = exact["cost_upper_usd"] * 1.01
-    billed = len(list(sandbox.ledger.billed()))
-    run = make(tmp_path, estimate="exact").add_cost_limit(usd=limit).run()
-    assert len(run.results()["completed"]) == 20
-    new = list(sandbox.ledger.billed())[billed:]
-    assert sum(row.cost_usd for row in new) <= limit
-    assert make(tmp_path, estimate="exact").add_cost_limit(usd=limit).run().is_complete
-    assert len(list(sandbox.ledger.billed())) == billed + 20
-
-
-def test_a_job_that_cannot_be_counted_is_named(tmp_path: Path, sandbox) -> None:
-    """The provider's refusal to count names the job, before anything is sent."""
-    sandbox.fault(
-        "anthropic", operation="count_tokens", mode="status", status=400, message="no such thing"
-    )
-    calls = sandbox.ledger.calls().get("anthropic.create", 0)
-    batch = make(tmp_path, estimate="exact")
-    with pytest.raises(ValidationError, match=r"job 'j.*no such thing"):
-        batch.run()
-    assert sandbox.ledger.calls().get("anthropic.create", 0) == calls
-    with pytest.raises(ValidationError, match="estimate must be"):
-        make(tmp_path, estimate="guess")

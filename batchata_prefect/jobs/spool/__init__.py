@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import struct
 import tempfile
 from array import array
 from collections import deque
@@ -37,7 +36,6 @@ from batchata_prefect.jobs.spool.layout import (
     INDEX_BUFFER_BYTES,
     MOST_ATTEMPTS,
     RECORD,
-    TOKENS_AT,
     WAITING,
     Amendment,
     Context,
@@ -515,12 +513,6 @@ class Spool:
         """Whether a job's request ends with what the model has said."""
         changed = self._amended.get(ordinal)
         return changed is not None and changed.continues
-
-    def recount(self, ordinal: int, input_tokens: int, input_bound: int) -> None:
-        """Put exact counts of input tokens in place of a job's estimates."""
-        with (self.directory / "index").open("r+b", buffering=0) as index:
-            index.seek(ordinal * RECORD.size + TOKENS_AT)
-            index.write(struct.pack("<II", input_tokens, input_bound))
 
     def tokens(self, ordinal: int) -> tuple[int, int, int]:
         """Likely and most input tokens, and most output tokens, of a job's request."""

@@ -32,7 +32,6 @@ RECORD = Struct(f"<QIQIIIIIB{FINGERPRINT_BYTES}s")
 """A job in the index: start and bytes of its body; start and bytes of its context; likely input
 tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
 the first; whether the user gave the id; fingerprint."""
-TOKENS_AT = Struct("<QIQI").size
 
 
 @dataclass(frozen=True, slots=True)
