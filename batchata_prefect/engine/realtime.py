@@ -32,7 +32,7 @@ from batchata_prefect.money.ledger import (
 )
 from batchata_prefect.money.observed import correction
 from batchata_prefect.numbers import told_usd
-from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.records.journal import Journal, Told

@@ -19,7 +19,7 @@ from batchata_prefect.engine.session import Session
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import NOT_AS_ASKED, Entry
-from batchata_prefect.providers.again import Again
+from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.tokens import estimate_text
 from batchata_prefect.results.read import lines
 from batchata_prefect.results.stops import FULL, MAX_TOKENS

@@ -13,7 +13,7 @@ from batchata_prefect.files import whole_file
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import Chunk
 from batchata_prefect.providers import Provider, Requests
-from batchata_prefect.providers.attachments import with_uploads
+from batchata_prefect.providers.bodies import with_uploads
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -20,7 +20,7 @@ from batchata_prefect.engine.retries import patiently
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import BatchSubmissionError, one_line
 from batchata_prefect.jobs.spool import Family
-from batchata_prefect.providers.attachments import attachments
+from batchata_prefect.providers.bodies import attachments
 from batchata_prefect.providers.failures import classify
 
 PAYS_OFF_BYTES = 20_000_000

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 from batchata_prefect.answers import Reply
 from batchata_prefect.errors import ProviderNotFoundError
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
-from batchata_prefect.providers.again import Again
+from batchata_prefect.providers.bodies import Again
 
 
 @dataclass(frozen=True, slots=True)

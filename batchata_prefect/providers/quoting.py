@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchata_prefect.content.documents import Document, pdf_shown_bytes
 from batchata_prefect.models import Job
-from batchata_prefect.providers.originals import held
+from batchata_prefect.providers.bodies import held
 from batchata_prefect.providers.rendering import documents, fault
 
 

@@ -20,7 +20,7 @@ from batchata_prefect.models import (
     Request,
     Terms,
 )
-from batchata_prefect.providers.attachments import LEAST_BYTES
+from batchata_prefect.providers.bodies import LEAST_BYTES, file_in
 from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 UNSEEN = (5_000, 1_000_000)
@@ -91,14 +91,6 @@ class Tally:
             estimate_document(document, self.provider, model=self.job.model, citations=citations)
         )
 
-    def encoded(self, data: Any, *, citations: bool = False) -> None:
-        """Add a file that the user put into a message as base64."""
-        try:
-            raw = base64.b64decode(data)
-        except (TypeError, ValueError):
-            raw = b""
-        self.file(raw, citations=citations)
-
     def file(self, data: bytes, *, citations: bool = False) -> None:
         """Add a file that the user put into a message."""
         try:
@@ -110,12 +102,17 @@ class Tally:
         else:
             self.document(document, citations=citations)
 
-    def data_url(self, url: Any) -> None:
-        """Add what a `data:` URL holds; of another URL we see nothing."""
-        if isinstance(url, str) and url.startswith("data:"):
-            self.encoded(url.partition(",")[2])
-        else:
+    def part(self, part: Message) -> None:
+        """Add what a part with a file holds; of a URL or an uploaded file we see nothing."""
+        found = file_in(part)
+        if found is None:
             self.add(UNSEEN)
+        else:
+            try:
+                data = base64.b64decode(found[1])
+            except ValueError:
+                data = b""
+            self.file(data, citations=bool(part.get("citations")))
 
     def estimate(self, output_bound: int) -> Estimate:
         """The whole."""

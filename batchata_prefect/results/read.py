@@ -17,7 +17,7 @@ from batchata_prefect.files import BUFFER_BYTES
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
-from batchata_prefect.providers.again import handed_back
+from batchata_prefect.providers.bodies import handed_back
 from batchata_prefect.providers.rows import UNREADABLE, rescued
 from batchata_prefect.providers.rows import unreadable as unreadable_reply
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer

@@ -25,8 +25,8 @@ from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import USUAL, Chunk, Terms
 from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.bodies import held_in
 from batchata_prefect.providers.items import call, why_none
-from batchata_prefect.providers.originals import held_in
 from batchata_prefect.providers.rows import UNREADABLE
 from batchata_prefect.results.codes import named
 from batchata_prefect.results.stops import ENDS, FULL, cut_words, is_cut, unfinished

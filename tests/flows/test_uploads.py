@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL
 from pypdf import PdfWriter
 
 from batchata_prefect import Batch
-from batchata_prefect.providers.attachments import attachments, with_uploads
+from batchata_prefect.providers.bodies import attachments, with_uploads
 from tests.chaos.killing import Forker
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

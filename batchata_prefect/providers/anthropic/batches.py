@@ -18,11 +18,11 @@ from batchata_prefect.errors import MissingCredentialsError, ParseError, Provide
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
-from batchata_prefect.providers.again import Again, continued, reworded, roomier
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
+from batchata_prefect.providers.bodies import Again, continued, reworded, roomier
 from batchata_prefect.providers.caps import http_client
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (

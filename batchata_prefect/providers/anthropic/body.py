@@ -22,7 +22,7 @@ from batchata_prefect.providers.anthropic.models import (
     takes_prefill,
 )
 from batchata_prefect.providers.anthropic.usage import terms_of
-from batchata_prefect.providers.prefixes import mark_for_anthropic
+from batchata_prefect.providers.bodies import mark_for_anthropic
 from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -40,6 +40,7 @@ from batchata_prefect.providers.rendering import (
     parameters,
     refused_kind,
 )
+from batchata_prefect.providers.rows import object_at
 
 ENDPOINT = "/v1/messages"
 
@@ -269,18 +270,14 @@ class _Content:
             self.tally.json(item)
 
     def _count_source(self, block: Message) -> None:
-        source: Any = block.get("source")
-        given = cast("Message", source) if isinstance(source, dict) else {}
-        data = given.get("data")
-        cited = bool(block.get("citations"))
-        if given.get("type") == "base64":
-            self.tally.encoded(data, citations=cited)
-        elif given.get("type") == "text" and isinstance(data, str):
-            self.tally.file(data.encode("utf-8", "surrogatepass"), citations=cited)
-        elif given.get("type") == "content":
-            self.count(given.get("content"))
+        source = object_at(block, "source")
+        if source.get("type") == "text" and isinstance(source.get("data"), str):
+            text = source["data"].encode("utf-8", "surrogatepass")
+            self.tally.file(text, citations=bool(block.get("citations")))
+        elif source.get("type") == "content":
+            self.count(source.get("content"))
         else:
-            self.tally.add(UNSEEN)
+            self.tally.part(block)
         for name in ("title", "context"):
             if isinstance(block.get(name), str):
                 self.tally.text(block[name])

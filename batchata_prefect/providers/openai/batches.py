@@ -29,7 +29,7 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.providers import Found, Key, Ours, Requests, wire
-from batchata_prefect.providers.again import Again, reworded, roomier
+from batchata_prefect.providers.bodies import Again, reworded, roomier
 from batchata_prefect.providers.caps import http_client
 from batchata_prefect.providers.failures import NotSentError, classify, status_of
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render

@@ -15,9 +15,8 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, for_openai
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
+from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
 from batchata_prefect.providers.openai.usage import terms_of
-from batchata_prefect.providers.originals import titled
-from batchata_prefect.providers.prefixes import key_for_openai
 from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -104,7 +103,6 @@ def render(job: Job) -> Request:
     if params:
         _count_params(tally, params)
         body |= params
-    turns = "messages" if endpoint == CHAT else "input"
     return finish(
         tally,
         body,
@@ -113,7 +111,7 @@ def render(job: Job) -> Request:
         most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=sources,
-        prefix=key_for_openai(body, turns) if job.cache_prefix else None,
+        prefix=key_for_openai(body) if job.cache_prefix else None,
         terms=terms_of(job.model, params),
     )
 
@@ -272,14 +270,8 @@ def _count_part(tally: Tally, item: Any) -> None:
     kind = part.get("type")
     if isinstance(part.get("text"), str):
         tally.text(part["text"])
-    elif kind == "image_url":
-        image: Any = part.get("image_url")
-        tally.data_url(cast("Message", image).get("url") if isinstance(image, dict) else image)
-    elif kind == "input_image":
-        tally.data_url(part.get("image_url"))
-    elif kind in {"file", "input_file"}:
-        file: Any = part.get("file") if kind == "file" else part
-        tally.data_url(cast("Message", file).get("file_data") if isinstance(file, dict) else None)
+    elif kind in FILE_PARTS:
+        tally.part(part)
     elif kind == "input_audio":
         tally.add(UNSEEN)
     else:

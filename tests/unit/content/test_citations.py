@@ -37,7 +37,7 @@ from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.anthropic.batches import Anthropic
-from batchata_prefect.providers.originals import held_in
+from batchata_prefect.providers.bodies import held_in
 from batchata_prefect.results.row import Reading
 from tests.unit.content.test_documents import make_pdf
 

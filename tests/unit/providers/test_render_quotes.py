@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Job, Request
-from batchata_prefect.providers.originals import held_in
+from batchata_prefect.providers.bodies import held_in
 from tests.unit.content.test_documents import PNG, make_pdf
 from tests.unit.providers.conftest import claude_job, gpt_job, pdf
 
