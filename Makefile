@@ -45,7 +45,9 @@ test: $(VENV)/.tools
 	@$(PYTHON) -m pytest --numprocesses 4 --dist worksteal $(PYTEST)
 
 quick: $(VENV)/.tools
-	@$(PYTHON) -m pytest tests/unit --numprocesses 2 --dist worksteal $(PYTEST)
+	@# Nobody answers there: what runs a flow lies in tests/flows.
+	@PREFECT_API_URL=http://127.0.0.1:9/api $(PYTHON) -m pytest tests/unit \
+	  --numprocesses 2 --dist worksteal $(PYTEST)
 
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \

@@ -1,8 +1,10 @@
-"""The example flows, run against the sandbox as a person runs them with keys."""
+"""The example flows and the Python of the documentation, run as a person runs them with keys."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ import pytest
 from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 
-FLOWS = Path(__file__).parents[2] / "flows"
+from tests.unit.test_docs import PAGES, PYTHON, ROOT, blocks
+
+FLOWS = ROOT / "flows"
 EXAMPLES = ("invoices", "classify_csv", "embed_dataset", "nightly", "evaluate")
 MOST_LINES = 80
 
@@ -74,3 +78,27 @@ def test_evaluate(sandbox, tmp_path: Path) -> None:
     found = example("evaluate")(results_dir=str(tmp_path))
     assert found["judged"] == 8
     assert 1 <= found["mean"] <= 5
+
+
+@pytest.fixture
+def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run in, with nothing but the documents that a clone has."""
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "documents").symlink_to(FLOWS / "documents")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in PAGES if blocks(path, PYTHON)],
+    ids=lambda path: path.stem,
+)
+def test_python_runs(path: Path, documents: Path, sandbox) -> None:
+    """The Python of a page runs from its first block to its last, as printed."""
+    names: dict[str, object] = {"__name__": path.stem}
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        for number, code in enumerate(blocks(path, PYTHON), 1):
+            exec(compile(code, f"{path.name}, block {number}", "exec"), names)
+    assert "failed" not in said.getvalue()

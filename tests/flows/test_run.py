@@ -403,6 +403,22 @@ def test_a_job_dearer_than_the_limit_is_never_sent(tmp_path: Path, sandbox, bill
     assert not bill()
 
 
+def test_a_wrong_bound_does_not_break_the_budget(tmp_path: Path, sandbox, bill) -> None:
+    """A provider that counts twenty times the tokens is met with larger reservations at once."""
+    prices = {CLAUDE: {"input": 1000.0, "output": 1000.0}}
+    batch = new_batch(tmp_path, max_parallel_batches=1, items_per_batch=5, prices=prices)
+    batch.add_cost_limit(usd=60)
+    for n in range(30):
+        text = f"[[sandbox:tokens 4900 100]] {tmp_path.name} {n}"
+        batch.add_job(prompt=text, model=CLAUDE, max_tokens=100)
+    run = batch.run()
+    billed = sum(bill().values())
+    assert run.manifest is not None
+    assert run.manifest["cost_usd"] == pytest.approx(5 * billed)
+    assert 5 * billed <= 60
+    assert billed >= 10
+
+
 def test_an_unknown_price_under_a_limit_stops_before_anything_is_sent(
     tmp_path: Path, sandbox, bill
 ) -> None:

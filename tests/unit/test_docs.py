@@ -1,9 +1,7 @@
-"""The documentation: its Python runs, its commands are real."""
+"""The documentation: its commands are real; its Python runs in tests/flows/test_examples.py."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import runpy
 import shlex
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / ".docs" / "pages").glob("*.md"))
+PAGES = [*sorted((ROOT / ".docs" / "pages").glob("*.md")), ROOT / "README.md"]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -21,34 +19,10 @@ def blocks(path: Path, kind: re.Pattern[str]) -> list[str]:
     return kind.findall(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run in, with nothing but the documents that a clone has."""
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows" / "documents").symlink_to(ROOT / "flows" / "documents")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    "path",
-    [path for path in (*PAGES, ROOT / "README.md") if blocks(path, PYTHON)],
-    ids=lambda path: path.stem,
-)
-def test_python_runs(path: Path, documents: Path, prefect_server, sandbox) -> None:
-    """The Python of a page runs from its first block to its last, as printed."""
-    names: dict[str, object] = {"__name__": path.stem}
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        for number, code in enumerate(blocks(path, PYTHON), 1):
-            exec(compile(code, f"{path.name}, block {number}", "exec"), names)
-    assert "failed" not in said.getvalue()
-
-
 def commands() -> list[tuple[str, list[str]]]:
     """Every `batchata` command of the pages, as (page, arguments)."""
     found: list[tuple[str, list[str]]] = []
-    for path in (*PAGES, ROOT / "README.md"):
+    for path in PAGES:
         for block in blocks(path, CONSOLE):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line.removeprefix("$ "), comments=True)

@@ -157,25 +157,6 @@ def test_results_are_read_whole_by(tmp_path: Path, read: Any):
     assert read(written(tmp_path, lines)) == [line["job_id"] for line in lines]
 
 
-def test_a_run_gives_its_results_as_tables(tmp_path: Path, sandbox, prefect_server):
-    """A finished run gives Arrow, pandas and polars, and has written the same as Parquet."""
-    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
-    batch = Batch(tmp_path / "out", result_format="parquet").set_state(tmp_path / "state")
-    batch.set_default_params(model="gpt-6-luna", max_tokens=64)
-    batch.add_rows([{"id": f"r{n}", "q": "Hi", "lang": "de"} for n in range(5)], prompt="{q} {id}")
-    run = batch.run()
-    table = run.to_arrow()
-    assert table.column("metadata.lang").to_pylist() == ["de"] * 5
-    assert run.to_pandas()["job_id"].tolist() == [f"r{n}" for n in range(5)]
-    assert run.to_polars()["status"].to_list() == ["completed"] * 5
-    parquet = tmp_path / "out" / "results.parquet"
-    assert polars.read_parquet(parquet).equals(run.to_polars())
-    assert len(pandas.read_parquet(parquet)) == 5
-    parquet.unlink()
-    batch.run()
-    assert parquet.exists(), "a run again writes what is missing"
-
-
 def test_a_run_without_results_says_so(tmp_path: Path):
     """A run that is not complete has no table."""
     batch = Batch(tmp_path).set_default_params(model="gpt-6-luna").add_job(prompt="p")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import stat
 from decimal import Decimal
@@ -19,10 +18,8 @@ from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
-from batchata_prefect.results.frames import arrow_table
 from batchata_prefect.results.item_files import ItemFiles
 from batchata_prefect.results.row import Reading, from_row
-from tests.flows.test_cli import batchata
 
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 SCHEMA = answer_schema({"type": "object", "properties": {"a": {"type": "integer"}}})
@@ -285,45 +282,3 @@ def test_bytes_are_files_of_their_owner(tmp_path: Path) -> None:
     assert path.read_bytes() == base64.b64decode(PNG)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert len(list(tmp_path.rglob("*.*"))) == 3
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_a_run_keeps_calls_and_images(tmp_path: Path, sandbox) -> None:
-    """Through both SDKs: completed, nothing asked again, the image once, and the same once more."""
-    shared = Path(__file__).parents[4] / "shared" / "cases" / "wire" / "responses_image_only.json"
-    image = orjson.loads(shared.read_bytes())["output"] if shared.exists() else [IMAGE]
-    use = {"type": "tool_use", "id": "t", "name": "f", "input": {"n": int(BIG) % 2**63}}
-
-    def run() -> dict[str, JobResult]:
-        batch = Batch(tmp_path / "out", max_reasks=2).set_state(file=tmp_path / "state")
-        batch.set_default_params(max_tokens=300)
-        for name, answer, model, endpoint in [
-            ("image", image, "gpt-6-luna", RESPONSES),
-            ("text", None, "gpt-6-luna", CHAT),
-            ("call", [{"type": "text", "text": "So:"}, use], "claude-sonnet-5-5", None),
-        ]:
-            order = f" [[sandbox:answer {json.dumps(answer)} ]]" if answer else ""
-            batch.add_job(id=name, prompt=f"{tmp_path}{order}", model=model, endpoint=endpoint)
-        return {result.job_id: result for result in batch.run().iter_results()}
-
-    found = run()
-    assert {result.status for result in found.values()} == {"completed"}
-    assert [len(result.attempts) for result in found.values()] == [1, 1, 1]
-    (item,) = found["image"].items
-    path = tmp_path / "out" / item["path"]
-    assert path.read_bytes() == base64.b64decode(image[0]["result"])
-    assert image[0]["result"] not in (tmp_path / "out" / "results.jsonl").read_text()
-    assert [call.name for call in found["call"].tool_calls] == ["f"]
-    table = tmp_path / "table.csv"
-    assert batchata("results", str(tmp_path / "out"), "--export", str(table)).returncode == 0
-    with table.open(newline="") as file:
-        rows = {row["job_id"]: row for row in csv.DictReader(file)}
-    assert json.loads(rows["call"]["tool_calls_json"])[0]["name"] == "f"
-    assert json.loads(rows["image"]["items_json"]) == [item]
-    frame = arrow_table(tmp_path / "out" / "results.jsonl")
-    assert json.loads(frame.column("tool_calls_json")[2].as_py())[0]["id"] == "t"
-    path.unlink()
-    (tmp_path / "out" / "manifest.json").unlink()
-    (tmp_path / "out" / "results.jsonl").unlink()
-    assert run() == found
-    assert path.exists()

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from batchata_prefect import Batch
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.jobs.spool import Context, Stored, pack
 from batchata_prefect.jobs.spool.layout import unpack
@@ -529,30 +528,3 @@ def test_any_row_is_read(folder: Path, odd: tuple[str, bytes], jobs: Jobs) -> No
         # Its row may have named another job, or none: then one is told from the other by nothing.
         if f"{HEAD}-{place}".encode() not in line:
             assert told.rows[place] == alone.rows[place]
-
-
-def test_a_run_with_an_odd_row(tmp_path: Path, sandbox, prefect_server) -> None:
-    """Replies damaged on disk end their own jobs at the next start, which buys nothing."""
-    before = len(list(sandbox.ledger.billed()))
-
-    def rows() -> list[dict[str, Any]]:
-        batch = Batch(tmp_path / "out", items_per_batch=5).set_state(file=tmp_path / "state")
-        for n in range(10):
-            batch.add_job(prompt=f"{tmp_path} {n}", model="claude-sonnet-5-5", id=f"job-{n}")
-        batch.run()
-        return [orjson.loads(line) for line in (tmp_path / "out" / "results.jsonl").open("rb")]
-
-    assert {row["status"] for row in rows()} == {"completed"}
-    for path in (tmp_path / "out" / "raw_files" / "responses").glob("*.jsonl"):
-        first, *others = path.read_bytes().splitlines(keepends=True)
-        row = orjson.loads(first)
-        row["result"]["message"]["content"] = "HERE"
-        odd = orjson.dumps(row).replace(b'"HERE"', deep(1_100).encode())
-        path.write_bytes(odd + b"\n" + b"".join(others))
-    (tmp_path / "out" / "manifest.json").unlink()
-    found = rows()
-    assert [row["status"] for row in found].count("completed") == 8
-    assert {row["error_code"] for row in found} == {None, "unreadable_reply"}
-    (tmp_path / "out" / "manifest.json").unlink()
-    assert rows() == found
-    assert len(list(sandbox.ledger.billed())) - before == 10
