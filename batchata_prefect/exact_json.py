@@ -61,8 +61,8 @@ def loads_exact(text: str | bytes, *, as_written: bool = False) -> Any:
         except orjson.JSONDecodeError:
             pass
     plain = text if isinstance(text, str) else text.decode("utf-8", "replace")
-    fraction = _as_written if as_written else _fraction
-    return writable(json.loads(plain, parse_float=fraction, strict=False))
+    read = _as_written if as_written else fraction
+    return writable(json.loads(plain, parse_float=read, strict=False))
 
 
 def _may_lose(text: str | bytes) -> bool:
@@ -80,7 +80,10 @@ def _as_written(token: str) -> Decimal:
         raise ValueError(f"{token[:40]} is no number that can be held") from error
 
 
-def _fraction(token: str) -> float | Decimal:
+def fraction(token: str) -> float | Decimal:
+    """A number as a float where it holds all digits, else as `Decimal`."""
+    if len(token) < 17 and "e" not in token and "E" not in token:
+        return float(token)
     value, exact = float(token), _as_written(token)
     # What is infinite as a float is not equal to itself less itself.
     return value if value - value == 0 and Decimal(repr(value)) == exact else exact

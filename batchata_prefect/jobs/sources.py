@@ -1,72 +1,24 @@
-"""Rows from a JSONL, CSV or Parquet file, and the jobs they make."""
+"""What rows become: the jobs that they make, by a template or by themselves."""
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
-from urllib.parse import urlsplit
-
-import fsspec  # pyright: ignore[reportMissingTypeStubs]
+from pathlib import Path
+from typing import Any, cast
 
 from batchata_prefect.content.documents.allowed import Allowed, row_file
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.tables import as_json, table_rows
+from batchata_prefect.jobs.row_files import Row, read_rows
+from batchata_prefect.jobs.tables import as_json, as_text, is_missing, table_rows
 from batchata_prefect.models import Job
 
 Piece = tuple[str, str | None]
 
 _JOB_FIELDS = frozenset(name for name in Job.__dataclass_fields__ if name != "defaulted")
-_PARQUET_ROWS = 1000
-_CSV_FIELD_CHARACTERS = 2**31 - 1
-
-
-class Row(dict[str, Any]):
-    """One row, which knows where it stands.
-
-    Attributes:
-        source: Path or URL of the file.
-        line: Line in the file, from 1; in a Parquet file the number of the row, from 1.
-    """
-
-    __slots__ = ("line", "source")
-
-    def __init__(self, values: Mapping[str, Any], source: str, line: int) -> None:
-        super().__init__(values)
-        self.source = source
-        self.line = line
-
-
-def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file, one after the other, without holding the file in memory.
-
-    The kind is told by the name: `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv`
-    (the first line names the columns, every value is text), `.parquet` (needs pyarrow). Text is
-    UTF-8; `.gz`, `.bz2`, `.xz` and `.zst` behind the name are unpacked. A URL is opened by fsspec.
-
-    Raises:
-        ValidationError: The file cannot be opened or is of no known kind, or a line is not a row
-            (told at the moment it is reached); the text names the file and the line.
-    """
-    source = os.fspath(path_or_url)
-    kind = _kind(source)
-    if kind in (".jsonl", ".ndjson"):
-        return _json_rows(source)
-    if kind in (".csv", ".tsv"):
-        return _csv_rows(source, tabs=kind == ".tsv")
-    if kind in (".parquet", ".pq"):
-        return _parquet_rows(source)
-    raise ValidationError(
-        f"{source!r}: cannot tell what kind of file this is; "
-        "give a name that ends in .jsonl, .csv, .tsv or .parquet"
-    )
 
 
 def rows_of(source: Any) -> Iterator[Mapping[str, Any]]:
@@ -102,7 +54,13 @@ def fill(template: str, row: Mapping[str, Any], line: int) -> str:
                     f"{place_of(row, line)}: the template asks for {{{column}}}, but the row has "
                     f"only the columns {sorted(row)}; write {{{{ and }}}} for braces that are text"
                 )
-            parts.append(_text(row[column]))
+            try:
+                parts.append(as_text(row[column]))
+            except TypeError as error:
+                where = place_of(row, line)
+                raise ValidationError(
+                    f"{where}: the column {column!r} cannot be used: {error}"
+                ) from None
     return "".join(parts)
 
 
@@ -202,12 +160,18 @@ class RowForm:
         if self.id_column is not None:
             job["id"] = _cell(row, self.id_column, where)
         if "id" in job:
-            job["id"] = _text(job["id"])
+            job["id"] = _as(as_text, job["id"], f"{where}: the id")
         if self.file_column is not None:
             job["file"] = _file(_cell(row, self.file_column, where))
         if job.get("file") is not None:
             source = getattr(row, "source", None)
             job["file"] = row_file(_beside(job["file"], source), self._allowed(source))
+        metadata = job.get("metadata")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ValidationError(
+                f"{where}: metadata must be a mapping, not {type(metadata).__name__}; columns that "
+                "are given back are named by metadata_columns"
+            )
         if self.metadata_columns:
             columns = {n: _kept(row, n, where) for n in self.metadata_columns}
             job["metadata"] = {**(job.get("metadata") or {}), **columns}
@@ -241,112 +205,6 @@ def _file(cell: Any) -> Any:
     return cell
 
 
-def _kind(source: str) -> str:
-    # A query string is part of a URL and not of the name, a # or ? in a local path is.
-    name = urlsplit(source).path if "://" in source else source
-    path = PurePosixPath(name.replace("\\", "/").lower())
-    packed = path.suffix in (".gz", ".bz2", ".xz", ".zst", ".zip")
-    return PurePosixPath(path.stem).suffix if packed else path.suffix
-
-
-def _open(source: str) -> IO[bytes]:
-    try:
-        return cast("Any", fsspec).open(source, "rb", compression="infer").open()
-    except FileNotFoundError:
-        raise ValidationError(f"{source!r}: there is no such file") from None
-    except IsADirectoryError:
-        raise ValidationError(f"{source!r} is a folder; name one file") from None
-    except Exception as error:  # every storage driver raises errors of its own
-        raise ValidationError(f"{source!r} cannot be opened: {error}") from error
-
-
-def _json_rows(source: str) -> Iterator[Row]:
-    with _open(source) as file:
-        for line, text in enumerate(_lines(file, source), 1):
-            if not text.strip():
-                continue
-            try:
-                values = json.loads(text)
-            except ValueError as error:
-                raise ValidationError(f"{source!r} line {line}: not JSON: {error}") from None
-            if not isinstance(values, dict):
-                raise ValidationError(
-                    f"{source!r} line {line}: each line must be one JSON object, "
-                    f"this is {type(values).__name__}"
-                )
-            yield Row(cast("dict[str, Any]", values), source, line)
-
-
-def _lines(file: IO[bytes], source: str) -> Iterator[str]:
-    """Decoded lines; decoding line by line lets the error name the line."""
-    for line, data in enumerate(file, 1):
-        try:
-            yield data.decode("utf-8-sig" if line == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise ValidationError(
-                f"{source!r} line {line}: not UTF-8 (byte {error.start + 1} of the line); "
-                "save the file as UTF-8"
-            ) from None
-
-
-def _csv_rows(source: str, *, tabs: bool) -> Iterator[Row]:
-    # The module's limit of 131,072 characters is shorter than many a document in a column.
-    csv.field_size_limit(_CSV_FIELD_CHARACTERS)
-    with _open(source) as file:
-        # strict: a quote that is never closed would otherwise swallow the rows after it.
-        reader = csv.reader(_lines(file, source), delimiter="\t" if tabs else ",", strict=True)
-        header: list[str] | None = None
-        try:
-            start = 1
-            for cells in reader:
-                line, start = start, reader.line_num + 1
-                if not cells:
-                    continue
-                if header is None:
-                    header = _header(cells, source)
-                    continue
-                if len(cells) != len(header):
-                    raise ValidationError(
-                        f"{source!r} line {line}: {len(cells)} values, but the first line names "
-                        f"{len(header)} columns"
-                    )
-                yield Row(dict(zip(header, cells, strict=True)), source, line)
-        except csv.Error as error:
-            raise ValidationError(f"{source!r} line {reader.line_num}: {error}") from None
-
-
-def _header(cells: list[str], source: str) -> list[str]:
-    names = [cell.strip() for cell in cells]
-    if len(names) == 1 and ";" in names[0]:
-        raise ValidationError(f"{source!r} line 1: separated by ';'; save the file with commas")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if "" in names or twice:
-        fault = f"the columns {twice} are named twice" if twice else "a column has no name"
-        raise ValidationError(f"{source!r} line 1: {fault}; the first line must name the columns")
-    return names
-
-
-def _parquet_rows(source: str) -> Iterator[Row]:
-    try:
-        # By name, because the package is optional and has no types to check against.
-        parquet: Any = import_module("pyarrow.parquet")
-    except ImportError:
-        raise ValidationError(
-            f"{source!r}: reading Parquet needs pyarrow; install it with: pip install pyarrow"
-        ) from None
-    with _open(source) as file:
-        try:
-            table = parquet.ParquetFile(file)
-            batches = table.iter_batches(batch_size=_PARQUET_ROWS)
-            number = 0
-            for batch in batches:
-                for values in batch.to_pylist():
-                    number += 1
-                    yield Row(values, source, number)
-        except (ValueError, OSError) as error:  # pyarrow's own errors are of these
-            raise ValidationError(f"{source!r}: not a readable Parquet file: {error}") from None
-
-
 @lru_cache(maxsize=64)
 def _pieces(template: str) -> tuple[Piece, ...]:
     """The template as pairs of a text and the column after it."""
@@ -369,16 +227,6 @@ def _pieces(template: str) -> tuple[Piece, ...]:
     return (*pieces, (text, None))
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (bool, dict, list)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
-
-
 def place_of(row: Mapping[str, Any], number: int) -> str:
     """Where a row stands, for an error: its file and line, or its number."""
     return f"{row.source!r} line {row.line}" if isinstance(row, Row) else f"row {number}"
@@ -388,16 +236,20 @@ def _cell(row: Mapping[str, Any], column: str, where: str, *, empty: bool = Fals
     if column not in row:
         raise ValidationError(f"{where}: no column {column!r}; there are {sorted(row)}")
     value = row[column]
-    if not empty and (value is None or value == ""):
+    if not empty and (is_missing(value) or value == ""):
         raise ValidationError(f"{where}: the column {column!r} is empty")
     return value
 
 
 def _kept(row: Mapping[str, Any], column: str, where: str) -> Any:
+    return _as(as_json, _cell(row, column, where, empty=True), f"{where}: the column {column!r}")
+
+
+def _as(form: Callable[[Any], Any], value: Any, what: str) -> Any:
     try:
-        return as_json(_cell(row, column, where, empty=True))
+        return form(value)
     except TypeError as error:
-        raise ValidationError(f"{where}: the column {column!r} cannot be kept: {error}") from None
+        raise ValidationError(f"{what} cannot be used: {error}") from None
 
 
 def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -414,7 +266,10 @@ def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"further request parameters go into an object called 'params'"
         )
     # An empty list says as much as nothing, and is how `Job.to_dict` writes no tags.
-    fields = {key: value for key, value in row.items() if value is not None and value != []}
+    fields = {key: value for key, value in row.items() if not is_missing(value) and value != []}
+    for name in ("prompt", "id"):
+        if name in fields:
+            fields[name] = _as(as_text, fields[name], f"{where}: the column {name!r}")
     if isinstance(fields.get("response_model"), str):
         # Whoever writes the rows would choose what this process imports.
         raise ValidationError(

@@ -6,6 +6,7 @@ by where its class comes from.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
@@ -16,6 +17,8 @@ from typing import Any, cast
 from batchata_prefect.errors import ValidationError
 
 _ROWS_AT_ONCE = 1_000
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f"))
+"""Bytes that no text has."""
 
 
 def table_rows(source: Any) -> Iterator[Mapping[str, Any]]:
@@ -103,6 +106,57 @@ def _arrow_rows(batches: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
         yield from batch.to_pylist()
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, or NaN, which is how many tables write it."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def as_text(value: Any) -> str:
+    """A cell as the text of a prompt: nothing for one that is missing, JSON for lists and objects.
+
+    Raises:
+        TypeError: It has no text of its own: bytes that are not UTF-8, an image, a set.
+    """
+    if isinstance(value, str):
+        return value
+    if is_missing(value):
+        return ""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _decoded(bytes(cast("bytes", value)))
+    if type(value).__module__.partition(".")[0] == "numpy":
+        return as_text(value.tolist())
+    if isinstance(value, (bool, Mapping, list, tuple)):
+        return json.dumps(_plain(value), ensure_ascii=False)
+    if type(value).__str__ is object.__str__ and type(value).__repr__ is object.__repr__:
+        raise TypeError(f"{type(value).__name__} has no text")
+    if isinstance(value, (set, frozenset)):
+        raise TypeError("a set has no order; give a list")
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """A value inside a list or an object, as JSON has it."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        return {str(key): _plain(item) for key, item in items}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast("Iterable[Any]", value)]
+    return None if is_missing(value) else as_text(value)
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        if value.translate(None, _CONTROLS) == value:
+            return value.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    raise TypeError(f"it holds {len(value):,} bytes that are not UTF-8 text")
+
+
 def as_json(value: Any) -> Any:
     """A cell as a JSON value: times in ISO 8601, decimals as text with all their digits.
 
@@ -112,7 +166,9 @@ def as_json(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else None if is_missing(value) else str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _decoded(bytes(cast("bytes", value)))
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, timedelta):

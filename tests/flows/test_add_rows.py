@@ -154,7 +154,7 @@ def test_values_of_every_type_are_kept_as_json(tmp_path: Path):
         "at": "2026-11-23T10:00:00", "price": "1.10", "share": 0.5, "whole": 1, "day": "2026-01-02",
     }  # fmt: skip
     assert second == dict.fromkeys(first)
-    with pytest.raises(ValidationError, match="row 1: the column 'blob' cannot be kept"):
+    with pytest.raises(ValidationError, match="row 1: the column 'blob' cannot be used"):
         batch.add_rows(frame, prompt="{text}", metadata_columns=["blob"])
 
 

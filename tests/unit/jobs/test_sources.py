@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import itertools
 import json
+import lzma
 import sys
 import tracemalloc
+import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,12 @@ import fsspec
 import pytest
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.sources import fill, jobs_from_rows, read_rows
+from batchata_prefect.jobs.sources import fill, jobs_from_rows, read_rows, rows_of
 from batchata_prefect.models import Job
 
 ROWS = [{"id": "a", "text": "Grüße, {x}\nnext"}, {"id": "b", "text": 'say "hi"'}]
 CSV = 'id,text\r\na,"Grüße, {x}\nnext"\r\nb,"say ""hi"""\r\n'
+HALVES = CSV[:20].encode(), CSV[20:].encode()
 JSONL = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS)
 
 
@@ -27,6 +32,14 @@ def put(folder: Path, name: str, content: str | bytes) -> str:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return str(path)
+
+
+def zipped(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -41,12 +54,104 @@ def put(folder: Path, name: str, content: str | bytes) -> str:
                      .replace("b,", "b\t"), id="tsv"),
         pytest.param("a.jsonl.gz", gzip.compress(JSONL.encode()), id="gz"),
         pytest.param("a.csv.bz2", bz2.compress(CSV.encode()), id="bz2"),
+        pytest.param("a.csv.xz", lzma.compress(CSV.encode()), id="xz"),
+        pytest.param("a.csv.zip", zipped(**{"__MACOSX/._a.csv": "x", "a.csv": CSV}), id="zip"),
+        pytest.param("b.csv.gz", b"".join(map(gzip.compress, HALVES)) + b"\0" * 512,
+                     id="gz in two members, padded"),
+        pytest.param("b.csv.xz", b"".join(map(lzma.compress, HALVES)), id="xz in two streams"),
+        pytest.param("c.csv", "sep=;\r\n" + CSV.replace("id,text", "id;text").replace("a,", "a;", 1)
+                     .replace("b,", "b;"), id="separator named as for Excel"),
+        pytest.param("d.csv", CSV.replace("\r\n", "\r"), id="lines of an old Mac"),
+        pytest.param("d.jsonl", JSONL.replace("\n", "\r"), id="jsonl of an old Mac"),
+        pytest.param("e.csv", CSV.replace("id,text", "id,text,,").replace('"\r\n', '",,\r\n'),
+                     id="columns without a name or a value"),
+        pytest.param("f::g%20#?*[1].csv", CSV, id="a name that means something elsewhere"),
     ],
 )  # fmt: skip
 def test_rows_of_every_text_kind(tmp_path: Path, name: str, content: str | bytes) -> None:
     """The same rows come from every kind of text file, with quotes, newlines and umlauts."""
     assert list(read_rows(put(tmp_path, name, content))) == ROWS
     assert list(read_rows(tmp_path / name)) == ROWS
+
+
+def test_zstandard_is_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`.zst` works where its library is, several frames and all; else the error names the extra."""
+    zstd = pytest.importorskip(
+        "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    )
+    packed = zstd.compress(CSV[:20].encode()) + zstd.compress(CSV[20:].encode())
+    assert list(read_rows(put(tmp_path, "a.csv.zst", packed))) == ROWS
+    with pytest.raises(ValidationError, match="damaged"):
+        list(read_rows(put(tmp_path, "b.csv.zst", packed[:-3])))
+    monkeypatch.setitem(sys.modules, zstd.__name__, None)
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    with pytest.raises(ValidationError, match=r"pip install 'batchata-prefect\[zstd\]'"):
+        list(read_rows(tmp_path / "a.csv.zst"))
+
+
+def test_the_index_of_pandas_has_a_name(tmp_path: Path) -> None:
+    """A table that pandas wrote with its index has a column without a name before the others."""
+    assert list(read_rows(put(tmp_path, "a.csv", ",a\n0,x\n"))) == [{"index": "0", "a": "x"}]
+
+
+def test_digits_past_those_of_a_float_are_kept(tmp_path: Path) -> None:
+    row = '{"whole": 36893488147419103232, "part": 0.1234567890123456789, "half": 0.5}\n'
+    (values,) = read_rows(put(tmp_path, "a.jsonl", row))
+    assert (
+        fill("{whole} {part} {half}", values, 1) == "36893488147419103232 0.1234567890123456789 0.5"
+    )
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "arrow", "pandas", "polars", "mappings"])
+def test_what_is_missing_is_missing_in_every_format(tmp_path: Path, kind: str) -> None:
+    """None and NaN give no text, and a job without the field."""
+    cells = [0.5, float("nan"), None]
+    table = {"prompt": ["a", "b", "c"], "temperature": cells}
+    source: Any = [{"prompt": p, "temperature": t} for p, t in zip("abc", cells, strict=True)]
+    if kind == "jsonl":
+        lines = [f'{{"prompt": "{p}", "temperature": {t}}}' for p, t in
+                 zip("abc", ("0.5", "NaN", "null"), strict=True)]  # fmt: skip
+        source = put(tmp_path, "a.jsonl", "\n".join(lines))
+    elif kind in {"parquet", "arrow"}:
+        source = pytest.importorskip("pyarrow").table(table)
+        if kind == "parquet":
+            pytest.importorskip("pyarrow.parquet").write_table(source, tmp_path / "a.parquet")
+            source = tmp_path / "a.parquet"
+    elif kind != "mappings":
+        source = pytest.importorskip(kind).DataFrame(table)
+    rows = list(rows_of(source))
+    assert [fill("<{temperature}>", row, 1) for row in rows] == ["<0.5>", "<>", "<>"]
+    jobs = list(jobs_from_rows(rows, model="m"))
+    assert [job.get("temperature") for job in jobs] == [0.5, None, None]
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ("café".encode(), "café"),
+        (bytearray("é".encode()), "é"),
+        ([b"a", {"n": float("nan")}], '["a", {"n": null}]'),
+        (Decimal("1.10"), "1.10"),
+        (True, "true"),
+        (b"\xff\xfe", None),
+        (b"PK\0", None),
+        ({"picture": object()}, None),
+        (object(), None),
+        ({"b", "a"}, None),
+    ],
+)
+def test_a_cell_is_text_or_refused(cell: object, text: str | None) -> None:
+    """What Python would print of an object, or of bytes, is not what somebody wanted to send."""
+    if text is not None:
+        assert fill("{c}", {"c": cell}, 1) == text
+        return
+    with pytest.raises(ValidationError, match="row 7: the column 'c' cannot be used"):
+        fill("{c}", {"c": cell}, 7)
+
+
+def test_metadata_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(ValidationError, match="metadata must be a mapping, not list"):
+        list(jobs_from_rows([{"a": 1}], prompt="{a}", metadata=["a"]))
 
 
 def test_rows_of_a_url() -> None:
@@ -93,7 +198,26 @@ def test_parquet_without_pyarrow_says_what_to_install(
         ("a.csv", 'a,b\n"1\n1",2,3\n', r"line 2: 3 values"),
         ("a.csv", 'a,b\n1,"2\n3,4\n', r"line 3: unexpected end of data"),
         ("a.csv", "a,a\n1,2\n", r"line 1: the columns \['a'\] are named twice"),
-        ("a.csv", "a,,c\n1,2,3\n", r"line 1: a column has no name"),
+        ("a.csv", "a,,c\n1,,3\n1,2,3\n", r"line 3: a value in a column that has no name"),
+        ("a.csv", "a,b,,\n1,2,,\n1,2,,x\n", r"line 3: a value in a column that has no name"),
+        ("a.csv", "sep=;\na;b\n1;2;3\n", r"line 3: 3 values"),
+        ("a.csv", b"a,b\n1,x\ry\n3,4\n", r"line 2: new-line character"),
+        ("a.csv", gzip.compress(b"a\n1\n"), r"holds \.gz and not what its name says"),
+        ("a.jsonl", '{"a": 1, "b": {"c": 1, "c": 2}}\n', r"line 1: .* \['c'\] are given twice"),
+        ("a.jsonl", '{"a": Infinity}\n', r"line 1: not JSON: Infinity"),
+        ("a.jsonl", '{"a": ' + "[" * 100_000 + "\n", r"line 1: not JSON"),
+        ("a.csv.gz", "a\n1\n", r"is no \.gz file, although its name says so"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-9], r"damaged, cut short .* Nothing was sent"),
+        ("a.csv.gz", gzip.compress(CSV.encode())[:-6] + b"\1" * 6, r"damaged"),
+        ("a.csv.gz", gzip.compress(CSV.encode()) + b"rest", r"damaged"),
+        ("a.csv.bz2", bz2.compress(CSV.encode())[:-4], r"damaged"),
+        ("a.csv.bz2", bz2.compress(CSV.encode()) + b"rest", r"damaged"),
+        ("a.csv.xz", lzma.compress(CSV.encode())[:-4], r"damaged"),
+        ("a.csv.xz", lzma.compress(CSV.encode()) + b"\0" * 4 + b"rest", r"damaged"),
+        ("a.csv.zip", zipped(a="a\n1\n", b="a\n2\n"), r"holds 2 files, \['a', 'b'\]"),
+        ("a.csv.zip", zipped(), r"is no \.zip file|holds 0 files"),
+        ("a.csv.zip", zipped(a="a\n" + "1\n" * 999)[:-30], r"cannot be unpacked"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), r"unpack the \.gz"),
         ("a.csv", "a;b\n1;2\n", r"line 1: separated by ';'"),
         ("a.csv", b"a,b\n1,\xe9\n", r"line 2: not UTF-8"),
         ("a.txt", "hello", r"cannot tell what kind"),
