@@ -15,7 +15,6 @@ from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
 
-_PROVIDERS = {"anthropic", "openai"}
 _NOT_LISTED = ("ft:", ".ft-", "audio", "realtime", "tts", "whisper", "transcribe", "image", "dall-")
 """In ids of models that do not write, and of fine-tuned ones."""
 
@@ -121,7 +120,7 @@ def known_models(everything: bool = False) -> list[Known]:
     prices = PriceBook()
     found: list[Known] = []
     for source in get_snapshot().providers:
-        if source.id not in _PROVIDERS:
+        if source.id not in providers():
             continue
         for entry in source.models:
             known = _known(prices, source.id, entry)
@@ -147,7 +146,7 @@ def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
     output, realtime_output = prices.cost(provider, model, out), None
     if output is not None:
         realtime_output = prices.realtime_cost(provider, model, out)
-    context = entry.context_window
+    context, serving = entry.context_window, providers()[provider]
     return Known(
         model=model,
         provider=provider,
@@ -156,28 +155,11 @@ def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
         realtime_input_usd=None if realtime is None else float(realtime * 1000),
         realtime_output_usd=None if realtime_output is None else float(realtime_output),
         context_tokens=context,
-        most_output_tokens=_most_output(provider, model),
-        takes_temperature=_takes_temperature(provider, model),
-        cites=provider == "anthropic",
+        most_output_tokens=serving.most_output(model),
+        takes_temperature=serving.takes_temperature(model),
+        cites=serving.cites,
         note=prices.note(provider, model),
     )
-
-
-def _most_output(provider: str, model: str) -> int | None:
-    if provider == "anthropic":
-        from batchata_prefect.providers.anthropic.models import most_tokens
-    else:
-        from batchata_prefect.providers.openai.body import most_tokens
-    return most_tokens(model)
-
-
-def _takes_temperature(provider: str, model: str) -> bool | None:
-    """Not on Claude at all [api/migration-2026-10-21], nor on OpenAI's reasoning models."""
-    if provider == "anthropic":
-        return False
-    from batchata_prefect.providers.openai.body import reasons
-
-    return None if "embedding" in model else not reasons(model)
 
 
 def _usd(price: float | None) -> str:

@@ -1,24 +1,27 @@
 """What a provider is, and which one serves a model.
 
-A provider is one module with one plain class of a few verbs. It knows the wire of one API and
-nothing of Prefect, budgets or where files lie; it is handed a ready SDK client. A third provider
-is one such module and one entry point in the group `batchata_prefect.providers`.
+A provider is one folder with one class of a few verbs. It knows the wire of one API and nothing of
+Prefect, budgets or where files lie; it is handed a ready SDK client. A third provider is one such
+folder and one entry point in the group `batchata_prefect.providers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
 from io import RawIOBase
-from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
+from typing import Any, BinaryIO, ClassVar, TypeAlias
 
 from batchata_prefect.answers import Reply
 from batchata_prefect.errors import ProviderNotFoundError
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
+from batchata_prefect.providers import bodies, wire
 from batchata_prefect.providers.bodies import Again
+from batchata_prefect.providers.failures import status_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +91,43 @@ class Ours:
     head: str | None
 
 
-@runtime_checkable
-class Provider(Protocol):
-    """The verbs of a provider. `client` is always the SDK's async client from `connect`."""
+class Provider(ABC):
+    """The verbs of a provider. `client` is always the SDK's async client from `connect`.
 
-    name: str
-    limits: Limits
+    A provider writes those without a body here. The others are the same wherever batches lie at one
+    path, and are written again only where its API differs.
 
+    Attributes:
+        name: What it goes by, in jobs, records and prices.
+        limits: What one of its batches may hold.
+        cites: Whether it has citations of its own.
+        batches_path: Path of its batches, below the client's base URL.
+        batches_cursor: Parameter of a list that takes the last id of the page before.
+        files_path: Path of its files.
+        upload_fields: What goes up beside a document, for it to be stored for some days.
+    """
+
+    name: ClassVar[str]
+    limits: ClassVar[Limits]
+    cites: ClassVar[bool] = False
+    batches_path: ClassVar[str]
+    batches_cursor: ClassVar[str]
+    files_path: ClassVar[str]
+    upload_fields: ClassVar[Mapping[str, Any]] = {}
+
+    @abstractmethod
     def serves(self, model: str) -> bool:
         """Whether the model's name looks like one of this provider's."""
-        ...
 
+    def most_output(self, model: str) -> int | None:
+        """The most output tokens of a model; None where nothing is known."""
+        return None
+
+    def takes_temperature(self, model: str) -> bool | None:
+        """Whether a model takes a temperature; None where nothing is known."""
+        return None
+
+    @abstractmethod
     def connect(self, key: Key | None = None) -> Any:
         """A ready async SDK client.
 
@@ -108,44 +137,44 @@ class Provider(Protocol):
         Raises:
             MissingCredentialsError: No API key is set.
         """
-        ...
 
     def account(self, client: Any) -> str:
         """A stable name of where the client's requests go, without any secret: the base URL."""
-        ...
+        return wire.base_url(client)
 
+    @abstractmethod
     def render(self, job: Job) -> Request:
         """The job's exact request, with its estimate.
 
         Raises:
             ValidationError: The provider would not take the job; the text names the job and why.
         """
-        ...
 
+    @abstractmethod
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """One line of a chunk file, without the newline."""
-        ...
 
+    @abstractmethod
     def wire_bytes(self, lines_bytes: int, count: int) -> int:
         """Bytes on the wire of `count` lines of `lines_bytes` bytes in all, newlines left out."""
-        ...
 
+    @abstractmethod
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
         """Create the provider batch of these requests; the one call that costs money.
 
         Never retried inside. What an error of it proves is read by `failures.classify`; one that
         was raised before anything could be made is a `failures.NotSentError`.
         """
-        ...
 
+    @abstractmethod
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """Send one request through the realtime API, at its price: the reply as a result row.
 
         Sent once, never repeated inside. A refusal of the request itself is a row too; what any
         other error proves is read by `failures.classify`.
         """
-        ...
 
+    @abstractmethod
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
@@ -157,62 +186,80 @@ class Provider(Protocol):
             since: Time just before the create was sent.
             known: Ids of batches that belong to other chunks.
         """
-        ...
 
+    @abstractmethod
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
         """Batches of the account since a time that carry our token, or may carry it."""
-        ...
+
+    @abstractmethod
+    def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
+        """A batch out of the provider's own object."""
 
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
-        ...
+        return self.batch(await wire.get(client, f"{self.batches_path}/{batch_id}", "id"))
 
-    def listed(self, client: Any) -> AsyncIterator[list[ProviderBatch]]:
+    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
         """All batches of the account as they stand now, newest first; a call for each page."""
-        ...
+        async for items in wire.batch_pages(client, self.batches_path, self.batches_cursor):
+            yield [self.batch(item) for item in items]
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         """Ask for the batch's cancellation; an ended batch is given back as it is."""
-        ...
+        try:
+            told = await wire.post(client, f"{self.batches_path}/{batch_id}/cancel", "id")
+        except Exception as error:
+            # A batch that has ended is refused. OpenAI: 409 `Cannot cancel a batch with status
+            # 'completed'.`; what Anthropic answers is not documented, and can only be a 4xx.
+            if status_of(error) not in {400, 404, 409, 422}:
+                raise
+            return await self.poll(client, batch_id)
+        return self.batch(told)
 
-    def download(self, client: Any, batch: ProviderBatch) -> AsyncIterator[bytes]:
+    @abstractmethod
+    def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
         """The raw result rows as they come over the wire, in pieces of any size.
 
         Files follow each other with a newline between them. A broken transfer raises, or ends
         early without an error: the caller counts rows.
         """
-        ...
 
+    @abstractmethod
     def read(self, row: bytes, endpoint: str) -> Reply:
         """One result row, read leniently: unknown fields and blocks do not hurt.
 
         Raises:
             ParseError: The row is not JSON or carries no custom_id.
         """
-        ...
 
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document at the provider for some days: its id."""
-        ...
+        headers = {"Content-Type": "multipart/form-data"}
+        files = [("file", (name, data, media_type))]
+        fields = dict(self.upload_fields)
+        reply = await wire.send(
+            client, self.files_path, "id", headers=headers, body=fields, files=files
+        )
+        return str(reply["id"])
 
+    @abstractmethod
     async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
         """Name -> id of the stored documents whose name begins with `prefix`."""
-        ...
 
     async def forget(self, client: Any, file_id: str) -> None:
         """Delete a stored document; one that is gone does not matter."""
-        ...
+        await wire.delete(client, f"{self.files_path}/{file_id}")
 
     def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
         """The request with the answer to it and what was wrong with it, to be asked once more.
 
         None where the request has no dialogue.
         """
-        ...
+        return bodies.reworded(body, answer, fault)
 
     def roomier(self, body: bytes, model: str) -> Again | None:
         """The request with more output tokens; None where the model has no more."""
-        ...
+        return bodies.roomier(body, self.most_output(model))
 
     def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
         """The request with the turn that the provider paused, for the model to go on with it.
@@ -224,15 +271,15 @@ class Provider(Protocol):
             row: The row of the reply, as it came.
             goes_on: Whether the request itself already continues a turn.
         """
-        ...
+        return None
 
     async def withdraw(self, client: Any, chunk: Chunk) -> None:
         """Delete what creates of a chunk have uploaded, of which no batch was made."""
-        ...
+        return
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Delete what was uploaded for the batch; the answers stay. Missing files do not matter."""
-        ...
+        return
 
 
 @cache

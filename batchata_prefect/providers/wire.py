@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
-from batchata_prefect.providers.caps import ReplyTooLargeError, streaming
+from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
 
 RETRIES = 2
@@ -126,17 +126,23 @@ def check_keys(client: Any, **keys: Any) -> None:
             )
 
 
-@contextmanager
-def connecting(variable: str) -> Generator[None]:
-    """Make an SDK client inside; an address that is none is told without what stands in it.
+def sdk_client(kind: Any, http: Any, variable: str, arguments: Mapping[str, Any]) -> Any:
+    """An SDK's client with our retries, timeouts and caps.
+
+    Args:
+        kind: The SDK's class of it.
+        http: `DefaultAsyncHttpxClient` of the SDK.
+        variable: Name of the variable that the SDK takes its base URL from.
+        arguments: Further arguments.
 
     Raises:
-        MissingCredentialsError: The base URL cannot be used.
+        MissingCredentialsError: The base URL cannot be used; it is told without what stands in it.
     """
     import httpx2
 
+    capped = http_client(http)
     try:
-        yield
+        return kind(max_retries=RETRIES, timeout=timeouts(), http_client=capped, **arguments)
     except httpx2.InvalidURL:
         raise MissingCredentialsError(
             f"{variable} or the base URL of the credentials block is no address that can be "

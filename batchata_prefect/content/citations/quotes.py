@@ -10,14 +10,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, cast
 
-from batchata_prefect.content.schema import (
-    AnswerSchema,
-    Parsed,
-    for_anthropic,
-    for_openai,
-    parse_value,
-)
-from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI, check_size
+from batchata_prefect.content.schema import AnswerSchema, Parsed, asked_for, parse_value
+from batchata_prefect.content.schema.dialects import Dialect, check_size
 from batchata_prefect.content.schema.json_text import json_text, json_value
 from batchata_prefect.content.schema.nodes import UnfitError
 from batchata_prefect.errors import ParseError, ValidationError
@@ -46,22 +40,20 @@ _QUOTE: dict[str, Any] = {
 }
 
 
-def quoted_schema(
-    s: AnswerSchema | None, *, job_id: str, provider: str = "openai"
-) -> dict[str, Any]:
+def quoted_schema(s: AnswerSchema | None, dialect: Dialect, *, job_id: str) -> dict[str, Any]:
     """The schema of an answer together with the quotes that support it; shared, never change it.
 
     Args:
         s: What the answer itself looks like; None for plain text.
+        dialect: What the provider accepts.
         job_id: Id of the job, for error texts.
-        provider: Whose dialect it is in: `openai` or `anthropic`.
 
     Raises:
         ValidationError: A field cannot be expressed; the text names its path and the job.
     """
-    _answer(s, provider, job_id)
+    _answer(s, dialect, job_id)
     try:
-        return _with_quotes(s, provider)
+        return _with_quotes(s, dialect)
     except UnfitError as unfit:
         where = f"field {unfit.path!r} " if unfit.path else ""
         raise ValidationError(
@@ -70,16 +62,13 @@ def quoted_schema(
         ) from None
 
 
-def _answer(s: AnswerSchema | None, provider: str, job_id: str) -> dict[str, Any]:
-    if s is None:
-        return {"type": "string"}
-    asked = for_anthropic if provider == "anthropic" else for_openai
-    return asked(s, job_id=job_id)
+def _answer(s: AnswerSchema | None, dialect: Dialect, job_id: str) -> dict[str, Any]:
+    return {"type": "string"} if s is None else asked_for(s, dialect, job_id=job_id)
 
 
 @lru_cache(maxsize=256)
-def _with_quotes(s: AnswerSchema | None, provider: str) -> dict[str, Any]:
-    answer = dict(_answer(s, provider, ""))
+def _with_quotes(s: AnswerSchema | None, dialect: Dialect) -> dict[str, Any]:
+    answer = dict(_answer(s, dialect, ""))
     defs = answer.pop("$defs", None)
     schema: dict[str, Any] = {
         "type": "object",
@@ -96,7 +85,7 @@ def _with_quotes(s: AnswerSchema | None, provider: str) -> dict[str, Any]:
     }
     if defs is not None:
         schema["$defs"] = defs
-    check_size(schema, ANTHROPIC if provider == "anthropic" else OPENAI)
+    check_size(schema, dialect)
     return schema
 
 

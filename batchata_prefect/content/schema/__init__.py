@@ -1,8 +1,7 @@
 """Response models: what is asked for, and the answer's text read back into it.
 
 A response model is a pydantic class, a dataclass, a TypedDict, the import path of one, or a JSON
-schema. The class itself is
-never persisted: `to_plain` and `from_plain` carry its JSON schema, its digest and its import path.
+schema. The class itself is never persisted.
 
 A `Decimal` field is asked for as a JSON number, so that the provider's grammar rules out `1,234.50`
 or `USD 12`, and is read from the number's own digits, never through a float: `12.30` stays `12.30`.
@@ -14,7 +13,6 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any, TypeGuard, cast
@@ -33,7 +31,7 @@ from batchata_prefect.content.schema.answers import (
     validator_kind,
 )
 from batchata_prefect.content.schema.conversion import converted
-from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI, Dialect
+from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.content.schema.nodes import Schema, UnfitError, resolved, schema_nodes
 from batchata_prefect.content.schema.plain import Answer, AnswerSchema, json_schema
 from batchata_prefect.errors import ValidationError
@@ -44,15 +42,12 @@ __all__ = [
     "AnswerSchema",
     "Parsed",
     "answer_schema",
-    "for_anthropic",
-    "for_openai",
-    "from_plain",
+    "asked_for",
     "made",
     "parse_answer",
     "parse_value",
     "prompt_for",
     "read_answer",
-    "to_plain",
 ]
 
 
@@ -77,22 +72,19 @@ def answer_schema(response_model: ResponseModel) -> AnswerSchema:
     return _of_class(response_model)
 
 
-def for_anthropic(s: AnswerSchema, *, job_id: str) -> dict[str, Any]:
-    """The schema for `output_config.format.schema`; shared, never change it.
+def asked_for(s: AnswerSchema, dialect: Dialect, *, job_id: str) -> dict[str, Any]:
+    """The schema as a provider is asked for it; shared, never change it.
 
     Raises:
         ValidationError: A field cannot be expressed; the text names its path and the job.
     """
-    return _for_dialect(s, ANTHROPIC, job_id)
-
-
-def for_openai(s: AnswerSchema, *, job_id: str) -> dict[str, Any]:
-    """The strict schema for `response_format` or `text.format`; shared, never change it.
-
-    Raises:
-        ValidationError: A field cannot be expressed; the text names its path and the job.
-    """
-    return _for_dialect(s, OPENAI, job_id)
+    try:
+        return _converted(s, dialect)
+    except UnfitError as unfit:
+        where = f"field {unfit.path!r} " if unfit.path else ""
+        raise ValidationError(
+            f"job {job_id!r}: response model {s.name!r}: {where}{unfit.reason}"
+        ) from None
 
 
 def prompt_for(s: AnswerSchema) -> str:
@@ -113,41 +105,6 @@ def prompt_for(s: AnswerSchema) -> str:
     )
 
 
-def to_plain(s: AnswerSchema) -> dict[str, Any]:
-    """The answer schema as JSON-ready values, without the class."""
-    return {
-        "name": s.name,
-        "schema": s.schema,
-        "digest": s.digest,
-        "import_path": s.import_path,
-    }
-
-
-def from_plain(
-    plain: Mapping[str, Any], registry: Mapping[str, type[Any]] | None = None
-) -> AnswerSchema:
-    """The answer schema of `to_plain` values, with its class where that can be had.
-
-    Args:
-        plain: The values.
-        registry: Digest -> class, of the classes that the running script brought along.
-
-    Returns:
-        With the class of the registry, else with the class at the import path if its schema is
-        still the same, else without a class: answers are then dicts.
-    """
-    digest = str(plain["digest"])
-    path = cast("str | None", plain.get("import_path"))
-    model = (registry or {}).get(digest)
-    if model is None and path is not None:
-        try:
-            found = answer_schema(path)
-        except ValidationError:
-            found = None
-        model = found.model if found is not None and found.digest == digest else None
-    return AnswerSchema(str(plain["name"]), dict(plain["schema"]), digest, path, model)
-
-
 @lru_cache(maxsize=256)
 def _of_class(model: type[Any]) -> AnswerSchema:
     try:
@@ -156,9 +113,7 @@ def _of_class(model: type[Any]) -> AnswerSchema:
         raise ValidationError(
             f"response model {model.__name__!r} has no JSON schema: {error}"
         ) from error
-    path = f"{model.__module__}:{model.__qualname__}"
-    importable = model.__module__ != "__main__" and "<locals>" not in path
-    return _made(model.__name__, schema, path if importable else None, model)
+    return _made(model.__name__, schema, model)
 
 
 @lru_cache(maxsize=256)
@@ -172,10 +127,10 @@ def _of_dict(text: str) -> AnswerSchema:
         raise ValidationError(
             f"response_model is not a valid JSON schema: {error.json_path}: {error.message}"
         ) from error
-    return _made(str(schema.get("title") or "answer"), schema, None, None)
+    return _made(str(schema.get("title") or "answer"), schema, None)
 
 
-def _made(name: str, schema: Schema, path: str | None, model: type[Any] | None) -> AnswerSchema:
+def _made(name: str, schema: Schema, model: type[Any] | None) -> AnswerSchema:
     try:
         root = resolved(schema, schema)
     except UnfitError as unfit:
@@ -191,7 +146,7 @@ def _made(name: str, schema: Schema, path: str | None, model: type[Any] | None) 
             node["default"] = sorted(node["default"], key=json.dumps)
     digest = hashlib.sha256(json.dumps(schema, default=str).encode()).hexdigest()
     clean = re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
-    return AnswerSchema(clean, schema, digest, path, model)
+    return AnswerSchema(clean, schema, digest, model)
 
 
 def _imported(path: str) -> type[Any]:
@@ -220,16 +175,6 @@ def _is_model(given: object) -> TypeGuard[type[Any]]:
         return False
     model = cast("type[Any]", given)
     return issubclass(model, BaseModel) or is_dataclass(model) or is_typeddict(model)
-
-
-def _for_dialect(s: AnswerSchema, dialect: Dialect, job_id: str) -> Schema:
-    try:
-        return _converted(s, dialect)
-    except UnfitError as unfit:
-        where = f"field {unfit.path!r} " if unfit.path else ""
-        raise ValidationError(
-            f"job {job_id!r}: response model {s.name!r}: {where}{unfit.reason}"
-        ) from None
 
 
 @lru_cache(maxsize=256)

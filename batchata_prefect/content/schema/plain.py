@@ -25,14 +25,12 @@ class AnswerSchema:
         name: Its name, of `[a-zA-Z0-9_-]` and at most 64 characters, as OpenAI asks.
         schema: Plain JSON schema, shared: never change it.
         digest: Hex digest of the schema, the same in every process.
-        import_path: `module:Class` where a class can be imported; else None.
         model: The class; None where only the JSON schema is known.
     """
 
     name: str
     schema: dict[str, Any] = field(hash=False)
     digest: str
-    import_path: str | None = None
     model: type[Any] | None = field(default=None, compare=False, repr=False)
 
 

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document, pdf_shown_bytes
-from batchata_prefect.content.schema import answer_schema, for_anthropic, prompt_for
+from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
+from batchata_prefect.content.schema.dialects import ANTHROPIC
 from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Limits
 from batchata_prefect.providers.anthropic.models import (
@@ -333,7 +334,7 @@ def _ask_for_form(
         raise fault(job, f"it has output_config.format and {other}, which exclude each other")
     schema = None if job.response_model is None else answer_schema(job.response_model)
     if quoted:
-        form = quoted_schema(schema, job_id=job.id, provider="anthropic")
+        form = quoted_schema(schema, ANTHROPIC, job_id=job.id)
         config["format"] = {"type": "json_schema", "schema": form}
     elif schema is not None:
         if cited:
@@ -341,7 +342,7 @@ def _ask_for_form(
             tally.text(instructions)
             _append(body["messages"], instructions)
         else:
-            form = for_anthropic(schema, job_id=job.id)
+            form = asked_for(schema, ANTHROPIC, job_id=job.id)
             config["format"] = {"type": "json_schema", "schema": form}
     if "format" in config:
         tally.add(FORMAT)

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from io import RawIOBase
 from os import SEEK_END
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, ClassVar, cast
+
+from typing_extensions import override
 
 from batchata_prefect.answers import Reply
 from batchata_prefect.errors import MissingCredentialsError, blanked, one_line
@@ -28,11 +30,9 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, Requests, wire
-from batchata_prefect.providers.bodies import Again, reworded, roomier
-from batchata_prefect.providers.caps import http_client
-from batchata_prefect.providers.failures import NotSentError, classify, status_of
-from batchata_prefect.providers.openai.body import LIMITS, most_tokens, render
+from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers.failures import NotSentError, classify
+from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
@@ -67,11 +67,19 @@ class _Upload:
     unseen: int = 0
 
 
-class OpenAI:
+class OpenAI(Provider):
     """Batches: a file with all requests goes up, a file of answers and one of errors come down."""
 
     name = "openai"
     limits = LIMITS
+    batches_path = "/batches"
+    batches_cursor = "after"
+    files_path = "/files"
+    upload_fields: ClassVar = {
+        "purpose": "user_data",
+        "expires_after": {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS},
+    }
+    """[openai/types/file_create_params.py]"""
 
     def __init__(self) -> None:
         self._begun: dict[str, _Upload] = {}
@@ -79,32 +87,33 @@ class OpenAI:
         self._tokens: dict[str, str | None] = {}
         """Id of an uploaded file -> the token in its name; None where it is not one of ours."""
 
+    @override
     def serves(self, model: str) -> bool:
-        """Whether the model's name looks like one of OpenAI's, fine-tuned ones included."""
         return _SERVED.match(model) is not None
 
+    @override
+    def most_output(self, model: str) -> int | None:
+        return most_tokens(model)
+
+    @override
+    def takes_temperature(self, model: str) -> bool | None:
+        return None if "embedding" in model else not reasons(model)
+
+    @override
     def connect(self, key: Key | None = None) -> Any:
-        """An `AsyncOpenAI` with the SDK's own variables: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...
-
-        Args:
-            key: Credentials in place of the variables.
-
-        Raises:
-            MissingCredentialsError: No key is set.
-        """
+        # The SDK's own variables: `OPENAI_API_KEY`, `OPENAI_BASE_URL`, ...
         import openai
 
         missing = MissingCredentialsError(
             "no OpenAI key: set OPENAI_API_KEY in the environment or in .env"
         )
         try:
-            with wire.connecting("OPENAI_BASE_URL"):
-                client = openai.AsyncOpenAI(
-                    max_retries=wire.RETRIES,
-                    timeout=wire.timeouts(),
-                    http_client=http_client(openai.DefaultAsyncHttpxClient),
-                    **(key.arguments() if key else {}),
-                )
+            client = wire.sdk_client(
+                openai.AsyncOpenAI,
+                openai.DefaultAsyncHttpxClient,
+                "OPENAI_BASE_URL",
+                key.arguments() if key else {},
+            )
         except openai.OpenAIError:
             raise missing from None
         if client.api_key == "" and not client.admin_api_key and not client.workload_identity:
@@ -114,37 +123,25 @@ class OpenAI:
         )
         return client
 
-    def account(self, client: Any) -> str:
-        """The base URL."""
-        return wire.base_url(client)
-
+    @override
     def render(self, job: Job) -> Request:
-        """The job's exact request, with its estimate.
-
-        Raises:
-            ValidationError: The API would not take the job; the text names the job and why.
-        """
         return render(job)
 
+    @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
-        """One line of the request file."""
         return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}' % (
             custom_id.encode(),
             endpoint.encode(),
             body,
         )
 
+    @override
     def wire_bytes(self, lines_bytes: int, count: int) -> int:
-        """Bytes of the request file of so many lines."""
         return lines_bytes + count
 
+    @override
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
-        """Upload the requests as a file, unless it is there already, and create the batch from it.
-
-        Raises:
-            NotSentError: The file could not be uploaded.
-            OSError: They cannot be read; nothing was sent.
-        """
+        # Uploaded as a file, unless it is there already, of which the batch is created.
         with await asyncio.to_thread(requests) as file:
             try:
                 upload = await self._uploaded(client, chunk, file)
@@ -160,7 +157,7 @@ class OpenAI:
             "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
         try:
-            created = _batch(await wire.buy(client, "/batches", "id", body))
+            created = self.batch(await wire.buy(client, "/batches", "id", body))
         except Exception as error:
             if classify(error).kind == "unseen":
                 await self._not_seen(client, chunk, upload)
@@ -195,15 +192,15 @@ class OpenAI:
                 await wire.delete(client, f"/files/{upload.file_id}")
             del self._begun[chunk.token]
 
+    @override
     async def withdraw(self, client: Any, chunk: Chunk) -> None:
-        """Delete the request files of a chunk of which no batch was made."""
         upload = self._begun.pop(chunk.token, None)
         known = [upload.file_id] if upload is not None and upload.file_id is not None else []
         for file_id in known or [file_id for file_id, _ in await _left(client, chunk)]:
             await wire.delete(client, f"/files/{file_id}")
 
+    @override
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
-        """One request through its endpoint [openai/resources], as a row of an output file."""
         # The client's base URL ends in /v1.
         answered, status, error = await wire.ask(
             client, endpoint.removeprefix("/v1"), "object", body
@@ -212,21 +209,20 @@ class OpenAI:
         form = b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}'
         return form % (custom_id.encode(), status, told)
 
+    @override
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
-        """Look for the chunk's batch by the token in its metadata, or in the name of its file.
-
-        Servers that speak this API may give no metadata back.
-        """
-        items = await wire.batches_since(client, "/batches", "after", since)
+        # By the token in its metadata, or in the name of its file: servers that speak this API may
+        # give no metadata back.
+        items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
         items = [item for item in items if item.get("id") not in known]
         for item in items:
             if _token(item) == chunk.token:
-                return Found(_batch(item))
+                return Found(self.batch(item))
         for item in items:
             if _token(item) is None and await self._token_of_file(client, item) == chunk.token:
-                return Found(_batch(item))
+                return Found(self.batch(item))
         return Found()
 
     async def _token_of_file(self, client: Any, item: Mapping[str, Any]) -> str | None:
@@ -245,37 +241,43 @@ class OpenAI:
             self._tokens[file_id] = match[1] if match else None
         return self._tokens[file_id]
 
+    @override
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        """Batches with our token in their metadata, or in the name of their file."""
-        items = await wire.batches_since(client, "/batches", "after", since)
+        items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
         tokens = [_token(item) or await self._token_of_file(client, item) for item in items]
         return [
-            Ours(_batch(item), token[:16])
+            Ours(self.batch(item), token[:16])
             for item, token in zip(items, tokens, strict=True)
             if token is not None
         ]
 
-    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
-        """The batch as it stands now."""
-        return _batch(await wire.get(client, f"/batches/{batch_id}", "id"))
+    @override
+    def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
+        status = str(data.get("status"))
+        state, ending = _STATES.get(status, ("in_progress", None))
+        counts = object_at(data, "request_counts")
+        ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
+        return ProviderBatch(
+            batch_id=str(data["id"]),
+            state=state,
+            raw_status=status,
+            ending=ending,
+            # All counts are 0 while the file is being validated, and when it was refused.
+            total=count_at(counts, "total") or None,
+            succeeded=count_at(counts, "completed"),
+            failed=count_at(counts, "failed"),
+            created_at=wire.moment(data.get("created_at")),
+            expires_at=wire.moment(data.get("expires_at")),
+            ended_at=ended[0] if ended else None,
+            faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
+            output_file_id=text_at(data, "output_file_id"),
+            error_file_id=text_at(data, "error_file_id"),
+            input_file_id=text_at(data, "input_file_id"),
+        )
 
-    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
-        """All batches of the project as they stand now, newest first; a call for each page."""
-        async for items in wire.batch_pages(client, "/batches", "after"):
-            yield [_batch(item) for item in items]
-
-    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
-        """Ask for the batch's cancellation; an ended batch is given back as it is."""
-        try:
-            return _batch(await wire.post(client, f"/batches/{batch_id}/cancel", "id"))
-        except Exception as error:
-            # 409: `Cannot cancel a batch with status 'completed'.`
-            if status_of(error) not in {400, 404, 409, 422}:
-                raise
-        return await self.poll(client, batch_id)
-
+    @override
     async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
-        """The rows of the output file, then those of the error file; either may not exist."""
+        # The output file, then the error file; either may not exist.
         end = b"\n"
         for file_id in (batch.output_file_id, batch.error_file_id):
             if file_id is None:
@@ -290,31 +292,14 @@ class OpenAI:
             finally:
                 await pieces.aclose()
 
+    @override
     def read(self, row: bytes, endpoint: str) -> Reply:
-        """One result row, of the output file or the error file.
-
-        Raises:
-            ParseError: The row is not JSON or carries no custom_id.
-        """
         if (reply := ordinary(row)) is not None:
             return reply
         return read_row(*parse(row, is_exact="embeddings" not in endpoint))
 
-    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
-        """Store a document for some days [openai/types/file_create_params.py]."""
-        expiry = {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS}
-        reply = await wire.send(
-            client,
-            "/files",
-            "id",
-            headers={"Content-Type": "multipart/form-data"},
-            body={"purpose": "user_data", "expires_after": expiry},
-            files=[("file", (name, data, media_type))],
-        )
-        return str(reply["id"])
-
+    @override
     async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        """Name -> id of the stored documents whose name begins with `prefix`."""
         found: dict[str, str] = {}
         params: dict[str, Any] = {"purpose": "user_data", "limit": 1000}
         while True:
@@ -325,24 +310,8 @@ class OpenAI:
                 return found
             params = {**params, "after": items[-1]["id"]}
 
-    async def forget(self, client: Any, file_id: str) -> None:
-        """Delete a stored document."""
-        await wire.delete(client, f"/files/{file_id}")
-
-    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
-        """The request with the answer to it and what was wrong with it."""
-        return reworded(body, answer, fault)
-
-    def roomier(self, body: bytes, model: str) -> Again | None:
-        """The request with more output tokens; None where the model has no more."""
-        return roomier(body, most_tokens(model))
-
-    def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
-        """None: there are no paused turns."""
-        return None
-
+    @override
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
-        """Delete the uploaded request file."""
         if batch.input_file_id is not None:
             await wire.delete(client, f"/files/{batch.input_file_id}")
 
@@ -378,30 +347,6 @@ async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> 
         files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
     )
     return str(reply["id"])
-
-
-def _batch(data: Mapping[str, Any]) -> ProviderBatch:
-    status = str(data.get("status"))
-    state, ending = _STATES.get(status, ("in_progress", None))
-    counts = object_at(data, "request_counts")
-    ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
-    return ProviderBatch(
-        batch_id=str(data["id"]),
-        state=state,
-        raw_status=status,
-        ending=ending,
-        # All counts are 0 while the file is being validated, and when it was refused.
-        total=count_at(counts, "total") or None,
-        succeeded=count_at(counts, "completed"),
-        failed=count_at(counts, "failed"),
-        created_at=wire.moment(data.get("created_at")),
-        expires_at=wire.moment(data.get("expires_at")),
-        ended_at=ended[0] if ended else None,
-        faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
-        output_file_id=text_at(data, "output_file_id"),
-        error_file_id=text_at(data, "error_file_id"),
-        input_file_id=text_at(data, "input_file_id"),
-    )
 
 
 def _fault(item: Any) -> BatchFault:

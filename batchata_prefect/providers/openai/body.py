@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document
-from batchata_prefect.content.schema import answer_schema, for_openai
+from batchata_prefect.content.schema import answer_schema, asked_for
+from batchata_prefect.content.schema.dialects import OPENAI
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
 from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
@@ -206,9 +207,9 @@ def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
     """What is asked for: the response model, the answer with its quotes, or both in one."""
     schema = None if job.response_model is None else answer_schema(job.response_model)
     if quoted or schema is None:
-        asked = quoted_schema(schema, job_id=job.id)
+        asked = quoted_schema(schema, OPENAI, job_id=job.id)
     else:
-        asked = for_openai(schema, job_id=job.id)
+        asked = asked_for(schema, OPENAI, job_id=job.id)
     return {"name": schema.name if schema else "answer", "schema": asked, "strict": True}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
-from batchata_prefect.content.schema import AnswerSchema, answer_schema, from_plain, to_plain
+from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk, Citing
 from batchata_prefect.money.prices import PriceBook
@@ -176,7 +177,7 @@ def test_a_parsed_answer_comes_back(known: str) -> None:
         assert result.parsed_response == Bill(Total=Decimal("12.30"), on=date(2026, 11, 22))
         assert str(result.parsed_response.total) == "12.30"
     else:
-        plain = from_plain({**to_plain(schema), "import_path": None})
+        plain = replace(schema, model=None)
         result = from_row(stored, {schema.digest: plain})
         assert isinstance(result.parsed_response, dict)
         assert result.parsed_response["on"] == "2026-11-22"

@@ -13,18 +13,16 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
-from pydantic import BaseModel, RootModel, create_model, field_validator
+from pydantic import BaseModel, RootModel, field_validator
 
 from batchata_prefect.content.citations.quotes import quoted_schema, read_quoted
 from batchata_prefect.content.schema import (
     answer_schema,
-    for_anthropic,
-    for_openai,
-    from_plain,
+    asked_for,
     prompt_for,
     read_answer,
-    to_plain,
 )
+from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
 from batchata_prefect.errors import ParseError, ValidationError
 from tests.unit.content.test_schema import (
     FAULTS,
@@ -260,7 +258,7 @@ USER_ANSWER = {
 def test_a_json_schema_of_the_users_own_is_converted_and_read(provider: str) -> None:
     """Definitions, type lists, oneOf, allOf and dictionaries of a plain schema work as well."""
     schema = answer_schema(USER_SCHEMA)
-    converted = PROVIDERS[provider](schema, job_id="a")
+    converted = asked_for(schema, PROVIDERS[provider], job_id="a")
     assert FAULTS[provider](converted) == []
     assert converted["properties"]["both"]["required"] == ["city", "zip"]
     assert converted["properties"]["twice"] == {"type": "integer"}
@@ -279,13 +277,13 @@ SELF_SCHEMA = {
 def test_a_schema_that_refers_to_its_own_root_works_where_recursion_does() -> None:
     """OpenAI takes it as a definition; Anthropic is spared it."""
     schema = answer_schema(SELF_SCHEMA)
-    converted = for_openai(schema, job_id="a")
+    converted = asked_for(schema, OPENAI, job_id="a")
     assert openai_faults(converted) == []
     answer = {"v": 1, "kids": [{"v": 2, "kids": None}]}
     jsonschema.validate(answer, converted)
     assert read_answer(json.dumps(answer), schema) == {"v": 1, "kids": [{"v": 2}]}
     with pytest.raises(ValidationError, match=r"field 'kids\[\]' holds 'answer' inside of itself"):
-        for_anthropic(schema, job_id="a")
+        asked_for(schema, ANTHROPIC, job_id="a")
 
 
 def test_an_answer_is_checked_against_the_users_own_schema() -> None:
@@ -337,36 +335,18 @@ def test_names_are_what_openai_takes(name: str, expected: str) -> None:
     assert answer_schema(schema).name == expected
 
 
-def test_plain_form_is_json_and_restores_the_class() -> None:
-    """By the registry, by the import path, and else as a schema whose answers are dicts."""
-    schema = answer_schema(Address)
-    plain = json.loads(json.dumps(to_plain(schema)))
-    assert from_plain(plain).model is Address
-    local = create_model("Local", street=(str, ...))
-    gone = json.loads(json.dumps(to_plain(answer_schema(local)))) | {"import_path": None}
-    assert from_plain(gone, {gone["digest"]: local}).model is local
-    assert read_answer('{"street": "A"}', from_plain(gone)) == {"street": "A"}
-
-
-def test_a_class_that_changed_since_is_not_restored() -> None:
-    """An answer that was asked for by the old schema is not forced into the new class."""
-    plain = to_plain(answer_schema(Address)) | {"digest": "0" * 64}
-    restored = from_plain(plain)
-    assert restored.model is None
-    assert read_answer(ADDRESS_TEXT, restored) == {"street": "A", "city": "B"}
-
-
 def test_digest_and_wire_form_are_the_same_in_every_process() -> None:
     """String hashes change from process to process, and requests are known by their bytes."""
     program = (
         "import json\n"
         "from pydantic import BaseModel, Field\n"
-        "from batchata_prefect.content.schema import answer_schema, for_anthropic, for_openai\n"
+        "from batchata_prefect.content.schema import answer_schema, asked_for\n"
+        "from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI\n"
         "class A(BaseModel):\n"
         "    tags: set[str] = {'a', 'b', 'c', 'd', 'e'}\n"
         "    code: str = Field(pattern='^x', min_length=1, max_length=5)\n"
         "s = answer_schema(A)\n"
-        "print(s.digest, json.dumps([for_anthropic(s, job_id=''), for_openai(s, job_id='')]))\n"
+        "print(s.digest, json.dumps([asked_for(s, d, job_id='') for d in (ANTHROPIC, OPENAI)]))\n"
     )
     outputs = {
         subprocess.run(
@@ -409,7 +389,7 @@ def test_the_prompt_holds_the_schema_and_no_titles() -> None:
 @pytest.mark.parametrize("model", [Nested, Maps, Node, None])
 def test_quotes_are_asked_for_in_a_strict_schema(model: type[BaseModel] | None) -> None:
     """The answer and its quotes together keep OpenAI's rules."""
-    schema = quoted_schema(None if model is None else answer_schema(model), job_id="a")
+    schema = quoted_schema(None if model is None else answer_schema(model), OPENAI, job_id="a")
     assert openai_faults(schema) == []
 
 

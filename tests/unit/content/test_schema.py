@@ -26,10 +26,10 @@ from pydantic import (
 
 from batchata_prefect.content.schema import (
     answer_schema,
-    for_anthropic,
-    for_openai,
+    asked_for,
     read_answer,
 )
+from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
 from batchata_prefect.errors import ValidationError
 
 
@@ -404,7 +404,7 @@ SHAPES = {
     ),
 }  # fmt: skip
 
-PROVIDERS = {"anthropic": for_anthropic, "openai": for_openai}
+PROVIDERS = {"anthropic": ANTHROPIC, "openai": OPENAI}
 
 
 # The rules below are written from the providers' documentation, not from the conversion.
@@ -529,7 +529,7 @@ def wire(shape: Shape, provider: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("provider", "shape"), TAKEN)
 def test_a_converted_schema_keeps_the_rules_of_its_provider(provider: str, shape: Shape) -> None:
     """It holds no keyword, object, reference or count that the documentation rules out."""
-    schema = PROVIDERS[provider](answer_schema(shape.model), job_id="a")
+    schema = asked_for(answer_schema(shape.model), PROVIDERS[provider], job_id="a")
     jsonschema.Draft202012Validator.check_schema(schema)
     assert FAULTS[provider](schema) == []
 
@@ -541,7 +541,7 @@ def test_an_answer_on_the_wire_is_valid_and_read_as_the_same_object(
     """What the provider's grammar lets through becomes the instance, with nothing lost."""
     schema = answer_schema(shape.model)
     answer = wire(shape, provider)
-    jsonschema.validate(answer, PROVIDERS[provider](schema, job_id="a"))
+    jsonschema.validate(answer, asked_for(schema, PROVIDERS[provider], job_id="a"))
     assert read_answer(json.dumps(answer), schema) == shape.instance
 
 
@@ -558,7 +558,7 @@ def test_a_field_that_cannot_be_expressed_is_refused_by_its_path(
 ) -> None:
     """The refusal names the job and the field."""
     with pytest.raises(ValidationError) as caught:
-        PROVIDERS[provider](answer_schema(shape.model), job_id="job-7")
+        asked_for(answer_schema(shape.model), PROVIDERS[provider], job_id="job-7")
     assert "'job-7'" in str(caught.value)
     assert f"field {getattr(shape, provider)!r} " in str(caught.value)
 
@@ -626,19 +626,19 @@ def test_what_would_lose_its_meaning_is_refused(
 ) -> None:
     """The field's path and the reason are in the text, before anything is sent."""
     with pytest.raises(ValidationError) as caught:
-        PROVIDERS[provider](answer_schema(model), job_id="a")
+        asked_for(answer_schema(model), PROVIDERS[provider], job_id="a")
     assert f"field {path!r} " in str(caught.value)
     assert reason in str(caught.value)
 
 
 def test_limits_on_optional_fields_are_used_up_before_a_model_is_refused() -> None:
     """24 fields may be left out and 16 more may be null."""
-    schema = for_anthropic(answer_schema(wide(40, 0)), job_id="a")
+    schema = asked_for(answer_schema(wide(40, 0)), ANTHROPIC, job_id="a")
     assert anthropic_faults(schema) == []
     assert len(schema["required"]) == 16
     fields: dict[str, Any] = {f"u{n}": (int | str | None, None) for n in range(10)}
     fields |= {f"o{n}": (str | None, None) for n in range(24)}
-    mixed = for_anthropic(answer_schema(create_model("Mixed", **fields)), job_id="a")
+    mixed = asked_for(answer_schema(create_model("Mixed", **fields)), ANTHROPIC, job_id="a")
     assert anthropic_faults(mixed) == []
     assert mixed["required"] == [f"u{n}" for n in range(10)]
 
@@ -660,28 +660,28 @@ def test_what_a_provider_does_not_take_goes_into_the_description(
     provider: str, model: type[BaseModel], name: str, text: str
 ) -> None:
     """Bounds, defaults and formats stay known to the model as words."""
-    schema = PROVIDERS[provider](answer_schema(model), job_id="a")
+    schema = asked_for(answer_schema(model), PROVIDERS[provider], job_id="a")
     assert schema["properties"][name]["description"] == text
 
 
 def test_titles_stay_only_where_they_say_more_than_the_name() -> None:
     """A title made of the name would cost tokens in every request."""
-    properties = for_anthropic(answer_schema(Described), job_id="a")["properties"]
+    properties = asked_for(answer_schema(Described), ANTHROPIC, job_id="a")["properties"]
     assert properties["number"]["title"] == "Number in the top right corner"
     assert "title" not in properties["name"]
 
 
 def test_no_default_is_said_where_it_is_null() -> None:
     """That a field may be absent is in the schema already."""
-    for convert in PROVIDERS.values():
-        properties = convert(answer_schema(Optionals), job_id="a")["properties"]
+    for dialect in PROVIDERS.values():
+        properties = asked_for(answer_schema(Optionals), dialect, job_id="a")["properties"]
         assert all("description" not in node for node in properties.values())
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tags_of_variants_are_required_whatever_their_default(provider: str) -> None:
     """Pydantic tells variants apart by a tag that is there."""
-    dog = PROVIDERS[provider](answer_schema(Tagged), job_id="a")["$defs"]["Dog"]
+    dog = asked_for(answer_schema(Tagged), PROVIDERS[provider], job_id="a")["$defs"]["Dog"]
     assert dog["required"] == ["kind", "name"]
     assert dog["properties"]["kind"]["const"] == "dog"
 
@@ -707,7 +707,8 @@ def test_the_conversion_agrees_with_anthropics_own_helper(name: str) -> None:
         return {key: bare(value) for key, value in node.items() if key not in drop}
 
     model = SHAPES[name].model
-    assert bare(for_anthropic(answer_schema(model), job_id="a")) == bare(transform_schema(model))
+    ours = asked_for(answer_schema(model), ANTHROPIC, job_id="a")
+    assert bare(ours) == bare(transform_schema(model))
 
 
 @pytest.mark.parametrize("name", ["plain", "nested", "lists", "nullable", "enums"])
@@ -724,17 +725,17 @@ def test_the_conversion_agrees_with_openais_own_helper(name: str) -> None:
 
     model = SHAPES[name].model
     tool = pydantic_function_tool(model)["function"]["parameters"]
-    assert bare(for_openai(answer_schema(model), job_id="a")) == bare(tool)
+    assert bare(asked_for(answer_schema(model), OPENAI, job_id="a")) == bare(tool)
 
 
 def formats(shape: Shape) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Provider, component of its OpenAPI document, and the format object of a request."""
     schema = answer_schema(shape.model)
-    named = {"name": schema.name, "schema": for_openai(schema, job_id="a"), "strict": True}
+    named = {"name": schema.name, "schema": asked_for(schema, OPENAI, job_id="a"), "strict": True}
     yield "openai", "ResponseFormatJsonSchema", {"type": "json_schema", "json_schema": named}
     yield "openai", "TextResponseFormatJsonSchema", {"type": "json_schema", **named}
     if not isinstance(shape.anthropic, str):
-        claude = for_anthropic(schema, job_id="a")
+        claude = asked_for(schema, ANTHROPIC, job_id="a")
         yield "anthropic", "JsonOutputFormat", {"type": "json_schema", "schema": claude}
 
 

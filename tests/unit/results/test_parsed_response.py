@@ -40,7 +40,7 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
-from batchata_prefect.content.schema import AnswerSchema, answer_schema, from_plain, to_plain
+from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
@@ -217,19 +217,20 @@ def test_what_is_stored_is_the_models_own_json() -> None:
 
 def test_they_are_the_same_in_another_process(tmp_path: Path) -> None:
     """One that knows no more than the import path."""
-    schemas = [answer_schema(model) for model, _ in CASES]
     told = [
-        {"row": stored(text, schema), "schema": to_plain(schema)}
-        for (_, text), schema in zip(CASES, schemas, strict=True)
+        {
+            "row": stored(text, answer_schema(model)),
+            "model": f"{model.__module__}:{model.__qualname__}",
+        }
+        for model, text in CASES
     ]
     (tmp_path / "rows").write_bytes(orjson.dumps(told))
     program = (
         "import sys, orjson\n"
-        "from batchata_prefect.content.schema import from_plain\n"
+        "from batchata_prefect.content.schema import answer_schema\n"
         "from batchata_prefect.results.row import from_row\n"
         "for told in orjson.loads(open(sys.argv[1], 'rb').read()):\n"
-        "    schema = from_plain(told['schema'])\n"
-        "    assert schema.model is not None\n"
+        "    schema = answer_schema(told['model'])\n"
         "    print(repr(from_row(told['row'], {schema.digest: schema}).parsed_response))"
     )
     done = subprocess.run(
@@ -444,7 +445,7 @@ def test_a_class_that_takes_its_answers_no_more(tmp_path: Path) -> None:
 
     schema = answer_schema(Before)
     rows = [stored(f'{{"n": {n}}}', schema) for n in (1, 9, 2)]
-    now = from_plain({**to_plain(schema), "import_path": None}, {schema.digest: Now})
+    now = dataclasses.replace(schema, model=Now)
     results = [from_row(row, {schema.digest: now}) for row in rows]
     assert [result.status for result in results] == ["completed", "failed", "completed"]
     assert results[1].error_code == "invalid_output"
