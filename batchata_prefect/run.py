@@ -188,11 +188,13 @@ class BatchRun:
                 run.around_id = deployed_run()
                 if run.settings.wait == "suspend":
                     await may_suspend(run)
-                await self._in_order(run_batch(label, name, settings))
-                while run.flow_run_id is None and run.stopped is None:
+                while run.flow_run_id is None:
+                    flow: Any = run_batch(label, name, settings, return_state=True)
+                    await self._in_order(flow)
                     # Of a resumed flow run, Prefect does not start a subflow again that was
                     # over; what it came to stands in the records and on disk.
-                    await self._in_order(run_batch(label, name, settings))
+                    if run.stopped is not None:
+                        break
                 if run.suspending:
                     await fall_asleep(run)
                 elif run.settings.wait == "suspend":
@@ -218,7 +220,7 @@ class BatchRun:
         canceled = False
         while True:
             try:
-                await asyncio.shield(self._flow)
+                await self._raise_trouble(await asyncio.shield(self._flow))
             except asyncio.CancelledError:
                 if self._flow.done() or canceled:
                     self._flow.cancel()
@@ -237,19 +239,27 @@ class BatchRun:
         if canceled:
             raise asyncio.CancelledError
 
+    async def _raise_trouble(self, state: Any) -> None:
+        """Raise why the flow failed, where that is no matter of its jobs."""
+        from prefect.exceptions import FailedRun
+        from prefect.states import aget_state_exception
+
+        run = self._session
+        if run.error is not None:
+            raise run.error
+        if run.flow_run_id is not None and (state.is_failed() or state.is_crashed()):
+            error = await aget_state_exception(state)
+            if not isinstance(error, FailedRun):
+                raise error
+
     def _tell(self, error: Exception) -> None:
-        """Let through what ends a flow without being an error, and name what is one.
+        """Name what has ended the flow, and let a Prefect that is away go where that is no matter.
 
         Raises:
-            Exception: What else ended the flow.
+            Exception: What ended the flow.
         """
-        from prefect.exceptions import CancelledRun, PausedRun
         from prefect.settings import PREFECT_API_URL
 
-        if isinstance(error, CancelledRun):
-            return
-        if self._session.suspending and isinstance(error, PausedRun):
-            return
         if self._session.error is not None:
             raise self._session.error from None
         status = _refused(error)

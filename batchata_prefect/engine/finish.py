@@ -30,7 +30,6 @@ from batchata_prefect.results.frames import write_parquet
 from batchata_prefect.results.remote import bring
 from batchata_prefect.results.row import blank_row
 from batchata_prefect.results.tally import Tally
-from batchata_prefect.views.status import BatchStatus
 
 COST_LIMIT = "Cost limit exceeded"
 MANIFEST_FORMAT = 1
@@ -273,7 +272,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
             code: {**group, "what_to_do": what_to_do(code)}
             for code, group in sorted(tally.failures.items(), key=lambda item: -item[1]["count"])
         },
-        "batches": [_batch(batch) for batch in batch_statuses(run)],
+        "batches": [batch.facts() for batch in batch_statuses(run)],
         "job_set": run.spool.digest,
         "ledger": _ledger_digest(run),
         "result_format": run.settings.result_format,
@@ -312,22 +311,3 @@ def _status(run: Session) -> str:
     if run.stopped is None or not any(states[state] for state in open_states):
         return "completed"
     return "detached" if states[IN_FLIGHT] else "cancelled"
-
-
-def _batch(batch: BatchStatus) -> dict[str, Any]:
-    entry = batch.entry
-    return {
-        "name": entry.chunk.name,
-        "batch_id": batch.batch_id,
-        "token": entry.chunk.token,
-        "round": entry.chunk.round,
-        "jobs": entry.chunk.count,
-        "realtime": entry.chunk.realtime,
-        "status": entry.ending.status if entry.ending else "in_flight",
-        "reason": batch.reason,
-        "estimated_usd": plain_usd(entry.chunk.reserved_usd),
-        "cost_usd": plain_usd(batch.cost_usd),
-        "adopted": entry.receipt.adopted if entry.receipt else False,
-        "sent_at": entry.since.isoformat(),
-        "ended_at": batch.ended_at.isoformat() if batch.ended_at else None,
-    }

@@ -6,9 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
-from prefect.states import Cancelled, Completed, Failed
 
 from batchata_prefect.engine.canary import canary_holds
 from batchata_prefect.engine.deliver import delivering
@@ -25,16 +24,17 @@ from batchata_prefect.engine.suspend import sleepy
 from batchata_prefect.engine.uploads import clean_uploads
 from batchata_prefect.engine.watch import watching
 from batchata_prefect.errors import BatchataError
-from batchata_prefect.views import events
+from batchata_prefect.views import events, states
 from batchata_prefect.views.artifacts import Seen, showing
-from batchata_prefect.views.report import keep_page, publish, summary, tell_failures
+from batchata_prefect.views.report import keep_page, publish, tell_failures
 
 
 @flow(
     name="batchata",
     flow_run_name="{label}",
-    # Results are files; a copy in Prefect's storage would only grow.
-    persist_result=False,
+    # The facts, which are small; the answers are files.
+    persist_result=True,
+    result_serializer="json",
     # The session is a name of something that lives in this process.
     validate_parameters=False,
 )
@@ -47,10 +47,9 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
         settings: The run's settings, for the reader of the flow run.
 
     Returns:
-        Completed or Cancelled, with a message that says what was answered and what it cost; Paused
-        where it sleeps until the collector wakes the deployed flow run around it; or
-        Failed, with the error on the session, where a provider refuses the key or the account,
-        or records or results cannot be read, written or trusted.
+        What became of it, see `views.states`; Paused where it sleeps until the collector wakes the
+        deployed flow run around it; with the error on the session, where a provider refuses the
+        key or the account, or records or results cannot be read, written or trusted.
     """
     run = session(session_name)
     run.flow_run_id, run.waiting_for = _flow_run_id(), None
@@ -59,7 +58,7 @@ async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> 
     except BatchataError as error:
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
         run.error = run.broken or error
-        return Failed(message=str(run.error))
+        return _state(run, str(run.error))
     finally:
         run.unbind()
 
@@ -76,7 +75,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
     async with watching(run), _showing(run), owning(run) as owned:
         if not owned:
             assert run.stopped is not None
-            return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
+            told = f"{run.stopped.reason}; this start sent nothing"
+            return State(type=StateType.CANCELLED, name="NeverSent", message=told)
         async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
             await recover(run)
@@ -100,8 +100,12 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
                 events.finished(run_status(run), run.manifest)
     for error in run.closed.values():
         raise error
-    state = Completed if run.manifest["status"] == "completed" else Cancelled
-    return state(message=summary(run.manifest))
+    return _state(run)
+
+
+def _state(run: Session, error: str | None = None) -> State[Any]:
+    results = f"{run.settings.results_url or run.results_dir}/results.jsonl"
+    return states.of_run(run.manifest, results, error)
 
 
 def _flow_run_id() -> str | None:

@@ -14,7 +14,6 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.states import Failed
 from prefect.tasks import Task
 
 from batchata_prefect.engine.account_limits import take_turn
@@ -33,12 +32,13 @@ from batchata_prefect.engine.retries import (
 )
 from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle, write_off
+from batchata_prefect.engine.status import batch_status
 from batchata_prefect.errors import BatchataError, BatchSubmissionError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import classify
-from batchata_prefect.views import events
+from batchata_prefect.views import events, states
 
 LONGEST_SECONDS = 72 * 3600.0
 """A provider gives up after 24 h [both Batch API guides], and `Pace.overdue` later we do; the rest
@@ -52,7 +52,7 @@ _LOOK_SECONDS = 0.1
 
 def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A returned failure says what a person has to do; repeating the task does not do it."""
-    return state.data is not None and not isinstance(state.data, asyncio.CancelledError)
+    return isinstance(state.data, Exception)
 
 
 @task(
@@ -60,13 +60,15 @@ def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     task_run_name="{label}",
     # The records decide what is done; a cache hit would hide an unfinished batch.
     cache_policy=NO_CACHE,
-    persist_result=False,
+    # The facts, which are small: who reads the task run finds out what it came to.
+    persist_result=True,
+    result_serializer="json",
     retries=2,
     retry_delay_seconds=[2, 30],
     retry_condition_fn=_mendable,
     timeout_seconds=LONGEST_SECONDS,
 )
-async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
+async def provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
     """Take one chunk from its intent to its ending.
 
     Args:
@@ -75,22 +77,32 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> Any:
         sequence: The chunk's place in the ledger.
 
     Returns:
-        What became of it, for a person; or a failed state, with the error on the flight, where
-        the provider refuses the key or the account, or a record or reply could not be written.
+        What became of it, see `views.states`; with the error on the flight, where the provider
+        refuses the key or the account, or a record or reply could not be written.
     """
     run = session(session_name)
     flight = run.flights[sequence]
-    if flight.entry.ending is not None:
-        return flight.entry.ending.status
-    try:
-        return await _bring_to_its_end(run, flight)
-    except BatchataError as error:
-        # Raised, Prefect would log a traceback; what to do stands in the error's own words.
-        flight.error = error
-        return Failed(message=str(error))
+    error = remark = None
+    if flight.entry.ending is None:
+        try:
+            remark = await _bring_to_its_end(run, flight)
+        except BatchataError as trouble:
+            # Raised, Prefect would log a traceback; what to do stands in the error's own words.
+            flight.error, error = trouble, str(trouble)
+    return states.of_batch(
+        batch_status(run, flight.entry),
+        stopped=run.stopped.on_cancel if run.stopped else None,
+        asleep=run.suspending,
+        error=error,
+        remark=remark,
+    )
 
 
-async def _bring_to_its_end(run: Session, flight: Flight) -> str:
+async def _bring_to_its_end(run: Session, flight: Flight) -> str | None:
+    """Take a chunk as far as it goes: why it is left to the next run, where there is a trouble.
+
+    Its records say all that is needed to take it up.
+    """
     if flight.entry.chunk.realtime:
         return await answer_now(run, flight)
     try:
@@ -99,30 +111,15 @@ async def _bring_to_its_end(run: Session, flight: Flight) -> str:
         if flight.entry.receipt is None and not await _buy(run, flight):
             return await never_created(run, flight)
         batch = await _wait_for_end(run, flight)
-        if batch is None:
-            return _still_running(run, flight)
-        return await settle(run, flight, batch)
+        return None if batch is None else await settle(run, flight, batch)
     except NotThereError:
         if not flight.entry.written_off:
             raise
         return await write_off(run, flight)
     except UnseenError as error:
-        get_run_logger().error("%s. %s", error, way_out(run, flight.entry))
-        return _still_running(run, flight)
+        return f"{error}. {way_out(run, flight.entry)}"
     except GaveUpError as error:
-        get_run_logger().error("the provider does not answer (%s)", error)
-        return _still_running(run, flight)
-
-
-def _still_running(run: Session, flight: Flight) -> str:
-    """Leave a chunk to the next run: its records say all that is needed to take it up."""
-    receipt = flight.entry.receipt
-    if run.suspending and receipt is not None:
-        return f"{receipt.batch_id} goes on at the provider"
-    name = receipt.batch_id if receipt else "whether it was created is not known"
-    summary = f"left to the next run ({name}); what it may cost stays reserved"
-    get_run_logger().warning("%s", summary)
-    return summary
+        return f"the provider does not answer ({error})"
 
 
 async def _buy(run: Session, flight: Flight) -> bool:

@@ -23,7 +23,6 @@ from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import (
-    ANSWERED,
     CANCELED,
     FAILED,
     REALTIME,
@@ -31,7 +30,6 @@ from batchata_prefect.money.ledger import (
     Ending,
 )
 from batchata_prefect.money.observed import correction
-from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.providers.throttle import Throttle
@@ -104,7 +102,7 @@ def bound(run: Session, chunk: Chunk) -> Decimal | None:
     return None if usd is None else usd * Decimal(factor)
 
 
-async def answer_now(run: Session, flight: Flight) -> str:
+async def answer_now(run: Session, flight: Flight) -> None:
     """Send the requests of a chunk, each once, and close it with what was answered.
 
     A chunk that an earlier start has begun is only closed: what it sent is not sent again, and the
@@ -116,7 +114,7 @@ async def answer_now(run: Session, flight: Flight) -> str:
         StateError: A record or an answer cannot be written.
     """
     try:
-        return await _answer_now(run, flight)
+        await _answer_now(run, flight)
     except OSError as error:
         raise StateError(
             f"{flight.entry.chunk.name}: its answers cannot be stored in {str(run.results_dir)!r}: "
@@ -125,7 +123,7 @@ async def answer_now(run: Session, flight: Flight) -> str:
         ) from error
 
 
-async def _answer_now(run: Session, flight: Flight) -> str:
+async def _answer_now(run: Session, flight: Flight) -> None:
     chunk = flight.entry.chunk
     sending = _Sending(run, flight, Journal(run.journal_file(chunk.token)))
     if flight.fresh:
@@ -159,11 +157,6 @@ async def _answer_now(run: Session, flight: Flight) -> str:
     await asyncio.to_thread(sending.journal.remove)
     if sending.refused is not None:
         raise sending.refusal
-    answered = ending.marks.count(ANSWERED)
-    cost = told_usd(ending.cost_usd, "unknown cost")
-    summary = f"{answered:,} of {chunk.count:,} answered in realtime, {cost}"
-    get_run_logger().info("%s", summary)
-    return summary
 
 
 @dataclass(slots=True)

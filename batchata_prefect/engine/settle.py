@@ -20,7 +20,6 @@ from batchata_prefect.errors import StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import (
     AGAIN,
-    ANSWERED,
     FAILED,
     LOST,
     WRITTEN_OFF,
@@ -44,14 +43,16 @@ _UNREADABLE_TIMES = 3
 """Downloads after which a row that cannot be read is the provider's and not the transfer's."""
 
 
-async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
+async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     """Download and read the replies, write the ending, and tell the jobs what became of them."""
     entry = flight.entry
     chunk = entry.chunk
     if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
-        return await _turned_away(run, flight, batch)
+        await _turned_away(run, flight, batch)
+        return
     if batch.ending == "failed" and (kind := _not_for_its_jobs(batch)) is not None:
-        return await _sent_back(run, flight, batch, kind)
+        await _sent_back(run, flight, batch, kind)
+        return
     try:
         collected = await _collect(run, flight, batch)
     except OSError as error:
@@ -66,12 +67,11 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> str:
         reason = LOST
     elif flight.short and entry.written_off:
         reason = WRITTEN_OFF
-    summary = await _end(run, flight, collected, reason, batch.ending, batch.ended_at)
+    await _end(run, flight, collected, reason, batch.ending, batch.ended_at)
     await _tidy(run, chunk, batch)
-    return summary
 
 
-async def write_off(run: Session, flight: Flight) -> str:
+async def write_off(run: Session, flight: Flight) -> None:
     """End a chunk of whose batch nothing can be had, as a person has said."""
     path = run.reply_file(flight.entry.chunk.token)
     try:
@@ -79,7 +79,7 @@ async def write_off(run: Session, flight: Flight) -> str:
         collected = await run.alone(_written_off, run, flight, replies)
     except OSError as error:
         raise _local_trouble(run, flight.entry, error) from error
-    return await _end(run, flight, collected, WRITTEN_OFF)
+    await _end(run, flight, collected, WRITTEN_OFF)
 
 
 async def _end(
@@ -89,8 +89,8 @@ async def _end(
     reason: str | None,
     status: EndingStatus | None = None,
     ended_at: datetime | None = None,
-) -> str:
-    """Write the ending of a chunk that was read; what it came to, for a person."""
+) -> None:
+    """Write the ending of a chunk that was read."""
     chunk = flight.entry.chunk
     ending = Ending(
         status=status or "ended",
@@ -103,12 +103,7 @@ async def _end(
     )
     await close(run, flight, ending)
     run.let_in(chunk.provider, chunk.model)
-    answered = ending.marks.count(ANSWERED)
-    cost = told_usd(ending.cost_usd, "unknown cost")
-    summary = f"{ending.status}, {answered:,} of {chunk.count:,} answered, {cost}"
-    get_run_logger().info("%s", summary)
     _tell_overshoot(chunk, ending)
-    return summary
 
 
 def _tell_overshoot(chunk: Chunk, ending: Ending) -> None:
@@ -130,7 +125,7 @@ def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
     return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
 
 
-async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> str:
+async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
     chunk = flight.entry.chunk
     ending = Ending(
@@ -149,7 +144,6 @@ async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> st
         chunk.provider,
         ending.reason,
     )
-    return "turned away"
 
 
 def _not_for_its_jobs(batch: ProviderBatch) -> Kind | None:
@@ -161,7 +155,7 @@ def _not_for_its_jobs(batch: ProviderBatch) -> Kind | None:
     return next((kind for kind in ("account", "unseen") if kind in kinds), None)
 
 
-async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: Kind) -> str:
+async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: Kind) -> None:
     """Let the jobs wait: it is no attempt at them, and they go out again, now or in the next run.
 
     Raises:
@@ -185,7 +179,6 @@ async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: K
         run.closed.setdefault(chunk.provider, error := no_batch(run, chunk, failure))
         raise error
     get_run_logger().warning("it was not begun (%s): sending it again later", reason)
-    return "not begun"
 
 
 async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
@@ -279,7 +272,7 @@ def _bound(run: Session, chunk: Chunk, ordinal: int) -> Decimal | None:
     return None if bound is None else bound * Decimal(chunk.correction)
 
 
-async def never_created(run: Session, flight: Flight) -> str:
+async def never_created(run: Session, flight: Flight) -> None:
     """Close a chunk that the provider does not have: its jobs fail, or go out again."""
     chunk = flight.entry.chunk
     marks = AGAIN * chunk.count
@@ -306,8 +299,6 @@ async def never_created(run: Session, flight: Flight) -> str:
     )
     await close(run, flight, ending)
     await _tidy(run, chunk, None)
-    get_run_logger().info("not created, nothing paid (%s)", reason or "no trace of it there")
-    return "never created"
 
 
 async def _tidy(run: Session, chunk: Chunk, batch: ProviderBatch | None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import ANSWERED, Entry
+from batchata_prefect.numbers import plain_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,30 @@ class BatchStatus:
     def reason(self) -> str | None:
         """Why it failed, was canceled or never sent; None where there is nothing to say."""
         return self.entry.ending.reason if self.entry.ending else None
+
+    def facts(self) -> dict[str, Any]:
+        """What became of it as JSON has it: its line in the manifest, and what its task returns."""
+        chunk, receipt, ending = self.entry.chunk, self.entry.receipt, self.entry.ending
+        return {
+            "name": chunk.name,
+            "batch_id": self.batch_id,
+            "token": chunk.token,
+            "provider": chunk.provider,
+            "model": chunk.model,
+            "round": chunk.round,
+            "jobs": chunk.count,
+            "answered": self.answered,
+            "realtime": chunk.realtime,
+            "status": ending.status if ending else "in_flight",
+            "reason": self.reason,
+            "estimated_usd": plain_usd(chunk.reserved_usd),
+            "cost_usd": plain_usd(self.cost_usd),
+            "input_tokens": ending.usage.input_tokens if ending else None,
+            "output_tokens": ending.usage.output_tokens if ending else None,
+            "adopted": receipt.adopted if receipt else False,
+            "sent_at": self.entry.since.isoformat(),
+            "ended_at": self.ended_at.isoformat() if self.ended_at else None,
+        }
 
 
 @dataclass(frozen=True, slots=True)
