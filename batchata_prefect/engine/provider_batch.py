@@ -14,6 +14,7 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.results import get_result_store
 from prefect.tasks import Task
 
 from batchata_prefect.engine.account_limits import take_turn
@@ -33,7 +34,7 @@ from batchata_prefect.engine.retries import (
 from batchata_prefect.engine.session import Flight, Session, session
 from batchata_prefect.engine.settle import never_created, settle, write_off
 from batchata_prefect.engine.status import batch_status
-from batchata_prefect.errors import BatchataError, BatchSubmissionError
+from batchata_prefect.errors import BatchataError, BatchSubmissionError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt
 from batchata_prefect.providers import wire
@@ -89,13 +90,31 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> State[
         except BatchataError as trouble:
             # Raised, Prefect would log a traceback; what to do stands in the error's own words.
             flight.error, error = trouble, str(trouble)
-    return states.of_batch(
-        batch_status(run, flight.entry),
-        stopped=run.stopped.on_cancel if run.stopped else None,
-        asleep=run.suspending,
-        error=error,
-        remark=remark,
+    return await _kept(
+        states.of_batch(
+            batch_status(run, flight.entry),
+            stopped=run.stopped.on_cancel if run.stopped else None,
+            asleep=run.suspending,
+            error=error,
+            remark=remark,
+        )
     )
+
+
+async def _kept(state: State[Any]) -> State[Any]:
+    """The state with its facts in Prefect's result storage.
+
+    Prefect stores the return value of a task under its cache key only, and where that fails it
+    turns the task green, as rolled back.
+    """
+    store = get_result_store()
+    record = store.create_result_record(state.data)
+    try:
+        await store.apersist_result_record(record)
+    except Exception as error:
+        get_run_logger().warning("its facts are not in Prefect's storage (%s)", one_line(error))
+    state.data = record
+    return state
 
 
 async def _bring_to_its_end(run: Session, flight: Flight) -> str | None:

@@ -1,0 +1,179 @@
+"""What Prefect shows of a run is what happened: states, messages and return values."""
+
+from __future__ import annotations
+
+import asyncio
+import runpy
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from prefect import get_client
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import FailedRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from batchata_prefect import Batch, BatchSubmissionError
+from batchata_prefect.sandbox import Sandbox
+
+ROOT = Path(__file__).parents[2]
+CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
+CUT = "[[sandbox:truncated]]"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> Iterator[Any]:
+    """A Prefect server that records task runs."""
+    home = tmp_path_factory.mktemp("server")
+    (home / "prefect").mkdir()
+    shutil.copyfile(prefect_tables, home / "prefect" / "prefect.db")
+    native = runpy.run_path(str(ROOT / "deployments" / "native.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED", "true")
+        with (
+            native["stack"](home, postgres=False) as stack,
+            temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}),
+        ):
+            yield stack
+
+
+def make(tmp_path: Path, jobs: int = 4, model: str = GPT, cut: int = 0, **told: Any) -> Batch:
+    batch = Batch(tmp_path / "out", **told).set_state(file=tmp_path / "state")
+    for n in range(jobs):
+        text = f"{tmp_path} {n} {CUT if n < cut else ''}"
+        batch.add_job(prompt=text, model=model, max_tokens=100, id=f"j{n}")
+    return batch
+
+
+def state_of(flow_run_id: str | None) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(flow_run_id)).state
+
+
+def tasks_of(flow_run_id: str | None, number: int) -> list[Any]:
+    """The states of a run's provider batches; the server learns of them a moment later."""
+    asked = TaskRunFilterFlowRunId(any_=[UUID(flow_run_id)])
+    deadline = time.monotonic() + 30
+    with get_client(sync_client=True) as client:
+        while True:
+            runs = client.read_task_runs(task_run_filter=TaskRunFilter(flow_run_id=asked))
+            found = [run.state for run in runs if run.name.startswith(("openai", "anthropic"))]
+            if len(found) == number and all(state and state.is_final() for state in found):
+                return found
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
+
+def facts(state: Any) -> Any:
+    """What anybody reads who has only the server and the result storage."""
+    return asyncio.run(state.aresult(raise_on_failure=False))
+
+
+COMPLETED, FAILED = StateType.COMPLETED, StateType.FAILED
+CASES = {
+    "all answered": ({}, {}, ("Completed", COMPLETED), ("Completed", COMPLETED), "4 of 4"),
+    "some failed": ({"cut": 1}, {}, ("Partial", COMPLETED), ("Partial", COMPLETED), "3 of 4"),
+    "all failed": ({"cut": 4}, {}, ("Failed", FAILED), ("Failed", FAILED), "0 of 4"),
+    "the provider failed it": (
+        {},
+        {"mode": "batch_failed", "code": "invalid_request", "message": "No.", "line": None},
+        ("Failed", FAILED),
+        ("Failed", FAILED),
+        "0 of 4",
+    ),
+    "refused": (
+        {},
+        {
+            "operation": "create",
+            "mode": "status",
+            "status": 400,
+            "code": "invalid_value",
+            "error_type": "invalid_request_error",
+            "message": "No.",
+        },
+        ("Failed", FAILED),
+        ("Failed", FAILED),
+        "0 of 4",
+    ),
+    "expired in part": (
+        {"max_attempts": 1},
+        {"mode": "batch_expired", "fraction": 0.5},
+        ("Partial", COMPLETED),
+        ("Expired", COMPLETED),
+        "2 of 4",
+    ),
+    "expired": (
+        {"max_attempts": 1},
+        {"mode": "batch_expired", "fraction": 0.0},
+        ("Failed", FAILED),
+        ("Expired", FAILED),
+        "0 of 4",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "fault", "of_run", "of_batch", "answered"), CASES.values(), ids=CASES
+)
+def test_states_of_a_run_and_its_batch(
+    tmp_path: Path,
+    sandbox: Sandbox,
+    told: dict[str, Any],
+    fault: dict[str, Any],
+    of_run: tuple[str, StateType],
+    of_batch: tuple[str, StateType],
+    answered: str,
+) -> None:
+    """Name and type say what was answered; the message has the id, how many, and the cost."""
+    if fault:
+        sandbox.fault("openai", times=None, **fault)
+    run = make(tmp_path, **told).run()
+    assert run.manifest is not None
+    state, (batch,) = state_of(run.flow_run_id), tasks_of(run.flow_run_id, 1)
+    assert (state.name, state.type) == of_run
+    assert (batch.name, batch.type) == of_batch
+    (known,) = run.manifest["batches"]
+    for message in (state.message, batch.message):
+        assert answered in message
+        assert known["batch_id"] is None or known["batch_id"] in message
+        assert "$" in message or "nothing paid" in message
+    assert not known["cost_usd"] or not batch.message.endswith("$0.0000")
+    if state.type is COMPLETED:
+        found = facts(state)
+    else:
+        found = orjson.loads(str(facts(state)).splitlines()[-1])
+        with pytest.raises(FailedRun, match=answered):
+            asyncio.run(state.aresult())
+    assert found["results"] == f"{run.results_dir}/results.jsonl"
+    assert found["counts"] == run.manifest["counts"]
+    assert found["cost_usd"] == run.manifest["cost_usd"]
+    text = facts(batch)
+    line = text if batch.type is COMPLETED else orjson.loads(str(text).splitlines()[-1])
+    assert line == known
+
+
+@pytest.mark.parametrize("model", [CLAUDE, GPT])
+def test_a_refused_key_is_never_green(
+    tmp_path: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """Neither the batch that was refused nor those that were not sent for it."""
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "sk-wrong-1234567890")
+    batch = make(tmp_path, model=model, items_per_batch=2)
+    run = batch._prepare(None, 1.0)
+    with pytest.raises(BatchSubmissionError):
+        run.execute()
+    state = state_of(run.flow_run_id)
+    assert (state.name, state.type) == ("Failed", FAILED)
+    assert "0 of 4 jobs answered" in state.message
+    assert run.manifest is not None
+    for each in tasks_of(run.flow_run_id, len(run.manifest["batches"])):
+        assert each.type is FAILED, each
+        assert each.name in {"Failed", "NeverSent"}
+        assert "0 of 2 answered, nothing paid" in each.message
