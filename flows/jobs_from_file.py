@@ -8,18 +8,25 @@ a run's parameters in its database, and half a megabyte of them at most.
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed, State
 from pydantic import Field, ImportString, NonNegativeInt, PositiveFloat, PositiveInt
 
-from batchata_prefect import Batch, BatchRun
-from batchata_prefect.views.report import summary
+from batchata_prefect import Batch
+from batchata_prefect.views.states import of_run
 
 
-@flow(name="jobs-from-file", flow_run_name="jobs from {jobs}", persist_result=False)
+@flow(
+    name="jobs-from-file",
+    flow_run_name="jobs from {jobs}",
+    # What it came to, for a parent flow and `run_deployment`; the answers are files.
+    persist_result=True,
+    result_serializer="json",
+)
 async def jobs_from_file(
     jobs: str,
     prompt: str | None = None,
@@ -118,7 +125,7 @@ async def jobs_from_file(
             keys in the worker's environment.
 
     Returns:
-        Where the results are, counts, cost in USD and failures by code.
+        Where the results are, counts, cost in USD, failures by code and the provider batches.
     """
     key = run_key or str(flow_run.id)
     batch = Batch(
@@ -167,27 +174,11 @@ async def jobs_from_file(
         metadata_columns=metadata_columns or [],
     )
     run = await batch.arun(wait=wait, canary=canary, min_valid=min_valid, approve=approve)
-    return _final_state(run)
-
-
-def _final_state(run: BatchRun) -> State[dict[str, Any]]:
-    manifest = run.manifest
-    if manifest is None:
-        return Cancelled(message="cancelled before anything was sent")
-    facts = {
-        "results": f"{run.results_url or run.results_dir}/results.jsonl",
-        "run_key": manifest["run_key"],
-        "counts": manifest["counts"],
-        "cost_usd": manifest["cost_usd"],
-        "failures": manifest["failures"],
-    }
-    if manifest["status"] != "completed":
-        return Cancelled(message=f"{summary(manifest)}; {manifest['stopped_by']}", data=facts)
-    if manifest["counts"]["completed"]:
-        return Completed(message=summary(manifest), data=facts)
-    reasons = ", ".join(f"{code}: {group['count']:,}" for code, group in facts["failures"].items())
-    return Failed(message=f"{summary(manifest)} ({reasons}); see {facts['results']}")
+    return of_run(run.manifest, f"{run.results_url or run.results_dir}/results.jsonl")
 
 
 if __name__ == "__main__":
-    jobs_from_file.serve(name="jobs-from-file")
+    # By its source: a served flow runs in processes of its own, which load it from there.
+    here = Path(__file__)
+    served: Any = jobs_from_file.from_source(str(here.parent), f"{here.name}:jobs_from_file")
+    served.serve(name="jobs-from-file")

@@ -57,10 +57,13 @@ def of_run(
     """The state of a run that is over.
 
     Args:
-        manifest: What it came to; None where it did not come so far, for an error.
+        manifest: What it came to; None where it did not come so far.
         results: Path or URL of its results.
         error: Why it failed; None where its jobs say all.
     """
+    if manifest is None and error is None:
+        told = "cancelled before anything was sent"
+        return State(type=StateType.CANCELLED, name="NeverSent", message=told)
     if manifest is None:
         return State(type=StateType.FAILED, name="Failed", message=error)
     counts, failures = manifest["counts"], manifest["failures"]

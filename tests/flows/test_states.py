@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import orjson
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import StateType
+from prefect.deployments import run_deployment
 from prefect.exceptions import FailedRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.states import AwaitingRetry
 
 from batchata_prefect import Batch, BatchSubmissionError
 from batchata_prefect.sandbox import Sandbox
@@ -38,7 +44,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> It
         patch.setenv("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED", "true")
         with (
             native["stack"](home, postgres=False) as stack,
-            temporary_settings({PREFECT_API_URL: stack.environment["PREFECT_API_URL"]}),
+            temporary_settings(
+                {
+                    PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
+                    PREFECT_LOCAL_STORAGE_PATH: home / "records",
+                }
+            ),
         ):
             yield stack
 
@@ -177,3 +188,88 @@ def test_a_refused_key_is_never_green(
         assert each.type is FAILED, each
         assert each.name in {"Failed", "NeverSent"}
         assert "0 of 2 answered, nothing paid" in each.message
+
+
+def parameters(tmp_path: Path, cut: bool = False) -> dict[str, Any]:
+    """Of the deployed flow: two jobs."""
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_bytes(b"".join(orjson.dumps({"id": str(n)}) + b"\n" for n in range(2)))
+    return {
+        "jobs": str(jobs),
+        "prompt": f"{tmp_path} {{id}} {CUT if cut else ''}",
+        "model": GPT,
+        "results_dir": str(tmp_path / "out"),
+        "max_tokens": 100,
+    }
+
+
+@pytest.fixture(scope="module")
+def served(server: Any, sandbox_process: Sandbox) -> Iterator[str]:
+    """The deployed flow, served by a process of its own."""
+    log = (server.directory / "served.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "flows/jobs_from_file.py"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **server.environment,
+            **sandbox_process.environment(),
+            "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        },
+        stdout=log,
+        stderr=log,
+    )
+    with get_client(sync_client=True) as client:
+        for _ in range(300):
+            if any(each.name == "jobs-from-file" for each in client.read_deployments()):
+                break
+            time.sleep(0.2)
+    yield "jobs-from-file/jobs-from-file"
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.mark.timeout(240)
+def test_run_deployment_reads_the_facts(tmp_path: Path, sandbox: Sandbox, served: str) -> None:
+    """Of a run that answered, and of one that did not; a retry of that one pays nothing."""
+    told = {"timeout": 90, "poll_interval": 0.5}
+    done = run_deployment(served, parameters=parameters(tmp_path), **told)
+    found = facts(done.state)
+    assert found["counts"] == {"total": 2, "completed": 2, "failed": 0, "cancelled": 0}
+    assert found["cost_usd"] > 0
+    assert Path(found["results"]).exists()
+    (batch_id,) = found["batch_ids"]
+    assert batch_id in done.state.message
+    other = tmp_path / "other"
+    other.mkdir()
+    failed = run_deployment(served, parameters=parameters(other, cut=True), **told)
+    assert (failed.state.type, failed.state.name) == (FAILED, "Failed")
+    lines = str(facts(failed.state)).splitlines()
+    assert lines[0] == failed.state.message
+    assert orjson.loads(lines[-1])["counts"]["failed"] == 2
+    billed = len(list(sandbox.ledger.billed()))
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(failed.id, AwaitingRetry(scheduled_time=datetime.now(UTC)))
+        deadline = time.monotonic() + 90
+        while (
+            again := client.read_flow_run(failed.id)
+        ).run_count < 2 or not again.state.is_final():
+            assert time.monotonic() < deadline, again.state
+            time.sleep(0.3)
+    assert (again.state.name, again.state.message) == ("Failed", failed.state.message)
+    assert len(list(sandbox.ledger.billed())) == billed
+
+
+def test_a_parent_flow_reads_the_facts(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Of the deployed flow as a subflow, and of a batch inside it, which may fail."""
+    load = runpy.run_path(str(ROOT / "flows" / "jobs_from_file.py"))["jobs_from_file"]
+
+    @flow
+    async def parent() -> dict[str, Any]:
+        inner = await load(**parameters(tmp_path), run_key="parent", state=f"{tmp_path}/state")
+        other = await make(tmp_path / "cut", cut=4).arun()
+        return {"inner": inner, "failed": len(other.results()["failed"])}
+
+    found = asyncio.run(parent())
+    assert found["inner"]["counts"]["completed"] == 2
+    assert found["failed"] == 4
