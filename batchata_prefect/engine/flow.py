@@ -6,8 +6,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from prefect import flow
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.states import Cancelled
 
 from batchata_prefect.engine.canary import canary_holds
 from batchata_prefect.engine.deliver import delivering
@@ -75,8 +76,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
     async with watching(run), _showing(run), owning(run) as owned:
         if not owned:
             assert run.stopped is not None
-            told = f"{run.stopped.reason}; this start sent nothing"
-            return State(type=StateType.CANCELLED, name="NeverSent", message=told)
+            return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
         async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
             await recover(run)

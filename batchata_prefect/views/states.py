@@ -16,8 +16,8 @@ the deadline | it goes on after the deadline, or its provider does not say what 
 | `Expired` | COMPLETED or FAILED | | the provider gave it up, with some or no jobs answered |
 | `TurnedAway` | FAILED | | the provider ran none of it, as too many tokens wait there; its jobs \
 go out again |
-| `NeverSent` | FAILED or CANCELLED | cancelled before anything was sent | it was not created, and \
-nothing was paid |
+| `NeverSent` | FAILED or CANCELLED | | it was not created, and nothing was paid; CANCELLED where \
+the run was told to stop |
 | `Uncertain` | FAILED | | whether it was created is not known; the next start finds out |
 | `Cancelled` | CANCELLED | the run was told to stop | it was cancelled at the provider, with what \
 it had answered |
@@ -42,6 +42,7 @@ from typing import Any
 
 import orjson
 from prefect.client.schemas.objects import State, StateType
+from prefect.states import Cancelled, Failed
 
 from batchata_prefect.money.ledger import CANCELED, FAILED, NEVER_SENT
 from batchata_prefect.numbers import told_usd
@@ -62,10 +63,9 @@ def of_run(
         error: Why it failed; None where its jobs say all.
     """
     if manifest is None and error is None:
-        told = "cancelled before anything was sent"
-        return State(type=StateType.CANCELLED, name="NeverSent", message=told)
+        return Cancelled(message="cancelled before anything was sent")
     if manifest is None:
-        return State(type=StateType.FAILED, name="Failed", message=error)
+        return Failed(message=error)
     counts, failures = manifest["counts"], manifest["failures"]
     ids = [batch["batch_id"] for batch in manifest["batches"] if batch["batch_id"]]
     facts = {
