@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from operator import index
-from typing import Any
+from typing import Annotated, Any, TypeAlias
+
+from pydantic_core import core_schema
 
 from batchata_prefect.errors import ValidationError
 
@@ -111,3 +114,51 @@ def told_usd(amount: Decimal | float | None, unknown: str = "an unknown amount")
     # Digits beyond the fourth go where they are zeros.
     whole, _, part = text.partition(".")
     return f"${whole}.{part[:4]}{part[4:].rstrip('0')}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """Has pydantic check a number by one of the functions here, and show its bounds in a form."""
+
+    check: Callable[..., Any]
+    bounds: Mapping[str, Any]
+    schema: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """How pydantic checks and writes it."""
+
+        def checked(value: Any, info: core_schema.ValidationInfo) -> Any:
+            return self.check(info.field_name or "it", value, **self.bounds)
+
+        def written(value: Any) -> Any:
+            return float(value) if isinstance(value, Decimal) else value
+
+        return core_schema.with_info_plain_validator_function(
+            checked,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                written, when_used="json"
+            ),
+        )
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """What a form shows."""
+        return dict(self.schema)
+
+
+def whole_field(least: int = 0, most: int = MOST_WHOLE) -> Checked:
+    """A whole number as the type of a field."""
+    bounds = {"least": least, "most": most}
+    schema = {"type": "integer", "minimum": least}
+    return Checked(whole, bounds, schema if most == MOST_WHOLE else {**schema, "maximum": most})
+
+
+def number_field(least: float = 0.0, most: float = math.inf) -> Checked:
+    """A finite number as the type of a field."""
+    bounds = {"least": least, "most": most}
+    schema: dict[str, Any] = {"type": "number", "minimum": least}
+    return Checked(number, bounds, schema if math.isinf(most) else {**schema, "maximum": most})
+
+
+Count: TypeAlias = Annotated[int, whole_field(1)]
+Usd: TypeAlias = Annotated[Decimal, Checked(usd, {}, {"type": "number", "exclusiveMinimum": 0})]
+Seconds: TypeAlias = Annotated[float, number_field()]

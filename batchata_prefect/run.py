@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -165,8 +164,8 @@ class BatchRun:
         self._began = time.monotonic()
         run = self._session
         run.spool.reset()
-        settings = _shown(run.settings)
-        label = f"{self.results_dir.name}, {run.spool.count:,} jobs"
+        settings = run.settings.model_dump(mode="json")
+        label = run.settings.title
         name = enter(run)
         with ExitStack() as stack:
             stack.callback(leave, name)
@@ -554,11 +553,10 @@ class BatchRun:
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON-ready values: settings, status and manifest."""
-        settings = _shown(self._session.settings)
         return {
             "created_at": datetime.now(UTC).isoformat(),
             "flow_run_id": self.flow_run_id,
-            "config": settings,
+            "config": self._session.settings.model_dump(mode="json"),
             "status": self.status(),
             "manifest": self.manifest,
         }
@@ -598,11 +596,3 @@ def _batch(batch: BatchStatus) -> dict[str, Any]:
         "completion_time": batch.ended_at,
         "error": batch.reason,
     }
-
-
-def _shown(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values, for the flow run's parameters."""
-    values = asdict(settings)
-    for name in ("cost_limit_usd", "realtime_limit_usd"):
-        values[name] = plain_usd(values[name])
-    return values

@@ -44,7 +44,7 @@ async def open_shares(run: Session) -> None:
     Raises:
         StateError: Prefect does not answer, and the run has a shared budget.
     """
-    limit, name = run.settings.cost_limit_usd, run.settings.budget
+    limit, name = run.settings.cost_limit_usd, run.settings.shared_budget
     if name is not None and limit is not None:
         run.share = Share(name, _owner(run), limit, lambda: _known(run, limit))
         await _of_prefect(run, run.share.settle)

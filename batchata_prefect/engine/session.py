@@ -14,16 +14,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeAlias, TypeVar
+
+import pydantic
 
 from batchata_prefect.answers import EndedBatch, JobResult
 from batchata_prefect.content.schema import AnswerSchema
-from batchata_prefect.errors import BatchataError, ValidationError
+from batchata_prefect.errors import BatchataError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
+from batchata_prefect.options import OnCancel, OptionError, RunOptions
 from batchata_prefect.providers import Key, Provider, Requests
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.results.row import reply_file
@@ -40,22 +43,6 @@ T = TypeVar("T")
 
 OnBatch: TypeAlias = "Callable[[EndedBatch, Iterator[JobResult]], None]"
 """Called with a batch that has ended and the results of its jobs."""
-
-ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
-
-OnCancel: TypeAlias = Literal["collect", "detach"]
-"""`collect` cancels the provider batches in flight and collects what they finished; `detach`
-leaves them running for the next run."""
-
-IfRunning: TypeAlias = Literal["wait", "fail"]
-
-Wait: TypeAlias = Literal["poll", "suspend"]
-"""`poll` waits in the process; `suspend` ends the process of a deployed flow run, which the
-collector resumes when there is something to collect."""
-
-OnDeadline: TypeAlias = Literal["fail", "realtime"]
-"""`fail` leaves what is not answered at the deadline unanswered; `realtime` sends it through the
-realtime API before."""
 
 REALTIME_AT_ONCE = 32
 """Realtime requests in flight at once."""
@@ -135,103 +122,36 @@ class Pace:
         return min(max(shortest, age_seconds / 10), max(self.poll_longest, shortest))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run is told; plain values, shown as the flow run's parameters.
+class Settings(RunOptions, frozen=True):
+    """What a run is told: its options, and what they are for.
 
     Attributes:
         results_dir: Where answers go.
+        results_url: Where they are put at the end; None where that is `results_dir`.
         run_key: The identity under which the run resumes.
         jobs: Number of jobs.
-        max_parallel_batches: Provider batches in flight at once.
-        items_per_batch: Requests in one provider batch.
-        tokens_per_batch: Upper bound of input tokens in one provider batch; None for no bound.
-        cost_limit_usd: Upper bound of what the run may cost over all its restarts.
-        budget: Name of a budget that other runs share; the cost limit is then that of all together.
-        time_limit_seconds: Seconds from the first start to the deadline.
-        on_deadline: What becomes of the jobs that their batches would not answer in time.
-        realtime_limit_usd: Upper bound of what realtime requests may cost, inside the cost limit.
-        margin_seconds: Seconds before the deadline at which jobs go over to the realtime API.
-        max_attempts: Times that one job is sent at most.
-        raw_files: Whether the request files are kept.
-        result_format: `jsonl`; `json` for one more file a job, `parquet` for `results.parquet`.
-        upload_files: Whether documents of several jobs are uploaded once; None where that pays.
-        quota: Model -> tokens that may wait at its provider at once.
-        max_reasks: Times that one job is asked again because its answer was not as asked.
-        canary: Part of the jobs, or from 1 on number of jobs, that are answered before the others.
-        min_valid: Part of the canary's answers that must be as asked.
-        approve: Whether a person has to let the others follow.
-        state: Where the records are kept; None for Prefect's result storage.
-        reuse_state: Whether to resume.
-        on_cancel: What becomes of the provider batches in flight when the run is told to stop.
-        if_running: What to do while another process owns the run.
-        wait: What a deployed flow run does while the providers work.
-        credentials: Provider name -> name of the credentials block with its key.
+        title: What a person calls them.
     """
 
     results_dir: str
     run_key: str
     jobs: int
-    max_parallel_batches: int
-    items_per_batch: int
-    tokens_per_batch: int | None = None
-    cost_limit_usd: Decimal | None = None
-    budget: str | None = None
-    time_limit_seconds: float | None = None
     results_url: str | None = None
-    on_deadline: OnDeadline = "fail"
-    realtime_limit_usd: Decimal | None = None
-    margin_seconds: float = 0.0
-    max_attempts: int = 3
-    upload_files: bool | None = None
-    quota: Mapping[str, int] = field(default_factory=dict[str, int])
-    max_reasks: int = 0
-    canary: float | None = None
-    min_valid: float = 0.95
-    approve: bool = False
-    raw_files: bool = True
-    result_format: ResultFormat = "jsonl"
-    state: str | None = None
-    reuse_state: bool = True
-    on_cancel: OnCancel = "collect"
-    if_running: IfRunning = "wait"
-    wait: Wait = "poll"
-    credentials: Mapping[str, str] = field(default_factory=dict[str, str])
+    title: str = ""
 
-    def __post_init__(self) -> None:
-        """Refuse what makes no run.
-
-        Raises:
-            ValidationError: The canary's numbers make no sense, or a person is to approve of none.
-        """
-        canary = self.canary
-        if canary is not None:
-            number("canary", canary)
-            if canary <= 0 or (canary > 1 and canary != int(canary)):
-                raise ValidationError(
-                    "canary is a part of the jobs, such as 0.01, or a number of them, not "
-                    f"{canary!r}"
-                )
-        number("min_valid", self.min_valid, most=1)
-        if self.approve and canary is None:
-            raise ValidationError("approve=True needs a canary to approve of; give canary=")
+    @pydantic.model_validator(mode="after")
+    def _has_a_limit(self) -> Self:
+        if self.shared_budget is not None and self.cost_limit_usd is None:
+            raise OptionError(
+                f"the budget {self.shared_budget!r} has no limit; give it with "
+                "add_cost_limit(usd=...)"
+            )
+        return self
 
     @property
     def limits(self) -> tuple[Decimal | None, Decimal | None]:
         """USD that the run may cost, and for which jobs may go through the realtime API."""
-        realtime = self.realtime_limit_usd if self.on_deadline == "realtime" else None
-        return self.cost_limit_usd, realtime
-
-
-class Told(TypedDict, total=False):
-    """Those settings that are given when a batch is run, and not when it is built."""
-
-    on_cancel: OnCancel
-    if_running: IfRunning
-    wait: Wait
-    canary: float | None
-    min_valid: float
-    approve: bool
+        return self.cost_limit_usd, self.realtime_limit_usd
 
 
 @dataclass(slots=True)
@@ -484,7 +404,7 @@ class Session:
         left = self.seconds_left
         if left is None or self.settings.on_deadline != "realtime":
             return None
-        return left - self.settings.margin_seconds
+        return left - self.settings.margin
 
     @property
     def is_realtime(self) -> bool:

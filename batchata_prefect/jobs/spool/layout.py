@@ -17,9 +17,6 @@ from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 WAITING, IN_FLIGHT, ANSWERED, FAILED, CANCELED, HELD = range(6)
 """States of a job; `HELD` is one that waits for the canary."""
 
-MOST_ATTEMPTS = 31
-"""Times that one job can be sent, as many as its state has room for."""
-
 STATE_BITS, ATTEMPT_BITS = 3, 5
 STATE_MASK, ATTEMPT_MASK = (1 << STATE_BITS) - 1, (1 << ATTEMPT_BITS) - 1
 ONE_ATTEMPT = 1 << STATE_BITS
