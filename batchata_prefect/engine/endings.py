@@ -27,7 +27,7 @@ from batchata_prefect.money.ledger import (
     Ending,
     Entry,
 )
-from batchata_prefect.views import events
+from batchata_prefect.views import events, spans
 
 
 async def close(run: Session, flight: Flight, ending: Ending) -> None:
@@ -63,6 +63,7 @@ async def _let_out(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
             # The results have them at the end.
             get_run_logger().warning("its answers cannot be read yet (%s)", one_line(error))
     events.ended(run_status(run), entry, entry.ending, place)
+    spans.ended(entry, entry.ending, run.flow_run_id)
 
 
 async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:

@@ -27,6 +27,7 @@ from batchata_prefect.engine.watch import watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.views import events, states
 from batchata_prefect.views.artifacts import Seen, showing
+from batchata_prefect.views.asset import materialized
 from batchata_prefect.views.report import keep_page, publish, tell_failures
 
 
@@ -96,16 +97,21 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await put_results(run)
             await clean_uploads(run)
             if await wait_for_prefect(run):
-                await publish(run.manifest, run.around_id or run.flow_run_id)
+                await publish(run.manifest, _results(run), run.around_id or run.flow_run_id)
                 events.finished(run_status(run), run.manifest)
+                if run.manifest["flow_run_id"] == run.flow_run_id:  # else nothing is new
+                    await materialized(run.manifest, _results(run))
     for error in run.closed.values():
         raise error
     return _state(run)
 
 
 def _state(run: Session, error: str | None = None) -> State[Any]:
-    results = f"{run.settings.results_url or run.results_dir}/results.jsonl"
-    return states.of_run(run.manifest, results, error)
+    return states.of_run(run.manifest, _results(run), error)
+
+
+def _results(run: Session) -> str:
+    return f"{run.settings.results_url or run.results_dir}/results.jsonl"
 
 
 def _flow_run_id() -> str | None:

@@ -171,6 +171,6 @@ class RunStatus:
 
     @property
     def percent(self) -> float:
-        """Percent of the jobs that have their result."""
-        done = self.completed + self.failed + self.cancelled
+        """Percent of the jobs that are over; those that are cancelled go out in the next run."""
+        done = self.completed + self.failed
         return round(100 * done / self.total, 1) if self.total else 0.0

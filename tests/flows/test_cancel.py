@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -14,6 +15,11 @@ from typing import Any
 import orjson
 import pytest
 from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+)
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
@@ -98,6 +104,17 @@ def state_of(flow_run_id: str | None) -> Any:
     assert flow_run_id is not None
     with get_client(sync_client=True) as client:
         return client.read_flow_run(flow_run_id).state  # type: ignore[arg-type]
+
+
+def progress_of(flow_run_id: str) -> Any:
+    """The progress that Prefect shows of a flow run."""
+    asked = ArtifactFilter(
+        flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]),
+        type=ArtifactFilterType(any_=["progress"]),
+    )
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_artifacts(artifact_filter=asked)
+    return found
 
 
 def rows_in(directory: Path) -> list[dict[str, Any]]:
@@ -208,6 +225,12 @@ def test_signals(
     assert all(reason in row["error"] for row in rows if row["status"] == "cancelled")
     log = Path(job["log"]).read_text()
     assert "Traceback" not in log, log
+    counts = Counter(row["status"] for row in rows)
+    shown = progress_of(orjson.loads((tmp_path / "out/manifest.json").read_bytes())["flow_run_id"])
+    assert f"{counts['completed']} of {JOBS} jobs answered" in shown.description
+    assert f"{counts['cancelled']} cancelled" in shown.description
+    assert "in flight" not in shown.description
+    assert shown.data == round(100 * counts["completed"] / JOBS, 1)
     assert forker.run(job)[0] == 0
     check_all_paid_once(provider, before, tmp_path / "out", JOBS)
 
@@ -230,6 +253,9 @@ def test_a_second_interrupt_leaves_at_once(
     log = " ".join(Path(job["log"]).read_text().split())
     assert "Run the same jobs again" in log
     assert str(tmp_path / "out") in log.replace(" ", "")
+    shown = progress_of(re.findall(r"flow-run/([0-9a-f-]{36})", log.replace(" ", ""))[0])
+    assert f"{JOBS} in flight in 4 provider batches" in shown.description
+    assert shown.data == 0
     provider.clear_faults()
     assert forker.run(job)[0] == 0, Path(job["log"]).read_text()[-3000:]
     check_all_paid_once(provider, before, tmp_path / "out", JOBS)

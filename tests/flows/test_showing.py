@@ -8,12 +8,17 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from prefect import get_client
+from prefect.assets import Asset
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from batchata_prefect import Batch
+from batchata_prefect.escapes import markdown
+from batchata_prefect.views.asset import asset_key
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -29,14 +34,14 @@ def events() -> Iterator[list[Any]]:
     EventsWorker.set_client_override(None)
 
 
-def told() -> list[Any]:
+def told(prefix: str = "batchata.") -> list[Any]:
     """Our events, oldest first."""
     EventsWorker.drain_all()
     return [
         event
         for client in AssertingEventsClient.all
         for event in client.events
-        if event.event.startswith("batchata.")
+        if event.event.startswith(prefix)
     ]
 
 
@@ -71,6 +76,61 @@ def test_the_artifacts_of_a_run(tmp_path: Path, sandbox, monkeypatch: pytest.Mon
     assert {row["state"] for row in rows} == {"ended"}
     assert sum(row["answered"] for row in rows) == 6
     assert {row["model"] for row in rows} == {"claude-sonnet-5-5", "gpt-6-luna"}
+    assert markdown(f"{run.results_dir}/results.jsonl") in found["markdown"].data
+
+
+def test_the_results_are_an_asset(tmp_path: Path, sandbox, events: Any) -> None:
+    """With rows, failures and cost; once for what is made once, and failed without an answer."""
+    batch = make(tmp_path)
+    batch.add_job(prompt=f"{tmp_path} [[sandbox:truncated]]", model="gpt-6-luna", max_tokens=100)
+    run = batch.run()
+    (made,) = told("prefect.asset.materialization")
+    assert made.event == "prefect.asset.materialization.succeeded"
+    assert made.resource.id == asset_key(f"{tmp_path}/out/results.jsonl")
+    assert made.payload["rows"] == 7
+    assert (made.payload["answered"], made.payload["failed"]) == (6, 1)
+    assert made.payload["cost_usd"] == run.status()["cost_usd"]
+    related = {each.id for each in made.related}
+    assert f"prefect.flow-run.{run.flow_run_id}" in related
+    again = make(tmp_path)
+    again.add_job(prompt=f"{tmp_path} [[sandbox:truncated]]", model="gpt-6-luna", max_tokens=100)
+    again.run()
+    assert len(told("prefect.asset.materialization")) == 1
+    none = Batch(tmp_path / "none")
+    none.add_job(prompt=f"{tmp_path} [[sandbox:truncated]]", model="gpt-6-luna", max_tokens=100)
+    none.run()
+    assert told("prefect.asset.materialization")[-1].event.endswith(".failed")
+
+
+def test_an_asset_that_cannot_be_told_is_no_matter(
+    tmp_path: Path, sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on without it."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr("batchata_prefect.views.asset.materialize", broken)
+    assert len(make(tmp_path).run().results()["completed"]) == 6
+
+
+@given(st.text(min_size=1, max_size=600))
+@example("s3://key:secret@bucket/a b/%41?x=1#y")
+@example("/a/\ud800")
+@example("S3+x://B/ü")
+def test_any_place_is_a_key(place: str) -> None:
+    """Of any path or URL, and without what stands before an @ in a URL."""
+    key = asset_key(place)
+    assert Asset(key=key).key == key
+    assert "secret" not in key
+
+
+def test_places_that_look_alike_have_keys_of_their_own() -> None:
+    """What Prefect does not take in a key is replaced, and told apart."""
+    assert asset_key("s3://b/out/results.jsonl") == "s3://b/out/results.jsonl"
+    assert asset_key("/srv/out/results.jsonl") == "file:///srv/out/results.jsonl"
+    places = ["/a b", "/a_b", "/a%b", "/a" + "b" * 600, "/a" + "b" * 601]
+    assert len({asset_key(place) for place in places}) == len(places)
 
 
 def test_the_events_of_a_run(tmp_path: Path, sandbox, events: Any) -> None:

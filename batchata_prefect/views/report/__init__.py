@@ -33,7 +33,7 @@ def tell_failures(manifest: dict[str, Any]) -> None:
         )
 
 
-async def publish(manifest: dict[str, Any], flow_run_id: str | None) -> None:
+async def publish(manifest: dict[str, Any], results: str, flow_run_id: str | None) -> None:
     """Show the report as an artifact of a flow run; if the server refuses, the run goes on."""
     from uuid import UUID
 
@@ -46,7 +46,7 @@ async def publish(manifest: dict[str, Any], flow_run_id: str | None) -> None:
                 ArtifactCreate(
                     key="batchata-report",
                     type="markdown",
-                    data=markdown(manifest),
+                    data=markdown(manifest, results),
                     description=summary(manifest),
                     flow_run_id=UUID(flow_run_id) if flow_run_id else None,
                 )

@@ -121,8 +121,13 @@ def _wrapped(line: str, width: int) -> list[str]:
     return textwrap.wrap(line, min(width, _WIDTH), initial_indent=indent, subsequent_indent=indent)
 
 
-def markdown(manifest: Mapping[str, Any]) -> str:
-    """The report as a markdown page: totals, cost by model and tag, failures, batches."""
+def markdown(manifest: Mapping[str, Any], results: str | None = None) -> str:
+    """The report as a markdown page: totals, cost by model and tag, failures, batches.
+
+    Args:
+        manifest: What the run came to.
+        results: Path or URL of its results, to be named.
+    """
     counts = manifest["counts"]
     lines = [
         f"# {summary(manifest)}",
@@ -131,6 +136,7 @@ def markdown(manifest: Mapping[str, Any]) -> str:
         f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of {counts['total']:,} jobs "
         "were answered by an earlier start.",
         "",
+        *([f"The answers are in {escaped(results)}.", ""] if results else []),
         "| model | batches | input tokens | output tokens | cost |",
         "|---|--:|--:|--:|--:|",
     ]
