@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 
 from prefect import get_run_logger
 
@@ -50,7 +51,7 @@ _CLOCK_SECONDS = 10.0
 
 async def buy_all(run: Session, session_name: str) -> None:
     """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
-    running: dict[asyncio.Task[str], int] = {}
+    running: dict[asyncio.Task[Any], int] = {}
 
     def take_up(flight: Flight) -> None:
         chunk = flight.entry.chunk
