@@ -25,6 +25,8 @@ class Bounds:
             fields; what is found within them has a low confidence.
         reply_bytes: Bytes of one reply of a provider's API, unpacked.
         row_bytes: Bytes of one row of a provider's results.
+        row_values: Values in one row, and in one reply: a parser holds the interpreter until it is
+            done, for about half a microsecond each, and the lease is not renewed meanwhile.
         token_bytes: Bytes of a results file for each token that its requests may be answered
             with: an image of some thousand tokens comes as megabytes.
     """
@@ -36,6 +38,7 @@ class Bounds:
     mapping_steps: int = 2_000_000
     reply_bytes: int = 64_000_000
     row_bytes: int = 64_000_000
+    row_values: int = 5_000_000
     token_bytes: int = 600
 
     @classmethod

@@ -233,7 +233,8 @@ def _is_kept(run: Session, chunk: Chunk) -> bool:
 def _brought(run: Session, ending: Ending, chunk: Chunk) -> bool:
     """Whether the replies of a chunk came back from where the results are put, and are whole."""
     url, path = run.settings.results_url, run.reply_file(chunk.token)
-    if url is None or not bring_file(url, run.results_dir, path):
+    # What lies in a bucket is as much somebody else's as what a provider sends.
+    if url is None or not bring_file(url, run.results_dir, path, Download(chunk, url).take):
         return False
     rows, whole = count_rows(path)
     if whole and rows >= ending.marks.count(ANSWERED) + ending.marks.count(NOT_AS_ASKED):

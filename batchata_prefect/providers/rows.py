@@ -9,6 +9,7 @@ from typing import Any, cast
 import orjson
 
 from batchata_prefect.answers import Reply, Usage
+from batchata_prefect.bounds import bounds
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import loads_exact
 
@@ -24,14 +25,14 @@ _CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([\w-]{1,64})"', re.ASCII)
 
 
 class UnreadableRowError(ParseError):
-    """A row that names its request and says nothing else that can be read.
+    """A row that names its request, and of which nothing else is read.
 
     Attributes:
         reply: What is known of it: it may have been paid for, and must not be sent again.
     """
 
     def __init__(self, reply: Reply) -> None:
-        super().__init__(f"the row of {reply.custom_id} is no JSON", "bad_row")
+        super().__init__(f"the row of {reply.custom_id} cannot be read", "bad_row")
         self.reply = reply
 
 
@@ -44,18 +45,18 @@ def parse(row: bytes, *, is_exact: bool = True) -> tuple[str, dict[str, Any]]:
             vectors.
 
     Raises:
-        UnreadableRowError: The row is not JSON, and names its request.
+        UnreadableRowError: The row is not JSON, or has too many values, and names its request.
         ParseError: The row is not a JSON object, or carries no custom_id.
         RecursionError: The row is nested too deeply.
     """
+    if (why := too_many_values(row)) is not None:
+        raise _unread(row, ParseError(f"a result row has {why}", "bad_row"))
     try:
         data: Any = loads_exact(row) if is_exact else _floats(row)
         custom_id = data["custom_id"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         told = ParseError(f"a result row is cut off or no result: {row[:60]!r}", "bad_row")
-        if (reply := rescued(row, told)) is not None:
-            raise UnreadableRowError(reply) from error
-        raise told from error
+        raise _unread(row, told) from error
     if not isinstance(custom_id, str):
         raise ParseError(f"a result row has custom_id {str(custom_id)[:60]!r}", "bad_row")
     return custom_id, data
@@ -66,6 +67,20 @@ def _floats(row: bytes) -> Any:
         return orjson.loads(row)
     except orjson.JSONDecodeError:
         return loads_exact(row)
+
+
+def _unread(row: bytes, told: ParseError) -> ParseError:
+    reply = rescued(row, told)
+    return told if reply is None else UnreadableRowError(reply)
+
+
+def too_many_values(data: bytes) -> str | None:
+    """What is too many, where parsing some JSON would hold up the lease's renewals for long."""
+    most = bounds().row_values
+    # Each value of a list or an object has a mark of one byte before it; texts hold such as well.
+    if len(data) <= most or sum(map(data.count, (b",", b"[", b"{"))) <= most:
+        return None
+    return f"more than {most:,} values; raise BATCHATA_MOST_ROW_VALUES and run again to read it"
 
 
 def rescued(row: bytes, error: Exception) -> Reply | None:

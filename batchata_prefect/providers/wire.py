@@ -24,6 +24,7 @@ import orjson
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
 from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
+from batchata_prefect.providers.rows import too_many_values
 
 RETRIES = 2
 """Times that the SDK repeats a call which costs nothing."""
@@ -298,7 +299,7 @@ def read_object(response: Any, key: str) -> dict[str, Any]:
     import httpx2
 
     try:
-        data: Any = orjson.loads(response.content)
+        data: Any = None if too_many_values(response.content) else orjson.loads(response.content)
     except orjson.JSONDecodeError:
         data = None
     if not isinstance(data, dict) or key not in data:

@@ -18,7 +18,7 @@ from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.bodies import handed_back
-from batchata_prefect.providers.rows import UNREADABLE, rescued
+from batchata_prefect.providers.rows import UNREADABLE, rescued, too_many_values
 from batchata_prefect.providers.rows import unreadable as unreadable_reply
 from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.codes import mark
@@ -313,6 +313,8 @@ def count_rows(path: Path) -> tuple[int, bool]:
     rows, last = 0, b"{}"
     for last in lines(path):  # noqa: B007 - the last line is looked at after the loop
         rows += 1
+    if too_many_values(last) is not None:
+        return rows, True  # whole or not, it is not read
     try:
         orjson.loads(last)
     except orjson.JSONDecodeError:

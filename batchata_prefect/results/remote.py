@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +32,7 @@ RAW = "raw_files"
 ORDER = ".batchata/order.json"
 """What `batchata run` was told, for `batchata retry`."""
 
+_PIECE_BYTES = 1 << 20
 _NOTE_THERE = "run.json"
 """Name of the note at a URL, where the folder of our own has no place."""
 
@@ -299,8 +301,15 @@ def is_there(url: str, folder: Path, path: Path) -> bool:
         return False
 
 
-def bring_file(url: str, folder: Path, path: Path) -> bool:
-    """Fetch one file of the working folder from its URL; whether it is there now."""
+def bring_file(url: str, folder: Path, path: Path, take: Callable[[bytes], None]) -> bool:
+    """Fetch one file of the working folder from its URL; whether it is there now.
+
+    Args:
+        url: Where the results are put.
+        folder: The working folder.
+        path: The file in it.
+        take: Is given each piece, and raises where there are more than there can be.
+    """
     partial = path.with_name(f"{path.name}.download")
     try:
         system, root = _open(url)
@@ -309,7 +318,10 @@ def bring_file(url: str, folder: Path, path: Path) -> bool:
             return False
         make_folder(path.parent)
         partial.touch(0o600)
-        system.get_file(source, str(partial))
+        with system.open(source, "rb") as there, partial.open("wb") as here:
+            while piece := there.read(_PIECE_BYTES):
+                take(piece)
+                here.write(piece)
     except Exception:  # each driver raises errors of its own; the provider still has the rows
         partial.unlink(missing_ok=True)
         return False

@@ -15,9 +15,10 @@ import pytest
 
 from batchata_prefect.bounds import bounds
 from batchata_prefect.models import Chunk
-from batchata_prefect.providers import wire
+from batchata_prefect.providers import providers, wire
 from batchata_prefect.providers.caps import Download, ReplyTooLargeError, http_client
 from batchata_prefect.providers.failures import classify
+from batchata_prefect.providers.rows import UnreadableRowError
 
 PACKED = gzip.compress(b'{"id": "' + bytes(300_000_000) + b'"}')
 """300 kB that unpack to 300 MB."""
@@ -138,3 +139,28 @@ def test_a_download_ends_where_no_answer_can_reach() -> None:
     row.take(b"x" * 900 + b"\n" + b"x" * 900)
     with pytest.raises(ReplyTooLargeError, match=r"more than 1,000 bytes as a row.*ROW_BYTES"):
         row.take(b"x" * 200)
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+@pytest.mark.parametrize("provider", providers())
+def test_a_row_of_too_many_values_is_not_parsed(
+    provider: str, fewer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease cannot be renewed while a parser works: its job fails, as paid, and by name."""
+    error = b'{"error":{"message":"no","type":"invalid_request_error"},"list":[[],[],{"a":1}]}'
+    row = b'{"custom_id":"a-0","result":{"type":"errored","error":%b},"error":%b}' % (error, error)
+    marks = sum(map(row.count, (b",", b"[", b"{")))
+    monkeypatch.setenv("BATCHATA_MOST_ROW_VALUES", str(marks - fewer))
+    bounds.cache_clear()
+    try:
+        reply = providers()[provider].read(row, "/v1/messages")
+    except UnreadableRowError as told:
+        reply = told.reply
+    finally:
+        monkeypatch.undo()
+        bounds.cache_clear()
+    if fewer:
+        assert (reply.outcome, reply.error_code) == ("succeeded", "unreadable_reply")
+        assert f"more than {marks - 1} values; raise BATCHATA_MOST_ROW_VALUES" in str(reply.error)
+    else:
+        assert (reply.outcome, reply.error_code) == ("errored", "invalid_request_error")
