@@ -61,6 +61,12 @@ def pace() -> str:
     return "\n".join(lines)
 
 
+def states() -> str:
+    """The states of runs and provider batches."""
+    text = ast.get_docstring(ast.parse((PACKAGE / "views" / "states.py").read_text())) or ""
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
 def _attributes(text: str) -> dict[str, str]:
     """The Attributes section of a docstring: name -> words."""
     found = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", text, re.MULTILINE)
@@ -153,7 +159,7 @@ def api() -> str:
 
 GENERATED = {
     each.__name__: each
-    for each in (advice, pace, batch_limits, models, floors, rooms, commands, api)
+    for each in (advice, pace, states, batch_limits, models, floors, rooms, commands, api)
 }
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 
 from batchata_prefect import Batch
 from batchata_prefect.jobs.sources import read_rows
+from batchata_prefect.numbers import told_usd
 
 
 @flow(name="nightly-tickets", retries=2, retry_delay_seconds=600)
@@ -56,8 +58,11 @@ def nightly(
     for code, group in manifest["failures"].items():
         get_run_logger().warning("%d x %s: %s", group["count"], code, group["what_to_do"])
     counts = manifest["counts"]
-    return f"{day}: {counts['completed']} of {counts['total']} for ${manifest['cost_usd']:.4f}"
+    return f"{day}: {counts['completed']} of {counts['total']} for {told_usd(manifest['cost_usd'])}"
 
 
 if __name__ == "__main__":
-    nightly.serve(name="nightly", cron="0 2 * * *")
+    # By its source: a served flow runs in processes of its own, which load it from there.
+    here = Path(__file__)
+    served: Any = nightly.from_source(str(here.parent), f"{here.name}:nightly")
+    served.serve(name="nightly", cron="0 2 * * *")

@@ -273,3 +273,59 @@ def test_a_parent_flow_reads_the_facts(tmp_path: Path, sandbox: Sandbox) -> None
     found = asyncio.run(parent())
     assert found["inner"]["counts"]["completed"] == 2
     assert found["failed"] == 4
+
+
+STOPS = {
+    "cancelled": (lambda run: run.cancel("enough"), "Cancelled", "Cancelled", "enough"),
+    "detached": (lambda run: run.cancel("later", detach=True), "Detached", "Detached", "later"),
+    "deadline": (None, "Failed", "LeftRunning", "in_flight: 4"),
+}
+
+
+@pytest.mark.parametrize(("stop", "of_run", "of_batch", "words"), STOPS.values(), ids=STOPS)
+def test_states_of_a_run_that_ends_early(
+    tmp_path: Path,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Any,
+    of_run: str,
+    of_batch: str,
+    words: str,
+) -> None:
+    """What is cancelled, and what goes on at the provider, have names of their own."""
+    batch, holder = make(tmp_path), dict[str, Any]()
+    if stop is None:
+        # Its provider takes the cancellation, and does not end it.
+        monkeypatch.setenv("BATCHATA_SETTLE_SECONDS", "1")
+        sandbox.fault("openai", mode="stuck_canceling", seconds=30)
+        batch.add_time_limit(seconds=10)
+
+    def on_progress(_stats: Any, _seconds: float, data: dict[str, Any]) -> None:
+        if stop and any(each["batch_id"] for each in data.values()):
+            stop(holder["run"])
+
+    sandbox.limits(seconds=60)
+    try:
+        run = holder["run"] = batch._prepare(on_progress, 0.1)
+        run.execute()
+    finally:
+        sandbox.limits(seconds=0.1)
+        sandbox.clear_faults()
+    state, (task,) = state_of(run.flow_run_id), tasks_of(run.flow_run_id, 1)
+    assert (state.name, task.name) == (of_run, of_batch), (state, task)
+    assert StateType.COMPLETED not in {state.type, task.type}
+    assert "0 of 4 jobs answered" in state.message
+    assert words in state.message
+    assert run.manifest is not None
+    assert run.manifest["batches"][0]["batch_id"] in task.message
+    if of_batch != "Cancelled":
+        assert "reserved" in task.message
+        assert "reserved" in state.message
+
+
+def test_a_run_that_may_send_nothing_is_failed(tmp_path: Path, sandbox: Sandbox) -> None:
+    """The cost limit keeps all jobs back."""
+    run = make(tmp_path).add_cost_limit(usd=0.000001).run()
+    state = state_of(run.flow_run_id)
+    assert (state.name, state.type) == ("Failed", FAILED)
+    assert "cost_limit_exceeded: 4" in state.message
