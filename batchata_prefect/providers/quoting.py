@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchata_prefect.content.documents import Document, pdf_shown_bytes
+from batchata_prefect.content.documents import is_scan
 from batchata_prefect.models import Job
 from batchata_prefect.providers.bodies import held
 from batchata_prefect.providers.rendering import documents, fault
@@ -25,7 +25,7 @@ def wants_quotes(job: Job) -> bool:
         quotable = any(document is not None for document in sent)
     else:
         found = documents(job)
-        scans = [document for document in found if _is_scan(document)]
+        scans = [document for document in found if is_scan(document)]
         if asked and scans:
             raise fault(
                 job,
@@ -44,9 +44,3 @@ def wants_quotes(job: Job) -> bool:
             "files cannot be",
         )
     return quotable
-
-
-def _is_scan(document: Document) -> bool:
-    if document.kind != "pdf":
-        return False
-    return not any(shown is None or shown for shown in pdf_shown_bytes(document))

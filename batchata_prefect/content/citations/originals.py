@@ -11,13 +11,13 @@ import hashlib
 import re
 import threading
 from array import array
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias, cast
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar, cast
 
 from batchata_prefect.content.citations.written import normal
 from batchata_prefect.content.documents.pdf import PageTexts
+from batchata_prefect.content.shelf import Shelf
 
 Kind: TypeAlias = Literal["text", "pages", "blocks"]
 
@@ -157,7 +157,7 @@ class Original:
 
 def text_original(name: str, text: str) -> Original:
     """A plain text."""
-    part = _shelf.part(text) if len(text) > _PAGE_BYTES else Part(text)
+    part = Part(text) if len(text) <= _PAGE_BYTES else _kept("text", text, Part)
     return Original(name, "text", (part,))
 
 
@@ -168,7 +168,7 @@ def blocks_original(name: str, texts: Sequence[str]) -> Original:
 
 def pdf_original(name: str, encoded: str) -> Original:
     """A PDF, in base64: read page by page, as far as citations ask, and kept for the next job."""
-    return Original(name, "pages", _shelf.pages(encoded))
+    return Original(name, "pages", _kept("pages", encoded, _pages))
 
 
 class Held(NamedTuple):
@@ -210,49 +210,22 @@ class Pages(Sequence[Part]):
             return self._known[index]
 
 
-@dataclass(slots=True)
-class Shelf:
-    """Documents by their digest; the least recently used go once all pass a number of bytes."""
-
-    limit_bytes: int
-    size_bytes: int = 0
-    _held: OrderedDict[bytes, Part | Pages] = field(
-        default_factory=OrderedDict[bytes, "Part | Pages"]
-    )
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def pages(self, encoded: str) -> Pages:
-        """The pages of a PDF in base64."""
-
-        def read() -> Pages:
-            try:
-                return Pages(base64.b64decode(encoded))
-            except ValueError:
-                return Pages(b"")
-
-        return cast(Pages, self._kept(b"pages", encoded, read))
-
-    def part(self, text: str) -> Part:
-        """A text."""
-        return cast(Part, self._kept(b"text", text, lambda: Part(text)))
-
-    def _kept(self, kind: bytes, given: str, make: Callable[[], Part | Pages]) -> Part | Pages:
-        digest = hashlib.blake2b(kind, digest_size=16)
-        digest.update(given.encode("utf-8", "surrogatepass"))
-        key = digest.digest()
-        with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key]
-        made = make()
-        with self._lock:
-            if key not in self._held and made.size_bytes <= self.limit_bytes:
-                self._held[key] = made
-                self.size_bytes += made.size_bytes
-            while self.size_bytes > self.limit_bytes:
-                _, dropped = self._held.popitem(last=False)
-                self.size_bytes -= dropped.size_bytes
-        return made
+_shelf = Shelf[Part | Pages](KEPT_BYTES)
+_Kept = TypeVar("_Kept", Part, Pages)
 
 
-_shelf = Shelf(KEPT_BYTES)
+def _kept(kind: str, given: str, make: Callable[[str], _Kept]) -> _Kept:
+    """What is made of a text, once while it is kept."""
+    digest = hashlib.blake2b(given.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    found = cast("_Kept | None", _shelf.get((kind, digest)))
+    if found is None:
+        found = make(given)
+        _shelf.put((kind, digest), found, found.size_bytes)
+    return found
+
+
+def _pages(encoded: str) -> Pages:
+    try:
+        return Pages(base64.b64decode(encoded))
+    except ValueError:
+        return Pages(b"")

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,6 +19,7 @@ from batchata_prefect.content.documents import formats, pdf
 from batchata_prefect.content.documents.allowed import RowFile
 from batchata_prefect.content.documents.formats import MAX_FILE_BYTES, DocumentKind, RefusedError
 from batchata_prefect.content.documents.watch import in_time
+from batchata_prefect.content.shelf import Shelf
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import FileInput
 
@@ -102,16 +101,6 @@ def load_documents(file: FileInput, *, job_id: str) -> tuple[Document, ...]:
     return tuple(documents)
 
 
-def pdf_page_texts(document: Document) -> list[str]:
-    """The text of each page of a PDF, in order; nothing for other documents.
-
-    A page that cannot be read gives an empty text. Takes tens of milliseconds a page, once.
-    """
-    if "texts" not in document.memo:
-        document.memo["texts"] = pdf.page_texts(document.data, document.pages or 0)
-    return list(cast("list[str]", document.memo["texts"]))
-
-
 def pdf_shown_bytes(document: Document) -> tuple[int | None, ...]:
     """Bytes of text that each page of a PDF shows; nothing for other documents.
 
@@ -122,43 +111,11 @@ def pdf_shown_bytes(document: Document) -> tuple[int | None, ...]:
     return cast("tuple[int | None, ...]", document.memo["shown"])
 
 
-def has_text(document: Document) -> bool:
-    """Whether there is text to cite; false for images and for scanned PDFs."""
+def is_scan(document: Document) -> bool:
+    """Whether it is a PDF that shows no text on any page, so that nothing of it can be cited."""
     if document.kind != "pdf":
-        return bool(document.text)
-    if not any(shown is None or shown for shown in pdf_shown_bytes(document)):
         return False
-    return any(text.strip() for text in pdf_page_texts(document))
-
-
-class _Shelf:
-    """Documents by key; the least recently used go once all of them pass a number of bytes."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.size_bytes = 0
-        self._documents: OrderedDict[Hashable, Document] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: Hashable) -> Document | None:
-        with self._lock:
-            document = self._documents.get(key)
-            if document is not None:
-                self._documents.move_to_end(key)
-            return document
-
-    def put(self, key: Hashable, document: Document) -> None:
-        size = _kept_bytes(document)
-        if size > self.limit_bytes:
-            return
-        with self._lock:
-            if key in self._documents:
-                return
-            self._documents[key] = document
-            self.size_bytes += size
-            while self.size_bytes > self.limit_bytes:
-                _, dropped = self._documents.popitem(last=False)
-                self.size_bytes -= _kept_bytes(dropped)
+    return not any(shown is None or shown for shown in pdf_shown_bytes(document))
 
 
 def _kept_bytes(document: Document) -> int:
@@ -166,7 +123,7 @@ def _kept_bytes(document: Document) -> int:
     return len(document.data) * 7 // 3 + len(document.text or "") + 1_000
 
 
-_shelf = _Shelf(CACHE_BYTES)
+_shelf = Shelf[Document](CACHE_BYTES)
 
 
 def _shown(item: Any, stem: str) -> str:
@@ -298,7 +255,7 @@ def _digest(data: bytes) -> str:
 
 def _shelved(key: Hashable, data: bytes, name: str, *, named: bool = True) -> Document:
     document = _document(data, name, named=named)
-    _shelf.put(key, document)
+    _shelf.put(key, document, _kept_bytes(document))
     return document
 
 

@@ -7,14 +7,11 @@ import io
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from batchata_prefect.bounds import bounds
 from batchata_prefect.content.documents.formats import RefusedError
 from batchata_prefect.content.documents.watch import in_time
-
-_T = TypeVar("_T")
 
 _LITERAL = re.compile(rb"\\[0-7]{1,3}|\\.|[()]", re.DOTALL)
 _NAME = re.compile(rb"/[^\s\x00/<>\[\](){}%]*")
@@ -60,36 +57,27 @@ def _counted(data: bytes) -> tuple[bool, int]:
     return encrypted, 0 if encrypted else len(reader.pages)
 
 
-def page_texts(data: bytes, pages: int) -> list[str]:
-    """The text of each page; empty where a page cannot be read. Tens of milliseconds a page."""
-    return _each(data, pages, _text, "")
-
-
 def shown_bytes(data: bytes, pages: int) -> list[int | None]:
     """Bytes of text that each page shows; None where a page cannot be read.
 
     Counts the strings in a page's content without laying them out: one byte a character with
     simple fonts, two with composite ones. About 1 ms a page, where its text takes 30 ms.
     """
-    return _each(data, pages, _shown_on, None)
-
-
-def _each(data: bytes, pages: int, work: Callable[[Any], _T], otherwise: _T) -> list[_T]:
-    """What `work` makes of each page; `otherwise` for those where pypdf or the time gives up."""
-    results: list[_T] = []
+    results: list[int | None] = []
 
     def read() -> None:
         all_pages = _reader(data).pages
         for number in range(pages):
             try:
-                results.append(work(all_pages[number]))
+                results.append(_shown_on(all_pages[number]))
             except Exception:
-                results.append(otherwise)
+                # pypdf raises its own errors and, deep in a damaged file, any other.
+                results.append(None)
 
     if pages:
         with contextlib.suppress(RefusedError):
             in_time(read)
-    return results + [otherwise] * (pages - len(results))
+    return results + [None] * (pages - len(results))
 
 
 class PageTexts:

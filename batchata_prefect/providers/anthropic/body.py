@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from batchata_prefect.content.citations.quotes import quoted_schema
-from batchata_prefect.content.documents import Document, pdf_shown_bytes
+from batchata_prefect.content.documents import Document, is_scan
 from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
 from batchata_prefect.content.schema.dialects import ANTHROPIC
 from batchata_prefect.models import USUAL, Job, Message, Request
@@ -215,7 +215,7 @@ class _Content:
     def _check_citable(self, pdf: Document) -> None:
         """Refuse a scan where citations are asked for: only a PDF's text is cited."""
         asked = self.native and "enable_citations" not in self.job.defaulted
-        if asked and not any(shown is None or shown for shown in pdf_shown_bytes(pdf)):
+        if asked and is_scan(pdf):
             raise fault(
                 self.job,
                 f"file {pdf.name!r} has no text on any page, so nothing of it can be cited; run "

@@ -25,14 +25,13 @@ from batchata_prefect.content.citations import (
 from batchata_prefect.content.citations.dates import days
 from batchata_prefect.content.citations.originals import (
     Held,
-    Pages,
     Part,
-    Shelf,
     blocks_original,
     pdf_original,
     text_original,
 )
 from batchata_prefect.content.citations.written import normal, numbers
+from batchata_prefect.content.shelf import Shelf
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
@@ -404,20 +403,24 @@ def test_pages_are_read_only_as_far_as_asked(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_documents_that_are_kept_are_bounded() -> None:
     """The least recently used one goes, and one too large for all is not kept at all."""
-    one, two, three = (encoded(letter) for letter in "abc")
-    shelf = Shelf(limit_bytes=2 * Pages(base64.b64decode(one)).size_bytes)
-    first = shelf.pages(one)
-    shelf.pages(two)
-    assert shelf.pages(one) is first
-    shelf.part("a text")
-    assert shelf.pages(one) is first
-    assert shelf.part("a text") is shelf.part("a text")
-    shelf.pages(three)
-    assert shelf.size_bytes <= shelf.limit_bytes
-    large = encoded(*"abcdefgh")
-    assert shelf.pages(large) is not shelf.pages(large)
-    assert shelf.pages("no base64") is shelf.pages("no base64")
-    assert len(shelf.pages("no base64")) == 0
+    shelf = Shelf[str](limit_bytes=100)
+    shelf.put("one", "1", 50)
+    shelf.put("two", "2", 50)
+    assert shelf.get("one") == "1"
+    shelf.put("three", "3", 50)
+    assert [shelf.get(key) for key in ("one", "two", "three")] == ["1", None, "3"]
+    shelf.put("large", "4", 101)
+    assert (shelf.get("large"), shelf.size_bytes) == (None, 100)
+    shelf.put("one", "again", 50)
+    assert (shelf.get("one"), shelf.size_bytes) == ("1", 100)
+
+
+def test_documents_are_made_once_of_the_same_bytes() -> None:
+    """A long text and a PDF that many jobs share; what is no PDF has no pages."""
+    for make, data in ((pdf_original, encoded("shared")), (text_original, "shared " * 5_000)):
+        first, second = (make(name, data).parts for name in ("a", "b"))
+        assert first[0] is second[0]
+    assert len(pdf_original("x", "no base64").parts) == 0
 
 
 def quote(text: str, **more: Any) -> Citation:

@@ -19,13 +19,17 @@ import pytest
 
 from batchata_prefect.content.documents import (
     Document,
-    has_text,
+    is_scan,
     load_documents,
-    pdf_page_texts,
     pdf_shown_bytes,
 )
-from batchata_prefect.content.documents.pdf import string_bytes
+from batchata_prefect.content.documents.pdf import PageTexts, string_bytes
 from batchata_prefect.errors import ValidationError
+
+
+def page_texts(document: Document) -> list[str]:
+    pages = PageTexts(document.data)
+    return [pages.read(number) for number in range(pages.count)]
 
 
 def make_pdf(*pages: str) -> bytes:
@@ -476,27 +480,25 @@ def test_page_texts_are_given_page_by_page():
     """Each page's text stands alone, in order."""
     document = load(make_pdf("First (page)", "", "Third"))
     assert document.pages == 3
-    assert [text.strip() for text in pdf_page_texts(document)] == ["First (page)", "", "Third"]
+    assert [text.strip() for text in page_texts(document)] == ["First (page)", "", "Third"]
 
 
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (make_pdf("", "words"), True),
-        (make_pdf("", ""), False),
-        (make_pdf(" "), False),
-        (b"words", True),
+        (make_pdf("", "words"), False),
+        (make_pdf("", ""), True),
+        (b"words", False),
         (PNG, False),
     ],
 )
-def test_scanned_documents_have_no_text(data, expected):
-    """A document without text to cite is told apart from one with."""
-    assert has_text(load(data)) is expected
+def test_scans_are_told_by_that_they_show_no_text(data, expected):
+    """A PDF without text to cite is told apart from one with."""
+    assert is_scan(load(data)) is expected
 
 
-def test_documents_without_pages_have_no_page_texts():
+def test_documents_without_pages_show_nothing():
     """Text and images are no PDFs, and have no pages."""
-    assert pdf_page_texts(load(b"words")) == []
     assert pdf_shown_bytes(load(PNG)) == ()
 
 
@@ -508,7 +510,7 @@ def test_damaged_page_does_not_hurt_the_others():
     out = io.BytesIO()
     writer.write(out)
     document = load(out.getvalue())
-    assert [text.strip() for text in pdf_page_texts(document)] == ["good", ""]
+    assert [text.strip() for text in page_texts(document)] == ["good", ""]
     assert pdf_shown_bytes(document) == (4, None)
 
 
@@ -564,16 +566,16 @@ def test_real_pdfs_show_no_less_than_their_text(real: Path):
     assert len(paths) == 10
     for path in paths:
         document = load(path)
-        for shown, text in zip(pdf_shown_bytes(document), pdf_page_texts(document), strict=True):
+        for shown, text in zip(pdf_shown_bytes(document), page_texts(document), strict=True):
             assert shown is not None
             assert shown >= len("".join(text.split())), path.name
-        assert has_text(document)
+        assert not is_scan(document)
 
 
 def test_real_scan_has_no_text(real: Path):
     """A scanned annual report is seen to hold no text."""
     document = load(real / "inputs/cvna-2021-annual-report-extract.pdf")
-    assert (document.pages, has_text(document)) == (1, False)
+    assert (document.pages, is_scan(document)) == (1, True)
 
 
 @pytest.mark.parametrize(

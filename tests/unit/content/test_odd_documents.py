@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from batchata_prefect.content.documents import (
-    has_text,
+    is_scan,
     load_documents,
-    pdf_page_texts,
     pdf_shown_bytes,
 )
+from batchata_prefect.content.documents.pdf import PageTexts
 from batchata_prefect.errors import ValidationError
 
 EXAMPLES = int(os.environ.get("BATCHATA_ODD_DOCUMENTS", "60"))
@@ -150,7 +150,8 @@ def test_any_document_is_read_or_refused(folder: Path, odd: tuple[str, bytes]) -
         except ValidationError as error:
             assert "job-7" in str(error)
             return
-        has_text(document)
+        is_scan(document)
         if document.kind == "pdf":
-            pages = pdf_page_texts(document)
-            assert len(pages) == len(pdf_shown_bytes(document)) == document.pages
+            pages = PageTexts(document.data)
+            texts = [pages.read(number) for number in range(pages.count)]
+            assert len(texts) == len(pdf_shown_bytes(document)) == document.pages
