@@ -246,6 +246,16 @@ class Batch(JobsBuilder):
         return self
 
     @property
+    def title(self) -> str:
+        """What a person calls the jobs: their file, or the results directory."""
+        name = PurePosixPath(self._results_url or self._results_dir).name
+        if self._files.total() == len(self):
+            name, *others = self._files
+            name += f" and {len(others)} more" if others else ""
+        count = f"{len(self):,} job{'' if len(self) == 1 else 's'}"
+        return count if _UUID.fullmatch(name) else f"{name}, {count}"
+
+    @property
     def latest_run(self) -> BatchRun | None:
         """The run that goes on, for its callbacks and other threads, or was the last; else None."""
         return self._latest_run
@@ -258,7 +268,7 @@ class Batch(JobsBuilder):
         dry_run: bool = False,
         *,
         on_batch: OnBatch | None = None,
-        cancel: OnCancel = "collect",
+        cancel: OnCancel | None = None,
         **options: Unpack[RunTold],
     ) -> BatchRun:
         """Run all jobs and wait for their answers.
@@ -279,8 +289,8 @@ class Batch(JobsBuilder):
                 the function raised, before it had returned. What it raises is logged once and
                 stops nothing. Jobs that no batch has answered are in the results alone.
             cancel: What Ctrl-C, SIGTERM, `BatchRun.cancel` and a cancellation in the Prefect UI
-                do with the provider batches in flight: `collect` cancels them and collects what
-                they finished, `detach` leaves them running for the next run.
+                do with the provider batches in flight: `collect`, the default, cancels them and
+                collects what they finished, `detach` leaves them running for the next run.
             **options: Those of `batchata_prefect.batch.RunTold`. A flow that waits with
                 `suspend` starts from its top again: keep what stands before this call cheap and
                 repeatable. The canary's answers are part of the results and not paid again; where
@@ -305,7 +315,7 @@ class Batch(JobsBuilder):
         print_status: bool = False,
         *,
         on_batch: OnBatch | None = None,
-        cancel: OnCancel = "collect",
+        cancel: OnCancel | None = None,
         **options: Unpack[RunTold],
     ) -> BatchRun:
         """`run` for async code, which goes on while the provider works.
@@ -321,7 +331,7 @@ class Batch(JobsBuilder):
         progress_interval: float = 1.0,
         print_status: bool = False,
         on_batch: OnBatch | None = None,
-        cancel: OnCancel = "collect",
+        cancel: OnCancel | None = None,
         told: RunTold | None = None,
     ) -> BatchRun:
         if self._intake.spool is None or not len(self):
@@ -329,13 +339,13 @@ class Batch(JobsBuilder):
         settings = Settings.of(
             {
                 **dict(self._options),
-                "on_cancel": cancel,
+                **({} if cancel is None else {"on_cancel": cancel}),
                 **(told or {}),
                 "results_dir": str(self._results_dir),
                 "results_url": self._results_url,
                 "run_key": self._run_key or self._results_url or str(self._results_dir),
                 "jobs": len(self),
-                "title": self._title(),
+                "title": self.title,
             }
         )
         if self._results_url is not None:
@@ -355,15 +365,6 @@ class Batch(JobsBuilder):
         run.print_status = print_status
         return run
 
-    def _title(self) -> str:
-        """What a person calls the jobs: their file, or the results directory."""
-        name = PurePosixPath(self._results_url or self._results_dir).name
-        if self._files.total() == len(self):
-            name, *others = self._files
-            name += f" and {len(others)} more" if others else ""
-        count = f"{len(self):,} job{'' if len(self) == 1 else 's'}"
-        return count if _UUID.fullmatch(name) else f"{name}, {count}"
-
     def __repr__(self) -> str:
         usd = self._options.cost_limit_usd
         limit = "" if usd is None else f", cost_limit_usd={usd}"
@@ -371,11 +372,14 @@ class Batch(JobsBuilder):
         return f"Batch(results_dir={where!r}, jobs={len(self)}{limit})"
 
 
-def batch_of(options: FileOptions, run_key: str | None = None) -> Batch:
+def batch_of(
+    options: FileOptions, results_dir: Path | str | None = None, run_key: str | None = None
+) -> Batch:
     """The batch of a file's jobs, before they are added.
 
     Args:
         options: What it is told.
+        results_dir: Directory for the answers, in place of what the options say.
         run_key: Identity under which it resumes, where the options have none.
 
     Raises:
@@ -383,7 +387,13 @@ def batch_of(options: FileOptions, run_key: str | None = None) -> Batch:
     """
     of_run: Any = {name: getattr(options, name) for name in RunOptions.model_fields}
     key = options.run_key or run_key
-    results_dir = options.results_dir.replace("{run_key}", key or "default")
+    if results_dir is None:
+        results_dir = options.results_dir.replace("{run_key}", key or "default")
+    return Batch(results_dir, run_key=key, **of_run).set_default_params(**job_defaults(options))
+
+
+def job_defaults(options: FileOptions) -> dict[str, Any]:
+    """What is asked of every job of a file, as arguments of `Batch.add_job`."""
     asked = {
         "model": options.model,
         "provider": options.provider,
@@ -398,8 +408,7 @@ def batch_of(options: FileOptions, run_key: str | None = None) -> Batch:
         "tags": list(options.tags),
         **options.params,
     }
-    told = {name: value for name, value in asked.items() if value not in (None, False, [])}
-    return Batch(results_dir, run_key=key, **of_run).set_default_params(**told)
+    return {name: value for name, value in asked.items() if value not in (None, False, [])}
 
 
 def add_file(batch: Batch, options: FileOptions) -> Batch:

@@ -4,11 +4,14 @@
 @flow
 async def nightly():
     jobs = await JobsFile.aload("tickets")
-    run = await jobs.trigger(run_key="2026-11-23")
-    await run.wait_for_completion()
-    answers = await run.fetch_result()
+    run = await jobs.atrigger(run_key="2026-11-23")
+    await run.await_for_completion()
+    answers = await run.afetch_result()
     return answers.manifest["counts"]
 ```
+
+In a flow that is not async it is `load`, `trigger`, `wait_for_completion` and `fetch_result`, which
+in an async flow can be awaited as well.
 """
 
 from __future__ import annotations
@@ -17,18 +20,22 @@ import asyncio
 import contextvars
 import threading
 from concurrent.futures import Future
-from decimal import Decimal
-from typing import Any, cast
+from concurrent.futures import wait as wait_for
+from typing import TYPE_CHECKING, Any, cast
 
+import pydantic
+from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import JobBlock, JobRun
-from pydantic import Field, PositiveInt
 
-from batchata_prefect.batch import Batch
+from batchata_prefect.batch import Batch, add_file, batch_of
 from batchata_prefect.errors import StateError
+from batchata_prefect.options import FileOptions, OptionError, how, options
 from batchata_prefect.records.credentials import AnthropicCredentials, OpenAICredentials
 from batchata_prefect.run import BatchRun
 
 __all__ = ["AnthropicCredentials", "JobsFile", "JobsFileRun", "OpenAICredentials"]
+
+_LOOK_SECONDS = 0.2
 
 
 class JobsFileRun(JobRun[BatchRun]):
@@ -61,7 +68,7 @@ class JobsFileRun(JobRun[BatchRun]):
         self._begun.set_result((asyncio.get_running_loop(), task))
         return await self._batch.arun()
 
-    async def wait_for_completion(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    async def await_for_completion(self) -> None:
         """Wait until every job has its result; cancelled here, the run ends in order.
 
         Raises:
@@ -71,29 +78,68 @@ class JobsFileRun(JobRun[BatchRun]):
         try:
             await asyncio.shield(over)
         except asyncio.CancelledError:
-            loop, task = await asyncio.wrap_future(self._begun)
-            loop.call_soon_threadsafe(task.cancel)
+            self._end()
             await asyncio.wait([over])
             if not over.cancelled():
                 over.exception()  # else asyncio complains that nobody has looked at it
             raise
 
-    async def fetch_result(self) -> BatchRun:
+    @async_dispatch(await_for_completion)
+    def wait_for_completion(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Wait until every job has its result; interrupted here, the run ends in order.
+
+        Raises:
+            BatchataError: What `Batch.run` raises.
+        """
+        try:
+            # In steps: an interruption strikes between two of them.
+            while not wait_for([self._over], _LOOK_SECONDS).done:
+                pass
+        except BaseException:
+            self._end()
+            wait_for([self._over])
+            raise
+        self._over.result()
+
+    def _end(self) -> None:
+        loop, task = self._begun.result()
+        loop.call_soon_threadsafe(task.cancel)
+
+    async def afetch_result(self) -> BatchRun:
+        """The run with its results; see `fetch_result`."""
+        return self._result()
+
+    @async_dispatch(afetch_result)
+    def fetch_result(self) -> BatchRun:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The run with its results.
 
         Raises:
             StateError: It goes on.
             BatchataError: What `Batch.run` raises.
         """
+        return self._result()
+
+    def _result(self) -> BatchRun:
         if not self._over.done():
             raise StateError(
-                f"the run of {self._batch!r} goes on; await wait_for_completion() before "
-                "fetch_result()"
+                f"the run of {self._batch!r} goes on; wait_for_completion() before fetch_result()"
             )
         return self._over.result()
 
 
-class JobsFile(JobBlock[BatchRun]):
+if TYPE_CHECKING:
+    _Options, _JobBlock = FileOptions, JobBlock[BatchRun]
+else:
+    # As JobBlock[BatchRun] it would be a block type of its own, with no name.
+    _JobBlock = JobBlock
+    # Made of them and not by inheriting: a block can be changed, and has not all of them.
+    _Options = pydantic.create_model(
+        "JobsFileOptions",
+        **{name: (field.annotation, field) for name, field in options("block").items()},
+    )
+
+
+class JobsFile(_Options, _JobBlock):
     """A file of jobs and how they are sent, for flows to trigger.
 
     Triggered again with the same run key, it sends what was not answered, and pays nothing twice.
@@ -113,84 +159,24 @@ class JobsFile(JobBlock[BatchRun]):
     _documentation_url = cast("Any", "https://docs.prefect.io/v3/concepts/blocks")
     _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/39270919?s=200")
 
-    jobs: str = Field(
-        description="Path or URL of the jobs: .jsonl, .csv, .tsv or .parquet, one job a row."
-    )
-    prompt: str | None = Field(
-        default=None,
-        description="Prompt template; {column} stands for the row's value. Without one each row "
-        "is a job itself.",
-    )
-    model: str | None = Field(default=None, description="Model id of all jobs.")
-    results_dir: str = Field(
-        default="results/{run_key}",
-        title="Results directory",
-        description="Directory for the answers, or a URL such as s3://bucket/answers; {run_key} "
-        "stands for the run key.",
-    )
-    max_tokens: PositiveInt = Field(
-        default=4096, description="Output tokens of one job at most, thinking included."
-    )
-    cost_limit_usd: Decimal | None = Field(
-        default=None,
-        gt=0,
-        title="Cost limit",
-        description="USD that a run never passes, however often it is triggered.",
-    )
-    time_limit_hours: float | None = Field(
-        default=None,
-        gt=0,
-        le=24,
-        title="Time limit",
-        description="Hours after which what is not answered is cancelled.",
-    )
-    response_model: dict[str, Any] | str | None = Field(
-        default=None,
-        description="What answers are parsed into: a JSON schema, or the import path of a "
-        "pydantic model.",
-    )
-    accept_truncated: bool = Field(
-        default=False,
-        description="Whether an answer that was cut off is taken as it is; else it is failed with "
-        "truncated.",
-    )
-    id_column: str | None = Field(
-        default=None,
-        title="ID column",
-        description="Column with the id of the job; the column id by default, where there is one.",
-    )
-    file_column: str | None = Field(
-        default=None, description="Column with the path or URL of the job's document."
-    )
-    documents_root: str | None = Field(
-        default=None,
-        description="Folder in which the documents have to lie that rows name; that of the jobs "
-        "file by default.",
-    )
-    allow_urls: list[str] = Field(
-        default_factory=list[str],
-        title="Allow URLs",
-        description="Hosts of URLs that rows may name, such as docs.example.com.",
-    )
-    params: dict[str, Any] = Field(
-        default_factory=dict[str, Any], description="Further request parameters of all jobs."
-    )
-    items_per_batch: PositiveInt = Field(
-        default=10_000, description="Jobs in one provider batch at most."
-    )
-    credentials: dict[str, str] | None = Field(
-        default=None,
-        description="Provider and the name of the credentials block with its key. Without it, the "
-        "keys in the environment.",
-    )
-    state: str | None = Field(
-        default=None,
-        description="Where the records of runs are kept: a directory, or a storage block as "
-        "type/name. Without one, Prefect's own result storage.",
-    )
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _only_what_it_takes(cls, values: Any) -> Any:
+        for name in values:
+            option = FileOptions.model_fields.get(name)
+            if option is not None and (why := how(option).refused.get("block")):
+                raise OptionError(f"{name} cannot be given in the block: {why}")
+        return values
 
-    async def trigger(self, run_key: str = "default") -> JobsFileRun:
+    async def atrigger(self, run_key: str = "default") -> JobsFileRun:
+        """Start a run of the jobs; see `trigger`."""
+        return self._begin(await asyncio.to_thread(self._batch, run_key), run_key)
+
+    @async_dispatch(atrigger)
+    def trigger(self, run_key: str = "default") -> JobsFileRun:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Start a run of the jobs, or go on with the one that has this run key.
+
+        In an async flow it is awaited.
 
         Args:
             run_key: Identity under which the run resumes, such as a day.
@@ -198,34 +184,13 @@ class JobsFile(JobBlock[BatchRun]):
         Raises:
             BatchataError: The jobs or the options are wrong; nothing was sent.
         """
-        batch = await asyncio.to_thread(self._batch, run_key)
+        return self._begin(self._batch(run_key), run_key)
+
+    def _begin(self, batch: Batch, run_key: str) -> JobsFileRun:
         self.logger.info("triggered %s jobs of %s as %r", f"{len(batch):,}", self.jobs, run_key)
         return JobsFileRun(batch)
 
     def _batch(self, run_key: str) -> Batch:
-        batch = Batch(
-            self.results_dir.replace("{run_key}", run_key),
-            items_per_batch=self.items_per_batch,
-            run_key=f"{self.jobs} {run_key}",
-            credentials=self.credentials,
-        ).set_state(self.state)
-        if self.cost_limit_usd is not None:
-            batch.add_cost_limit(usd=self.cost_limit_usd)
-        if self.time_limit_hours is not None:
-            batch.add_time_limit(hours=self.time_limit_hours)
-        defaults = {
-            "model": self.model,
-            "max_tokens": self.max_tokens,
-            "response_model": self.response_model,
-            "accept_truncated": self.accept_truncated or None,
-            **self.params,
-        }
-        batch.set_default_params(**{k: v for k, v in defaults.items() if v is not None})
-        return batch.add_rows(
-            self.jobs,
-            self.prompt,
-            id_column=self.id_column,
-            file_column=self.file_column,
-            documents_root=self.documents_root,
-            allow_urls=self.allow_urls,
-        )
+        told = FileOptions.of({name: getattr(self, name) for name in options("block")})
+        results_dir = told.results_dir.replace("{run_key}", run_key)
+        return add_file(batch_of(told, results_dir, f"{self.jobs} {run_key}"), told)

@@ -118,18 +118,14 @@ def _table(value: Any) -> Any:
     return {} if value is None else value
 
 
-def _texts(value: Any) -> Any:
-    return () if value is None else value
-
-
-Texts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_texts)]
+Texts: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(lambda value: value or ())]
 _TABLE = WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}]})
 
 
-class RunOptions(BaseModel, frozen=True):
+class RunOptions(BaseModel):
     """How a run goes about its jobs: what `Batch` and `Batch.run` are told."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     cost_limit_usd: Usd | None = option(
         None, LIMITS, "--budget", "-b", python="add_cost_limit(usd=)"
@@ -298,7 +294,7 @@ class RunOptions(BaseModel, frozen=True):
         return min(max(60.0, total / 10), total / 2) if given is None else given
 
 
-class FileOptions(RunOptions, frozen=True):
+class FileOptions(RunOptions):
     """A run over the rows of a file: what is asked for each, and how the run goes about it."""
 
     jobs: str = option(..., JOBS, python="add_rows(source)")
@@ -355,7 +351,11 @@ class FileOptions(RunOptions, frozen=True):
     allow_urls: Texts = option((), JOBS, "--allow-url", python="add_rows(allow_urls=)")
     """Hosts of URLs that rows may name, such as docs.example.com or *.example.com; none by
     default."""
-    run_key: str | None = option(None, PLACES)
+    run_key: str | None = option(
+        None,
+        PLACES,
+        refused={"block": "each run has its own, which is given to trigger(run_key=)"},
+    )
     """Identity under which the run resumes: that of the results directory by default, and that of
     the flow run in a deployed flow, so that Retry goes on where it stopped."""
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, make_dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union, cast, get_args, get_origin
 
+import orjson
 from cyclopts import Group, Parameter, Token
+from pydantic.fields import FieldInfo
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.options import JOBS, LIMITS, PLACES, SENDING, FileOptions, How, how, options
 from batchata_prefect.results.remote import bring, is_url
 
 QUIET = Parameter(name=["--quiet", "-q"], negative="", show_default=False)
 
-JOBS = Group("The jobs", sort_key=1)
-LIMITS = Group("Limits", sort_key=2)
-SENDING = Group("How they are sent", sort_key=3)
-PLACES = Group("Where things lie", sort_key=4)
+GROUPS = {
+    name: Group(name, sort_key=number)
+    for number, name in enumerate((JOBS, LIMITS, SENDING, PLACES), start=1)
+}
 
 
 def _brought(_type: object, tokens: Sequence[Token]) -> Path:
@@ -66,110 +72,101 @@ JobsFile: TypeAlias = Annotated[
 ]
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What is asked of the model for each row."""
+Sandboxed: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        group=GROUPS[SENDING],
+        negative="",
+        show_default=False,
+        help="Send the jobs to a local server in place of the providers: no key, nothing to pay. "
+        "Its answers are made up.",
+    ),
+]
 
-    model: Annotated[str | None, Parameter(name=["--model", "-m"], group=JOBS)] = None
-    """Model id, such as claude-sonnet-5-5 or gpt-6-luna; see `batchata models`."""
-    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"], group=JOBS)] = None
-    """Prompt template: {column} stands for the row's value; @FILE reads it from a file. Without
-    one each row is a job itself, with messages or prompt."""
-    system: Annotated[str | None, Parameter(group=JOBS)] = None
-    """System prompt; @FILE reads it from a file."""
-    response_model: Annotated[str | None, Parameter(group=JOBS)] = None
-    """What answers are parsed into: package.module:Class of a pydantic model, or the path of a
-    JSON schema."""
-    max_tokens: Annotated[int | None, Parameter(group=JOBS)] = None
-    """Output tokens of one job at most, thinking included; 4,096 where none are given."""
-    id_column: Annotated[str | None, Parameter(group=JOBS)] = None
-    """Column with the job's id; `id` where there is one, else the id is made from the job."""
-    file_column: Annotated[str | None, Parameter(group=JOBS)] = None
-    """Column with the path or URL of the job's document, seen from the folder of the jobs file."""
-    documents_root: Annotated[str | None, Parameter(group=JOBS)] = None
-    """Folder in which the documents have to lie that rows name; that of the jobs file by default,
-    `/` for any."""
-    allow_urls: Annotated[
-        tuple[str, ...],
-        Parameter(name="--allow-url", group=JOBS, negative="", show_default=False),
-    ] = ()
-    """Host of URLs that rows may name, such as docs.example.com or *.example.com; none by default.
-    May be given several times."""
-    metadata_columns: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--metadata", group=JOBS, consume_multiple=True, negative="", show_default=False
-        ),
-    ] = ()
-    """Columns that are given back with the result; never sent."""
-    tags: Annotated[
-        tuple[str, ...],
-        Parameter(name="--tag", group=JOBS, negative="", show_default=False),
-    ] = ()
-    """Word under which the cost is added up; may be given several times."""
-    citations: Annotated[Literal["provider", "quoted"] | None, Parameter(group=JOBS)] = None
-    """Have answers cite the job's document: with the provider's own citations, or with quotes that
-    are looked for in it."""
-    cache_prefix: Annotated[bool, Parameter(group=JOBS, negative="", show_default=False)] = False
-    """The jobs begin with the same system prompt or documents: hold them in the provider's
-    cache."""
-    accept_truncated: Annotated[bool, Parameter(group=JOBS, negative="", show_default=False)] = (
-        False
-    )
-    """Take an answer that was cut off as it is; else it is failed with `truncated`."""
-    provider: Annotated[str | None, Parameter(group=JOBS)] = None
-    """Provider of a model id that does not tell it: anthropic or openai."""
-    endpoint: Annotated[str | None, Parameter(group=JOBS)] = None
-    """OpenAI's endpoint, such as /v1/responses."""
-    params: Annotated[
-        tuple[str, ...],
-        Parameter(name="--param", group=JOBS, negative="", show_default=False),
-    ] = ()
-    """Further request parameter as name=value, the value as JSON or text; may be given several
-    times."""
+_BY_ITSELF = {"jobs", "results_dir"}
+"""Options that each command has under its own words."""
+
+_MORE: dict[str, dict[str, Any]] = {"metadata_columns": {"consume_multiple": True}}
+_SAID = {
+    "duration": " Such as 90m, 2h or 1h30m.",
+    "pairs": " As name=value; may be given several times.",
+    "text": " @FILE reads it from a file.",
+    "schema": " Here also the path of a JSON schema.",
+}
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Ways:
-    """How a run goes about it."""
+def flags(*names: str, change: bool = False) -> type[Any]:
+    """The flags of options, as a class that a command takes as its argument.
 
-    budget: Annotated[float | None, Parameter(name=["--budget", "-b"], group=LIMITS)] = None
-    """USD that the run never passes, over all its restarts."""
-    shared_budget: Annotated[str | None, Parameter(group=LIMITS)] = None
-    """Name of a budget that runs share through the Prefect server; --budget is then that of all
-    together."""
-    time_limit: Annotated[str | None, Parameter(group=LIMITS)] = None
-    """Time after the first start at which what is not answered is cancelled, such as 90m, 2h or
-    1h30m; from 10s to 24h."""
-    realtime: Annotated[float | None, Parameter(group=LIMITS)] = None
-    """USD for which, a margin before the time limit, what is not answered yet goes through the
-    realtime API at full price."""
-    items_per_batch: Annotated[int, Parameter(group=SENDING)] = 10_000
-    """Jobs in one provider batch at most."""
-    max_parallel_batches: Annotated[int, Parameter(group=SENDING)] = 10
-    """Provider batches in flight at once."""
-    max_attempts: Annotated[int, Parameter(group=SENDING)] = 3
-    """Times that one job is sent at most, when the provider fails it."""
-    max_reasks: Annotated[int, Parameter(group=SENDING)] = 0
-    """Times that a job is asked, and paid, again because its answer was cut off or not as asked."""
-    canary: Annotated[float | None, Parameter(group=SENDING)] = None
-    """Part of the jobs (0.01) or number of them (50) that are answered first; the others follow
-    only if those answers are good enough."""
-    min_valid: Annotated[float, Parameter(group=SENDING)] = 0.95
-    """Part of the canary's answers that must be as asked."""
-    detach: Annotated[bool, Parameter(group=SENDING, negative="", show_default=False)] = False
-    """Let provider batches run on when the run is stopped, for the next one to collect."""
-    sandbox: Annotated[bool, Parameter(group=SENDING, negative="", show_default=False)] = False
-    """Send the jobs to a local server in place of the providers: no key, nothing to pay. Its
-    answers are made up."""
-    prices: Annotated[Path | None, Parameter(group=PLACES)] = None
-    """JSON or TOML file of USD per million tokens in a batch, for models whose price is unknown."""
-    run_key: Annotated[str | None, Parameter(group=PLACES)] = None
-    """Identity under which the run resumes, in place of the results directory."""
-    state: Annotated[str | None, Parameter(group=PLACES)] = None
-    """Where the records are kept: a directory, or a Prefect storage block as type/name."""
+    Args:
+        *names: The options; all that a command can give where there are none.
+        change: Whether they change what was given before, so that none has a default.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    for name, option in options().items():
+        if name in _BY_ITSELF or (names and name not in names):
+            continue
+        kind, default, more = _flag(option)
+        if change and kind != tuple[str, ...]:
+            kind, default = kind | None, None
+        told = Parameter(**_words(name, option), **more, **_MORE.get(name, {}))
+        found.append((name, Annotated[kind, told], default))
+    # Of the module that makes them, or the command line would take them for Python's own.
+    own = {"__module__": __name__}
+    made = make_dataclass("Flags", found, frozen=True, kw_only=True, namespace=own)
+    return Parameter(name="*")(made)
+
+
+def _words(name: str, option: FieldInfo) -> dict[str, Any]:
+    """Names, heading and help of the flag of an option."""
+    known = how(option)
+    if "command" in known.refused:
+        return {"name": _flag_of(name, known), "show": False}
+    said = _SAID.get(known.form, "")
+    if get_origin(option.annotation) is tuple:
+        said = " May be given several times."
+    return {
+        "name": [flag for flag in (_flag_of(name, known), known.short) if flag],
+        "group": GROUPS[known.group],
+        "help": f"{option.description}{said}",
+    }
+
+
+def _flag_of(name: str, known: How) -> str:
+    return known.flag or "--" + name.replace("_", "-")
+
+
+def _flag(option: FieldInfo) -> tuple[Any, Any, dict[str, Any]]:
+    """Type and default of the flag of an option, and what else the command line has to know."""
+    form, default = how(option).form, option.get_default()
+    once: dict[str, Any] = {"negative": "", "show_default": False}
+    if form == "switch" or "command" in how(option).refused:
+        return bool, False, once
+    if form == "pairs":
+        return tuple[str, ...], (), once
+    if form in {"text", "schema", "prices"}:
+        return str | None, None, {}
+    if form == "duration":
+        return str | None, None if default is None else _duration(default), {}
+    kind = _plain(option.annotation)
+    if kind is bool:
+        return bool, default, {"show_default": False} if default else once
+    if kind == tuple[str, ...]:
+        return kind, (), once
+    return kind, default, {}
+
+
+def _duration(length: float) -> str:
+    return f"{length / 3600:g}h" if length >= 3600 else f"{length:g}s"
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its checks, as the command line reads it."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return Union[tuple(_plain(each) for each in get_args(kind))]  # noqa: UP007 - made here
+    return float if kind is Decimal else kind
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -188,3 +185,90 @@ def seconds(text: str) -> float:
             f"{text!r} is no duration; write hours, minutes and seconds such as 2h, 90m or 1h30m"
         )
     return sum(float(n) * _UNITS[unit] for n, unit in _PART.findall(text.strip().lower()))
+
+
+if TYPE_CHECKING:
+    Flags: TypeAlias = object
+else:
+    Flags = flags()
+    """All options, for a command that begins a run."""
+
+
+def given(told: Any) -> dict[str, Any]:
+    """What a command was told beside the defaults, as JSON has it.
+
+    Raises:
+        ValidationError: An option that a command cannot give.
+    """
+    if told is None:
+        return {}
+    for name, option in FileOptions.model_fields.items():
+        known = how(option)
+        if (why := known.refused.get("command")) is not None and getattr(told, name, False):
+            raise ValidationError(f"{_flag_of(name, known)}: {why}")
+    return {
+        each.name: list(cast("Any", value)) if isinstance(value, tuple) else value
+        for each in fields(told)
+        if (value := getattr(told, each.name)) != each.default
+    }
+
+
+def checked(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they are checked and sent, from what a command was told.
+
+    Raises:
+        ValidationError: A text is none of what its flag takes, or a file cannot be read.
+    """
+    return {name: _value(name, value) for name, value in told.items()}
+
+
+def _value(name: str, value: Any) -> Any:
+    form = how(FileOptions.model_fields[name]).form
+    if form == "duration":
+        return seconds(value) / (3600 if name.endswith("_hours") else 1)
+    if form == "switch":
+        return get_args(FileOptions.model_fields[name].annotation)[1]
+    read = {"pairs": request_params, "text": prompt_text, "schema": schema_or_path}.get(form)
+    return value if read is None else read(value)
+
+
+def prompt_text(text: str) -> str:
+    """The text itself, or the content of the file that `@` names."""
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValidationError(f"{text[1:]!r} cannot be read: {error.strerror}") from error
+
+
+def schema_or_path(named: str) -> Any:
+    """A JSON schema out of its file, or an import path, which also sees the current folder."""
+    if named.endswith(".json"):
+        try:
+            return orjson.loads(Path(named).read_bytes())
+        except OSError as error:
+            raise ValidationError(f"{named!r} cannot be read: {error.strerror}") from error
+        except orjson.JSONDecodeError as error:
+            raise ValidationError(f"{named!r} is no JSON schema: {error}") from error
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return named
+
+
+def request_params(given: Iterable[str]) -> dict[str, Any]:
+    """Values from `name=value` texts, the values as JSON or text.
+
+    Raises:
+        ValidationError: One of them is no such text.
+    """
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals or not name:
+            raise ValidationError(f"{item!r} must be name=value")
+        try:
+            found[name] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            found[name] = value
+    return found

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
 
-from batchata_prefect.batch import Batch
+from batchata_prefect.batch import Batch, add_file, batch_of, job_defaults
 from batchata_prefect.cli.local_sandbox import FOLDER, local_sandbox
-from batchata_prefect.cli.options import Ask, Ways, seconds
+from batchata_prefect.cli.options import checked
 from batchata_prefect.cli.trust import is_ours, refuse, sealed
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import StateError
 from batchata_prefect.files import write_json
 from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
+from batchata_prefect.options import JOBS, FileOptions, how
 from batchata_prefect.results.remote import ORDER, read_order, working_folder
 
 
@@ -28,11 +28,11 @@ class Amendment:
 
     Attributes:
         rows: Row of the jobs file, from 0 -> id of its job, which stays.
-        ask: What is asked for them in place of what the order asks.
+        told: What is told of them in place of what the order tells.
     """
 
     rows: Mapping[int, str]
-    ask: Ask
+    told: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class Order:
     Attributes:
         jobs: Path or URL of the jobs.
         place: Results directory, or its URL.
-        ask: What is asked.
-        ways: How it is sent.
+        told: The options that were told, by name, as the command line has them.
+        sandbox: Whether they are sent to a server of its own.
         amendments: What was changed for some jobs later; the last one counts.
     """
 
     jobs: str
     place: Path | str
-    ask: Ask
-    ways: Ways
+    told: Mapping[str, Any]
+    sandbox: bool = False
     amendments: tuple[Amendment, ...] = ()
 
     @property
@@ -64,49 +64,21 @@ class Order:
         Raises:
             BatchataError: The options or the jobs are wrong; nothing was sent.
         """
-        ask, ways = self.ask, self.ways
-        batch = Batch(
-            results_dir=self.place,
-            max_parallel_batches=ways.max_parallel_batches,
-            items_per_batch=ways.items_per_batch,
-            run_key=ways.run_key,
-            max_attempts=ways.max_attempts,
-            max_reasks=ways.max_reasks,
-            prices=ways.prices,
-            budget=ways.shared_budget,
-        ).set_state(ways.state or (self.out / FOLDER / "state" if ways.sandbox else None))
-        try:
-            if ways.budget is not None:
-                batch.add_cost_limit(usd=str(ways.budget))
-            if ways.time_limit is not None:
-                batch.add_time_limit(
-                    seconds=seconds(ways.time_limit),
-                    on_deadline="fail" if ways.realtime is None else "realtime",
-                    realtime_usd=ways.realtime,
-                )
-        except ValueError as error:
-            raise ValidationError(str(error)) from error
-        batch.set_default_params(**_defaults(ask))
-        if self.amendments:
-            return batch.add_jobs(_amended(read_rows(self.jobs), ask, self.amendments))
-        return batch.add_rows(
-            self.jobs,
-            prompt=prompt_text(ask.prompt),
-            id_column=ask.id_column,
-            file_column=ask.file_column,
-            metadata_columns=list(ask.metadata_columns),
-            documents_root=ask.documents_root,
-            allow_urls=ask.allow_urls,
-        )
+        options = self.options()
+        if self.sandbox and options.state is None:
+            options = options.but(state=str(self.out / FOLDER / "state"))
+        batch = batch_of(options, self.place)
+        if not self.amendments:
+            return add_file(batch, options)
+        return batch.add_jobs(_amended(read_rows(self.jobs), self, options))
 
-    def how(self) -> dict[str, Any]:
-        """Arguments of `Batch.run`."""
-        ways = self.ways
-        return {
-            "cancel": "detach" if ways.detach else "collect",
-            "canary": ways.canary,
-            "min_valid": ways.min_valid,
-        }
+    def options(self, told: Mapping[str, Any] | None = None) -> FileOptions:
+        """The options that were told, or these.
+
+        Raises:
+            ValidationError: One of them is wrong.
+        """
+        return FileOptions.of({**checked(self.told if told is None else told), "jobs": self.jobs})
 
     def with_earlier_amendments(self, *, trust: bool = False) -> Order:
         """The same with what `batchata retry` changed since this very order was given before.
@@ -118,7 +90,7 @@ class Order:
             earlier, is_ours = Order._read(self.place)
         except StateError:
             return self
-        is_same = earlier.ask == self.ask and earlier.jobs == _whole(self.jobs)
+        is_same = _asked(earlier.told) == _asked(self.told) and earlier.jobs == whole(self.jobs)
         if not is_same or not earlier.amendments:
             return self
         if not (is_ours or trust):
@@ -127,29 +99,33 @@ class Order:
 
     def shown(self) -> dict[str, Any]:
         """What it would read and import, for the person who is to trust it."""
-        asks = [self.ask, *(each.ask for each in self.amendments)]
-        prompts = [text for ask in asks for text in (ask.prompt, ask.system) if text]
+        told = [self.told, *(each.told for each in self.amendments)]
+
+        def said(name: str) -> list[Any]:
+            return [each[name] for each in told if each.get(name)]
 
         def listed(named: Iterable[str | None]) -> str:
             return ", ".join(sorted({name for name in named if name}))
 
         return {
             "jobs": self.jobs,
-            "classes": listed(ask.response_model for ask in asks),
-            "documents": listed(ask.documents_root for ask in asks),
-            "files": listed(text[1:] for text in prompts if text.startswith("@")),
-            "prices": self.ways.prices,
-            "records": self.ways.state,
+            "classes": listed(said("response_model")),
+            "documents": listed(said("documents_root")),
+            "files": listed(
+                text[1:] for text in said("prompt") + said("system") if text.startswith("@")
+            ),
+            "prices": self.told.get("prices"),
+            "records": self.told.get("state"),
         }
 
     def note(self) -> None:
         """Write it into the results directory, for `batchata retry`."""
         values = {
-            "jobs": _whole(self.jobs),
-            "ask": asdict(self.ask),
-            "ways": {**asdict(self.ways), "prices": self.ways.prices and str(self.ways.prices)},
+            "jobs": whole(self.jobs),
+            "told": self.told,
+            "sandbox": self.sandbox,
             "amendments": [
-                {"rows": {str(row): job for row, job in each.rows.items()}, "ask": asdict(each.ask)}
+                {"rows": {str(row): job for row, job in each.rows.items()}, "told": each.told}
                 for each in self.amendments
             ],
         }
@@ -197,18 +173,15 @@ class Order:
 
     @classmethod
     def _from_note(cls, place: Path | str, values: Mapping[str, Any]) -> Self:
-        ways = dict(values["ways"])
-        prices = ways.pop("prices")
-        return cls(
-            jobs=values["jobs"],
-            place=place,
-            ask=_ask(values["ask"]),
-            ways=replace(Ways(), **ways, prices=Path(prices) if prices else None),
-            amendments=tuple(
-                Amendment({int(row): job for row, job in e["rows"].items()}, _ask(e["ask"]))
-                for e in values["amendments"]
-            ),
-        )
+        known = FileOptions.model_fields.keys()
+        amendments = [
+            Amendment({int(row): job for row, job in each["rows"].items()}, each["told"])
+            for each in values["amendments"]
+        ]
+        for told in (values["told"], *(each.told for each in amendments)):
+            if not told.keys() <= known:
+                raise ValueError(f"there are no options {sorted(told.keys() - known)}")
+        return cls(values["jobs"], place, values["told"], values["sandbox"], tuple(amendments))
 
 
 def _bytes_of(path: Path) -> bytes | None:
@@ -219,16 +192,17 @@ def _bytes_of(path: Path) -> bytes | None:
 
 
 def _amended(
-    rows: Iterable[Mapping[str, Any]], ask: Ask, amendments: Sequence[Amendment]
+    rows: Iterable[Mapping[str, Any]], order: Order, options: FileOptions
 ) -> Iterator[dict[str, Any]]:
-    last = {row: each for each in amendments for row in each.rows}
+    last = {row: each for each in order.amendments for row in each.rows}
+    amended = {id(each): order.options(each.told) for each in order.amendments}
     for number, row in enumerate(rows):
         amendment = last.get(number)
-        asked = ask if amendment is None else amendment.ask
+        asked = options if amendment is None else amended[id(amendment)]
         own = "id" if asked.prompt is not None and "id" in row else None
         (job,) = jobs_from_rows(
             [row],
-            prompt=prompt_text(asked.prompt),
+            prompt=asked.prompt,
             id_column=asked.id_column or own,
             file_column=asked.file_column,
             metadata_columns=asked.metadata_columns or None,
@@ -236,85 +210,22 @@ def _amended(
             allow_urls=asked.allow_urls,
         )
         if amendment is not None:
-            job = {**_defaults(amendment.ask), **job, "id": amendment.rows[number]}
+            job = {**job_defaults(asked), **job, "id": amendment.rows[number]}
         yield job
 
 
-def _defaults(ask: Ask) -> dict[str, Any]:
-    found = {
-        "model": ask.model,
-        "provider": ask.provider,
-        "endpoint": ask.endpoint,
-        "system": prompt_text(ask.system),
-        "max_tokens": ask.max_tokens,
-        "response_model": schema_or_path(ask.response_model),
-        "enable_citations": ask.citations == "provider",
-        "citations": "quoted" if ask.citations == "quoted" else None,
-        "cache_prefix": ask.cache_prefix,
-        "accept_truncated": ask.accept_truncated,
-        "tags": list(ask.tags),
-        **request_params(ask.params),
-    }
-    return {name: value for name, value in found.items() if value not in (None, False, [])}
+def _asked(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked for each row, of what a command was told."""
+    options = FileOptions.model_fields
+    return {name: value for name, value in told.items() if how(options[name]).group == JOBS}
 
 
-def _ask(values: Mapping[str, Any]) -> Ask:
-    # JSON has lists where the options have tuples.
-    told: dict[str, Any] = dict(values)
-    lists = ("metadata_columns", "tags", "params", "allow_urls")
-    told |= {name: tuple(told.get(name, ())) for name in lists}
-    return Ask(**told)
-
-
-def _whole(jobs: str) -> str:
-    return jobs if "://" in jobs else str(Path(jobs).expanduser().resolve())
-
-
-def prompt_text(text: str | None) -> str | None:
-    """The text itself, or the content of the file that `@` names."""
-    if text is None or not text.startswith("@"):
-        return text
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValidationError(f"{text[1:]!r} cannot be read: {error.strerror}") from error
-
-
-def schema_or_path(named: str | None) -> Any:
-    """A JSON schema out of its file, or an import path, which also sees the current folder."""
-    if named is None:
-        return None
-    if named.endswith(".json"):
-        try:
-            return orjson.loads(Path(named).read_bytes())
-        except OSError as error:
-            raise ValidationError(f"{named!r} cannot be read: {error.strerror}") from error
-        except orjson.JSONDecodeError as error:
-            raise ValidationError(f"{named!r} is no JSON schema: {error}") from error
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    return named
-
-
-def request_params(given: Iterable[str]) -> dict[str, Any]:
-    """Request parameters from `name=value` texts, the values as JSON or text.
-
-    Raises:
-        ValidationError: One of them is no such text.
-    """
-    found: dict[str, Any] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        if not equals or not name:
-            raise ValidationError(f"--param {item!r} must be name=value")
-        try:
-            found[name] = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            found[name] = value
-    return found
+def whole(place: str) -> str:
+    """A path that means the same from another folder; a URL stays."""
+    return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
 def provided(order: Order, stack: ExitStack) -> None:
     """Put the sandbox in the place of the providers, where the order asks for it."""
-    if order.ways.sandbox:
+    if order.sandbox:
         os.environ.update(stack.enter_context(local_sandbox(order.out)))

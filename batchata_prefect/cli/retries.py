@@ -6,35 +6,34 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import JOBS, LIMITS, QUIET, SENDING, Json, Place, Trust
+from batchata_prefect.cli.options import QUIET, Json, Place, Trust, flags, given
 from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
 from batchata_prefect.results.remote import bring
 
-_Text = Annotated[str | None, Parameter(group=JOBS)]
+_ASKED = ("model", "prompt", "system", "response_model", "max_tokens", "params")
+_SENT = ("cost_limit_usd", "time_limit_hours", "max_attempts", "max_reasks")
+
+if TYPE_CHECKING:
+    _Asked: TypeAlias = object
+    _Sent: TypeAlias = object
+else:
+    _Asked, _Sent = flags(*_ASKED, change=True), flags(*_SENT, change=True)
 
 
 def retry(
     results_dir: Place,
     *,
     code: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    model: _Text = None,
-    prompt: _Text = None,
-    system: _Text = None,
-    response_model: _Text = None,
-    max_tokens: Annotated[int | None, Parameter(group=JOBS)] = None,
-    param: Annotated[tuple[str, ...], Parameter(group=JOBS, negative="", show_default=False)] = (),
-    budget: Annotated[float | None, Parameter(group=LIMITS)] = None,
-    time_limit: Annotated[str | None, Parameter(group=LIMITS)] = None,
-    max_attempts: Annotated[int | None, Parameter(group=SENDING)] = None,
-    max_reasks: Annotated[int | None, Parameter(group=SENDING)] = None,
+    asked: _Asked | None = None,
+    sent: _Sent | None = None,
     trust: Trust = False,
     quiet: Annotated[bool, QUIET] = False,
     as_json: Json = False,
@@ -45,6 +44,8 @@ def retry(
     (cut off, refused, not as asked) needs a change: say which. The answers join those that are
     there; what is answered already is neither sent nor paid again.
 
+    What is asked is changed for those jobs alone; limits and ways of sending for the whole run.
+
     For example:
 
     - `batchata retry results/`
@@ -53,37 +54,12 @@ def retry(
 
     Args:
         code: Only jobs with this error code; may be given several times.
-        model: Another model for them.
-        prompt: Another prompt template for them.
-        system: Another system prompt for them.
-        response_model: Another response model for them.
-        max_tokens: Another upper bound of output tokens for them.
-        param: Another request parameter for them, as name=value.
-        budget: Another cost limit of the whole run in USD.
-        time_limit: Another time limit of the whole run; it counts from the first start.
-        max_attempts: Times that one job is sent at most.
-        max_reasks: Times that a job is asked again because its answer was not as asked.
         quiet: Show no progress and no report.
     """
     order = Order.noted(results_dir, trust=trust)
     folder = bring(results_dir) if isinstance(results_dir, str) else results_dir
-    asked = {
-        "model": model,
-        "prompt": prompt,
-        "system": system,
-        "response_model": response_model,
-        "max_tokens": max_tokens,
-        "params": param or None,
-    }
-    told = {
-        "budget": budget,
-        "time_limit": time_limit,
-        "max_attempts": max_attempts,
-        "max_reasks": max_reasks,
-    }
-    changes = {name: value for name, value in asked.items() if value is not None}
-    ways = {name: value for name, value in told.items() if value is not None}
-    order = replace(order, ways=replace(order.ways, **ways))
+    changes, ways = given(asked), given(sent)
+    order = replace(order, told={**order.told, **ways})
     failed = dict(_failed(folder, code))
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
@@ -102,11 +78,11 @@ def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> lis
     """One amendment for each way in which the jobs were asked last."""
     last = {row: each for each in order.amendments for row in each.rows}
     groups: dict[int, dict[int, str]] = {}
-    asks = {id(order.ask): order.ask, **{id(each.ask): each.ask for each in last.values()}}
+    tolds = {id(order.told): order.told, **{id(each.told): each.told for each in last.values()}}
     for row, job_id in failed.items():
-        ask = last[row].ask if row in last else order.ask
-        groups.setdefault(id(ask), {})[row] = job_id
-    return [Amendment(rows, replace(asks[key], **changes)) for key, rows in groups.items()]
+        told = last[row].told if row in last else order.told
+        groups.setdefault(id(told), {})[row] = job_id
+    return [Amendment(rows, {**tolds[key], **changes}) for key, rows in groups.items()]
 
 
 def _failed(results_dir: Path, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:

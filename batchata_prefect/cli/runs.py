@@ -9,21 +9,33 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import PLACES, QUIET, Ask, JobsFile, Json, Trust, Ways, named
+from batchata_prefect.cli.options import (
+    GROUPS,
+    QUIET,
+    Flags,
+    JobsFile,
+    Json,
+    Sandboxed,
+    Trust,
+    given,
+    named,
+)
 from batchata_prefect.cli.orders import Order, provided
 from batchata_prefect.cli.output import print_json, tell, width
 from batchata_prefect.errors import StateError
+from batchata_prefect.options import PLACES
 
 Out = Annotated[
-    Path | str, Parameter(name=["--out", "-o"], group=PLACES, converter=named, show_default=True)
+    Path | str,
+    Parameter(name=["--out", "-o"], group=GROUPS[PLACES], converter=named, show_default=True),
 ]
 
 
 def run(
     jobs: JobsFile,
     *,
-    ask: Ask | None = None,
-    ways: Ways | None = None,
+    told: Flags | None = None,
+    sandbox: Sandboxed = False,
     out: Out = Path("results"),
     dry_run: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     trust: Trust = False,
@@ -49,7 +61,7 @@ def run(
         dry_run: Only say what would be sent and what it would cost, as `batchata plan`.
         quiet: Show no progress and no report.
     """
-    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments(trust=trust)
+    order = Order(jobs, out, given(told), sandbox).with_earlier_amendments(trust=trust)
     if dry_run:
         return show_plan(order, as_json)
     return carry_out(order, as_json=as_json, quiet=quiet)
@@ -58,8 +70,8 @@ def run(
 def plan(
     jobs: JobsFile,
     *,
-    ask: Ask | None = None,
-    ways: Ways | None = None,
+    told: Flags | None = None,
+    sandbox: Sandboxed = False,
     out: Out = Path("results"),
     trust: Trust = False,
     as_json: Json = False,
@@ -73,7 +85,7 @@ def plan(
     Args:
         out: Directory of the answers; what is answered there already is not sent again.
     """
-    order = Order(jobs, out, ask or Ask(), ways or Ways()).with_earlier_amendments(trust=trust)
+    order = Order(jobs, out, given(told), sandbox).with_earlier_amendments(trust=trust)
     return show_plan(order, as_json)
 
 
@@ -97,7 +109,7 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
         batch = order.batch()
         order.note()
         try:
-            done = batch.run(print_status=not quiet, progress_interval=0.5, **order.how())
+            done = batch.run(print_status=not quiet, progress_interval=0.5)
         except RuntimeError as error:
             raise StateError(f"the run could not be brought to its end: {error}") from error
     manifest = done.manifest
@@ -140,7 +152,7 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
     tell()
     drawn = figures(manifest, order.out / "results.jsonl")
     tell(text(manifest, drawn, order.out, width()))
-    if order.ways.sandbox:
+    if order.sandbox:
         tell("\nThe sandbox made these answers up; nothing was paid.")
     if manifest["failures"]:
         tell(f"\nWhat failed:      batchata results {order.place} --failed")

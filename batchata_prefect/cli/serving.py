@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import Ask, JobsFile, Ways, seconds
-from batchata_prefect.cli.orders import prompt_text, request_params, schema_or_path
+from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, checked, given
+from batchata_prefect.cli.orders import whole
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.money.own import read_prices
+from batchata_prefect.options import FileOptions
 
 
 def sandbox(
@@ -59,8 +60,8 @@ def sandbox(
 def deploy(
     jobs: JobsFile,
     *,
-    ask: Ask | None = None,
-    ways: Ways | None = None,
+    told: Flags | None = None,
+    sandbox: Sandboxed = False,
     out: Annotated[str, Parameter(name=["--out", "-o"])] = "results/{run_key}",
     name: Annotated[str, Parameter(name=["--name", "-n"])] = "jobs-from-file",
     cron: str | None = None,
@@ -98,7 +99,7 @@ def deploy(
             "there is no Prefect server to deploy to. Start one with `prefect server start` and "
             "set PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    parameters = _parameters(jobs, ask or Ask(), ways or Ways(), out)
+    parameters = _parameters(jobs, given(told), out, sandbox)
     schedule = None
     if cron is not None:
         try:
@@ -132,63 +133,27 @@ def _flow_file() -> Path:
     raise StateError("flows/jobs_from_file.py is missing from this installation; install it again")
 
 
-_SAME = (
-    "model",
-    "system",
-    "max_tokens",
-    "id_column",
-    "file_column",
-    "documents_root",
-    "cache_prefix",
-    "accept_truncated",
-    "provider",
-    "endpoint",
-    "canary",
-    "shared_budget",
-    "items_per_batch",
-    "max_parallel_batches",
-    "max_reasks",
-    "run_key",
-    "state",
-)
-
-
-def _parameters(jobs: str, ask: Ask, ways: Ways, out: str) -> dict[str, Any]:
+def _parameters(
+    jobs: str, told: Mapping[str, Any], out: str, sandbox: bool = False
+) -> dict[str, Any]:
     """The options as parameters of the flow.
 
     Raises:
-        ValidationError: The flow has no such parameter.
+        ValidationError: One of them is wrong, or the flow has no such parameter.
     """
-    values = asdict(ask) | asdict(ways)
-    missing = {"--sandbox": ways.sandbox, "--detach": ways.detach}
-    given = [name for name, value in missing.items() if value]
-    if given:
+    if sandbox:
         raise ValidationError(
-            f"{', '.join(given)}: the deployed flow has no such parameter; deploy a flow of your "
-            "own that uses Batch"
+            "--sandbox: the deployed flow has no such parameter; deploy a flow of your own that "
+            "uses Batch"
         )
-    found = {name: values[name] for name in _SAME}
-    found |= {
-        "jobs": jobs if "://" in jobs else str(Path(jobs).expanduser().resolve()),
-        "prompt": prompt_text(ask.prompt),
-        "system": prompt_text(ask.system),
-        "results_dir": out if "://" in out else str(Path(out).expanduser().resolve()),
-        "cost_limit_usd": ways.budget,
-        "time_limit_hours": None if ways.time_limit is None else seconds(ways.time_limit) / 3600,
-        "response_model": schema_or_path(ask.response_model),
-        "citations": ask.citations,
-        "metadata_columns": list(ask.metadata_columns) or None,
-        "tags": list(ask.tags) or None,
-        "allow_urls": list(ask.allow_urls) or None,
-        "params": request_params(ask.params) or None,
-        "prices": None if ways.prices is None else _prices(ways.prices),
-        "realtime_limit_usd": ways.realtime,
-        "min_valid": ways.min_valid,
-    }
-    return {name: value for name, value in found.items() if value not in (None, False)}
+    values = {**checked(told), "jobs": whole(jobs), "results_dir": whole(out)}
+    FileOptions.of(values)
+    if "prices" in values:
+        values["prices"] = _prices(values["prices"])
+    return values
 
 
-def _prices(path: Path) -> dict[str, Any]:
+def _prices(path: str) -> dict[str, Any]:
     """A price file as plain values: a worker elsewhere does not have it.
 
     Raises:

@@ -122,7 +122,7 @@ class Pace:
         return min(max(shortest, age_seconds / 10), max(self.poll_longest, shortest))
 
 
-class Settings(RunOptions, frozen=True):
+class Settings(RunOptions):
     """What a run is told: its options, and what they are for.
 
     Attributes:

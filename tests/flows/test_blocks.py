@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pydantic
 import pytest
-from prefect import flow, get_client
+from prefect import flow, get_client, task
 from prefect.filesystems import RemoteFileSystem
+from prefect.settings import PREFECT_API_URL
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr
 
@@ -192,6 +197,7 @@ def test_a_flow_triggers_a_saved_file_of_jobs(tmp_path: Path, sandbox) -> None:
             await run.fetch_result()
         await run.wait_for_completion()
         done = await run.fetch_result()
+        assert await run.afetch_result() is done
         assert done.results_dir == tmp_path / run_key
         return done.manifest["counts"], done.flow_run_id
 
@@ -208,6 +214,69 @@ def test_a_flow_triggers_a_saved_file_of_jobs(tmp_path: Path, sandbox) -> None:
             return (await client.read_flow_run(flow_run_id)).parent_task_run_id
 
     assert asyncio.run(parent()) is not None
+
+
+def test_a_flow_that_is_not_async_triggers_it_as_well(tmp_path: Path, sandbox) -> None:
+    """The same methods, without await: in a flow, in a task, and in a plain script."""
+    jobs_file(tmp_path).save("plain", overwrite=True)
+
+    def go(run_key: str) -> dict[str, int]:
+        block = JobsFile.load("plain")
+        run = block.trigger(run_key)
+        with pytest.raises(StateError, match="wait_for_completion"):
+            run.fetch_result()
+        assert run.wait_for_completion() is None
+        done = run.fetch_result()
+        assert done.results_dir == tmp_path / run_key
+        return done.manifest["counts"]
+
+    @task
+    def step(run_key: str) -> dict[str, int]:
+        return go(run_key)
+
+    @flow
+    def nightly() -> list[dict[str, int]]:
+        return [go("monday"), step("tuesday")]
+
+    billed = len(list(sandbox.ledger.billed()))
+    assert [each["completed"] for each in [*nightly(), go("monday")]] == [3, 3, 3]
+    assert len(list(sandbox.ledger.billed())) == billed + 6
+
+
+def test_a_run_that_fails_tells_so_where_it_is_waited_for(
+    tmp_path: Path, sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a flow that is not async as in one that is."""
+    monkeypatch.delenv("OPENAI_API_KEY")
+
+    @flow
+    def nightly() -> None:
+        run = jobs_file(tmp_path).trigger()
+        for ask in (run.wait_for_completion, run.fetch_result):
+            with pytest.raises(MissingCredentialsError):
+                ask()
+
+    nightly()
+
+
+def test_prefect_registers_no_block_without_a_name(tmp_path: Path) -> None:
+    """`prefect block register` finds the three blocks of the package, each by its name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "block", "register", "-m", "batchata_prefect.blocks"],
+        env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "COLUMNS": "120"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Batchata Jobs File" in done.stdout
+    assert "JobBlock" not in done.stdout
+    assert "[" not in done.stdout
+
+
+def test_an_option_that_a_block_cannot_take_is_refused(tmp_path: Path) -> None:
+    """With why, where Prefect would take any name for a field."""
+    with pytest.raises(pydantic.ValidationError, match="wait cannot be given in the block"):
+        jobs_file(tmp_path, wait="suspend")
 
 
 def test_a_triggered_run_ends_in_order_with_its_flow(tmp_path: Path, sandbox) -> None:

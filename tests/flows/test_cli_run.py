@@ -224,7 +224,7 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         told += ["--tag", "a", "--tag", "b", "--param", "seed=1", "--prices", "prices.toml"]
         told += ["--realtime", "1.5", "--canary", "0.1"]
         told += ["--response-model", "schema.json", "--time-limit", "90m", "--metadata", "land"]
-        told += ["--citations", "quoted"]
+        told += ["--citations", "quoted", "--max-attempts", "5", "--detach", "--wait", "suspend"]
         done = here(cities, *told, "--name", "n", "--cron", "0 2 * * *", "--pool", "walk")
         assert done.returncode == 0, done.stderr
         assert "prefect deployment run jobs-from-file/n" in done.stderr
@@ -244,13 +244,16 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         "realtime_limit_usd": 1.5,
         "canary": 0.1,
         "citations": "quoted",
+        "max_attempts": 5,
+        "on_cancel": "detach",
+        "wait": "suspend",
         "metadata_columns": ["land"],
         "results_dir": str(cities / "results" / "{run_key}"),
     }
     assert wanted.items() <= made.parameters.items()
-    refused = here(cities, *told, "--detach")
+    refused = here(cities, *told, "--sandbox")
     assert refused.returncode == 2
-    assert "--detach: the deployed flow has no such parameter" in refused.stderr
+    assert "--sandbox: the deployed flow has no such parameter" in refused.stderr
 
 
 def test_models_have_batch_prices(tmp_path: Path, here: Here) -> None:

@@ -148,7 +148,6 @@ def accepts(batch: Batch) -> bool:
 def test_every_way_in_takes_accept_truncated(tmp_path: Path) -> None:
     """The command, the deployed flow and the block say it as Python does."""
     from batchata_prefect.blocks import JobsFile
-    from batchata_prefect.cli.options import Ask, Ways
     from batchata_prefect.cli.orders import Order
     from batchata_prefect.cli.serving import _parameters  # pyright: ignore[reportPrivateUsage]
     from flows.jobs_from_file import jobs_from_file
@@ -156,9 +155,9 @@ def test_every_way_in_takes_accept_truncated(tmp_path: Path) -> None:
     rows = tmp_path / "jobs.jsonl"
     rows.write_text(json.dumps({"id": "a", "prompt": "Hello"}))
     for wanted in (True, False):
-        ask = Ask(model=GPT, accept_truncated=wanted)
-        assert accepts(Order(str(rows), tmp_path / f"a{wanted}", ask, Ways()).batch()) is wanted
-        parameters = _parameters(str(rows), ask, Ways(), str(tmp_path / "b"))
+        told = {"model": GPT, "accept_truncated": wanted}
+        assert accepts(Order(str(rows), tmp_path / f"a{wanted}", told).batch()) is wanted
+        parameters = _parameters(str(rows), told, str(tmp_path / "b"))
         assert parameters.get("accept_truncated", False) is wanted
         assert set(parameters) <= set(jobs_from_file.parameters.properties)
         place = str(tmp_path / f"c{wanted}")

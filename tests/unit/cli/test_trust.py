@@ -15,7 +15,6 @@ from typing import Any
 import fsspec
 import pytest
 
-from batchata_prefect.cli.options import Ask, Ways
 from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.content.documents import load_documents
 from batchata_prefect.errors import StateError, ValidationError
@@ -31,7 +30,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def order(folder: Path, **changes: Any) -> Order:
-    made = Order("jobs.csv", folder / "out", Ask(prompt="{q}", response_model="m:Invoice"), Ways())
+    told = {"prompt": "{q}", "response_model": "m:Invoice"}
+    made = Order("jobs.csv", folder / "out", told)
     made.out.joinpath(".batchata").mkdir(parents=True, exist_ok=True)
     return replace(made, **changes)
 
@@ -39,7 +39,7 @@ def order(folder: Path, **changes: Any) -> Order:
 def changed(made: Order, **values: Any) -> None:
     path = made.out / ORDER
     note = json.loads(path.read_text())
-    note["ask"].update(values)
+    note["told"].update(values)
     path.write_text(json.dumps(note))
 
 
@@ -48,7 +48,7 @@ def test_a_note_of_ones_own_is_taken(tmp_path: Path) -> None:
     """`batchata retry` after one's own `batchata run` asks nothing."""
     made = order(tmp_path)
     made.note()
-    assert Order.noted(made.place).ask == made.ask
+    assert Order.noted(made.place).told == made.told
 
 
 @pytest.mark.usefixtures("home")
@@ -59,7 +59,7 @@ def test_a_note_that_somebody_changed_is_shown_and_refused(tmp_path: Path) -> No
     changed(made, response_model="evil:Class", prompt="@/etc/passwd")
     with pytest.raises(StateError, match=r"(?s)evil:Class.*/etc/passwd.*--trust"):
         Order.noted(made.place)
-    assert Order.noted(made.place, trust=True).ask.response_model == "evil:Class"
+    assert Order.noted(made.place, trust=True).told["response_model"] == "evil:Class"
 
 
 def test_a_note_of_another_user_is_refused(
@@ -77,7 +77,7 @@ def test_a_note_of_another_user_is_refused(
 @pytest.mark.usefixtures("home")
 def test_a_run_takes_no_amendments_of_somebody_else(tmp_path: Path) -> None:
     """The same command over a directory that came with changed jobs would ask what they say."""
-    amended = order(tmp_path, amendments=(Amendment({0: "a"}, Ask(response_model="evil:Class")),))
+    amended = order(tmp_path, amendments=(Amendment({0: "a"}, {"response_model": "evil:Class"}),))
     amended.note()
     plain = order(tmp_path, jobs=amended.jobs)
     assert plain.with_earlier_amendments().amendments == amended.amendments
