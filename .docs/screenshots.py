@@ -73,31 +73,27 @@ class Page:
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 
-def make_run(stack: Any, home: Path) -> dict[str, Any]:
-    """A run with a failure or two: the ids of its flow run and artifacts."""
-    from batchata_prefect.sandbox import Sandbox
+SCRIPT = """
+from batchata_prefect import Batch
+batch = Batch({folder!r}, items_per_batch=250).add_cost_limit(usd=5)
+for n in range({jobs}):
+    model = ('claude-sonnet-5-5', 'claude-haiku-5-5', 'gpt-6-luna')[n % 3]
+    mark = '[[sandbox:truncated]]' if n % 1500 < {cut} else ''
+    batch.add_job(prompt=f'Sum up invoice {{n}} {{mark}}', model=model, max_tokens=200,
+                  tags=[('north', 'south')[n % 2]], id=f'invoice-{{n}}')
+print(batch.run().flow_run_id)
+"""
 
-    with Sandbox(seconds=4.0) as sandbox:
-        script = home / "run.py"
-        script.write_text(
-            "from batchata_prefect import Batch\n"
-            "from prefect import flow\n"
-            f"batch = Batch({str(home / 'invoices')!r}, items_per_batch=250)\n"
-            "for n in range(1500):\n"
-            "    model = ('claude-sonnet-5-5', 'claude-haiku-5-5', 'gpt-6-luna')[n % 3]\n"
-            "    batch.add_job(prompt=f'Sum up invoice {n}', model=model, max_tokens=200,\n"
-            "                  tags=[('north', 'south')[n % 2]], id=f'invoice-{n}')\n"
-            "batch.add_cost_limit(usd=5)\n"
-            "print(batch.run().flow_run_id)\n"
-        )
-        environment = {**stack.environment, **sandbox.environment()}
-        done = subprocess.run(
-            [sys.executable, str(script)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+
+def make_run(stack: Any, sandbox: Any, folder: Path, jobs: int, cut: int) -> dict[str, Any]:
+    """A run whose first jobs fail: the ids of its flow run and artifacts."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(folder=str(folder), jobs=jobs, cut=cut)],
+        env={**stack.environment, **sandbox.environment()},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     flow_run_id = done.stdout.strip().splitlines()[-1]
     api = stack.environment["PREFECT_API_URL"]
     asked = json.dumps({"artifacts": {"flow_run_id": {"any_": [flow_run_id]}}}).encode()
@@ -109,8 +105,10 @@ def make_run(stack: Any, home: Path) -> dict[str, Any]:
     return {"run": flow_run_id, **found}
 
 
-async def shoot(stack: Any, ids: dict[str, Any], out: Path, home: Path) -> None:
-    """Look at a run in a browser, and keep what is seen."""
+async def shoot(
+    stack: Any, ids: dict[str, Any], failed: dict[str, Any], out: Path, home: Path
+) -> None:
+    """Look at two runs in a browser, and keep what is seen."""
     browser = subprocess.Popen(
         [
             *("chromium", "--headless=new", "--no-sandbox", "--disable-gpu"),
@@ -139,6 +137,11 @@ async def shoot(stack: Any, ids: dict[str, Any], out: Path, home: Path) -> None:
             await page.shoot(out / "batches.png", 1500, 620)
             await page.open(f"{stack.url}/artifacts/artifact/{ids['markdown']}", "answered")
             await page.shoot(out / "report.png", 1060, 880)
+            await page.open(f"{stack.url}/runs/flow-run/{failed['run']}", "overdue")
+            await page.shoot(out / "failed.png", 1200, 820)
+            await page.open(f"{stack.url}/runs?tab=task-runs&tags=provider:anthropic", "claude")
+            await page.click("Task runs")
+            await page.shoot(out / "tags.png", 1200, 820)
     finally:
         browser.terminate()
         browser.wait()
@@ -156,8 +159,12 @@ def main() -> None:
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home,
         native["stack"](Path(home), postgres=False) as stack,
     ):
-        ids = make_run(stack, Path(home))
-        asyncio.run(shoot(stack, ids, told.out, Path(home)))
+        from batchata_prefect.sandbox import Sandbox
+
+        with Sandbox(seconds=4.0) as sandbox:
+            ids = make_run(stack, sandbox, Path(home) / "invoices", 1500, 12)
+            failed = make_run(stack, sandbox, Path(home) / "overdue", 60, 60)
+        asyncio.run(shoot(stack, ids, failed, told.out, Path(home)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.states import Completed, Failed
 
 from batchata_prefect.errors import one_line
 from batchata_prefect.views.report.words import summary
@@ -72,10 +72,11 @@ async def materialized(manifest: Mapping[str, Any], results: str) -> None:
             persist_result=False,
             retries=0,
         )
-        async def tell() -> State[Any] | str:
+        async def tell() -> State[Any]:
             asset.add_metadata(metadata)
-            # One without an answer is no new version of the results.
-            return results if counts["completed"] else Failed(message=summary(manifest))
+            # Without an answer they are no new version of the results.
+            state = Completed if counts["completed"] else Failed
+            return state(message=f"{summary(manifest)}; see {results}", data=results)
 
         await tell()
     except Exception as error:

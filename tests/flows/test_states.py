@@ -329,3 +329,26 @@ def test_a_run_that_may_send_nothing_is_failed(tmp_path: Path, sandbox: Sandbox)
     state = state_of(run.flow_run_id)
     assert (state.name, state.type) == ("Failed", FAILED)
     assert "cost_limit_exceeded: 4" in state.message
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4])
+def test_a_flow_around_it_is_retried(
+    tmp_path: Path, server: Any, sandbox: Sandbox, cut: int
+) -> None:
+    """The records say what is done, not what Prefect has kept: that may even be gone."""
+    tries: list[int] = []
+
+    @flow(retries=1)
+    def around() -> int:
+        run = make(tmp_path, cut=cut).run()
+        tries.append(len(run.results()["failed"]))
+        assert run.manifest is not None
+        if len(tries) == 1:
+            shutil.rmtree(server.directory / "records")
+            raise RuntimeError("something of the flow's own")
+        return run.manifest["counts"]["completed"]
+
+    billed = len(list(sandbox.ledger.billed()))
+    assert around() == 4 - cut
+    assert tries == [cut, cut]
+    assert len(list(sandbox.ledger.billed())) - billed == 4
