@@ -90,6 +90,15 @@ def file_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
     return None if match is None else (match[1], url[match.end() :])
 
 
+def says_data(part: Mapping[str, Any]) -> bool:
+    """Whether a part means to hold a file, and not to say where one is."""
+    if object_at(part, "source").get("type") == "base64":
+        return True
+    file = object_at(part, "file").get("file_data") or part.get("file_data")
+    url = file or object_at(part, "image_url").get("url") or part.get("image_url")
+    return isinstance(url, str) and (url is file or url.startswith("data:"))
+
+
 class Attachment(NamedTuple):
     """One file of a request.
 

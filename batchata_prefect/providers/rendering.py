@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 
-from batchata_prefect.content.documents import Document, load_documents
+from batchata_prefect.content.documents import Document, load_bytes, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import (
     DEFAULT_MAX_TOKENS,
@@ -20,7 +20,8 @@ from batchata_prefect.models import (
     Request,
     Terms,
 )
-from batchata_prefect.providers.bodies import LEAST_BYTES, file_in
+from batchata_prefect.providers.bodies import LEAST_BYTES, file_in, says_data
+from batchata_prefect.providers.rows import object_at
 from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 UNSEEN = (5_000, 1_000_000)
@@ -44,8 +45,8 @@ bytes of question is 222 input tokens (recorded reply of claude-sonnet-4-5)."""
 _MOST_TOKENS = 2**31
 """Output tokens that no model has; a bound of more would not fit where bounds are kept."""
 
-_UNREADABLE_BOUND = 80_000
-"""Tokens of an image or document that we cannot read; more than the largest image of any model."""
+_KINDS = {"image": "image", "image_url": "image", "input_image": "image", "document": "pdf"}
+"""What a part of a type holds; a `file` of OpenAI's holds any."""
 
 
 def fault(job: Job, text: str) -> ValidationError:
@@ -62,6 +63,7 @@ class Tally:
         self.likely, self.bound = FRAME
         self.pages = 0
         self.files: list[tuple[str, int]] = []
+        self.images: list[Document] = []
 
     def add(self, tokens: tuple[int, int]) -> None:
         """Add (likely, bound) tokens."""
@@ -85,34 +87,52 @@ class Tally:
     def document(self, document: Document, *, citations: bool = False) -> None:
         """Add a document."""
         self.pages += document.pages or 0
+        if document.kind == "image":
+            self.images.append(document)
         if document.kind in {"pdf", "image"} and len(document.data) >= LEAST_BYTES:
             self.files.append((document.digest, len(document.data)))
         self.add(
             estimate_document(document, self.provider, model=self.job.model, citations=citations)
         )
 
-    def file(self, data: bytes, *, citations: bool = False) -> None:
-        """Add a file that the user put into a message."""
-        try:
-            document = load_documents(data, job_id=self.job.id)[0]
-        except ValidationError:
-            # The provider judges it; whatever it makes of it, a byte is no two tokens.
-            bound = max(_UNREADABLE_BOUND, len(data))
-            self.add((bound // 10, bound))
-        else:
-            self.document(document, citations=citations)
-
     def part(self, part: Message) -> None:
-        """Add what a part with a file holds; of a URL or an uploaded file we see nothing."""
+        """Add the file in a part, by the checks of `file=`; of a URL or an upload we see nothing.
+
+        Raises:
+            ValidationError: It is no base64, cannot be used, or is not what the part says.
+        """
         found = file_in(part)
         if found is None:
+            if says_data(part):
+                raise fault(self.job, f"the file in a part of type {part['type']!r} is no base64")
             self.add(UNSEEN)
-        else:
-            try:
-                data = base64.b64decode(found[1])
-            except ValueError:
-                data = b""
-            self.file(data, citations=bool(part.get("citations")))
+            return
+        said, data = found
+        try:
+            raw = base64.b64decode("".join(data.split()), validate=True)
+        except ValueError as error:
+            kind = part["type"]
+            raise fault(
+                self.job, f"the file in a part of type {kind!r} is no base64: {error}"
+            ) from None
+        name = object_at(part, "file").get("filename") or part.get("filename")
+        document = load_bytes(raw, str(name or ""), job_id=self.job.id)
+        self._compare(document, said.strip().lower(), part["type"])
+        self.document(document, citations=bool(part.get("citations")))
+
+    def _compare(self, document: Document, said: str, kind: str) -> None:
+        wanted = _KINDS.get(kind)
+        if wanted not in {None, document.kind}:
+            raise fault(
+                self.job,
+                f"a file in its messages is {document.media_type}; a part of type {kind!r} holds "
+                f"{'an image' if wanted == 'image' else 'a PDF'}",
+            )
+        is_told = document.kind in {"image", "pdf"} and said not in {"", "image/jpg"}
+        if is_told and said != document.media_type:
+            raise fault(
+                self.job, f"a file in its messages is {document.media_type} and called {said}"
+            )
 
     def estimate(self, output_bound: int) -> Estimate:
         """The whole."""

@@ -101,6 +101,32 @@ def load_documents(file: FileInput, *, job_id: str) -> tuple[Document, ...]:
     return tuple(documents)
 
 
+def text_document(text: str, name: str) -> Document:
+    """A text as a document, whatever it looks like."""
+    data = text.encode("utf-8", "surrogatepass")
+    return Document(name, "text/plain", data, text, None, None, None, _digest(data), "text")
+
+
+def load_bytes(data: bytes, name: str, *, job_id: str) -> Document:
+    """The document of bytes that a message holds, by the checks of `load_documents`.
+
+    Args:
+        data: The bytes.
+        name: Its file name; empty where there is none.
+        job_id: Id of the job, for the text of errors.
+
+    Raises:
+        ValidationError: It cannot be used.
+    """
+    stem = name or "document"
+    key = ("bytes", stem, _digest(data))
+    try:
+        return _shelf.get(key) or _shelved(key, data, stem, named=bool(name))
+    except RefusedError as refusal:
+        what = f"file {name!r}" if name else "a file"
+        raise ValidationError(f"job {job_id!r}: {what} in its messages {refusal}") from None
+
+
 def pdf_shown_bytes(document: Document) -> tuple[int | None, ...]:
     """Bytes of text that each page of a PDF shows; nothing for other documents.
 

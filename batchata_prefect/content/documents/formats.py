@@ -31,6 +31,25 @@ _CLAIMS = {
     ".webp": "image/webp",
     ".docx": DOCX,
 }
+_AS_IMAGE = "which no provider takes; save it as JPEG or PNG"
+_FOREIGN = (
+    (
+        (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+        f"a TIFF image, {_AS_IMAGE}, or all of its pages as PDF",
+    ),
+    (
+        tuple(b"....ftyp" + b for b in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim")),
+        f"a HEIC image, {_AS_IMAGE}",
+    ),
+    ((b"....ftypavif", b"....ftypavis"), f"an AVIF image, {_AS_IMAGE}"),
+    ((b"\0\0\0\x0cJXL ", b"\xff\x0a"), f"a JPEG XL image, {_AS_IMAGE}"),
+    ((b"\0\0\0\x0cjP  ",), f"a JPEG 2000 image, {_AS_IMAGE}"),
+    ((b"8BPS",), f"a Photoshop image, {_AS_IMAGE}"),
+    ((b"BM....\0\0\0\0",), f"a BMP image, {_AS_IMAGE}"),
+)
+"""How files begin that people have and no provider reads [ISO 14496-12, TIFF 6.0, the formats' own
+documents]; a point stands for any byte."""
+
 _OFFICE = {
     "word/": DOCX,
     "xl/": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
@@ -88,6 +107,9 @@ def identify(data: bytes, name: str) -> tuple[str, DocumentKind]:
         return media_type, "docx" if media_type == DOCX else "other"
     if claim == DOCX and head.startswith(b"\xd0\xcf\x11\xe0"):
         raise RefusedError("is an encrypted or an old Word file; save it as DOCX without password")
+    foreign = next((word for marks, word in _FOREIGN if _starts(head, marks)), None)
+    if foreign is not None:
+        raise RefusedError(f"is {foreign}")
     if claim is not None:
         raise RefusedError(
             f"is named like {claim}, but its bytes are not: it starts with {data[:12]!r}"
@@ -95,6 +117,14 @@ def identify(data: bytes, name: str) -> tuple[str, DocumentKind]:
     if head.startswith(b"{\\rtf"):
         return "application/rtf", "other"
     return _type_by_suffix(data, suffix)
+
+
+def _starts(head: bytes, marks: tuple[bytes, ...]) -> bool:
+    return any(
+        len(head) >= len(mark)
+        and all(wanted in (have, 0x2E) for have, wanted in zip(head, mark, strict=False))
+        for mark in marks
+    )
 
 
 def _type_by_suffix(data: bytes, suffix: str) -> tuple[str, DocumentKind]:

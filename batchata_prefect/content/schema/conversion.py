@@ -9,7 +9,7 @@ the field otherwise:
 | `oneOf`, discriminator | `anyOf` | unchanged |
 | open dictionary | list of `{"key", "value"}` objects | the dictionary |
 | tuple of one type | list with its length | unchanged |
-| tuple of several types | object with one named slot an item | the list |
+| tuple of several types | object with one named slot an item | the list, as long as it is given |
 | set | list | unchanged |
 | field that may be left out (OpenAI) | required, or null | left out, so that the default holds |
 | values of any type, external `$ref`, recursion (Anthropic) | refused | |
@@ -302,7 +302,8 @@ class _Conversion:
 
     def _tuple(self, plain: Schema, path: str) -> Schema:
         items = cast("list[Any]", plain["prefixItems"])
-        if plain.get("items") or plain.get("minItems", 0) != len(items):
+        least = plain.get("minItems", 0)
+        if plain.get("items") or plain.get("maxItems", least) != len(items):
             raise UnfitError(
                 path, "is a tuple of changing length; use a list, or a model with fields"
             )
@@ -310,17 +311,18 @@ class _Conversion:
         if slots is None:
             listed = {key: value for key, value in plain.items() if key != "prefixItems"}
             return self._array(
-                {**listed, "items": items[0], "minItems": len(items), "maxItems": len(items)}, path
+                {**listed, "items": items[0], "minItems": least, "maxItems": len(items)}, path
             )
-        out: Schema = {
-            "type": "object",
-            "properties": {
-                name: self.node(item, f"{path}[{index}]")
-                for index, (name, item) in enumerate(slots.items())
-            },
-            "additionalProperties": False,
-            "required": list(slots),
-        }
+        out: Schema = {"type": "object", "properties": {}, "additionalProperties": False}
+        out["required"] = list(slots) if self.dialect.all_required else list(slots)[:least]
+        for index, (name, item) in enumerate(slots.items()):
+            child_path = f"{path}[{index}]"
+            child = self.node(item, child_path)
+            if index >= least and self.dialect.all_required:
+                child = with_null(child)
+            elif index >= least:
+                self.slots.append(Slot(out, name, child_path, null_is_absent=False))
+            out["properties"][name] = child
         return self._described(
             out, plain, used={"type", "prefixItems", "items", "minItems", "maxItems"}
         )

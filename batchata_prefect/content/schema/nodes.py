@@ -8,6 +8,13 @@ from typing import Any, TypeAlias, cast
 Schema: TypeAlias = "dict[str, Any]"
 
 
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+"""Keywords under which schemas stand by name."""
+
+_VALUES = frozenset({"enum", "const", "default", "examples", "required"})
+"""Keywords that hold values."""
+
+
 class UnfitError(Exception):
     """A field that cannot be expressed.
 
@@ -89,14 +96,18 @@ def tuple_slots(plain: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def schema_nodes(schema: Any) -> Iterator[Schema]:
-    """Every dict inside of a schema, itself first."""
-    if isinstance(schema, dict):
-        node = cast("Schema", schema)
-        yield node
-        for value in node.values():
-            yield from schema_nodes(value)
-    elif isinstance(schema, list):
+    """Every schema inside of a schema, itself first; a field may be called like a keyword."""
+    if isinstance(schema, list):
         for value in cast("list[Any]", schema):
+            yield from schema_nodes(value)
+    if not isinstance(schema, dict):
+        return
+    node = cast("Schema", schema)
+    yield node
+    for key, value in node.items():
+        if key in _NAMED and isinstance(value, dict):
+            yield from schema_nodes(list(cast("Schema", value).values()))
+        elif key not in _VALUES:
             yield from schema_nodes(value)
 
 

@@ -17,6 +17,16 @@ Answer: TypeAlias = Any
 """An object of the class that was asked for, or the values of its JSON."""
 
 
+_NAIVE = "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}$"
+_KEYS = {
+    "int": "^-?[0-9]+$",
+    "float": "^-?[0-9]+([.][0-9]+)?$",
+    "bool": "^(true|false)$",
+    "date": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$",
+}
+"""What the keys of a dictionary look like in JSON, which only has texts for them."""
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerSchema:
     """What an answer shall look like.
@@ -48,6 +58,20 @@ class PlainSchema(GenerateJsonSchema):
             if given.get(key) is not None:
                 value = given[key]
                 plain[keyword] = value if isinstance(value, int) else float(value)
+        return plain
+
+    def datetime_schema(self, schema: core_schema.DatetimeSchema) -> JsonSchemaValue:
+        """Pydantic's, but for times without a zone: the format `date-time` always has one."""
+        if schema.get("tz_constraint") == "naive":
+            return {"type": "string", "pattern": _NAIVE}
+        return super().datetime_schema(schema)
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """Pydantic's, with what the keys look like where they are no texts."""
+        plain = super().dict_schema(schema)
+        kind = cast("Mapping[str, Any]", schema.get("keys_schema") or {}).get("type")
+        if kind in _KEYS and isinstance(plain.get("additionalProperties"), dict):
+            plain.setdefault("propertyNames", {"pattern": _KEYS[kind]})
         return plain
 
     def model_fields_schema(self, schema: core_schema.ModelFieldsSchema) -> JsonSchemaValue:

@@ -70,8 +70,11 @@ def _object(
     value: dict[str, Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool
 ) -> Any:
     slots = tuple_slots(plain)
-    if slots is not None and value.keys() == slots.keys():
-        return [restored(value[name], slots[name], root, leniently=leniently) for name in slots]
+    if slots is not None and value.keys() <= slots.keys():
+        listed = _listed(value, slots, plain.get("minItems", len(slots)), root)
+        if listed is not None:
+            pairs = zip(listed, slots.values(), strict=False)
+            return [restored(item, slot, root, leniently=leniently) for item, slot in pairs]
     values = map_values(plain)
     if values is not None:
         return {
@@ -88,6 +91,25 @@ def _object(
             continue
         out[key] = item if child is None else restored(item, child, root, leniently=leniently)
     return out
+
+
+def _listed(
+    value: dict[str, Any], slots: dict[str, Any], least: int, root: Mapping[str, Any]
+) -> list[Any] | None:
+    """The slots as a list, up to the last that is given; None where one before it is missing."""
+    given = [
+        name
+        for index, name in enumerate(slots)
+        if name in value
+        and (index < least or value[name] is not None or allows_null(slots[name], root))
+    ]
+    length = max([least, *(list(slots).index(name) + 1 for name in given)])
+    listed: list[Any] = []
+    for name in list(slots)[:length]:
+        if name not in given and "default" not in slots[name]:
+            return None
+        listed.append(value[name] if name in given else slots[name]["default"])
+    return listed
 
 
 def _array(value: list[Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from batchata_prefect.content.citations.quotes import quoted_schema
-from batchata_prefect.content.documents import Document, is_scan
+from batchata_prefect.content.documents import Document, is_scan, text_document
 from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
 from batchata_prefect.content.schema.dialects import ANTHROPIC
 from batchata_prefect.models import USUAL, Job, Message, Request
@@ -25,6 +25,17 @@ from batchata_prefect.providers.anthropic.models import (
 from batchata_prefect.providers.anthropic.usage import terms_of
 from batchata_prefect.providers.bodies import mark_for_anthropic
 from batchata_prefect.providers.quoting import wants_quotes
+from batchata_prefect.providers.refusals import (
+    CLAUDE_IMAGES,
+    LEAST_THINKING,
+    MOST_MARKERS,
+    check_images,
+    check_part,
+    check_text,
+    check_tool_choice,
+    foreign,
+    markers,
+)
 from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
@@ -52,7 +63,6 @@ docs' MB are decimal is not said; these are the smaller ones."""
 _ROLES = ("user", "assistant", "system", "developer")
 _SAMPLING = ("temperature", "top_p", "top_k")
 _NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
-_LARGEST_SIDE = 8_000
 
 
 def render(job: Job) -> Request:
@@ -66,8 +76,10 @@ def render(job: Job) -> Request:
     tally = Tally(job, "anthropic")
     params = parameters(job)
     left_out: tuple[str, ...] = ()
+    if params:
+        left_out = foreign(job, params, ENDPOINT)
     if params and job.model.startswith("claude"):
-        left_out = _drop_unsupported(job, params)
+        left_out += _drop_unsupported(job, params)
     limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
     content = _Content(job, tally)
     if job.messages:
@@ -79,6 +91,8 @@ def render(job: Job) -> Request:
     if system is not None:
         body["system"] = system
         content.count(system)
+        for block in cast("list[Any]", system) if isinstance(system, list) else ():
+            check_part(job, block, "system", ENDPOINT)
     body["messages"] = messages
     content.check()
     quoted = wants_quotes(job)
@@ -89,6 +103,7 @@ def render(job: Job) -> Request:
         _check_thinking(job, params, limit)
         _count_tools(job, tally, params)
         body |= params
+    _check_markers(job, body)
     return finish(
         tally,
         body,
@@ -159,12 +174,22 @@ def _check_turns(job: Job, messages: list[Message]) -> None:
                 "a system message inside the conversation must follow a user message and be the "
                 "last one or come before an assistant message",
             )
-    if roles[-1] == "assistant" and not takes_prefill(job.model):
+    if roles[-1] == "assistant":
+        _check_prefill(job, messages[-1]["content"])
+
+
+def _check_prefill(job: Job, content: Any) -> None:
+    """Refuse an answer's beginning that the model cannot go on from."""
+    if not takes_prefill(job.model):
         raise fault(
             job,
             f"its last message is the assistant's, and {job.model!r} does not continue a given "
             "answer; end with a user message, or ask for a form with response_model",
         )
+    last: Any = cast("list[Any]", content)[-1] if isinstance(content, list) else content
+    text: Any = cast("Message", last).get("text") if isinstance(last, dict) else last
+    if isinstance(text, str) and text != text.rstrip():
+        raise fault(job, "its last message, which the answer goes on from, ends in white space")
 
 
 class _Content:
@@ -196,7 +221,8 @@ class _Content:
     def _block(self, document: Document) -> dict[str, Any]:
         if document.kind == "image":
             self.tally.document(document)
-            return {"type": "image", "source": _image_source(self.job, document)}
+            source = {"type": "base64", "media_type": document.media_type, "data": document.base64}
+            return {"type": "image", "source": source}
         self.tally.document(document, citations=self.native)
         if document.kind == "pdf":
             self._check_citable(document)
@@ -231,8 +257,7 @@ class _Content:
             return message
         blocks: list[Any] = []
         for block in cast("list[Any]", content):
-            if not isinstance(block, dict) or "type" not in block:
-                raise fault(self.job, f"part of a message is no block with a type: {block!r:.80}")
+            check_part(self.job, block, message["role"], ENDPOINT)
             blocks.append(self._read_block(cast("Message", block), message["role"]))
         return {**message, "content": blocks}
 
@@ -273,8 +298,10 @@ class _Content:
     def _count_source(self, block: Message) -> None:
         source = object_at(block, "source")
         if source.get("type") == "text" and isinstance(source.get("data"), str):
-            text = source["data"].encode("utf-8", "surrogatepass")
-            self.tally.file(text, citations=bool(block.get("citations")))
+            text = source["data"]
+            check_text(self.job, text, "a document in its messages")
+            document = text_document(text, str(block.get("title") or "document"))
+            self.tally.document(document, citations=bool(block.get("citations")))
         elif source.get("type") == "content":
             self.count(source.get("content"))
         else:
@@ -292,6 +319,8 @@ class _Content:
                 f"its PDFs have {self.tally.pages:,} pages and {self.job.model!r} takes {most} in "
                 "a request; split them over several jobs",
             )
+        # Models of a context of 200,000 tokens take 100 of each, the others 600 [vision].
+        check_images(self.job, self.tally.images, CLAUDE_IMAGES, most)
         asked = self.native and "enable_citations" not in self.job.defaulted
         if asked and not self.citable:
             raise fault(
@@ -301,16 +330,6 @@ class _Content:
 
 def _with_citations(block: Message) -> Message:
     return {**block, "citations": {"enabled": True}}
-
-
-def _image_source(job: Job, document: Document) -> dict[str, Any]:
-    if max(document.width or 0, document.height or 0) > _LARGEST_SIDE:
-        raise fault(
-            job,
-            f"file {document.name!r} is {document.width} x {document.height} pixels and Claude "
-            f"takes {_LARGEST_SIDE:,} on a side; make it smaller",
-        )
-    return {"type": "base64", "media_type": document.media_type, "data": document.base64}
 
 
 def _ask_for_form(
@@ -373,6 +392,12 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
             "{'type': 'adaptive'}, and set output_config={'effort': ...}",
         )
     budget = cast("Message", thinking).get("budget_tokens")
+    if isinstance(budget, int) and budget < LEAST_THINKING:
+        raise fault(
+            job,
+            f"thinking.budget_tokens={budget:,} must be at least {LEAST_THINKING:,}; leave "
+            "thinking out for less",
+        )
     if isinstance(budget, int) and budget >= limit:
         raise fault(
             job,
@@ -381,7 +406,19 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
         )
 
 
+def _check_markers(job: Job, body: Mapping[str, Any]) -> None:
+    found = sum(markers(body.get(name)) for name in ("system", "messages", "tools"))
+    found += 1 if body.get("cache_control") else 0
+    if found > MOST_MARKERS:
+        raise fault(
+            job,
+            f"it has {found} cache breakpoints (cache_control) and Claude takes {MOST_MARKERS}; "
+            "leave the others out",
+        )
+
+
 def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
+    check_tool_choice(job, params, ENDPOINT)
     choice: Any = params.get("tool_choice")
     forced = isinstance(choice, Mapping) and cast("Message", choice).get("type") in {"any", "tool"}
     if forced and not takes_forced_tool(job.model):

@@ -19,6 +19,14 @@ from batchata_prefect.providers import Limits
 from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
 from batchata_prefect.providers.openai.usage import terms_of
 from batchata_prefect.providers.quoting import wants_quotes
+from batchata_prefect.providers.refusals import (
+    OPENAI_IMAGES,
+    OPENAI_MOST_IMAGES,
+    check_images,
+    check_part,
+    check_tool_choice,
+    foreign,
+)
 from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
@@ -98,12 +106,15 @@ def render(job: Job) -> Request:
             "compared with the documents, leave it out, or send the job to a Claude model",
         )
     if params:
+        left_out += foreign(job, params, endpoint)
         left_out += _drop_sampling(job, params, endpoint)
+        check_tool_choice(job, params, endpoint)
     write = _chat if endpoint == CHAT else _response
     body, limit, sources = write(job, tally, params, quoted=quoted)
     if params:
         _count_params(tally, params)
         body |= params
+    check_images(job, tally.images, OPENAI_IMAGES, OPENAI_MOST_IMAGES)
     return finish(
         tally,
         body,
@@ -249,6 +260,7 @@ def _messages(
 
 
 def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]:
+    endpoint = CHAT if roles is _CHAT_ROLES else RESPONSES
     messages = checked_messages(job, roles, items=roles is _RESPONSES_ROLES)
     for message in messages:
         tally.add(MESSAGE)
@@ -259,6 +271,7 @@ def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]
             tally.text(content)
         elif isinstance(content, list):
             for item in cast("list[Any]", content):
+                check_part(job, item, str(message.get("role")), endpoint)
                 _count_part(tally, item)
         rest = {key: value for key, value in message.items() if key not in {"role", "content"}}
         if rest:

@@ -145,7 +145,6 @@ def refusal(file) -> str:
         ("a.unheardof", b"words", "text/plain", "text"),
         ("README", b"words", "text/plain", "text"),
         ("a.rtf", b"{\\rtf1 words}", "application/rtf", "other"),
-        ("a.tiff", b"II*\0\x80\x81", "image/tiff", "other"),
         ("a.tar.gz", b"\x1f\x8b\x08\0", "application/gzip", "other"),
         (
             "a.xlsx",
@@ -621,3 +620,23 @@ def test_recorded_citations_slice_the_loaded_text(real: Path):
         assert document.text is not None
         piece = document.text[citation["start_char_index"] : citation["end_char_index"]]
         assert piece == citation["cited_text"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\0\0\0\x24ftypheic", "HEIC image.*JPEG or PNG"),
+        (b"\0\0\0\x24ftypmif1", "HEIC image.*JPEG or PNG"),
+        (b"\0\0\0\x24ftypavif", "AVIF image"),
+        (b"II*\0\x80\x81", "TIFF image.*JPEG or PNG, or all of its pages as PDF"),
+        (b"MM\0*\x80\x81", "TIFF image"),
+        (b"BM\x46\0\0\0\0\0\0\0", "BMP image"),
+    ],
+)
+@pytest.mark.parametrize("name", ["photo.jpg", "photo", "photo.heic", "photo.pdf"])
+def test_images_that_no_provider_reads_are_refused_with_advice(tmp_path: Path, name, data, says):
+    """Whatever they are called: a telephone's photos are often HEIC, a scanner's pages TIFF."""
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(ValidationError, match=says):
+        load(path)

@@ -20,7 +20,9 @@ from pydantic import (
     AnyUrl,
     BaseModel,
     Field,
+    NaiveDatetime,
     TypeAdapter,
+    WithJsonSchema,
     create_model,
 )
 
@@ -192,6 +194,33 @@ class Tuples(BaseModel):
     many: tuple[str, ...]
 
 
+class HalfPoint(NamedTuple):
+    x: int
+    y: str = "q"
+    z: int | None = 1
+
+
+class Halves(BaseModel):
+    points: list[HalfPoint]
+
+
+class Keyed(BaseModel):
+    by_number: dict[int, str]
+    by_day: dict[date, int]
+
+
+class Zoneless(BaseModel):
+    at: NaiveDatetime
+
+
+class LikeKeywords(BaseModel):
+    prefixItems: list[int]  # noqa: N815
+    format: str
+    properties: dict[str, int]
+    items: str
+    enum: int
+
+
 class Sets(BaseModel):
     tags: set[str]
     sizes: frozenset[int] = frozenset()
@@ -288,11 +317,41 @@ STERN_WIRE = {
 }
 LINKED = Tree(root=Node(value=1, children=[Node(value=2)]), chain=Chain(value=1))
 
+
+def both(answer: dict[str, Any]) -> dict[str, Any]:
+    """The same answer of both providers."""
+    return {"anthropic": answer, "openai": answer}
+
+
 SHAPES = {
     "plain": Shape(Plain, Plain(name="Ada", age=36, weight=50.5, alive=False)),
     "described": Shape(Described, Described(name="Ada", home=ADA, number=3)),
     "nested": Shape(Nested, Nested(home=ADA, work=ADA)),
     "lists": Shape(Lists, Lists(tags=["a", "b"], addresses=[ADA], table=[[1, 2], [3]])),
+    "slots with defaults": Shape(
+        Halves,
+        Halves(points=[HalfPoint(1), HalfPoint(2, "a"), HalfPoint(3, "q", None)]),
+        anthropic={"points": [{"x": 1}, {"x": 2, "y": "a"},
+                              {"x": 3, "z": None}]},
+        openai={"points": [{"x": 1, "y": None, "z": 1},
+                           {"x": 2, "y": "a", "z": 1},
+                           {"x": 3, "y": None, "z": None}]},
+    ),
+    "keys that are no texts": Shape(
+        Keyed,
+        Keyed(by_number={1: "a", -2: "b"}, by_day={date(2026, 1, 2): 3}),
+        **both({
+            "by_number": [{"key": "1", "value": "a"}, {"key": "-2", "value": "b"}],
+            "by_day": [{"key": "2026-01-02", "value": 3}],
+        }),
+    ),
+    "a time without a zone": Shape(Zoneless, Zoneless(at=datetime(2026, 1, 2, 3, 4, 5))),
+    "fields called like keywords": Shape(
+        LikeKeywords,
+        LikeKeywords(prefixItems=[1], format="decimal", properties={"a": 1}, items="x", enum=2),
+        **both({"prefixItems": [1], "format": "decimal", "items": "x", "enum": 2,
+                "properties": [{"key": "a", "value": 1}]}),
+    ),
     "empty lists": Shape(Lists, Lists(tags=[], addresses=[], table=[])),
     "nullable": Shape(Nullable, Nullable(name=None, home=ADA)),
     "optional given": Shape(Optionals, Optionals(name="Ada", home=ADA, color=Color.DARK_BLUE)),
@@ -590,13 +649,10 @@ class Holder(BaseModel):
     inner: OpenExtra
 
 
-class HalfPoint(NamedTuple):
-    x: int
-    y: str = "q"
-
-
 class Changing(BaseModel):
-    point: HalfPoint
+    point: Annotated[
+        list[Any], WithJsonSchema({"type": "array", "prefixItems": [{"type": "integer"}]})
+    ]
 
 
 def levels(count: int) -> type[BaseModel]:
