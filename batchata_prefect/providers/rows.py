@@ -147,6 +147,12 @@ def whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def limit_at(params: Mapping[str, Any], key: str) -> int | None:
+    """The limit that a request sets at a key; None where it sets none that a provider keeps."""
+    value = params.get(key)
+    return value if type(value) is int and value >= 0 else None
+
+
 def count_at(data: Mapping[str, Any], key: str) -> int:
     """The count at a key; 0 where there is none."""
     return max(whole_number(data.get(key)) or 0, 0)

@@ -161,10 +161,14 @@ def _ticked(text: str, start: int, end: int, reach: int) -> bool | None:
     # A line to write on is a box only beside others.
     if box is None or (len(boxes) == 1 and not box[2].strip("_")):
         return None
-    if box[2] in _CROSSED:
+    return _is_filled(box[2], line)
+
+
+def _is_filled(box: str, line: str) -> bool:
+    if box in _CROSSED:
         # It is the ticked one, unless another sign of its line says yes.
         return not any(sign in line for sign in _TICKED)
-    return box[2] in _TICKED or "x" in box[2] or "*" in box[2]
+    return box in _TICKED or "x" in box or "*" in box
 
 
 def said(text: str, start: int, end: int, own: set[str]) -> bool | str | None:
@@ -177,14 +181,11 @@ def said(text: str, start: int, end: int, own: set[str]) -> bool | str | None:
         after = after.replace("\n", " ", 1)
     after = _OPTION_LINE.sub(" ", after)
     rest = re.split(r"[;\n]|[.] |[^\W\d_]{3,}:", after)[0]
-    options = [word for word in _WORD.finditer(rest) if word[0] in _YES | NO and word[0] != "x"]
-    if options and _BOX.search(rest):
-        places = [(word[0] in _YES, end + word.start(), end + word.end()) for word in options]
-        ticked = {yes for yes, *place in places if _ticked(text, *place, reach=20)}
-        return ticked.pop() if len(ticked) == 1 else "unclear"
-    box = _ticked(text, start, end, reach=3)
-    if box is not None:
-        return box
+    chosen = _chosen_option(text, end, rest)
+    if chosen is None:
+        chosen = _ticked(text, start, end, reach=3)
+    if chosen is not None:
+        return chosen
     lead = _CLAUSE.split(text[max(0, start - 60) : start].replace("n't", " not"))[-1]
     inner = [word for word in _WORD.findall(text[start:end]) if stem(word) not in own]
     words = [*_WORD.findall(lead), *inner]
@@ -197,6 +198,16 @@ def said(text: str, start: int, end: int, own: set[str]) -> bool | str | None:
     far = len(words) - denials[0] > 4 or not _BREAKS.isdisjoint(words[denials[0] :])
     # `[ ] not insured` says nothing.
     return "unclear" if far or _ticked(text, start, end, reach=12) is False else False
+
+
+def _chosen_option(text: str, end: int, rest: str) -> bool | str | None:
+    """Which of the options behind a name is ticked; None where it has none with boxes."""
+    options = [word for word in _WORD.finditer(rest) if word[0] in _YES | NO and word[0] != "x"]
+    if not options or not _BOX.search(rest):
+        return None
+    places = [(word[0] in _YES, end + word.start(), end + word.end()) for word in options]
+    ticked = {yes for yes, *place in places if _ticked(text, *place, reach=20)}
+    return ticked.pop() if len(ticked) == 1 else "unclear"
 
 
 _NUMBER_SIGN = re.compile(r"\bno\b(?=[.:]? ?#?\d)")

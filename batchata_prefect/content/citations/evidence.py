@@ -258,28 +258,51 @@ def _otherwise(leaf: Leaf, sources: Sequence[Source]) -> list[_Evidence]:
 def _other(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
     if not _may_support(source, leaf) or not source.cited.work.goes_on(20):
         return None
-    quoted = source.path is not None
+    return (
+        _loosely(leaf, index, source)
+        or _in_sentence(leaf, index, source)
+        or _by_name(leaf, index, source)
+    )
+
+
+def _loosely(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
+    """Evidence of a text that the cited text has in other words, or a part of it."""
     spot = loose_spot(leaf, source.cited)
-    if spot is not None and spot.need != "share":
-        name = _named(leaf, source, spot)
-        if name.grade or not spot.need:
-            what = _what(spot, source.cited)
-            return _Evidence(index, spot.start, _LOOSE, name, 0, what, quoted)
+    if spot is None or spot.need == "share":
+        return None
+    name = _named(leaf, source, spot)
+    if spot.need and not name.grade:
+        return None
+    what = _what(spot, source.cited)
+    return _Evidence(index, spot.start, _LOOSE, name, 0, what, source.path is not None)
+
+
+def _in_sentence(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
+    """Evidence of a value that only the answer's own sentence says."""
     spots = [one for one in source.sentence.spots(leaf) if one.need not in ("share", "row")]
     told = [(naming(leaf, source.sentence, one), one) for one in spots]
     told = [one for one in told if not one[0].denied]
-    if told:
-        name, spot = max(told, key=lambda one: one[0][:2])
-        if name.grade == 2 or (leaf.distinctive and (name.grade or not spot.need)):
-            what = _what(spot, source.sentence, "the answer's sentence")
-            return _Evidence(index, -1, _IN_ANSWER, name, 0, what, quoted)
+    if not told:
+        return None
+    name, spot = max(told, key=lambda one: one[0][:2])
+    if name.grade < 2 and not (leaf.distinctive and (name.grade or not spot.need)):
+        return None
+    what = _what(spot, source.sentence, "the answer's sentence")
+    return _Evidence(index, -1, _IN_ANSWER, name, 0, what, source.path is not None)
+
+
+def _by_name(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
+    """Evidence of the field's name alone, where nothing says another value."""
+    if source.cited is source.sentence or source.cited.spots(leaf):
+        return None
+    if leaf.path in source.cited.denied or leaf.path in source.sentence.denied:
+        return None
     name = naming(leaf, source.sentence, None)
-    denied = leaf.path in source.cited.denied | source.sentence.denied
-    denied = denied or source.cited is source.sentence or bool(source.cited.spots(leaf))
     # A number or a date that is nowhere is not supported by its name.
-    if not denied and (source.path == leaf.path or (leaf.is_text and name.grade == 2)):
-        return _Evidence(index, -1, _NAME_ONLY, name, 0, "no value, only the field's name", quoted)
-    return None
+    if source.path != leaf.path and not (leaf.is_text and name.grade == 2):
+        return None
+    what = "no value, only the field's name"
+    return _Evidence(index, -1, _NAME_ONLY, name, 0, what, source.path is not None)
 
 
 _Contested: TypeAlias = "tuple[_Evidence, _Place | None]"
@@ -291,11 +314,7 @@ def _chosen(leaf: Leaf, evidence: list[_Contested], shared: bool) -> list[_Conte
     strongest = max((one.strength for one, _ in evidence), default=0)
     kept = [pair for pair in evidence if pair[0].strength == strongest]
     kept = [(one, place) for one, place in kept if place is None or not place.lost(one)] or kept
-    told = {one.source for one, _ in kept if one.name.grade == 2 or one.quoted}
-    if not told:
-        most = max((one.row for one, _ in kept), default=0)
-        told = {one.source for one, _ in kept if (one.row == most if most else one.name.grade)}
-    if told:
+    if told := _telling([one for one, _ in kept]):
         # A long text is not found by chance: its other places count too.
         alone = bool(leaf.texts) and leaf.distinctive and not shared
         return [
@@ -303,6 +322,15 @@ def _chosen(leaf: Leaf, evidence: list[_Contested], shared: bool) -> list[_Conte
         ]
     # Without a name a short value is a guess, and among many places no guess at all.
     return kept if leaf.distinctive or len(kept) <= 2 else []
+
+
+def _telling(evidence: Sequence[_Evidence]) -> set[int]:
+    """Citations that say the field's name; or else those with most of its row, or part of it."""
+    told = {one.source for one in evidence if one.name.grade == 2 or one.quoted}
+    if not told:
+        most = max((one.row for one in evidence), default=0)
+        told = {one.source for one in evidence if (one.row == most if most else one.name.grade)}
+    return told
 
 
 def _judged(leaf: Leaf, one: _Evidence, place: _Place | None) -> Support:

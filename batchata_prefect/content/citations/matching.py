@@ -293,19 +293,24 @@ def loose_spot(leaf: Leaf, passage: Passage) -> Spot | None:
     core = flat.rstrip(".;, ")
     if found is None and len(core) >= 12 and next(_standing(core, text), None) is not None:
         found = whole
-    if found is None and digits:
-        found = _separated(text, passage)
-    # The words of an address are those of its neighbours too, and nearly it is another.
-    if found is None and "@" not in text:
-        by_words = _by_words(text, digits, passage)
-        surely = by_words is not None and not by_words.need
-        found = by_words if surely else _fuzzy(text, digits, passage) or by_words
+    found = found or _nearly(text, digits, passage)
     if found is None or (found != whole and _is_cut(passage.flat, found.start, found.end)):
         return None
     there = passage.flat[found.start : found.end]
     denied = [_NO.isdisjoint(_WORD.findall(one)) for one in (text, there)]
     # A stretch says no where the text does.
     return None if len(text) < 80 and len(set(denied)) > 1 else _meant(leaf, passage, found)
+
+
+def _nearly(text: str, digits: list[str], passage: Passage) -> Spot | None:
+    """The place of a text with other separators, in other words, or with small differences."""
+    found = _separated(text, passage) if digits else None
+    # The words of an address are those of its neighbours too, and nearly it is another.
+    if found is not None or "@" in text:
+        return found
+    by_words = _by_words(text, digits, passage)
+    surely = by_words is not None and not by_words.need
+    return by_words if surely else _fuzzy(text, digits, passage) or by_words
 
 
 def _separated(text: str, passage: Passage) -> Spot | None:

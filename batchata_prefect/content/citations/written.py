@@ -196,9 +196,8 @@ def _is_money(text: str, start: int, end: int) -> bool:
 def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator[Number]:
     """The readings of the digits at `start`, written `core` without spaces."""
     before = text[start - 1] if start else " "
-    if before not in " \n" and not _stands_alone(text, start, before):
-        return
-    if is_masked(text, start):
+    alone = before in " \n" or _stands_alone(text, start, before)
+    if not alone or is_masked(text, start):
         return
     after = text[end] if end < len(text) else " "
     scale, need = 0, "row" if mark == _ROW else ""
@@ -210,9 +209,8 @@ def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator
         need = "score" if scored else need
     percent = after in " %p‰" and _PERCENT.match(text, end) is not None
     part = 1000 if percent and "‰" in text[end : end + 2] else 100
-    # Neither a bound, nor so many thousandths, is the value itself.
-    odd = scale > 0 or part > 100 or _RANGE.search(text[max(0, start - 2) : end + 2]) is not None
-    odd = odd or _BOUND.search(text[max(0, start - 14) : start]) is not None
+    # So many thousandths are not the value itself.
+    odd = scale > 0 or part > 100 or _is_bound(text, start, end)
     for value, usual in _values(text, start, before, core):
         for sign, sure in _signs(text, start, end, before, after):
             this_need = cast(Need, need or ("" if usual and sure else "name"))
@@ -223,6 +221,14 @@ def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator
                 yield one._replace(value=one.value / part, rare=False)
             if scale:
                 yield one._replace(value=one.value * 10**scale, rare=not usual)
+
+
+def _is_bound(text: str, start: int, end: int) -> bool:
+    """Whether a number is one end of a range, or as `at least 5` says no more than a bound."""
+    return (
+        _RANGE.search(text[max(0, start - 2) : end + 2]) is not None
+        or _BOUND.search(text[max(0, start - 14) : start]) is not None
+    )
 
 
 def is_masked(text: str, start: int) -> bool:
@@ -299,14 +305,23 @@ def _after(text: str, end: int, after: str) -> tuple[int, int, bool] | None:
         scored = after == "/"
         return None if further.isdigit() and not scored else (0, end, further.isdigit())
     if after == "-":
-        token = _TOKEN.match(text, end + 1)
-        word = "" if token is None else token[0]
-        code = word.isalnum() and not word.isdigit() and (len(word) == 1 or not word.isalpha())
-        return None if code else (0, end, False)
+        return None if _is_code(text, end + 1) else (0, end, False)
     if after == " " and further not in _SCALE_INITIALS:
         return 0, end, False
     if ord(after) > 0x2E80:
         return _SCALES.get(after, 0), end, False
+    return _word_after(text, end, after)
+
+
+def _is_code(text: str, start: int) -> bool:
+    """Whether what follows a dash makes an identifier of the digits before it, as in `7-b2`."""
+    token = _TOKEN.match(text, start)
+    word = "" if token is None else token[0]
+    return word.isalnum() and not word.isdigit() and (len(word) == 1 or not word.isalpha())
+
+
+def _word_after(text: str, end: int, after: str) -> tuple[int, int, bool] | None:
+    """The same as `_after` for a word: a scale, a unit, or what the digits are a part of."""
     match = _WORD_AFTER.match(text, end)
     word = "" if match is None else match[1]
     if match is not None and word in _SCALES and (after != " " or len(word) > 1):

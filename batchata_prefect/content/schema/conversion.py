@@ -126,17 +126,9 @@ class _Conversion:
             return self._union(plain, variants, path)
         if "enum" in plain or "const" in plain:
             return self._literal(plain, path)
-        kind = plain.get("type")
-        if kind is None:
-            kind = "object" if "properties" in plain or map_values(plain) else None
-            kind = "array" if "items" in plain or "prefixItems" in plain else kind
+        kind = _kind_of(plain)
         if isinstance(kind, list):
-            said = {
-                key: plain[key] for key in ("description", "default", "examples") if key in plain
-            }
-            rest = {key: value for key, value in plain.items() if key not in said}
-            parts = [{**rest, "type": one} for one in cast("list[str]", kind)]
-            return self._union(said, parts, path)
+            return self._of_types(plain, cast("list[str]", kind), path)
         if kind == "object":
             return self._object(plain, path)
         if kind == "array":
@@ -146,6 +138,12 @@ class _Conversion:
         if kind is None:
             raise UnfitError(path, "can hold a value of any type; give it a type")
         raise UnfitError(path, f"has the type {kind!r}, which is no JSON type")
+
+    def _of_types(self, plain: Schema, kinds: list[str], path: str) -> Schema:
+        """A node of several types, as a union of nodes of one."""
+        said = {key: plain[key] for key in ("description", "default", "examples") if key in plain}
+        rest = {key: value for key, value in plain.items() if key not in said}
+        return self._union(said, [{**rest, "type": one} for one in kinds], path)
 
     def _reference(self, plain: Schema, path: str) -> Schema:
         ref = str(plain["$ref"])
@@ -370,6 +368,16 @@ class _Conversion:
             text = _joined(text, out.get("description"))
             out["description"] = text
         return out
+
+
+def _kind_of(plain: Schema) -> Any:
+    """The type of a node; what it must be where it is not said, and None where nothing tells."""
+    kind = plain.get("type")
+    if kind is None and ("items" in plain or "prefixItems" in plain):
+        return "array"
+    if kind is None and ("properties" in plain or map_values(plain)):
+        return "object"
+    return kind
 
 
 def _letters(text: str) -> str:

@@ -142,8 +142,13 @@ def _is_pair(item: Any) -> bool:
     return isinstance(item, dict) and cast("dict[str, Any]", item).keys() == {"key", "value"}
 
 
+def _values(plain: Schema) -> list[Any]:
+    """The values that a node allows; empty where it names none."""
+    return [plain["const"]] if "const" in plain else cast("list[Any]", plain.get("enum") or [])
+
+
 def _allowed(value: str, plain: Schema) -> str:
-    values = [plain["const"]] if "const" in plain else cast("list[Any]", plain.get("enum") or [])
+    values = _values(plain)
     if not values or value in values:
         return value
     alike = [one for one in values if isinstance(one, str) and _fold(one) == _fold(value)]
@@ -187,36 +192,30 @@ def _misfit(value: Any, plain: Schema, root: Mapping[str, Any]) -> tuple[int, ..
     """How badly a value fits a variant, less is better; None where it cannot."""
     kind = plain.get("type")
     if isinstance(value, dict):
-        given = cast("dict[str, Any]", value)
-        slots = tuple_slots(plain)
-        if slots is not None:
-            return (0, 0) if given.keys() == slots.keys() else None
-        if map_values(plain) is not None:
-            return (1, 0)
-        if kind != "object" and "properties" not in plain:
-            return None
-        return _object_misfit(given, plain, root)
+        return _object_misfit(cast("dict[str, Any]", value), plain, root)
     if isinstance(value, list):
         if kind == "array":
             return (1,)
-        if map_values(plain) is not None:
-            return (0,) if all(_is_pair(item) for item in cast("list[Any]", value)) else None
-        return None
-    values = [plain["const"]] if "const" in plain else cast("list[Any]", plain.get("enum") or [])
-    if values:
+        is_map = map_values(plain) is not None
+        return (0,) if is_map and all(map(_is_pair, cast("list[Any]", value))) else None
+    if values := _values(plain):
         if value in values:
             return (0,)
         return (2,) if isinstance(value, str) and _allowed(value, plain) in values else None
-    if isinstance(value, str):
-        return (1,) if kind == "string" else None
-    if isinstance(value, Decimal):
-        return (1,) if kind == "number" else None
-    return None
+    wanted = {str: "string", Decimal: "number"}.get(cast("type[Any]", type(value)))
+    return (1,) if wanted is not None and kind == wanted else None
 
 
 def _object_misfit(
     value: dict[str, Any], plain: Schema, root: Mapping[str, Any]
-) -> tuple[int, ...]:
+) -> tuple[int, ...] | None:
+    slots = tuple_slots(plain)
+    if slots is not None:
+        return (0, 0) if value.keys() == slots.keys() else None
+    if map_values(plain) is not None:
+        return (1, 0)
+    if plain.get("type") != "object" and "properties" not in plain:
+        return None
     properties = cast("dict[str, Any]", plain.get("properties") or {})
     wrong_tags = 0
     for name, child in properties.items():

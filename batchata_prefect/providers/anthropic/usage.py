@@ -16,6 +16,7 @@ from batchata_prefect.answers import Pass, Usage
 from batchata_prefect.models import USUAL, Terms
 from batchata_prefect.providers.rows import (
     EMPTY,
+    limit_at,
     list_at,
     object_at,
     objects_at,
@@ -35,6 +36,7 @@ _IN_A_CONTAINER = frozenset({"code_execution", "bash_code_execution", "text_edit
 _OF_THE_TURN = frozenset({"message", "fallback_message"})
 """Iterations that the top-level counts are the sum of; the others are left out there."""
 _NAMES_ITS_MODEL = frozenset({"advisor_message", "fallback_message"})
+_COUNTS = ("input_tokens", "output_tokens")
 _LIFETIMES = ("ephemeral_1h_input_tokens", "ephemeral_5m_input_tokens")
 
 
@@ -60,8 +62,7 @@ def terms_of(params: Mapping[str, Any]) -> Terms:
         if kind.startswith(_OURS):
             continue
         fee = next((fee for head, fee in _TOOLS.items() if kind.startswith(head)), kind)
-        most: Any = tool.get("max_uses")
-        uses.append(((fee,), most if type(most) is int and most >= 0 else None))
+        uses.append(((fee,), limit_at(tool, "max_uses")))
         match = _WITH_FREE_CODE.match(kind)
         if match is not None and int(match[1]) >= _FREE_CODE_SINCE:
             # "Code execution is free when used with web search or web fetch" of these versions.
@@ -89,7 +90,7 @@ def usage_of(message: Mapping[str, Any]) -> Usage | None:
     cost is not known.
     """
     usage = object_at(message, "usage")
-    if None in [whole_number(usage.get(name)) for name in ("input_tokens", "output_tokens")]:
+    if not _tells(usage):
         return None
     try:
         whole = _tokens(usage)
@@ -116,6 +117,11 @@ def usage_of(message: Mapping[str, Any]) -> Usage | None:
         tier=tier if speed in {None, "standard"} else speed,
         region=text_at(usage, "inference_geo"),
     )
+
+
+def _tells(counts: Mapping[str, Any]) -> bool:
+    """Whether both counts are there that every message and every iteration has."""
+    return None not in [whole_number(counts.get(name)) for name in _COUNTS]
 
 
 def _tokens(counts: Mapping[str, Any], model: str | None = None) -> Pass:
@@ -176,8 +182,7 @@ def _passes(
         kind, model = text_at(entry, "type"), text_at(entry, "model")
         if kind in {"message", "compaction"} and model == own:
             model = None
-        told = [whole_number(entry.get(name)) for name in ("input_tokens", "output_tokens")]
-        if kind is None or None in told or (kind in _NAMES_ITS_MODEL and model is None):
+        if kind is None or not _tells(entry) or (kind in _NAMES_ITS_MODEL and model is None):
             # Some model was paid, and it is not said which, or for how much.
             fees[kind or "iterations"] = fees.get(kind or "iterations", 0) + 1
             continue

@@ -12,7 +12,14 @@ from typing import Any, cast
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.models import USUAL, Terms
-from batchata_prefect.providers.rows import object_at, objects_at, text_at, tokens_at, whole_number
+from batchata_prefect.providers.rows import (
+    limit_at,
+    object_at,
+    objects_at,
+    text_at,
+    tokens_at,
+    whole_number,
+)
 
 _FREE = frozenset(
     {
@@ -77,9 +84,7 @@ def terms_of(model: str, params: Mapping[str, Any]) -> Terms:
     uses: tuple[tuple[tuple[str, ...], int | None], ...] = ()
     if fees:
         # The limit is that of all calls of built-in tools together.
-        most: Any = params.get("max_tool_calls")
-        bound = most if type(most) is int and most >= 0 else None
-        uses = ((tuple(sorted(fees)), bound),)
+        uses = ((tuple(sorted(fees)), limit_at(params, "max_tool_calls")),)
     if params.get("web_search_options") is not None or SEARCHES_BY_ITSELF in model:
         uses += (((_CHAT_SEARCHES,), 1),)
     tier = params.get("service_tier")
