@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from dotenv import load_dotenv
 
@@ -23,7 +23,6 @@ from batchata_prefect.options import (
     FileOptions,
     IfRunning,
     OnCancel,
-    OnDeadline,
     ResultFormat,
     RunOptions,
     Wait,
@@ -176,7 +175,7 @@ class Batch(JobsBuilder):
         minutes: float | None = None,
         hours: float | None = None,
         *,
-        on_deadline: OnDeadline = "fail",
+        on_deadline: Literal["fail", "realtime"] = "fail",
         realtime_usd: float | Decimal | str | None = None,
         margin_seconds: float | None = None,
     ) -> Self:

@@ -25,8 +25,7 @@ F = TypeVar("F", bound="Callable[..., Any]")
 MOST_ATTEMPTS = 31
 """Attempts of one job that its state has room to count."""
 
-JOBS, LIMITS = "The jobs", "Limits"
-SENDING, PLACES = "How they are sent", "Where things lie"
+JOBS, LIMITS, SENDING, PLACES = "The jobs", "Limits", "How they are sent", "Where things lie"
 
 Form: TypeAlias = Literal["value", "duration", "pairs", "text", "schema", "prices", "switch"]
 Face: TypeAlias = Literal["python", "command", "block", "flow"]
@@ -35,7 +34,6 @@ ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
 OnCancel: TypeAlias = Literal["collect", "detach"]
 IfRunning: TypeAlias = Literal["wait", "fail"]
 Wait: TypeAlias = Literal["poll", "suspend"]
-OnDeadline: TypeAlias = Literal["fail", "realtime"]
 
 
 class OptionError(ValidationError, ValueError):
@@ -198,8 +196,13 @@ class RunOptions(BaseModel):
     task_retries: Annotated[int, whole_field(0, 50)] = option(2, SENDING)
     """Times that Prefect starts the task of a provider batch again when it crashed or ran out of
     time; the batch is taken up where it was, and not bought again."""
-    task_retry_delay_seconds: Seconds = option(10.0, SENDING, "--task-retry-delay", form="duration")
-    """Time before Prefect starts the task of a provider batch again."""
+    task_retry_delay_seconds: Annotated[float, number_field(0, 600)] = option(
+        10.0, SENDING, "--task-retry-delay", form="duration"
+    )
+    """Time before Prefect starts the task of a provider batch again, to 600 seconds; a run that is
+    told to stop waits for it."""
+    # A provider gives up after 24 h [both Batch API guides], and `Pace.overdue` later we do; the
+    # rest is for queueing and download.
     task_timeout_seconds: Annotated[float, number_field(0.1)] = option(
         72 * 3600.0, SENDING, "--task-timeout", form="duration"
     )
@@ -282,7 +285,7 @@ class RunOptions(BaseModel):
         return None if self.time_limit_hours is None else round(self.time_limit_hours * 3600, 6)
 
     @property
-    def on_deadline(self) -> OnDeadline:
+    def on_deadline(self) -> Literal["fail", "realtime"]:
         """What becomes of the jobs that their batches would not answer in time."""
         return "fail" if self.realtime_limit_usd is None else "realtime"
 
@@ -380,11 +383,6 @@ def options(face: Face | None = None) -> dict[str, FieldInfo]:
     }
 
 
-def default(option: FieldInfo) -> Any:
-    """The default of an option; `inspect.Parameter.empty` where it has to be given."""
-    return inspect.Parameter.empty if option.is_required() else option.get_default()
-
-
 def annotation(option: FieldInfo) -> Any:
     """Type, bounds and checks of an option."""
     rest = tuple(each for each in option.metadata if not isinstance(each, How))
@@ -416,7 +414,10 @@ def takes(face: Face, /, **types: Any) -> Callable[[F], F]:
         keep = inspect.Parameter.KEYWORD_ONLY
         parameters = [
             inspect.Parameter(
-                name, keep, default=default(option), annotation=types.get(name, annotation(option))
+                name,
+                keep,
+                default=inspect.Parameter.empty if option.is_required() else option.get_default(),
+                annotation=types.get(name, annotation(option)),
             )
             for name, option in options(face).items()
         ]

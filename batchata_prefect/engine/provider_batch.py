@@ -41,10 +41,6 @@ from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.views import events, states
 
-LONGEST_SECONDS = 72 * 3600.0
-"""A provider gives up after 24 h [both Batch API guides], and `Pace.overdue` later we do; the rest
-is for queueing and download."""
-
 _SENT_AT_ONCE_BYTES = 400_000_000
 """Two of OpenAI's largest files [200 MB, Batch API guide]: one is read while the other is sent."""
 
@@ -64,12 +60,9 @@ def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     # The facts, which are small: who reads the task run finds out what it came to.
     persist_result=True,
     result_serializer="json",
-    retries=2,
-    retry_delay_seconds=[2, 30],
     retry_condition_fn=_mendable,
-    timeout_seconds=LONGEST_SECONDS,
 )
-async def provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
+async def _provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
     """Take one chunk from its intent to its ending.
 
     Args:
@@ -99,6 +92,19 @@ async def provider_batch(label: str, session_name: str, sequence: int) -> State[
             remark=remark,
         )
     )
+
+
+async def provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
+    """The task with the retries, the time and the tags that the run was told; see its words."""
+    told = session(session_name).settings
+    # Not given at the decorator: there is one task for the runs of a process, each told its own.
+    task = _provider_batch.with_options(
+        retries=told.task_retries,
+        retry_delay_seconds=told.task_retry_delay_seconds,
+        timeout_seconds=told.task_timeout_seconds,
+        tags=told.task_tags,
+    )
+    return await task(label, session_name, sequence)
 
 
 async def _kept(state: State[Any]) -> State[Any]:

@@ -146,11 +146,21 @@ def _has_slot(run: Session, running: int) -> bool:
 def _take_error(run: Session, flight: Flight, error: BaseException | None) -> None:
     """Send nothing more to a provider that failed; what the others answer is collected first.
 
+    A batch whose task ran out of time is left to the next run, and the others go on.
+
     Raises:
-        BaseException: The error, where it is not the provider's.
+        BaseException: The error, where it is neither the provider's nor that.
     """
     if isinstance(error, ProviderError):
         _send_no_more(run, flight.entry.chunk.provider, error)
+    elif isinstance(error, TimeoutError):
+        get_run_logger().error(
+            "%s: none of the attempts of its task came to an end in %g s (task_timeout_seconds). "
+            "What may be at the provider goes on there, what it may cost stays reserved, and the "
+            "next run takes it up",
+            flight.entry.chunk.name,
+            run.settings.task_timeout_seconds,
+        )
     elif error is not None:
         raise error
 
