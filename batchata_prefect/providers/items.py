@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.providers.rows import object_at, text_at
 
@@ -31,6 +32,9 @@ _STEPS = frozenset(
     }
 )
 """What the provider does on the way to an answer; also what ends in `_output` or `_tool_result`."""
+
+_REFUSED = "the model refused to answer"
+_FILTERED = "the answer was cut off by the content filter"
 
 _CALL = frozenset(
     {"type", "id", "call_id", "index", "name", "arguments", "input", "function", "custom", "status"}
@@ -70,6 +74,47 @@ def kept(value: Any) -> Any:
     if isinstance(value, list):
         return [kept(part) for part in cast("list[Any]", value)]
     return value
+
+
+class Said:
+    """What an answer says, taken in part by part.
+
+    Attributes:
+        blocks: Its texts.
+        calls: The provider's own objects of the tools that the model calls.
+        items: What else it holds.
+        refusals: Words in which the model refuses.
+        has_thinking: Whether it holds thinking, shown or not.
+        final: As in `Reply`.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[TextBlock] = []
+        self.calls: list[Mapping[str, Any]] = []
+        self.items: list[Mapping[str, Any]] = []
+        self.refusals: list[str] = []
+        self.has_thinking = False
+        self.final = 0
+
+    def reply(self, custom_id: str, usage: Usage | None, stop: str | None) -> Reply:
+        """All of it as the reply of a request that was answered, and may have been refused."""
+        code = error = None
+        if self.refusals or stop == "refusal":
+            stop, code = "refusal", "refusal"
+            error = "\n".join(self.refusals) or (_FILTERED if self.blocks else _REFUSED)
+        return Reply(
+            custom_id,
+            "succeeded",
+            blocks=tuple(self.blocks),
+            usage=usage,
+            stop_reason=stop,
+            error_code=code,
+            error=error,
+            has_thinking=self.has_thinking or bool(usage and usage.reasoning_tokens),
+            tool_calls=tuple(self.calls),
+            items=(*self.items, *(kept(each) for each in self.calls if says_more(each))),
+            final=self.final,
+        )
 
 
 def why_none(

@@ -14,7 +14,7 @@ from msgspec.json import Decoder
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.providers.anthropic.usage import usage_of
-from batchata_prefect.providers.items import exact_inputs, kept, says_more
+from batchata_prefect.providers.items import Said, exact_inputs, kept
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     object_at,
@@ -140,44 +140,31 @@ def answer(custom_id: str, message: Mapping[str, Any]) -> Reply:
         content = [content] if content else None
     if not isinstance(content, list):
         return unreadable(custom_id, f"its content is {type(content).__name__}", usage)
-    texts: list[TextBlock] = []
-    calls: list[Mapping[str, Any]] = []
-    items: list[Mapping[str, Any]] = []
-    has_thinking, final = False, 0
+    said = Said()
     for item in cast("list[Any]", content):
-        block = cast("dict[str, Any]", item) if isinstance(item, dict) else {"text": item}
-        kind = text_at(block, "type") or "text"
-        if kind == "text" and isinstance(block.get("text"), str):
-            texts.append(TextBlock(block["text"], tuple(objects_at(block, "citations"))))
-        elif kind == "thinking" or kind == "redacted_thinking":
-            has_thinking = True
-            if block.get("thinking"):
-                items.append(kept(block))
-        elif kind == "tool_use":
-            calls.append(block)
-        elif kind != "text":
-            items.append(kept(block))
-            if kind.endswith(_WORK):
-                final = len(texts)
+        _take(said, cast("dict[str, Any]", item) if isinstance(item, dict) else {"text": item})
     stop = text_at(message, "stop_reason") or None
-    code = error = None
     if stop == "refusal":
-        code = "refusal"
-        error = text_at(object_at(message, "stop_details"), "explanation")
-        error = error or "the model refused to answer"
-    return Reply(
-        custom_id,
-        "succeeded",
-        blocks=tuple(texts),
-        usage=usage,
-        stop_reason=stop,
-        error_code=code,
-        error=error,
-        has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
-        tool_calls=tuple(calls),
-        items=(*items, *(kept(each) for each in calls if says_more(each))),
-        final=final,
-    )
+        why = text_at(object_at(message, "stop_details"), "explanation")
+        said.refusals.append(why or "the model refused to answer")
+    return said.reply(custom_id, usage, stop)
+
+
+def _take(said: Said, block: Mapping[str, Any]) -> None:
+    kind = text_at(block, "type") or "text"
+    if kind == "text":
+        if isinstance(block.get("text"), str):
+            said.blocks.append(TextBlock(block["text"], tuple(objects_at(block, "citations"))))
+    elif kind == "tool_use":
+        said.calls.append(block)
+    elif kind in {"thinking", "redacted_thinking"}:
+        said.has_thinking = True
+        if block.get("thinking"):
+            said.items.append(kept(block))
+    else:
+        said.items.append(kept(block))
+        if kind.endswith(_WORK):
+            said.final = len(said.blocks)
 
 
 def exactly(reply: Reply, row: bytes) -> Reply:

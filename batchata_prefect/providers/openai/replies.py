@@ -17,7 +17,7 @@ from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
-from batchata_prefect.providers.items import kept, says_more
+from batchata_prefect.providers.items import Said, kept
 from batchata_prefect.providers.openai.usage import SEARCHES_BY_ITSELF, usage_of
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
@@ -40,8 +40,6 @@ _FINISHED = {
     "model_length": "max_tokens",
 }
 _INCOMPLETE = {"max_output_tokens": "max_tokens", "content_filter": "refusal"}
-_REFUSED = "the model refused to answer"
-_FILTERED = "the answer was cut off by the content filter"
 
 _CALLS = frozenset({"function_call", "custom_tool_call", "mcp_call", "mcp_approval_request"})
 _CLIENTS = frozenset({"local_shell_call", "shell_call", "apply_patch_call", "computer_call"})
@@ -188,14 +186,9 @@ def _completion(custom_id: str, body: Mapping[str, Any]) -> Reply:
         if name not in _SEEN and value and (is_thought or isinstance(value, (dict, list))):
             kind = "reasoning" if is_thought else name
             said.items.append({"type": kind, name: kept(value)})
-    return said.reply(
-        custom_id,
-        usage,
-        _FINISHED.get(finish.lower(), finish) if finish else None,
-        has_thinking=bool(
-            object_at(object_at(body, "usage"), "completion_tokens_details").get("reasoning_tokens")
-        ),
-    )
+    made = object_at(object_at(body, "usage"), "completion_tokens_details")
+    said.has_thinking = bool(made.get("reasoning_tokens"))
+    return said.reply(custom_id, usage, _FINISHED.get(finish.lower(), finish) if finish else None)
 
 
 def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
@@ -208,36 +201,27 @@ def _response(custom_id: str, body: Mapping[str, Any]) -> Reply:
             custom_id, "errored", usage=usage, error_code=code, error=text_at(error, "message")
         )
     said = _Said()
-    stop, has_thinking, final = "end_turn", False, 0
     output = objects_at(body, "output")
     remarks = _remarks(output)
     for item in output:
-        kind = text_at(item, "type")
-        if kind == "message" and item in remarks:
+        if item in remarks:
             said.items.append(kept(item))
-        elif kind == "message":
-            said.take(item.get("content"))
-            said.messages.append(item)
-        elif kind == "reasoning":
-            has_thinking = True
-            if item.get("summary") or item.get("content"):
-                said.items.append(kept(item))
-        elif kind in _CALLS:
-            said.calls.append(item)
         else:
-            said.items.append(kept(item))
-        if kind not in {"message", "reasoning"}:
-            final = len(said.blocks)
-        if kind in _CLIENTS or (kind in _CALLS and kind != "mcp_call"):
-            stop = "tool_use"
+            said.take_item(item)
+    return said.reply(custom_id, usage, _stop_of(body, said))
+
+
+def _stop_of(body: Mapping[str, Any], said: _Said) -> str:
+    """Why a response ends."""
+    status = text_at(body, "status") or "completed"
     if status == "incomplete":
         reason = text_at(object_at(body, "incomplete_details"), "reason")
-        stop = _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
-    elif status not in {None, "completed"}:
-        stop = status
-    elif any(item.get("status") == "incomplete" for item in (*said.messages, *said.calls)):
-        stop = "incomplete: a part of it"
-    return said.reply(custom_id, usage, stop, has_thinking=has_thinking)._replace(final=final)
+        return _INCOMPLETE.get(reason or "", f"incomplete: {reason or 'no reason given'}")
+    if status != "completed":
+        return status
+    if any(item.get("status") == "incomplete" for item in (*said.messages, *said.calls)):
+        return "incomplete: a part of it"
+    return "tool_use" if said.calls_client else "end_turn"
 
 
 def _remarks(output: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -251,15 +235,32 @@ def _remarks(output: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return remarks if len(remarks) < len(said) else []
 
 
-class _Said:
+class _Said(Said):
     """What a message says, part by part."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.messages: list[Mapping[str, Any]] = []
-        self.blocks: list[TextBlock] = []
-        self.refusals: list[str] = []
-        self.calls: list[Mapping[str, Any]] = []
-        self.items: list[Mapping[str, Any]] = []
+        self.calls_client = False
+
+    def take_item(self, item: Mapping[str, Any]) -> None:
+        """Take in an item of a response's output."""
+        kind = text_at(item, "type")
+        if kind == "message":
+            self.take(item.get("content"))
+            self.messages.append(item)
+            return
+        if kind == "reasoning":
+            self.has_thinking = True
+            if item.get("summary") or item.get("content"):
+                self.items.append(kept(item))
+            return
+        if kind in _CALLS:
+            self.calls.append(item)
+        else:
+            self.items.append(kept(item))
+        self.final = len(self.blocks)
+        self.calls_client |= kind in _CLIENTS or (kind in _CALLS and kind != "mcp_call")
 
     def take(self, content: Any, annotations: Sequence[Mapping[str, Any]] = ()) -> None:
         """Take in a text or a list of parts, and what annotates a text as a whole."""
@@ -291,27 +292,6 @@ class _Said:
         """Take in the logprobs of a text, where they were asked for."""
         if isinstance(tokens, list) and tokens:
             self.items.append({"type": "logprobs", "content": tokens})
-
-    def reply(
-        self, custom_id: str, usage: Usage | None, stop: str | None, *, has_thinking: bool
-    ) -> Reply:
-        """All of it as a reply."""
-        code = error = None
-        if self.refusals or stop == "refusal":
-            stop, code = "refusal", "refusal"
-            error = "\n".join(self.refusals) or (_FILTERED if self.blocks else _REFUSED)
-        return Reply(
-            custom_id,
-            "succeeded",
-            blocks=tuple(self.blocks),
-            usage=usage,
-            stop_reason=stop,
-            error_code=code,
-            error=error,
-            has_thinking=has_thinking or bool(usage and usage.reasoning_tokens),
-            tool_calls=tuple(self.calls),
-            items=(*self.items, *(kept(each) for each in self.calls if says_more(each))),
-        )
 
 
 def _citation(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
