@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from batchata_prefect.files import whole_file
 
 JobStatus: TypeAlias = Literal["completed", "failed", "cancelled"]
+_UNTOLD = cast("JobStatus", None)
 
 
 class Pass(NamedTuple):
@@ -278,7 +279,6 @@ class JobResult:
 
     Attributes:
         job_id: The job's own id.
-        status: completed, failed or cancelled.
         raw_response: The answer's text, kept also where it could not be parsed; of an answer
             that only calls tools, the calls as JSON. With `citations="quoted"` and a response model
             it holds the quotes besides; without a response model it is the answer alone.
@@ -292,6 +292,7 @@ class JobResult:
         cost_usd: What all attempts of the job cost in USD; None where the price is unknown.
         error: What went wrong, for a person.
         batch_id: Provider batch of the last attempt.
+        status: completed, failed or cancelled; where none is given, an error means failed.
         error_code: What went wrong, for a program; stable.
         stop_reason: Why the model stopped.
         model: Model id.
@@ -311,7 +312,6 @@ class JobResult:
     """
 
     job_id: str
-    status: JobStatus = "completed"
     raw_response: str | None = None
     parsed_response: Any = None
     citations: list[Citation] | None = None
@@ -321,6 +321,7 @@ class JobResult:
     cost_usd: float | None = 0.0
     error: str | None = None
     batch_id: str | None = None
+    status: JobStatus = _UNTOLD
     error_code: str | None = None
     stop_reason: str | None = None
     model: str | None = None
@@ -336,6 +337,10 @@ class JobResult:
     tool_calls: list[ToolCall] = field(default_factory=list[ToolCall])
     items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     fees: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __post_init__(self) -> None:
+        """Tell the status by the error where none is given."""
+        self.status = self.status or ("failed" if self.error else "completed")
 
     @property
     def is_success(self) -> bool:
@@ -370,7 +375,6 @@ class JobResult:
         """
         known = cls.__dataclass_fields__
         values = {key: value for key, value in data.items() if key in known}
-        values.setdefault("status", "failed" if data.get("error") else "completed")
         if values.get("citations") is not None:
             values["citations"] = [Citation(**item) for item in values["citations"]]
         mappings = cast(

@@ -37,7 +37,7 @@ class BatchataError(Exception):
         super().__init__(printable(message), *rest)
 
 
-class ValidationError(BatchataError):
+class ValidationError(BatchataError, ValueError):
     """The jobs or settings are wrong; nothing was sent and nothing was spent.
 
     Attributes:

@@ -38,7 +38,7 @@ DEFAULT_MAX_TOKENS = 4096
 """Output tokens a job may use when neither it nor the defaults say; thinking counts against it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """What the user asks for: one prompt to one model.
 

@@ -36,7 +36,7 @@ IfRunning: TypeAlias = Literal["wait", "fail"]
 Wait: TypeAlias = Literal["poll", "suspend"]
 
 
-class OptionError(ValidationError, ValueError):
+class OptionError(ValidationError):
     """An option that makes no sense where it stands; nothing was sent."""
 
 

@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import batchata_prefect
+from batchata_prefect import Job, JobResult
 
 
 def test_every_public_name_is_there() -> None:
@@ -80,3 +83,15 @@ def test_the_version_is_that_of_the_package() -> None:
     """One version, in two places that agree."""
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert f'version = "{batchata_prefect.__version__}"' in project
+
+
+def test_results_and_jobs_are_made_as_in_the_original() -> None:
+    """By place or by name; an error means failed; what is wrong is a ValueError too."""
+    assert JobResult("a", "text").raw_response == "text"
+    assert JobResult(job_id="a", error="boom").is_success is False
+    assert (JobResult("a", error="boom").status, JobResult("a").status) == ("failed", "completed")
+    assert JobResult("a", error="late", status="cancelled").status == "cancelled"
+    assert Job("a", "gpt-4", [{"role": "user", "content": "Hi"}]).messages
+    for values in ({}, {"prompt": "a", "messages": [{}]}, {"file": "a.pdf"}):
+        with pytest.raises(ValueError, match="job 'a'"):
+            Job("a", "gpt-4", **values)
