@@ -28,7 +28,7 @@ from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import providers
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.wire import PAGE
-from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.lease import holder
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, places, write
 from batchata_prefect.records.storage import storage_at
@@ -212,8 +212,7 @@ async def _ask(account: Account, watched: Mapping[str, Watched], done: Round) ->
     try:
         async with AsyncExitStack() as stack:
             provider = providers()[name]
-            keys = await load_keys({name: credentials} if credentials else {})
-            client = await asyncio.to_thread(provider.connect, keys.get(name))
+            client = await connect(provider, credentials)
             stack.push_async_callback(client.close)
             oldest = min(each.created_at for each in watched.values()) - timedelta(minutes=15)
             pages = provider.listed(client)

@@ -16,9 +16,9 @@ from typing import Any
 from batchata_prefect.errors import ProviderError, StateError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry, Receipt, Start
-from batchata_prefect.providers import Key, Ours, Provider, provider_for, providers
+from batchata_prefect.providers import Ours, Provider, provider_for, providers
 from batchata_prefect.providers.failures import Failure, classify
-from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.note import Note, read_note
 from batchata_prefect.records.storage import storage_at
@@ -130,14 +130,14 @@ async def status(known: Known) -> list[Line]:
     Raises:
         ProviderError: A key is missing or refused.
     """
-    async with _connections(known) as connect:
-        return [await _line(connect, entry) for entry in known.open]
+    async with _connections(known) as connections:
+        return [await _line(connections, entry) for entry in known.open]
 
 
-async def _line(connect: _Connections, entry: Entry) -> Line:
+async def _line(connections: _Connections, entry: Entry) -> Line:
     if entry.receipt is None:
         return Line(entry, None)
-    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    provider, client = await connections(entry.chunk.provider, entry.chunk.model)
     return await _of(entry, provider.poll(client, entry.receipt.batch_id))
 
 
@@ -182,15 +182,15 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
     """
     adopted: list[Line] = []
     unclaimed: list[Ours] = []
-    async with _connections(known) as connect, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known, seconds):
         for entry in known.open:
             if entry.receipt is None:
-                line = await _of(entry, _find(connect, known, entry))
+                line = await _of(entry, _find(connections, known, entry))
                 if line.batch is not None or line.trouble is not None:
                     adopted.append(line)
         names = sorted({entry.chunk.provider for entry in known.entries} or providers())
         for name in names:
-            provider, client = connect(name, None)
+            provider, client = await connections(name, None)
             since = known.start.started_at - timedelta(days=1)
             try:
                 found_there = await provider.ours(client, since)
@@ -211,12 +211,12 @@ async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
         StateError: A process is running the job set: that one is to be cancelled.
     """
     lines: list[Line] = []
-    async with _connections(known) as connect, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known, seconds):
         for entry in known.open:
-            provider, client = connect(entry.chunk.provider, entry.chunk.model)
+            provider, client = await connections(entry.chunk.provider, entry.chunk.model)
             line = Line(entry, None)
             if entry.receipt is None:
-                line = await _of(entry, _find(connect, known, entry))
+                line = await _of(entry, _find(connections, known, entry))
             if entry.receipt is not None:
                 line = await _of(entry, provider.cancel(client, entry.receipt.batch_id))
             lines.append(line)
@@ -236,7 +236,7 @@ async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
             are there; or a process is running the job set.
         ProviderError: A key is missing or refused.
     """
-    async with _connections(known) as connect, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known, seconds):
         for entry in known.open:
             names = {str(entry.chunk.sequence + 1), f"#{entry.chunk.sequence + 1}"}
             if which in (names if entry.receipt is None else {entry.receipt.batch_id}):
@@ -246,15 +246,15 @@ async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
                 f"no batch {which!r} of {known.records.run_key!r} is in flight. `batchata status` "
                 "shows those that are; of one without an id, give the number behind its name"
             )
-        if (told := await _can_be_had(connect, known, entry)) is not None:
+        if (told := await _can_be_had(connections, known, entry)) is not None:
             raise StateError(f"{entry.chunk.name} is not written off: {told}")
         await known.records.write_off(entry.chunk.sequence)
         return entry
 
 
-async def _can_be_had(connect: _Connections, known: Known, entry: Entry) -> str | None:
+async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> str | None:
     """How to have what a batch answered; None where it cannot be had."""
-    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    provider, client = await connections(entry.chunk.provider, entry.chunk.model)
     again = "run the same jobs again to collect it"
     if entry.receipt is None:
         try:
@@ -281,9 +281,9 @@ async def _can_be_had(connect: _Connections, known: Known, entry: Entry) -> str 
     return None if rows < entry.chunk.count else f"all its answers are there; {again}"
 
 
-async def _find(connect: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
+async def _find(connections: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
     """The batch of an uncertain create, recorded from here on."""
-    provider, client = connect(entry.chunk.provider, entry.chunk.model)
+    provider, client = await connections(entry.chunk.provider, entry.chunk.model)
     found = await provider.find(client, entry.chunk, entry.since, known.claimed)
     if found.batch is None:
         return None
@@ -313,21 +313,20 @@ async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
 class _Connections:
     """Clients of providers, each connected when it is first needed."""
 
-    def __init__(self, stack: AsyncExitStack, keys: Mapping[str, Key]) -> None:
+    def __init__(self, stack: AsyncExitStack, credentials: Mapping[str, str]) -> None:
         self._stack = stack
-        self._keys = keys
+        self._credentials = credentials
         self._clients: dict[str, Any] = {}
 
-    def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
+    async def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
         provider = providers()[name] if model is None else provider_for(model, name)
         if name not in self._clients:
-            self._clients[name] = provider.connect(self._keys.get(name))
+            self._clients[name] = await connect(provider, self._credentials.get(name))
             self._stack.push_async_callback(self._clients[name].close)
         return provider, self._clients[name]
 
 
 @asynccontextmanager
 async def _connections(known: Known) -> AsyncGenerator[_Connections]:
-    keys = await load_keys(known.start.credentials)
     async with AsyncExitStack() as stack:
-        yield _Connections(stack, keys)
+        yield _Connections(stack, known.start.credentials)

@@ -21,9 +21,9 @@ from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import Entry, Start
+from batchata_prefect.money.ledger import Start
 from batchata_prefect.providers import provider_for
-from batchata_prefect.records.credentials import load_keys
+from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.note import Note, read_note, write_note
 from batchata_prefect.results.ended import Words
 from batchata_prefect.results.remote import put_note
@@ -32,14 +32,9 @@ from batchata_prefect.results.remote import put_note
 @asynccontextmanager
 async def connected(run: Session) -> AsyncGenerator[None]:
     """Connect to the providers that the jobs need, and hang up at the end."""
-    run.keys |= await load_keys(run.settings.credentials)
-    for family in run.spool.families():
-        if family.provider not in run.clients:
-            provider = provider_for(family.model, family.provider)
-            run.providers[family.provider] = provider
-            key = run.keys.get(family.provider)
-            run.clients[family.provider] = await asyncio.to_thread(provider.connect, key)
     try:
+        for family in run.spool.families():
+            await _connect(run, family.provider, family.model)
         for name, client in run.clients.items():
             run.prices.located(name, run.providers[name].account(client))
         refuse_unbound(run.spool, run.prices, *run.settings.limits)
@@ -103,7 +98,8 @@ async def _read_records(run: Session) -> dict[int, Words]:
         if entry.ending is None:
             flight = Flight(entry, ordinals)
             run.flights[entry.chunk.sequence] = flight
-            await _connect_for(run, entry)
+            # No job of today may need its provider.
+            await _connect(run, entry.chunk.provider, entry.chunk.model)
         else:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
@@ -123,13 +119,11 @@ async def _read_records(run: Session) -> dict[int, Words]:
     return ended
 
 
-async def _connect_for(run: Session, entry: Entry) -> None:
-    """Connect to the provider of a batch in flight that no job of today needs."""
-    name = entry.chunk.provider
+async def _connect(run: Session, name: str, model: str) -> None:
     if name not in run.clients:
-        run.providers[name] = provider_for(entry.chunk.model, name)
-        key = run.keys.get(name)
-        run.clients[name] = await asyncio.to_thread(run.providers[name].connect, key)
+        run.providers[name] = provider_for(model, name)
+        credentials = run.settings.credentials.get(name)
+        run.clients[name] = await connect(run.providers[name], credentials)
 
 
 def refuse_other_records(run: Session) -> None:

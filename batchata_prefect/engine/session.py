@@ -27,7 +27,7 @@ from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
 from batchata_prefect.options import OnCancel, OptionError, RunOptions
-from batchata_prefect.providers import Key, Provider, Requests
+from batchata_prefect.providers import Provider, Requests
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.results.row import reply_file
 
@@ -244,7 +244,6 @@ class Session:
         flights: Sequence -> chunk that is being taken care of.
         providers: Name -> provider.
         clients: Name of the provider -> its SDK client.
-        keys: Name of the provider -> credentials in place of those in the environment.
         started_at: First start of the run.
         resumed: Jobs that an earlier run had answered.
         spent_before: What earlier runs have cost in USD; None where that is unknown.
@@ -290,7 +289,6 @@ class Session:
     flights: dict[int, Flight] = field(default_factory=dict[int, Flight])
     providers: dict[str, Provider] = field(default_factory=dict[str, Provider])
     clients: dict[str, Any] = field(default_factory=dict[str, Any])
-    keys: dict[str, Key] = field(default_factory=dict[str, Key], repr=False)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     resumed: int = 0
     spent_before: Decimal | None = Decimal(0)

@@ -9,7 +9,7 @@ Batch("out", credentials={"anthropic": "team-a", "openai": "team-b"})
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
 from typing import Any, cast
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -17,7 +17,7 @@ from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from batchata_prefect.errors import MissingCredentialsError
-from batchata_prefect.providers import Key, providers
+from batchata_prefect.providers import Key, Provider, providers
 
 
 class AnthropicCredentials(CredentialsBlock):
@@ -102,19 +102,23 @@ _KINDS = {
 }
 
 
-async def load_keys(names: Mapping[str, str]) -> dict[str, Key]:
-    """The keys in credentials blocks.
+async def connect(provider: Provider, credentials: str | None = None) -> Any:
+    """A client of a provider; whoever asks for it closes it.
 
     Args:
-        names: Name of a provider -> name of a block, or `type/name`.
+        provider: The provider.
+        credentials: Name of the block with its key, or `type/name`; None for the environment's.
 
     Raises:
-        MissingCredentialsError: There is no such block, or it is none of credentials.
+        MissingCredentialsError: There is no such block, or it is none of credentials; or the
+            environment has no key.
     """
-    return {provider: await _load_key(provider, name) for provider, name in names.items()}
+    key = None if credentials is None else await _key_in(credentials, provider.name)
+    # To make a client takes a while, in which other runs of this process have to go on.
+    return await asyncio.to_thread(provider.connect, key)
 
 
-async def _load_key(provider: str, name: str) -> Key:
+async def _key_in(name: str, provider: str) -> Key:
     kind = _KINDS.get(provider)
     full = name if "/" in name or kind is None else f"{kind}/{name}"
     try:

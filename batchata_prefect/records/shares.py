@@ -22,16 +22,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias, cast
-
-import orjson
-from prefect.client.orchestration import get_client
+from typing import Any, Protocol, TypeAlias
 
 from batchata_prefect.errors import StateError
+from batchata_prefect.records import variables
 
 Amount: TypeAlias = "int | Decimal"
 """USD, or tokens."""
@@ -49,8 +48,7 @@ _DECIDE_SECONDS = 15.0
 _PATIENCE_SECONDS = 90.0
 """How long a run waits for others to decide; those that died in between are out of the way then."""
 
-_CALL_SECONDS = 20.0
-_PAGE = 200
+_ASKING_SECONDS = 20.0
 _HEAD = "batchata-shared"
 _LONGEST_TEXT = 500
 
@@ -103,13 +101,9 @@ class PrefectRegister:
         Raises:
             StateError: Prefect does not answer, or a Variable of ours holds something else.
         """
-        head = f"{_HEAD}-{_digest(name)}-"
-        found: list[Holding] = []
-        for variable in await self._variables(head):
-            if not str(variable["name"]).startswith(head):
-                continue
-            found.append(_parsed(variable))
-        return found
+        async with _asking():
+            found = await variables.headed(f"{_HEAD}-{_digest(name)}-")
+        return [_parsed(variable) for variable in found]
 
     async def write(self, name: str, holding: Holding) -> None:
         """Put the owner's holding in place of its former one.
@@ -117,7 +111,6 @@ class PrefectRegister:
         Raises:
             StateError: Prefect does not answer; whether it was written is not known.
         """
-        variable = _variable_name(name, holding.owner)
         value = {
             "name": name[:_LONGEST_TEXT],
             "owner": holding.owner[:_LONGEST_TEXT],
@@ -125,53 +118,26 @@ class PrefectRegister:
             "wanted": str(holding.wanted),
             "lasts": holding.lasts,
         }
-        path = f"/variables/name/{variable}"
-        if await _call("PATCH", path, {"value": value}, missing=True) is None:
-            body = {"name": variable, "value": value, "tags": ["batchata"]}
-            await _call("POST", "/variables/", body)
+        async with _asking():
+            await variables.put(_variable_name(name, holding.owner), value)
 
     async def delete(self, name: str, owner: str) -> None:
         """Remove the owner's Variable, if there is one."""
-        await _call("DELETE", f"/variables/name/{_variable_name(name, owner)}", missing=True)
-
-    async def _variables(self, head: str) -> list[dict[str, Any]]:
-        """Our Variables of one name; more than a page is read until it stays the same.
-
-        A Variable that is deleted between two pages would hide another one.
-        """
-        before: list[str] | None = None
-        while True:
-            found: list[dict[str, Any]] = []
-            while True:
-                asked = {
-                    "variables": {"name": {"like_": head}},
-                    "sort": "NAME_ASC",
-                    "limit": _PAGE,
-                    "offset": len(found),
-                }
-                page: list[dict[str, Any]] = await _call("POST", "/variables/filter", asked)
-                found += page
-                if len(page) < _PAGE:
-                    break
-            names = [str(variable["name"]) for variable in found]
-            if len(found) < _PAGE or names == before:
-                return found
-            before = names
+        async with _asking():
+            await variables.drop(_variable_name(name, owner))
 
 
-async def _call(method: str, path: str, body: Any = None, *, missing: bool = False) -> Any:
-    """The JSON that Prefect's API answers; None for a 404 where that is `missing`.
+@asynccontextmanager
+async def _asking() -> AsyncGenerator[None]:
+    """Ask Prefect, for as long as that is no trouble.
 
     Raises:
         StateError: It does not answer, or with an error.
     """
     try:
-        async with asyncio.timeout(_CALL_SECONDS), get_client() as client:
-            response: Any = await cast("Any", client).request(method, path, json=body)
-            return orjson.loads(response.content) if response.content else {}
+        async with asyncio.timeout(_ASKING_SECONDS):
+            yield
     except Exception as error:
-        if missing and getattr(getattr(error, "response", None), "status_code", None) == 404:
-            return None
         text = " ".join(str(error).split())[:200] or type(error).__name__
         raise StateError(
             f"the shared budgets and quotas cannot be read or written at the Prefect server "
@@ -297,7 +263,7 @@ async def _decide(
         ]
         if taken + wanted + sum((each.wanted for each in rivals), Decimal(0)) <= limit:
             # After a sleep of the machine the others might not reckon with it any more.
-            slow = clock() - asked_at > _DECIDE_SECONDS + _CALL_SECONDS
+            slow = clock() - asked_at > _DECIDE_SECONDS + _ASKING_SECONDS
             return "crowded" if slow else "granted"
         if any(each.owner < owner for each in rivals):
             return "crowded"

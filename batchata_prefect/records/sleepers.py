@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
-import orjson
-from prefect.client.orchestration import get_client
+from batchata_prefect.records import variables
 
 _HEAD = "batchata-waiting-"
-_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +112,8 @@ async def register(place: Place) -> None:
     Raises:
         Exception: Prefect does not answer.
     """
-    before = await _read(place.flow_run_id)
-    if before is not None:
+    there = await variables.get(_HEAD + place.flow_run_id)
+    if there is not None and (before := _place(there)) is not None:
         place = replace(place, revived=before.revived)
     await write(place)
 
@@ -126,12 +124,8 @@ async def write(place: Place) -> None:
     Raises:
         Exception: Prefect does not answer.
     """
-    name = _HEAD + place.flow_run_id
     value = {key: value for key, value in asdict(place).items() if key != "flow_run_id"}
-    path = f"/variables/name/{name}"
-    if await _call("PATCH", path, {"value": value}) is None:
-        body = {"name": name, "value": value, "tags": ["batchata"]}
-        await _call("POST", "/variables/", body)
+    await variables.put(_HEAD + place.flow_run_id, value)
 
 
 async def forget(flow_run_id: str) -> None:
@@ -140,7 +134,7 @@ async def forget(flow_run_id: str) -> None:
     Raises:
         Exception: Prefect does not answer.
     """
-    await _call("DELETE", f"/variables/name/{_HEAD}{flow_run_id}")
+    await variables.drop(_HEAD + flow_run_id)
 
 
 async def places() -> list[Place]:
@@ -149,37 +143,15 @@ async def places() -> list[Place]:
     Raises:
         Exception: Prefect does not answer.
     """
-    found: dict[str, Place] = {}
-    offset = 0
-    while True:
-        asked = {
-            "variables": {"name": {"like_": _HEAD}},
-            "sort": "NAME_ASC",
-            "limit": _PAGE,
-            "offset": offset,
-        }
-        page = cast("list[dict[str, Any]]", await _call("POST", "/variables/filter", asked))
-        for variable in page:
-            if (place := _place(variable)) is not None:
-                found[place.flow_run_id] = place
-        if len(page) < _PAGE:
-            return list(found.values())
-        offset += len(page)
-
-
-async def _read(flow_run_id: str) -> Place | None:
-    variable = await _call("GET", f"/variables/name/{_HEAD}{flow_run_id}")
-    return None if variable is None else _place(variable)
+    return [place for each in await variables.headed(_HEAD) if (place := _place(each)) is not None]
 
 
 def _place(variable: Mapping[str, Any]) -> Place | None:
     """The place in one of our Variables; None where it is not one of ours."""
-    name, value = str(variable["name"]), variable["value"]
-    if not name.startswith(_HEAD):
-        return None
+    value: Any = variable["value"]
     try:
         return Place(
-            flow_run_id=name.removeprefix(_HEAD),
+            flow_run_id=str(variable["name"]).removeprefix(_HEAD),
             run_key=value["run_key"],
             state=value["state"],
             on_cancel=value["on_cancel"],
@@ -189,15 +161,3 @@ def _place(variable: Mapping[str, Any]) -> Place | None:
         )
     except (TypeError, KeyError):
         return None
-
-
-async def _call(method: str, path: str, body: Any = None) -> Any:
-    """The JSON that Prefect's API answers; None for a 404."""
-    async with get_client() as client:
-        try:
-            response: Any = await cast("Any", client).request(method, path, json=body)
-        except Exception as error:
-            if getattr(getattr(error, "response", None), "status_code", None) == 404:
-                return None
-            raise
-    return orjson.loads(response.content) if response.content else {}
