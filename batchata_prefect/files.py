@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any, BinaryIO
 import orjson
 
 BUFFER_BYTES = 1 << 20
+
+_PARTIAL = ".part"
+_LEFT_SECONDS = 3600.0
 
 
 def make_folder(path: Path) -> None:
@@ -39,7 +43,7 @@ def private(path: str, flags: int) -> int:
 
 
 @contextmanager
-def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
+def whole_file(path: Path, *, synced: bool = True, first: bool = False) -> Generator[BinaryIO]:
     """A file that appears under its name only when it is complete.
 
     Only its owner reads it; who has let others read the one that it replaces, lets them read on.
@@ -47,13 +51,16 @@ def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
     Args:
         path: Its name.
         synced: Whether it is also safe from a loss of power; else only from the process's end.
+        first: Whether it only appears where there is none yet, of several that are written at the
+            same moment the first.
 
     Raises:
+        FileExistsError: There is one, and it was to be the first.
         OSError: It cannot be written, on a full disk for one; nothing is left behind.
     """
     make_folder(path.parent)
     # Two threads may write the same file, and then the same into it.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{_PARTIAL}")
     try:
         with open(partial, "wb", buffering=BUFFER_BYTES, opener=private) as file:
             with suppress(FileNotFoundError):
@@ -62,10 +69,44 @@ def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
             if synced:
                 file.flush()
                 os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
+        if first:
+            path.hardlink_to(partial)
+        else:
+            partial.replace(path)
+    finally:
         partial.unlink(missing_ok=True)
-        raise
+    if synced:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def sweep_partial(folder: Path) -> None:
+    """Remove what processes that were killed have left of files that they wrote in a folder."""
+    for left in folder.glob(f".*{_PARTIAL}"):
+        # Whoever still writes one has done so within the hour: no request takes as long.
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                left.unlink()
+
+
+def append(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """Write at the end of a file that only its owner reads; it is made where there is none.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with open(path, "ab", opener=private) as file:
+        file.write(data)
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

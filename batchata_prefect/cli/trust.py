@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.errors import StateError
-from batchata_prefect.files import private
+from batchata_prefect.files import whole_file
 
 _KEY_BYTES = 32
 
@@ -59,18 +60,10 @@ def _key() -> bytes | None:
     home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     path = home / "batchata.key"
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: another command may make it at this moment.
-        made = path.with_name(f".{path.name}.{os.getpid()}")
         if not path.exists():
-            with open(made, "wb", opener=private) as file:
+            # Another command may make it at this moment.
+            with suppress(FileExistsError), whole_file(path, first=True) as file:
                 file.write(secrets.token_bytes(_KEY_BYTES))
-            try:
-                os.link(made, path)
-            except FileExistsError:
-                pass
-            finally:
-                made.unlink()
         key = path.read_bytes()
     except OSError:
         return None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 
@@ -18,7 +17,7 @@ from batchata_prefect.engine.download import restore
 from batchata_prefect.engine.read_chunk import answers_of, kept_answers, source_of
 from batchata_prefect.engine.session import OnBatch, Session
 from batchata_prefect.errors import one_line
-from batchata_prefect.files import private
+from batchata_prefect.files import append
 from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
 from batchata_prefect.money.ledger import ANSWERED, CANCELED, FAILED, NEVER_SENT, Entry
 from batchata_prefect.results.assemble import Part
@@ -184,10 +183,7 @@ class Deliveries:
 
     def _note(self, token: str) -> None:
         self._told.add(token)
-        with open(self._run.own_dir / _TOLD, "a", opener=private) as file:
-            file.write(f"{token}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(self._run.own_dir / _TOLD, f"{token}\n".encode())
 
 
 def _described(entry: Entry, words: Words) -> EndedBatch:

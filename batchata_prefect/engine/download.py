@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from prefect import get_run_logger
 
@@ -14,7 +15,7 @@ from batchata_prefect.engine.read_chunk import kept_answers
 from batchata_prefect.engine.retries import GaveUpError, UnseenError, backoff, persist
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, one_line
-from batchata_prefect.files import make_folder
+from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.money.ledger import (
     AGAIN,
@@ -40,7 +41,6 @@ from batchata_prefect.results.remote import (
     put_file,
 )
 
-_BUFFER_BYTES = 1 << 20
 _SAME_TIMES = 3
 _SHORT_TIMES = 12
 
@@ -57,23 +57,27 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         ReplyTooLargeError: More comes than the chunk's requests can be answered with.
         UnseenError: There are none, and go on to be none, although the provider counts some.
     """
+    path = run.reply_file(flight.entry.chunk.token)
+    if not path.exists():
+        with whole_file(path) as file:
+            await _fetch_into(run, flight, batch, file)
+    return path
+
+
+async def _fetch_into(run: Session, flight: Flight, batch: ProviderBatch, file: BinaryIO) -> None:
     chunk = flight.entry.chunk
     provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
-    path = run.reply_file(chunk.token)
-    if path.exists():
-        return path
-    partial = path.with_name(f"{path.name}.download")
-    make_folder(partial.parent)
+    partial = Path(file.name)
 
     async def transfer() -> tuple[int, bool]:
-        partial.touch(0o600)
-        with partial.open("wb", buffering=_BUFFER_BYTES) as file:
-            size = Download(chunk, batch.batch_id)
-            async for piece in provider.download(client, batch):
-                size.take(piece)
-                file.write(piece)
-            file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+        file.seek(0)
+        file.truncate()
+        size = Download(chunk, batch.batch_id)
+        async for piece in provider.download(client, batch):
+            size.take(piece)
+            file.write(piece)
+        file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
         return await asyncio.to_thread(count_rows, partial)
 
     counted = min(batch.succeeded + batch.failed, chunk.count)
@@ -115,8 +119,6 @@ async def fetch(run: Session, flight: Flight, batch: ProviderBatch) -> Path:
         if run.out_of_patience:
             raise GaveUpError(f"{max(rows, 0)} of {chunk.count} rows arrive")
         await run.pause(backoff(run, len(seen)))
-    partial.replace(path)
-    return path
 
 
 def _answered(provider: Provider, replies: Path, endpoint: str) -> int:

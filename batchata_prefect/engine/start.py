@@ -12,7 +12,7 @@ from prefect import get_run_logger
 
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
-from batchata_prefect.files import make_folder
+from batchata_prefect.files import make_folder, sweep_partial
 from batchata_prefect.jobs.spool import sweep
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.storage import storage_at
@@ -36,6 +36,9 @@ async def owning(run: Session) -> AsyncGenerator[bool]:
             yield False
             return
         sweep(run.own_dir)
+        files = (run.answer_file(""), run.reply_file(""), run.request_file(""))
+        for folder in (run.results_dir, run.own_dir, *(file.parent for file in files)):
+            sweep_partial(folder)
         run.records = Records(await storage_at(settings.state), settings.run_key)
         lease = Lease(run.records, run.pace.lease)
         try:

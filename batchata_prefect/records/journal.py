@@ -7,12 +7,11 @@ been paid, and is never sent again.
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from batchata_prefect.files import make_folder, private
+from batchata_prefect.files import append, whole_file
 
 _SENT, _FREE, _ANSWERED = b">", b"x", b"="
 
@@ -45,14 +44,8 @@ class Journal:
         Raises:
             OSError: The disk is full or not writable.
         """
-        make_folder(self._path.parent)
-        with open(self._path, "wb", opener=private) as file:
-            os.fsync(file.fileno())
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with whole_file(self._path):
+            pass
 
     def sent(self, place: int) -> None:
         """A request is about to be sent."""
@@ -67,10 +60,8 @@ class Journal:
         self._write(_ANSWERED, b"%d %b" % (place, row))
 
     def _write(self, kind: bytes, text: bytes) -> None:
-        with self._lock, self._path.open("ab") as file:
-            file.write(kind + b" " + text + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self._lock:
+            append(self._path, kind + b" " + text + b"\n")
 
     def read(self) -> Told:
         """What it says; a last line that was cut off says nothing."""

@@ -10,16 +10,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
 from prefect.results import aget_default_result_storage, aresolve_result_storage
 
 from batchata_prefect.errors import StateError
-from batchata_prefect.files import make_folder, private
+from batchata_prefect.files import whole_file
 from batchata_prefect.records.note import directory_of
 
 _CONDITIONAL = frozenset({"s3", "s3a", "gs", "gcs"})
@@ -59,35 +59,26 @@ class DurableFileSystem(LocalFileSystem):
             FileExistsError: There is one.
             CannotCreateError: The file system has no hard links.
         """
-        await asyncio.to_thread(self._write, path, content, first=True)
+        with _creating():
+            await asyncio.to_thread(self._write, path, content, first=True)
 
     def _write(self, path: str, content: bytes, *, first: bool = False) -> str:
         target = Path(self._resolve_path(path))
-        make_folder(target.parent)
-        # A name of its own: two threads of one process may write the same record.
-        partial = target.with_name(f"{target.name}.{os.getpid()}.{uuid4().hex[:8]}.part")
-        try:
-            with open(partial, "wb", opener=private) as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if first:
-                _link(partial, target)
-            else:
-                partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with whole_file(target, first=first) as file:
+            file.write(content)
         return str(target)
 
 
-def _link(partial: Path, target: Path) -> None:
+@contextmanager
+def _creating() -> Generator[None]:
+    """Create a record where there is none.
+
+    Raises:
+        FileExistsError: There is one.
+        CannotCreateError: The storage does not know how.
+    """
     try:
-        target.hardlink_to(partial)
+        yield
     except FileExistsError:
         raise
     except OSError as error:
@@ -138,15 +129,9 @@ class ObjectStorage(RemoteFileSystem):
         if not known or self.basepath.partition("://")[0] not in _CONDITIONAL:
             raise CannotCreateError(f"{type(system).__name__} has no conditional puts")
         target = self._resolve_path(path)
-        try:
+        with _creating():
             system.makedirs(target[: target.rindex("/")], exist_ok=True)
             system.pipe_file(target, content, mode="create")
-        except FileExistsError:
-            raise
-        except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                raise CannotCreateError(str(error)) from error
-            raise
 
     def _system(self) -> Any:
         return cast("Any", self.filesystem)

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.files import private, whole_file
+from batchata_prefect.files import append, whole_file
 from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.assemble import Part, last_rows
 
@@ -90,8 +90,7 @@ def add(results_dir: Path, words: Words) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    with open(results_dir / LIST, "ab", opener=private) as file:
-        file.write(words.line())
+    append(results_dir / LIST, words.line(), synced=False)
 
 
 def batch_rows(

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from batchata_prefect.errors import StateError, ValidationError, one_line
-from batchata_prefect.files import make_folder, whole_file
+from batchata_prefect.files import whole_file
 from batchata_prefect.records.note import NAME as NOTE
 from batchata_prefect.results.archive import NAME as ARCHIVE
 from batchata_prefect.results.item_files import FOLDER
@@ -152,7 +152,7 @@ def publish(folder: Path, url: str) -> bool:
         files += [
             path.relative_to(folder).as_posix()
             for path in (*(folder / RAW).rglob("*.json*"), *(folder / FOLDER).glob("*"))
-            if not path.name.endswith((".download", ".part"))
+            if not path.name.startswith(".")
             and _size(system, f"{root}/{path.relative_to(folder).as_posix()}")
             != path.stat().st_size
         ]
@@ -213,6 +213,11 @@ def _put(system: Any, path: Path, target: str) -> None:
     system.put_file(str(path), target)
 
 
+def _get(system: Any, source: str, path: Path) -> None:
+    with whole_file(path) as file:
+        system.get_file(source, file.name)
+
+
 def bring(url: str, *, newer: bool = False) -> Path:
     """The working folder of a URL, with the finished results that lie there.
 
@@ -231,14 +236,12 @@ def bring(url: str, *, newer: bool = False) -> Path:
         mine = folder / MANIFEST
         here = mine.read_bytes() if mine.exists() else None
         if there is not None and there != here and not (newer and _finished(there, here)):
-            make_folder((folder / ORDER).parent)
             for name in _KEPT - {ORDER}:
                 (folder / name).unlink(missing_ok=True)
                 if system.exists(f"{root}/{name}"):
-                    (folder / name).touch(0o600)
-                    system.get_file(f"{root}/{name}", str(folder / name))
-            mine.touch(0o600)
-            mine.write_bytes(there)
+                    _get(system, f"{root}/{name}", folder / name)
+            with whole_file(mine) as file:
+                file.write(there)
     except ValidationError:
         raise
     except Exception as error:  # each driver raises errors of its own
@@ -310,22 +313,17 @@ def bring_file(url: str, folder: Path, path: Path, take: Callable[[bytes], None]
         path: The file in it.
         take: Is given each piece, and raises where there are more than there can be.
     """
-    partial = path.with_name(f"{path.name}.download")
     try:
         system, root = _open(url)
         source = f"{root}/{path.relative_to(folder).as_posix()}"
         if not system.exists(source):
             return False
-        make_folder(path.parent)
-        partial.touch(0o600)
-        with system.open(source, "rb") as there, partial.open("wb") as here:
+        with system.open(source, "rb") as there, whole_file(path) as here:
             while piece := there.read(_PIECE_BYTES):
                 take(piece)
                 here.write(piece)
     except Exception:  # each driver raises errors of its own; the provider still has the rows
-        partial.unlink(missing_ok=True)
         return False
-    partial.replace(path)
     return True
 
 

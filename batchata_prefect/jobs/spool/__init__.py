@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from batchata_prefect.files import make_folder
+from batchata_prefect.files import copy_start, make_folder, whole_file
 from batchata_prefect.jobs.spool.ids import Ids, Known
 from batchata_prefect.jobs.spool.layout import (
     ACCEPTS_TRUNCATED,
@@ -388,11 +388,10 @@ class Spool:
         """Take more jobs after a run: the ids are checked again when it is sealed again."""
         self._ids.reopen()
         if self._restored is not None:
-            bodies, own = self.directory / "bodies", self.directory / "own-bodies"
+            bodies = self.directory / "bodies"
             # Others may have a hand on the same file, and changed requests stand behind its end.
-            shutil.copyfile(bodies, own)
-            os.truncate(own, self._ends[0])
-            own.replace(bodies)
+            with whole_file(bodies, synced=False) as own:
+                copy_start(bodies, self._ends[0], own)
             for known in self._each():
                 self._digests[0].update(known.fingerprint)
             with (self.directory / "contexts").open("rb") as contexts:
@@ -525,11 +524,6 @@ class Spool:
 
     def _open_index(self) -> BinaryIO:
         return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
-
-    @property
-    def is_taken_over(self) -> bool:
-        """Whether its jobs were made at an earlier start."""
-        return self._restored is not None
 
     def reader(self) -> SpoolReader:
         """A reader for another thread."""

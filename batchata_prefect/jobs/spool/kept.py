@@ -15,7 +15,7 @@ from pathlib import Path
 
 import orjson
 
-from batchata_prefect.files import make_folder
+from batchata_prefect.files import make_folder, whole_file, write_json
 from batchata_prefect.jobs.spool import Facts, Spool
 from batchata_prefect.jobs.spool.layout import BUFFER_BYTES
 
@@ -37,28 +37,25 @@ def keep(spool: Spool, parent: Path, name: str) -> None:
     target = parent / f"jobs-{name}"
     if (target / _FACTS).exists():
         return
-    partial = parent / f"jobs-{name}.{os.getpid()}.part"
     try:
         for old in parent.glob("jobs-*"):
             shutil.rmtree(old, ignore_errors=True)
-        make_folder(partial)
+        make_folder(target)
         for file in _FILES:
             # Requests are only ever added behind those that are there; the others may change.
-            (_link if file == "bodies" else _copy)(spool.directory / file, partial / file)
-        (partial / "codes").touch(0o600)
-        (partial / "codes").write_bytes(spool.states.codes.tobytes())
-        facts = spool.facts()
+            (_link if file == "bodies" else _copy)(spool.directory / file, target / file)
+        with whole_file(target / "codes", synced=False) as codes:
+            codes.write(spool.states.codes.tobytes())
         told = {
             "format": _FORMAT,
-            "sizes": {file: (partial / file).stat().st_size for file in _FILES},
-            "digests": {file: _digest(partial / file) for file in ("index", "contexts", "codes")},
-            "facts": facts._asdict(),
+            "sizes": {file: (target / file).stat().st_size for file in _FILES},
+            "digests": {file: _digest(target / file) for file in ("index", "contexts", "codes")},
+            "facts": spool.facts()._asdict(),
         }
-        (partial / _FACTS).touch(0o600)
-        (partial / _FACTS).write_bytes(orjson.dumps(told))
-        partial.rename(target)
+        # The last of them: what has no facts is not whole.
+        write_json(target / _FACTS, told)
     except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
 
 
 def reopen(parent: Path, name: str) -> Spool | None:

@@ -91,13 +91,6 @@ class SpoolReader:
         _, _, start, size, *_ = RECORD.unpack(record)
         return start, start + size
 
-    def body_bytes(self, ordinals: Iterable[int]) -> Iterator[int]:
-        """Length of each request body, in the order asked for."""
-        records = Records(self._index)
-        for ordinal in ordinals:
-            changed = self._amended.get(ordinal)
-            yield records.at(ordinal)[1] if changed is None else changed.size
-
     def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
         """The request bodies of jobs, in the order asked for; quick where that is their own order.
 
