@@ -34,7 +34,7 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number, plain_usd
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.ended import EndedRows
-from batchata_prefect.results.read import read_results
+from batchata_prefect.results.result_file import ResultFile
 from batchata_prefect.results.row import from_row
 from batchata_prefect.views.status import BatchStatus
 
@@ -473,7 +473,7 @@ class BatchRun:
         """
         schemas = self._session.schemas
         if self.is_complete:
-            yield from read_results(self.results_dir / "results.jsonl", schemas)
+            yield from ResultFile(self.results_dir / "results.jsonl").results(schemas)
             return
         try:
             ended = EndedRows(self.results_dir)

@@ -23,6 +23,7 @@ from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.escapes import sheet_cell
 from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.results.ended import EndedRows
+from batchata_prefect.results.result_file import ResultFile
 from batchata_prefect.views.terminal import dollars
 
 _SHOWN = 50
@@ -138,18 +139,6 @@ def _rows(
     return islice(wanted, limit)
 
 
-class _Finished:
-    """The rows of a run that is over."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self._path.open("rb", buffering=1 << 20) as file:
-            for line in file:
-                yield orjson.loads(line)
-
-
 def _source(results_dir: Path) -> Iterable[dict[str, Any]]:
     """The rows of a run: of one that goes on, those of the jobs that have ended.
 
@@ -161,7 +150,7 @@ def _source(results_dir: Path) -> Iterable[dict[str, Any]]:
     except (FileNotFoundError, NotADirectoryError):
         path = results_dir / "results.jsonl"
         if path.exists():
-            return _Finished(path)
+            return ResultFile(path)
         raise StateError(
             f"{str(results_dir)!r} has no results: the run has not begun, or this is not its "
             "results directory. `batchata status` shows what is in flight"

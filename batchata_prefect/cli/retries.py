@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import orjson
 from cyclopts import Parameter
 
 from batchata_prefect.cli.options import QUIET, Json, Place, Trust, flags, given
@@ -17,6 +16,7 @@ from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
 from batchata_prefect.results.remote import bring
+from batchata_prefect.results.result_file import DAMAGED, ResultFile
 
 _ASKED = ("model", "prompt", "system", "response_model", "max_tokens", "params")
 _SENT = ("cost_limit_usd", "time_limit_hours", "max_attempts", "max_reasks")
@@ -60,12 +60,16 @@ def retry(
     folder = bring(results_dir) if isinstance(results_dir, str) else results_dir
     changes, ways = given(asked), given(sent)
     order = replace(order, told={**order.told, **ways})
-    failed = dict(_failed(folder, code))
+    rows = ResultFile(folder / "results.jsonl")
+    if not rows.path.exists():
+        raise StateError(f"{str(folder)!r} has no results yet; run its command again first")
+    failed = dict(_failed(rows, code))
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
         tell(f"{len(failed):,} jobs go out again, changed: {', '.join(sorted(changes))}.")
     elif failed and not ways:
-        codes = ", ".join(f"{n:,} {name}" for name, n in Counter(_codes(folder)).most_common())
+        found = Counter(row["error_code"] for row in rows if row["error_code"])
+        codes = ", ".join(f"{n:,} {name}" for name, n in found.most_common())
         tell(
             f"{len(failed):,} jobs have no answer ({codes}). What was not answered goes out again "
             "as it is. What was answered in vain (refused, cut off, not as asked) needs a change, "
@@ -85,23 +89,13 @@ def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> lis
     return [Amendment(rows, {**tolds[key], **changes}) for key, rows in groups.items()]
 
 
-def _failed(results_dir: Path, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Row and id of the jobs without an answer; the results stand in the order of the rows."""
-    for number, row in enumerate(_rows(results_dir)):
-        if row["status"] != "completed" and (not codes or row["error_code"] in codes):
+def _failed(rows: ResultFile, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Row and id of the jobs without an answer; the results stand in the order of the rows.
+
+    One whose row is damaged may have its answer: it is not asked for in another way.
+    """
+    for number, row in enumerate(rows):
+        if row["status"] == "completed" or row["error_code"] == DAMAGED:
+            continue
+        if not codes or row["error_code"] in codes:
             yield number, row["job_id"]
-
-
-def _codes(results_dir: Path) -> Iterator[str]:
-    return (row["error_code"] for row in _rows(results_dir) if row["error_code"])
-
-
-def _rows(results_dir: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with (results_dir / "results.jsonl").open("rb") as file:
-            for line in file:
-                yield orjson.loads(line)
-    except FileNotFoundError:
-        raise StateError(
-            f"{str(results_dir)!r} has no results yet; run its command again first"
-        ) from None

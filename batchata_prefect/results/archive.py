@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.files import BUFFER_BYTES, whole_file
+from batchata_prefect.results.result_file import ResultFile
 
 NAME = "archive.jsonl"
 _BEFORE = "before.jsonl"
@@ -74,13 +75,13 @@ def keep_gone(results: Path, own_dir: Path) -> int:
                 seen.execute(f"PRAGMA {pragma}")
             seen.execute("CREATE TABLE seen (answer BLOB PRIMARY KEY) WITHOUT ROWID")
             seen.execute("BEGIN")
-            for _, row in _rows(results):
+            for row in ResultFile(results) if results.exists() else ():
                 _note(seen, _answers(row))
             with whole_file(archive) as file:
-                for line, _ in _new(seen, _rows(archive)):
+                for line, _ in _new(seen, archive):
                     file.write(line)
                 gone = 0
-                for line, row in _new(seen, _rows(before)):
+                for line, row in _new(seen, before):
                     if row["status"] == "completed" or row["cost_usd"] != 0:
                         file.write(line)
                         gone += 1
@@ -93,11 +94,9 @@ def keep_gone(results: Path, own_dir: Path) -> int:
     return gone
 
 
-def _new(
-    seen: sqlite3.Connection, rows: Iterable[tuple[bytes, dict[str, Any]]]
-) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _new(seen: sqlite3.Connection, path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Rows whose last answer was not seen before; from here on it was."""
-    for line, row in rows:
+    for line, row in ResultFile(path).lines() if path.exists() else ():
         *_, last = _answers(row)
         if seen.execute("SELECT 1 FROM seen WHERE answer = ?", (last,)).fetchone() is None:
             _note(seen, (last,))
@@ -119,11 +118,3 @@ def _answers(row: Mapping[str, Any]) -> list[bytes]:
         orjson.dumps([job_id, batch_id])
         for batch_id in (*(attempt["batch_id"] for attempt in attempts), row["batch_id"])
     ]
-
-
-def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    if not path.exists():
-        return
-    with path.open("rb", buffering=BUFFER_BYTES) as file:
-        for line in file:
-            yield line, orjson.loads(line)

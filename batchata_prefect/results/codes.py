@@ -141,6 +141,11 @@ CODES: dict[str, Code] = {
         "A tool of the provider's failed, or the model said nothing after it; what it did stands "
         "in items. It was paid and is not sent again: change the prompt or the tools.",
     ),
+    "damaged_row": Code(
+        FAILED,
+        "Their lines in results.jsonl were damaged. Delete that file and run the same jobs again: "
+        "it is made anew from raw_files/responses, and nothing is paid again.",
+    ),
     "refusal": Code(
         FAILED,
         "The model declined to answer. Change the prompt or the model; it is not sent again.",

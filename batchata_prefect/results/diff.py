@@ -9,13 +9,12 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
-
-import orjson
+from typing import Any, TypeAlias, cast
 
 from batchata_prefect.errors import StateError
 from batchata_prefect.exact_json import loads_exact
 from batchata_prefect.results.remote import bring, is_url
+from batchata_prefect.results.result_file import ResultFile, row_at
 
 _AT_ONCE = 10_000
 _CACHE_KIB = 32_768
@@ -143,12 +142,12 @@ class RunDiff:
         """
         sums = DiffSums()
         with _places(self._before) as places, self._before.open("rb") as old:
-            for after in _rows(self._after):
+            for after in ResultFile(self._after):
                 place = places.pop(after["job_id"])
                 if place is None:
                     sums.only_after += 1
                     continue
-                before = _row_at(old, place)
+                before = row_at(old, place)
                 found = compare(before, after)
                 sums.add(before, after, found)
                 if found.is_changed:
@@ -218,17 +217,6 @@ def _results_of(results_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    with path.open("rb", buffering=1 << 20) as file:
-        for line in file:
-            yield orjson.loads(line)
-
-
-def _row_at(file: BinaryIO, place: int) -> Row:
-    file.seek(place)
-    return orjson.loads(file.readline())
-
-
 class _Places:
     """Where each job stands in a result file; a job is given out once."""
 
@@ -238,17 +226,16 @@ class _Places:
     def fill(self, path: Path) -> None:
         self._database.execute("CREATE TABLE job (id TEXT PRIMARY KEY, place INT) WITHOUT ROWID")
         at, some = 0, list[tuple[str, int]]()
-        with path.open("rb", buffering=1 << 20) as file:
-            for line in file:
-                some.append((orjson.loads(line)["job_id"], at))
-                at += len(line)
-                if len(some) == _AT_ONCE:
-                    self._add(some)
-                    some.clear()
+        for line, row in ResultFile(path).lines():
+            some.append((row["job_id"], at))
+            at += len(line)
+            if len(some) == _AT_ONCE:
+                self._add(some)
+                some.clear()
         self._add(some)
 
     def _add(self, some: Sequence[tuple[str, int]]) -> None:
-        self._database.executemany("INSERT INTO job VALUES (?, ?)", some)
+        self._database.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", some)
 
     def pop(self, job_id: str) -> int | None:
         """Where a job stands; None where it does not, or was given out."""

@@ -18,6 +18,7 @@ import orjson
 from batchata_prefect.files import append, whole_file
 from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.assemble import Part, last_rows
+from batchata_prefect.results.result_file import ResultFile
 
 LIST = ".batchata/ended.jsonl"
 ANSWERS = ".batchata/answers"
@@ -185,21 +186,16 @@ class _Earlier:
     def __init__(self, results_dir: Path, words: bytearray, job_set: str) -> None:
         self._words = words
         self._at = 0
-        self._lines: Iterator[bytes] = iter(())
+        self._rows: Iterator[dict[str, Any]] = iter(())
         if _BEFORE in words and _job_set(results_dir) == job_set:
-            self._lines = _lines(results_dir / "results.jsonl")
+            self._rows = iter(ResultFile(results_dir / "results.jsonl"))
 
     def up_to(self, ordinal: int) -> Iterator[dict[str, Any]]:
         """The next rows whose jobs lie before an ordinal and have their last word there."""
-        while self._at < ordinal and (line := next(self._lines, None)) is not None:
+        while self._at < ordinal and (row := next(self._rows, None)) is not None:
             if self._words[self._at] == _BEFORE:
-                yield orjson.loads(line)
+                yield row
             self._at += 1
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb", buffering=1 << 20) as file:
-        yield from file
 
 
 def _job_set(results_dir: Path) -> str | None:

@@ -10,21 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import orjson
-
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.exact_json import dumps, loads_exact
-from batchata_prefect.jobs.spool import Context
-from batchata_prefect.results.row import blank_row
+from batchata_prefect.results.result_file import BLANK, ResultFile, row_of
 
 OPENED = {"metadata_json": "metadata.", "parsed_response_json": "answer."}
 """Columns of JSON objects, and what the columns of their fields are called by."""
 
 _MOST_FIELDS = 200
 _ROW_GROUP = 50_000
+_ROWS_AT_ONCE = 5_000
 _BLOCK_BYTES = 8 << 20
 _EXACT = 2**53
 """Whole numbers up to it are floats without a loss."""
@@ -104,7 +103,7 @@ def _shape(path: Path) -> _Shape:
                 empty = {b'"%b":%b,' % (c.encode(), e): c for c in OPENED for e in _EMPTY}
             if sum(blank in line for blank in empty) == len(OPENED):
                 continue
-            row = orjson.loads(line)
+            row = row_of(line)
             for column, fields in found.items():
                 if row[column] is not None and row[column] != "{}":
                     fields.see(row[column])
@@ -128,10 +127,9 @@ def _own_columns() -> Any:
         float: arrow.float64(),
         tuple: arrow.list_(arrow.string()),
     }
-    row = blank_row(Context(0, "", {}, None, None, (), 0, 0), "", "")
     columns = {
         name: types.get(cast("type[object]", type(value)), arrow.string())
-        for name, value in row.items()
+        for name, value in BLANK.items()
     }
     columns["embedding"] = arrow.list_(arrow.float64())
     return arrow.schema(list(columns.items()))
@@ -170,20 +168,35 @@ def record_batches(path: Path) -> tuple[Any, Iterator[Any]]:
 def _batches(path: Path, shape: _Shape, schema: Any) -> Iterator[Any]:
     if not shape.longest:
         return
-    arrow, json = import_module("pyarrow"), import_module("pyarrow.json")
-    reader = json.open_json(
-        str(path),
-        read_options=json.ReadOptions(block_size=max(_BLOCK_BYTES, 2 * shape.longest)),
-        parse_options=json.ParseOptions(
-            explicit_schema=shape.base, unexpected_field_behavior="ignore"
-        ),
-    )
-    for batch in reader:
+    arrow = import_module("pyarrow")
+    for batch in _own_batches(path, shape):
         columns = list(batch.columns)
         for column, fields in shape.fields.items():
             if fields:
                 columns += _opened(batch.column(column).to_pylist(), fields, schema, column)
         yield arrow.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _own_batches(path: Path, shape: _Shape) -> Iterator[Any]:
+    """The columns that a row has itself."""
+    arrow, json = import_module("pyarrow"), import_module("pyarrow.json")
+    done = 0
+    try:
+        reader = json.open_json(
+            str(path),
+            read_options=json.ReadOptions(block_size=max(_BLOCK_BYTES, 2 * shape.longest)),
+            parse_options=json.ParseOptions(
+                explicit_schema=shape.base, unexpected_field_behavior="ignore"
+            ),
+        )
+        for batch in reader:
+            done += batch.num_rows
+            yield batch
+    except arrow.ArrowInvalid:
+        # A damaged line ends that reader, and is one row of ours.
+        rows = islice(ResultFile(path), done, None)
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            yield arrow.RecordBatch.from_pylist(some, schema=shape.base)
 
 
 def _opened(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import orjson
 
-from batchata_prefect.answers import JobResult, Reply, Usage
-from batchata_prefect.content.schema import AnswerSchema
+from batchata_prefect.answers import Reply, Usage
 from batchata_prefect.errors import ParseError
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.files import BUFFER_BYTES
@@ -24,7 +23,7 @@ from batchata_prefect.results.answer_file import AnswerWriter, answer_writer
 from batchata_prefect.results.codes import mark
 from batchata_prefect.results.item_files import ItemFiles
 from batchata_prefect.results.plain_rows import Bills, PlainRows
-from batchata_prefect.results.row import Reading, from_row
+from batchata_prefect.results.row import Reading
 from batchata_prefect.results.tally import Tally
 
 
@@ -320,9 +319,3 @@ def count_rows(path: Path) -> tuple[int, bool]:
     except orjson.JSONDecodeError:
         return rows - 1, False
     return rows, True
-
-
-def read_results(path: Path, schemas: Mapping[str, AnswerSchema]) -> Iterator[JobResult]:
-    """The results of a `results.jsonl`, one at a time."""
-    for line in lines(path):
-        yield from_row(orjson.loads(line), schemas)

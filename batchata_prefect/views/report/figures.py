@@ -13,6 +13,7 @@ import orjson
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.results.result_file import ResultFile, row_of
 
 ROWS_READ = 5_000
 """Rows of a result file that are looked at; more would change no plot."""
@@ -144,16 +145,14 @@ def _sample(results: Path) -> Iterator[dict[str, Any]]:
         size = results.stat().st_size
         head = file.read(1 << 18)
         lines = head.count(b"\n") or 1
-        file.seek(0)
         if size * lines / len(head or b" ") <= ROWS_READ:
-            for line in file:
-                yield orjson.loads(line)
+            yield from ResultFile(results)
             return
         for place in range(ROWS_READ):
             file.seek(size * place // ROWS_READ)
             file.readline()
             if line := file.readline():
-                yield orjson.loads(line)
+                yield row_of(line)
 
 
 def _usage(row: Mapping[str, Any]) -> Usage:
