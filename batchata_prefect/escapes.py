@@ -70,8 +70,3 @@ def markdown(text: str) -> str:
     flat = " ".join(printable(text).split())
     flat = _MARKS.sub(r"\\\g<0>", escape(flat, quote=False))
     return _ADDRESS.sub(lambda found: f"&#{ord(found[0])};", flat)
-
-
-def html(text: str) -> str:
-    """A text for a page or for the value of an attribute."""
-    return escape(printable(text))

@@ -420,6 +420,7 @@ class BatchRun:
             "failed": found.failed,
             "cancelled": found.cancelled,
             "cost_usd": plain_usd(found.spent_usd),
+            "cost_of_run_usd": plain_usd(found.spent_now_usd),
             "cost_limit_usd": plain_usd(found.cost_limit_usd),
             "is_complete": found.is_complete,
             "batches_total": len(run.ledger),

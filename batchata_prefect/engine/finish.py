@@ -15,7 +15,7 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.engine.deliver import has_answers
 from batchata_prefect.engine.read_chunk import answers_of
 from batchata_prefect.engine.session import Session
-from batchata_prefect.engine.status import batch_statuses
+from batchata_prefect.engine.status import batch_statuses, spent_now
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 from batchata_prefect.models import package
@@ -48,7 +48,8 @@ def finish(run: Session) -> dict[str, Any]:
     done = _still_true(run, results)
     if done is not None:
         drop(run.results_dir)
-        return done
+        # Nothing was sent since it was written.
+        return {**done, "cost_of_run_usd": plain_usd(spent_now(run))}
     any_gone = any(map(_has_gone, run.members)) or archive.is_there(results)
     if any_gone and run.settings.results_url is not None:
         # Another machine may have put them there since.
@@ -256,7 +257,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
         "counts": {"total": run.spool.count, **tally.counts},
         "resumed": run.resumed,
         "cost_usd": plain_usd(spent),
-        "cost_of_run_usd": plain_usd(_since(spent, run.spent_before)),
+        "cost_of_run_usd": plain_usd(spent_now(run)),
         "archived": archived,
         "reserved_usd": plain_usd(held),
         "cost_limit_usd": plain_usd(run.settings.cost_limit_usd),
@@ -287,10 +288,6 @@ def _fees(run: Session) -> dict[str, int]:
         if entry.ending is not None:
             total = total.plus(entry.ending.usage)
     return dict(total.fees)
-
-
-def _since(spent: Decimal | None, before: Decimal | None) -> Decimal | None:
-    return None if spent is None or before is None else spent - before
 
 
 def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
 
 import orjson
 
@@ -78,6 +79,7 @@ def run_status(run: Session) -> RunStatus:
         active=0 if told else states[IN_FLIGHT],
         resumed=run.resumed,
         spent_usd=budget.spent(run.ledger),
+        spent_now_usd=spent_now(run),
         reserved_usd=budget.reserved(run.ledger),
         cost_limit_usd=settings.cost_limit_usd,
         seconds_left=run.seconds_left,
@@ -89,6 +91,12 @@ def run_status(run: Session) -> RunStatus:
         is_complete=run.manifest is not None,
         asleep_for=run.asleep_for,
     )
+
+
+def spent_now(run: Session) -> Decimal | None:
+    """What a run has cost since this start of it, in USD; None where that is unknown."""
+    spent, before = budget.spent(run.ledger), run.spent_before
+    return None if spent is None or before is None else spent - before
 
 
 def batch_statuses(run: Session) -> list[BatchStatus]:

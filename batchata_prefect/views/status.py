@@ -131,6 +131,7 @@ class RunStatus:
         active: Jobs in flight.
         resumed: Jobs that an earlier run had answered.
         spent_usd: What it has cost; None where a price is unknown.
+        spent_now_usd: What of it this start of it has cost; None where that is unknown.
         reserved_usd: What it may cost beyond that.
         cost_limit_usd: Its cost limit.
         seconds_left: Until its deadline; None without one.
@@ -153,6 +154,7 @@ class RunStatus:
     active: int
     resumed: int
     spent_usd: Decimal | None
+    spent_now_usd: Decimal | None
     reserved_usd: Decimal | None
     cost_limit_usd: Decimal | None
     seconds_left: float | None

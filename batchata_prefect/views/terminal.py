@@ -469,7 +469,10 @@ def _batches_text(batches: BatchData, hidden: int = 0) -> str:
 
 def _cost_text(stats: Stats) -> str:
     limit, reserved = stats.get("cost_limit_usd"), stats.get("reserved_usd")
-    text = dollars(stats.get("cost_usd"))
+    cost, own = stats.get("cost_usd"), stats.get("cost_of_run_usd", stats.get("cost_usd"))
+    text = dollars(cost)
+    if own is not None and own != cost:
+        text += f", {dollars(own)} of it in this run"
     if reserved:
         text += f", up to {dollars(reserved)} more for what is under way"
     if limit is not None:

@@ -12,6 +12,8 @@ import pytest
 
 from batchata_prefect import Batch, ValidationError
 from batchata_prefect.results import archive
+from batchata_prefect.views.report import text
+from batchata_prefect.views.terminal import dollars
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -21,9 +23,9 @@ CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 def make(tmp_path: Path, jobs: Iterable[tuple[str | None, str]], **options: Any) -> Batch:
     """Jobs as (id, what is asked); without ids they are made from what is asked."""
     batch = Batch(tmp_path / "out", **options).set_state(tmp_path / "rec")
-    for job_id, text in jobs:
-        model = (CLAUDE, GPT)[sum(text.encode()) % 2]
-        batch.add_job(prompt=f"{tmp_path} {text}", model=model, max_tokens=99, id=job_id)
+    for job_id, asked in jobs:
+        model = (CLAUDE, GPT)[sum(asked.encode()) % 2]
+        batch.add_job(prompt=f"{tmp_path} {asked}", model=model, max_tokens=99, id=job_id)
     return batch
 
 
@@ -81,6 +83,20 @@ def test_a_subset_keeps_the_others(tmp_path: Path, sandbox, paid) -> None:
     assert rows_of(tmp_path) == old
     assert rows_of(tmp_path, "archive.jsonl") == []
     assert paid() == 6
+
+
+def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sandbox) -> None:
+    """In the manifest, and in words; of one that finds all answered it is nothing."""
+    nights = [[("a", "ask a"), ("b", "ask b")], [("a", "ask a"), ("c", "ask c")]]
+    first, second, same = (make(tmp_path, jobs).run().manifest for jobs in (*nights, nights[1]))
+    assert first is not None
+    assert second is not None
+    assert "in this run" not in text(first, None, tmp_path)
+    assert second["cost_of_run_usd"] == pytest.approx(second["cost_usd"] - first["cost_usd"])
+    own = dollars(second["cost_of_run_usd"])
+    assert f", of which {own} in this run" in text(second, None, tmp_path)
+    assert f", {own} in this run" in (tmp_path / "out" / "report.html").read_text()
+    assert same == {**second, "cost_of_run_usd": 0}
 
 
 def test_what_failed_for_good_is_there_again_after_the_directory_was_removed(

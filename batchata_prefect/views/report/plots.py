@@ -1,33 +1,81 @@
-"""The plots of the HTML report, as inline SVG that takes its colours from the page's CSS."""
+"""The plots of the HTML report: where each bar, line and label of them stands."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
-from batchata_prefect.escapes import html as escape
 from batchata_prefect.views.report.figures import BatchFigures, ModelFigures
 from batchata_prefect.views.terminal import clock, dollars
 
-_WIDTH = 720
+WIDTH = 720
 _BINS = 36
 _MOST_BARS = 12
 
 
-def cost_by_model(models: Sequence[ModelFigures]) -> str:
+class Bar(NamedTuple):
+    """A bar, of a kind that the page has a colour for, and what is said of it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    title: str
+
+
+class Line(NamedTuple):
+    """A line, straight or upright."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    kind: str
+
+
+class Label(NamedTuple):
+    """A text that begins at a place, or ends there."""
+
+    x: float
+    y: float
+    text: str
+    quiet: bool = False
+    end: bool = False
+
+
+Shape: TypeAlias = Bar | Line | Label
+
+
+class Plot(NamedTuple):
+    """A plot.
+
+    Attributes:
+        height: Its height; its width is `WIDTH`.
+        title: What it shows, for whoever cannot see it.
+        shapes: What it is drawn of, one over the other.
+    """
+
+    height: int
+    title: str
+    shapes: Sequence[Shape]
+
+
+def cost_by_model(models: Sequence[ModelFigures]) -> Plot | None:
     """A bar for each model's cost, before a pale one for its realtime price."""
     shown = [model for model in models if model.cost_usd is not None][:_MOST_BARS]
     most = max((max(m.cost_usd or 0, m.realtime_usd or 0) for m in shown), default=0)
     if not most:
-        return ""
-    parts: list[str] = []
+        return None
+    parts: list[Shape] = []
     row, left, right = 34, 190, 120
     for number, model in enumerate(shown):
         y = number * row + 4
-        scale = (_WIDTH - left - right) / most
+        scale = (WIDTH - left - right) / most
         cost, realtime = model.cost_usd or 0, model.realtime_usd
         said = dollars(cost)
-        parts.append(_label(left - 10, y + 15, _cut(model.model, 26), end=True))
+        parts.append(Label(left - 10, y + 15, _cut(model.model, 26), end=True))
         if realtime is not None:
             parts.append(
                 _bar(left, y, realtime * scale, 22, "pale", f"realtime {dollars(realtime)}")
@@ -35,51 +83,49 @@ def cost_by_model(models: Sequence[ModelFigures]) -> str:
             said += f" of {dollars(realtime)}"
         parts.append(_bar(left, y, cost * scale, 22, "ink", f"{model.model}: {dollars(cost)}"))
         edge = max(cost, realtime or 0) * scale
-        parts.append(_label(left + edge + 8, y + 15, said, quiet=True))
-    return _svg(len(shown) * row, "Cost by model, before its realtime price", parts)
+        parts.append(Label(left + edge + 8, y + 15, said, quiet=True))
+    return Plot(len(shown) * row, "Cost by model, before its realtime price", parts)
 
 
-def batches_in_time(batches: Sequence[BatchFigures]) -> str:
+def batches_in_time(batches: Sequence[BatchFigures]) -> Plot | None:
     """A bar for each provider batch, from when it was sent to its end."""
     if not batches:
-        return ""
+        return None
     span = max(batch.sent_seconds + batch.seconds for batch in batches) or 1.0
     start = min(batch.sent_seconds for batch in batches)
     span = max(span - start, 1e-3)
     left, right, axis = 8, 8, 26
     row = max(1.0, min(16.0, 280 / len(batches)))
-    scale = (_WIDTH - left - right) / span
-    parts: list[str] = []
+    scale = (WIDTH - left - right) / span
+    parts: list[Shape] = []
     bottom = row * len(batches)
     for tick in _ticks(span):
         x = left + tick * scale
-        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{bottom:.1f}"/>')
+        parts.append(Line(x, 0, x, bottom, "grid"))
         anchor = x + 4 if tick < span * 0.95 else x - 4
-        parts.append(_label(anchor, bottom + 18, clock(tick), quiet=True, end=tick >= span * 0.95))
+        parts.append(Label(anchor, bottom + 18, clock(tick), quiet=True, end=tick >= span * 0.95))
     for number, batch in enumerate(batches):
         x = left + (batch.sent_seconds - start) * scale
         kind = "ink" if batch.status == "ended" else "bad"
         title = f"{batch.name}: {batch.status} after {clock(batch.seconds)}"
         height = row - (2 if row > 4 else 0)
         parts.append(_bar(x, number * row, max(batch.seconds * scale, 1.5), height, kind, title))
-    return _svg(int(bottom + axis), "Provider batches from sending to end", parts)
+    return Plot(int(bottom + axis), "Provider batches from sending to end", parts)
 
 
-def tokens(counts: Sequence[int], label: str) -> str:
-    """How many jobs have how many tokens, over a scale of powers."""
-    if not counts:
-        return ""
+def tokens(counts: Sequence[int], label: str) -> Plot | str:
+    """How many jobs have how many tokens, over a scale of powers; words where all have as many."""
     low, high = max(1, min(counts)), max(1, *counts)
     foot, top = 130, 14
     if low == high:
-        return f'<p class="quiet">Every answer has {high:,} {escape(label)}.</p>'
+        return f"Every answer has {high:,} {label}."
     step = (math.log(high) - math.log(low)) / _BINS
     bins = [0] * _BINS
     for count in counts:
         at = int((math.log(max(1, count)) - math.log(low)) / step)
         bins[min(at, _BINS - 1)] += 1
-    most, width = max(bins), (_WIDTH - 16) / _BINS
-    parts: list[str] = []
+    most, width = max(bins), (WIDTH - 16) / _BINS
+    parts: list[Shape] = []
     for number, found in enumerate(bins):
         if found:
             begin = math.exp(math.log(low) + number * step)
@@ -87,17 +133,17 @@ def tokens(counts: Sequence[int], label: str) -> str:
             height = max(1.5, (foot - top) * found / most)
             x = 8 + number * width
             parts.append(_bar(x + 1, foot - height, width - 2, height, "ink", title))
-    parts.append(f'<line class="grid" x1="8" x2="{_WIDTH - 8}" y1="{foot}" y2="{foot}"/>')
+    parts.append(Line(8, foot, WIDTH - 8, foot, "grid"))
     middle = sorted(counts)[len(counts) // 2]
     at = 8 + (math.log(max(1, middle)) - math.log(low)) / step * width
-    parts.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="2" y2="{foot}"/>')
-    is_right = at > _WIDTH * 0.7
+    parts.append(Line(at, 2, at, foot, "mark"))
+    is_right = at > WIDTH * 0.7
     parts.append(
-        _label(at + (-6 if is_right else 6), 12, f"median {middle:,}", quiet=True, end=is_right)
+        Label(at + (-6 if is_right else 6), 12, f"median {middle:,}", quiet=True, end=is_right)
     )
-    parts.append(_label(8, foot + 18, f"{low:,}", quiet=True))
-    parts.append(_label(_WIDTH - 8, foot + 18, f"{high:,} {label}", quiet=True, end=True))
-    return _svg(foot + 26, f"Distribution of {label}", parts)
+    parts.append(Label(8, foot + 18, f"{low:,}", quiet=True))
+    parts.append(Label(WIDTH - 8, foot + 18, f"{high:,} {label}", quiet=True, end=True))
+    return Plot(foot + 26, f"Distribution of {label}", parts)
 
 
 def _ticks(span: float) -> list[float]:
@@ -109,26 +155,9 @@ def _ticks(span: float) -> list[float]:
     return [0.0, span]
 
 
-def _bar(x: float, y: float, width: float, height: float, kind: str, title: str) -> str:
-    return (
-        f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.5):.1f}" '
-        f'height="{max(height, 0.5):.1f}" rx="{2 if height > 6 else 0}">'
-        f"<title>{escape(title)}</title></rect>"
-    )
-
-
-def _label(x: float, y: float, text: str, *, quiet: bool = False, end: bool = False) -> str:
-    kind = ' class="quiet"' if quiet else ""
-    anchor = ' text-anchor="end"' if end else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{kind}{anchor}>{escape(text)}</text>'
+def _bar(x: float, y: float, width: float, height: float, kind: str, title: str) -> Shape:
+    return Bar(x, y, max(width, 0.5), max(height, 0.5), kind, title)
 
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _svg(height: int, title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg>"
-    )

@@ -19,13 +19,23 @@ _WIDTH = 96
 def summary(manifest: Mapping[str, Any]) -> str:
     """One line that says what a run came to."""
     cost = manifest["cost_usd"]
-    return f"{_answered(manifest)}, {told_usd(cost, 'cost unknown')}"
+    told = f"{_answered(manifest)}, {told_usd(cost, 'cost unknown')}"
+    own = own_cost(manifest)
+    return told if own is None else f"{told}, of which {told_usd(own)} in this run"
 
 
 def headline(manifest: Mapping[str, Any]) -> str:
     """The same for a person: without digits that do not count."""
     cost = manifest["cost_usd"]
-    return f"{_answered(manifest)}{'' if cost is None else f', for {dollars(cost)}'}"
+    told = f"{_answered(manifest)}{'' if cost is None else f', for {dollars(cost)}'}"
+    own = own_cost(manifest)
+    return told if own is None else f"{told}, of which {dollars(own)} in this run"
+
+
+def own_cost(manifest: Mapping[str, Any]) -> float | None:
+    """What this run alone has cost in USD, where earlier ones have cost something too."""
+    own: float | None = manifest.get("cost_of_run_usd")
+    return None if own == manifest["cost_usd"] else own
 
 
 def _answered(manifest: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from batchata_prefect.cli import app
 from batchata_prefect.errors import StateError, one_line
-from batchata_prefect.escapes import html, markdown, printable, printable_json, sheet_cell
+from batchata_prefect.escapes import markdown, printable, printable_json, sheet_cell
 from batchata_prefect.views.terminal import Progress, View, say
 
 OBEYED = re.compile(
@@ -175,8 +175,3 @@ def test_cells(value: Any, cell: Any) -> None:
 def test_markdown(text: str, shown: str) -> None:
     """A text in a page or a table of Prefect's shows as it stands."""
     assert markdown(text) == shown
-
-
-def test_html() -> None:
-    """A text in the report is text, in an attribute as well."""
-    assert html("<img>\"'&\u202e") == "&lt;img&gt;&quot;&#x27;&amp;"
