@@ -16,14 +16,13 @@ from batchata_prefect.engine.download import look_at_results, put_results, resto
 from batchata_prefect.engine.finish import finish
 from batchata_prefect.engine.limits import leave_shares
 from batchata_prefect.engine.recovery import connected, recover
-from batchata_prefect.engine.server import wait_for_prefect
 from batchata_prefect.engine.session import Session, session
 from batchata_prefect.engine.start import owning
 from batchata_prefect.engine.status import batch_statuses, run_status
 from batchata_prefect.engine.submit import buy_all
 from batchata_prefect.engine.suspend import sleepy
 from batchata_prefect.engine.uploads import clean_uploads
-from batchata_prefect.engine.watch import watching
+from batchata_prefect.engine.watch import wait_for_prefect, watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.views import events, states
 from batchata_prefect.views.artifacts import Seen, showing

@@ -103,6 +103,33 @@ async def _look_at_prefect(run: Session, flow_run_ids: list[Any]) -> None:
         run.stop("cancelled in Prefect")
 
 
+async def wait_for_prefect(run: Session) -> bool:
+    """Wait for a Prefect that is away, so that it hears of the run's end; False where it stays so.
+
+    A flow run whose end is never told would be shown as running for ever.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            async with get_client() as client:
+                away = await client.api_healthcheck()
+        except Exception as error:
+            away = error
+        if away is None:
+            run.waiting_for = None
+            return True
+        if time.monotonic() - began > run.pace.prefect or run.stopped is not None:
+            return False
+        if run.waiting_for is None:
+            get_run_logger().warning(
+                "the results are written; Prefect does not answer (%s), waiting for it up to %d s",
+                one_line(away),
+                run.pace.prefect,
+            )
+        run.waiting_for = "Prefect to hear of the end"
+        await run.pause(min(2.0, run.pace.prefect / 5))
+
+
 @contextmanager
 def _termination(run: Session) -> Generator[None]:
     """Stop in order at SIGTERM, as from a worker, an orchestrator or a shutdown.
