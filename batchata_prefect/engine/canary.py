@@ -15,7 +15,6 @@ from math import ceil
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import acreate_markdown_artifact
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from pydantic import Field
@@ -28,6 +27,7 @@ from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Sample
 from batchata_prefect.numbers import told_usd
+from batchata_prefect.views.artifacts import publish
 
 _LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
 _LOOK_SECONDS = 2
@@ -150,12 +150,13 @@ async def _ask(run: Session) -> None:
     """Pause the flow run until a person says in the Prefect UI whether the others may follow."""
     assert run.canary is not None
     told: str = run.canary["told"]
-    await _publish(told)
+    said = markdown(told)
+    await publish("batchata-canary", f"# {said}", said, run.flow_run_id)
     left = run.seconds_left
     seconds = _LONGEST_PAUSE_SECONDS if left is None else max(1, ceil(left))
     run.waiting_for = "a person to let the other jobs follow, in the Prefect UI"
     form = Approval.with_initial_data(
-        description=f"{markdown(told)}\n\nShall the other jobs be sent?",
+        description=f"{said}\n\nShall the other jobs be sent?",
         go_on=bool(run.canary["passed"]),
     )
     asked = asyncio.create_task(
@@ -182,10 +183,3 @@ async def _ask(run: Session) -> None:
         run.waiting_for = None
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
-
-
-async def _publish(told: str) -> None:
-    try:
-        await acreate_markdown_artifact(f"# {markdown(told)}", description=markdown(told))
-    except Exception as error:
-        get_run_logger().warning("the canary's figures were not stored in Prefect (%s)", error)

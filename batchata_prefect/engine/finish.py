@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +18,7 @@ from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.status import batch_statuses, spent_now
 from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
-from batchata_prefect.models import package
+from batchata_prefect.models import Chunk, package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
 from batchata_prefect.numbers import plain_usd
@@ -219,29 +219,10 @@ def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
 
 def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> dict[str, Any]:
     spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
-    by_model: dict[str, dict[str, Any]] = {}
-    for entry in run.ledger:
-        if entry.ending is None:
-            continue
-        name = f"{entry.chunk.provider} {entry.chunk.model}"
-        sums = by_model.setdefault(
-            name,
-            {"cost_usd": Decimal(0), "input_tokens": 0, "output_tokens": 0, "batches": 0}
-            | {"cache_read_tokens": 0, "cache_write_tokens": 0, "cache_saved_usd": Decimal(0)},
-        )
-        cost, so_far = entry.ending.cost_usd, sums["cost_usd"]
-        sums["cost_usd"] = None if so_far is None or cost is None else so_far + cost
-        sums["input_tokens"] += entry.ending.usage.input_tokens
-        sums["output_tokens"] += entry.ending.usage.output_tokens
-        sums["cache_read_tokens"] += entry.ending.usage.cache_read_tokens
-        sums["cache_write_tokens"] += entry.ending.usage.cache_write_tokens
-        kept, so_far = entry.ending.cache_saved_usd, sums["cache_saved_usd"]
-        sums["cache_saved_usd"] = None if so_far is None or kept is None else so_far + kept
-        sums["batches"] += entry.ending.status not in NEVER_SENT
-    for sums in (*by_model.values(), *tally.by_tag.values()):
+    ended = [entry for entry in run.ledger if entry.ending is not None]
+    by_model = _sums(ended, lambda chunk: f"{chunk.provider} {chunk.model}")
+    for sums in tally.by_tag.values():
         sums["cost_usd"] = plain_usd(sums["cost_usd"])
-    for sums in by_model.values():
-        sums["cache_saved_usd"] = plain_usd(sums["cache_saved_usd"])
     assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,
@@ -264,10 +245,10 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
         "input_tokens": tally.input_tokens,
         "output_tokens": tally.output_tokens,
         "citations_dropped": tally.citations_dropped,
-        "fees": _fees(run),
+        "fees": dict(_usage(ended).fees),
         "canary": run.canary,
         "by_model": by_model,
-        "by_provider": _by_provider(by_model),
+        "by_provider": _sums(ended, lambda chunk: chunk.provider),
         "by_tag": tally.by_tag,
         "failures": {
             code: {**group, "what_to_do": what_to_do(code)}
@@ -281,24 +262,33 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
     }
 
 
-def _fees(run: Session) -> dict[str, int]:
-    """What was billed beside tokens -> how many times."""
+def _sums(ended: Sequence[Entry], name: Callable[[Chunk], str]) -> dict[str, dict[str, Any]]:
+    """Costs and tokens of ended chunks by a name of theirs."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in ended:
+        groups.setdefault(name(entry.chunk), []).append(entry)
+    found: dict[str, dict[str, Any]] = {}
+    for key, entries in groups.items():
+        usage, saved = _usage(entries), [e.ending.cache_saved_usd for e in entries if e.ending]
+        found[key] = {
+            "cost_usd": plain_usd(budget.spent(entries)),
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "batches": sum(1 for e in entries if e.ending and e.ending.status not in NEVER_SENT),
+            "cache_read_tokens": usage.cache_read_tokens,
+            "cache_write_tokens": usage.cache_write_tokens,
+            "cache_saved_usd": None if None in saved else float(sum(filter(None, saved))),
+        }
+    return found
+
+
+def _usage(ended: Sequence[Entry]) -> Usage:
+    """What ended chunks were billed for."""
     total = Usage()
-    for entry in run.ledger:
+    for entry in ended:
         if entry.ending is not None:
             total = total.plus(entry.ending.usage)
-    return dict(total.fees)
-
-
-def _by_provider(by_model: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for name, sums in by_model.items():
-        provider = name.partition(" ")[0]
-        total = found.setdefault(provider, dict.fromkeys(sums, 0))
-        for key, value in sums.items():
-            so_far = total[key]
-            total[key] = None if so_far is None or value is None else so_far + value
-    return found
+    return total
 
 
 def _status(run: Session) -> str:

@@ -25,9 +25,9 @@ from batchata_prefect.engine.uploads import clean_uploads
 from batchata_prefect.engine.watch import wait_for_prefect, watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.views import events, states
-from batchata_prefect.views.artifacts import Seen, showing
+from batchata_prefect.views.artifacts import Seen, publish, showing
 from batchata_prefect.views.asset import materialized
-from batchata_prefect.views.report import keep_page, publish, tell_failures
+from batchata_prefect.views.report import keep_page, markdown, summary, tell_failures
 
 
 @flow(
@@ -96,7 +96,9 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await put_results(run)
             await clean_uploads(run)
             if await wait_for_prefect(run):
-                await publish(run.manifest, _results(run), run.around_id or run.flow_run_id)
+                page = markdown(run.manifest, _results(run))
+                shown_on = run.around_id or run.flow_run_id
+                await publish("batchata-report", page, summary(run.manifest), shown_on)
                 events.finished(run_status(run), run.manifest)
                 if run.manifest["flow_run_id"] == run.flow_run_id:  # else nothing is new
                     await materialized(run.manifest, _results(run))

@@ -127,22 +127,11 @@ def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
 
 async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
-    chunk = flight.entry.chunk
-    ending = Ending(
-        status="turned_away",
-        marks=AGAIN * chunk.count,
-        cost_usd=Decimal(0),
-        usage=Usage(),
-        ended_at=batch.ended_at or datetime.now(UTC),
-        reason=fault_text(batch),
-    )
-    await close(run, flight, ending)
-    await _tidy(run, chunk, batch)
+    chunk, reason = flight.entry.chunk, fault_text(batch)
+    await _end_unpaid(run, flight, "turned_away", reason, batch)
     run.turn_away(chunk.provider, chunk.model)
     get_run_logger().warning(
-        "too many tokens wait at %s: sending it again as others end (%s)",
-        chunk.provider,
-        ending.reason,
+        "too many tokens wait at %s: sending it again as others end (%s)", chunk.provider, reason
     )
 
 
@@ -161,18 +150,8 @@ async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: K
     Raises:
         BatchSubmissionError: The account is refused, or goes on not to see what was uploaded.
     """
-    chunk = flight.entry.chunk
-    reason = fault_text(batch)
-    ending = Ending(
-        status="never_created",
-        marks=AGAIN * chunk.count,
-        cost_usd=Decimal(0),
-        usage=Usage(),
-        ended_at=batch.ended_at or datetime.now(UTC),
-        reason=reason,
-    )
-    await close(run, flight, ending)
-    await _tidy(run, chunk, batch)
+    chunk, reason = flight.entry.chunk, fault_text(batch)
+    await _end_unpaid(run, flight, "never_created", reason, batch)
     times = run.turn_away(chunk.provider, chunk.model)
     if kind == "account" or times >= _SENT_BACK_TIMES:
         failure = Failure(kind, blanked(reason or ""), of_money=kind == "account")
@@ -274,8 +253,7 @@ def _bound(run: Session, chunk: Chunk, ordinal: int) -> Decimal | None:
 
 async def never_created(run: Session, flight: Flight) -> None:
     """Close a chunk that the provider does not have: its jobs fail, or go out again."""
-    chunk = flight.entry.chunk
-    marks = AGAIN * chunk.count
+    marks = None
     if flight.refused is not None:
         collected = await run.alone(
             read_chunk,
@@ -289,16 +267,29 @@ async def never_created(run: Session, flight: Flight) -> None:
         )
         marks = collected.marks
     reason = flight.refused or flight.held_back
+    await _end_unpaid(run, flight, "never_created", reason, None, marks)
+
+
+async def _end_unpaid(
+    run: Session,
+    flight: Flight,
+    status: EndingStatus,
+    reason: str | None,
+    batch: ProviderBatch | None,
+    marks: str | None = None,
+) -> None:
+    """Write the ending of a chunk that cost nothing; its jobs go out again, or as marked."""
+    chunk = flight.entry.chunk
     ending = Ending(
-        status="never_created",
-        marks=marks,
+        status=status,
+        marks=marks or AGAIN * chunk.count,
         cost_usd=Decimal(0),
         usage=Usage(),
-        ended_at=datetime.now(UTC),
+        ended_at=(batch.ended_at if batch else None) or datetime.now(UTC),
         reason=reason,
     )
     await close(run, flight, ending)
-    await _tidy(run, chunk, None)
+    await _tidy(run, chunk, batch)
 
 
 async def _tidy(run: Session, chunk: Chunk, batch: ProviderBatch | None) -> None:

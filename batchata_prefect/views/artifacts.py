@@ -153,6 +153,23 @@ class _Picture:
         return {each.type: each.id for each in artifacts if each.metadata_ == self._mark}
 
 
+async def publish(key: str, text: str, description: str, flow_run_id: str | None) -> None:
+    """Show a page of markdown on a flow run; if the server refuses it, the run goes on."""
+    try:
+        async with get_client() as client:
+            await client.create_artifact(
+                ArtifactCreate(
+                    key=key,
+                    type="markdown",
+                    data=text,
+                    description=description,
+                    flow_run_id=UUID(flow_run_id) if flow_run_id else None,
+                )
+            )
+    except Exception as error:
+        get_run_logger().warning("%s was not stored in Prefect (%s)", key, one_line(error))
+
+
 def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:
     """Where the run stands, in one line."""
     flying = sum(1 for batch in batches if batch.entry.ending is None)

@@ -33,28 +33,6 @@ def tell_failures(manifest: dict[str, Any]) -> None:
         )
 
 
-async def publish(manifest: dict[str, Any], results: str, flow_run_id: str | None) -> None:
-    """Show the report as an artifact of a flow run; if the server refuses, the run goes on."""
-    from uuid import UUID
-
-    from prefect import get_client, get_run_logger
-    from prefect.client.schemas.actions import ArtifactCreate
-
-    try:
-        async with get_client() as client:
-            await client.create_artifact(
-                ArtifactCreate(
-                    key="batchata-report",
-                    type="markdown",
-                    data=markdown(manifest, results),
-                    description=summary(manifest),
-                    flow_run_id=UUID(flow_run_id) if flow_run_id else None,
-                )
-            )
-    except Exception as error:
-        get_run_logger().warning("the report was not stored in Prefect (%s)", error)
-
-
 async def keep_page(manifest: dict[str, Any], results_dir: Path) -> None:
     """Write the HTML report beside the results; if that fails, the run goes on."""
     from prefect import get_run_logger
