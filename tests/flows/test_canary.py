@@ -136,7 +136,7 @@ def test_a_person_decides(tmp_path: Path, billed, go_on: bool) -> None:
     """With `approve` the flow run pauses, and what the person says counts over the gate."""
     text = "[[sandbox:invalid_json]]" if go_on else ""
     batch = make(tmp_path, text=text)
-    run = batch._prepare(None, 1.0, canary=6, approve=True)  # pyright: ignore[reportPrivateUsage]
+    run = batch._prepare(told={"canary": 6, "approve": True})  # pyright: ignore[reportPrivateUsage]
     person = threading.Thread(target=answer, args=(run,), kwargs={"go_on": go_on})
     person.start()
     run.execute()
