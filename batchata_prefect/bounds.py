@@ -63,3 +63,16 @@ class Bounds:
 def bounds() -> Bounds:
     """The bounds of this process, read from the environment once."""
     return Bounds.from_environment()
+
+
+class Work:
+    """What some work may cost, in steps of about a microsecond; counted by who does it."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def goes_on(self, steps: int) -> bool:
+        """Count some steps; whether there are any left."""
+        if self.left > 0:
+            self.left -= steps
+        return self.left > 0

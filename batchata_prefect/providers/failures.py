@@ -298,6 +298,8 @@ def _date(value: Any) -> float | None:
 
 
 def _kind(status: int, names: list[str], said: str) -> Kind:
+    # The order decides: codes go before the status, which gateways change, and a text only where
+    # neither says more, as it may quote what was sent.
     if status not in {401, 407} and not _PASSING.isdisjoint(names):
         return "wait"
     if status in {401, 403, 407} or not _CLOSED.isdisjoint(names):

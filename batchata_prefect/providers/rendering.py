@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import orjson
 
-from batchata_prefect.content.documents import Document, load_bytes, load_documents
+from batchata_prefect.content.documents import Document, is_scan, load_bytes, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import (
     DEFAULT_MAX_TOKENS,
@@ -20,7 +20,7 @@ from batchata_prefect.models import (
     Request,
     Terms,
 )
-from batchata_prefect.providers.bodies import LEAST_BYTES, file_in, says_data
+from batchata_prefect.providers.bodies import LEAST_BYTES, file_in, held, says_data
 from batchata_prefect.providers.rows import object_at
 from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
@@ -96,11 +96,7 @@ class Tally:
         )
 
     def part(self, part: Message) -> None:
-        """Add the file in a part, by the checks of `file=`; of a URL or an upload we see nothing.
-
-        Raises:
-            ValidationError: It is no base64, cannot be used, or is not what the part says.
-        """
+        """Add the file in a part, by the checks of `file=`; of URLs and uploads we see nothing."""
         found = file_in(part)
         if found is None:
             if says_data(part):
@@ -151,11 +147,7 @@ def finish(
     prefix: str | None = None,
     terms: Terms = USUAL,
 ) -> Request:
-    """The request of a body.
-
-    Raises:
-        ValidationError: A value is not JSON, or the body is larger than the provider takes.
-    """
+    """The request of a body."""
     job = tally.job
     data = encode(job, body)
     if len(data) > most_bytes:
@@ -184,11 +176,7 @@ def finish(
 
 
 def encode(job: Job, value: Any) -> bytes:
-    """A value as JSON, the same bytes for the same value in every process.
-
-    Raises:
-        ValidationError: It is not JSON; the text names the path to what is not.
-    """
+    """A value as JSON, the same bytes for the same value in every process."""
     try:
         return orjson.dumps(value)
     except TypeError as error:
@@ -213,12 +201,7 @@ def _culprit(value: Any, reason: str) -> tuple[str, str]:
 
 
 def parameters(job: Job) -> dict[str, Any]:
-    """The job's further parameters, its temperature among them.
-
-    Raises:
-        ValidationError: One of them would replace a field of the job, is no finite number, or asks
-            for several answers.
-    """
+    """The job's further parameters, its temperature among them."""
     params = dict(job.params)
     if job.temperature is not None:
         params["temperature"] = job.temperature
@@ -242,9 +225,6 @@ def drop_unsupported(
 
     Returns:
         The names of those that were left out: they came only from the defaults.
-
-    Raises:
-        ValidationError: The job itself names one.
     """
     left_out: list[str] = []
     for name in names:
@@ -260,11 +240,7 @@ def drop_unsupported(
 def max_tokens(
     job: Job, params: dict[str, Any], names: Sequence[str], *, least: int, most: int | None
 ) -> int:
-    """The output tokens that a job may use; takes the provider's own names out of `params`.
-
-    Raises:
-        ValidationError: It is given twice, or is no whole number from `least` to `most`.
-    """
+    """The output tokens that a job may use; takes the provider's own names out of `params`."""
     value: Any = job.max_tokens
     for name in names:
         if name in params:
@@ -287,9 +263,6 @@ def checked_messages(job: Job, roles: Collection[str], *, items: bool = False) -
         job: The job.
         roles: The roles that the endpoint knows.
         items: Whether entries of another type than messages, which have no role, may be among them.
-
-    Raises:
-        ValidationError: One is no message, or has a role that the endpoint does not know.
     """
     messages: list[Message] = []
     for at, item in enumerate(cast("Sequence[Any]", job.messages or ())):
@@ -314,14 +287,45 @@ def is_empty(content: Any) -> bool:
 
 
 def documents(job: Job) -> tuple[Document, ...]:
-    """The documents of the job's file.
-
-    Raises:
-        ValidationError: One cannot be used.
-    """
+    """The documents of the job's file."""
     return () if job.file is None else load_documents(job.file, job_id=job.id)
 
 
 def refused_kind(job: Job, document: Document, way_out: str) -> ValidationError:
     """The error for a document of a type that the provider does not take."""
     return fault(job, f"file {document.name!r} is {document.media_type}; {way_out}")
+
+
+def wants_quotes(job: Job) -> bool:
+    """Whether the job's answer is asked for together with quotes.
+
+    Quotes are only worth what they are compared with, so a job without a document whose text we
+    hold has none: refused where the job itself asks for them, left out where the defaults do.
+    """
+    if job.citing != "quoted":
+        return False
+    asked = "citations" not in job.defaulted
+    if job.file is None:
+        sent = held({"messages": job.messages}).documents
+        quotable = any(document is not None for document in sent)
+    else:
+        found = documents(job)
+        scans = [document for document in found if is_scan(document)]
+        if asked and scans:
+            raise fault(
+                job,
+                f"file {scans[0].name!r} has no text on any page, so a quote of it cannot be "
+                "compared; run text recognition over it, or leave citations out",
+            )
+        quotable = any(
+            document.text is not None or (document.kind == "pdf" and document not in scans)
+            for document in found
+        )
+    if asked and not quotable:
+        raise fault(
+            job,
+            "citations='quoted' needs a document whose text can be compared with the quotes: a "
+            "PDF or a text as file=, or a PDF in the messages itself; images, URLs and uploaded "
+            "files cannot be",
+        )
+    return quotable

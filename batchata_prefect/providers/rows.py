@@ -43,11 +43,6 @@ def parse(row: bytes, *, is_exact: bool = True) -> tuple[str, dict[str, Any]]:
         row: The row.
         is_exact: Whether fractions that a float does not hold come as `Decimal`. Costly for
             vectors.
-
-    Raises:
-        UnreadableRowError: The row is not JSON, or has too many values, and names its request.
-        ParseError: The row is not a JSON object, or carries no custom_id.
-        RecursionError: The row is nested too deeply.
     """
     if (why := too_many_values(row)) is not None:
         raise _unread(row, ParseError(f"a result row has {why}", "bad_row"))
@@ -159,11 +154,7 @@ def count_at(data: Mapping[str, Any], key: str) -> int:
 
 
 def tokens_at(data: Mapping[str, Any], key: str) -> int:
-    """The number of tokens at a key; 0 where there is none.
-
-    Raises:
-        ValueError: It is no number of tokens.
-    """
+    """The number of tokens at a key; 0 where there is none."""
     value = data.get(key)
     if value is None:
         return 0

@@ -113,9 +113,6 @@ def check_keys(client: Any, **keys: Any) -> None:
     Args:
         client: The SDK client.
         keys: Name of the variable that a key is usually set by -> the key.
-
-    Raises:
-        MissingCredentialsError: One holds spaces, line breaks or letters outside of ASCII.
     """
     given = {name: key for name, key in keys.items() if isinstance(key, str)}
     keep_secret(str(client.base_url), *given.values())
@@ -135,9 +132,6 @@ def sdk_client(kind: Any, http: Any, variable: str, arguments: Mapping[str, Any]
         http: `DefaultAsyncHttpxClient` of the SDK.
         variable: Name of the variable that the SDK takes its base URL from.
         arguments: Further arguments.
-
-    Raises:
-        MissingCredentialsError: The base URL cannot be used; it is told without what stands in it.
     """
     import httpx2
 
@@ -172,6 +166,7 @@ async def post(client: Any, path: str, key: str) -> dict[str, Any]:
 async def buy(client: Any, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """Post once what costs money, where the guard lets it, and read the reply."""
     content = orjson.dumps(body)
+    # Not by the SDK: a create whose answer was lost may have made a batch, and again makes two.
     options = {"max_retries": 0, "headers": _json_headers(len(content))}
     return await _small(client.post, path, key, options, content=last_asked(_whole(content)))
 
@@ -223,6 +218,7 @@ async def send(
 async def _post(client: Any, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Any:
     import httpx2
 
+    # As in `buy`: what may have been taken is looked for, and never just sent again.
     options = {"headers": headers, "max_retries": 0, "timeout": _silence(CREATE_SECONDS)}
     with without_secrets(), _listening(client) as hear:
         response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
@@ -249,11 +245,7 @@ async def ask(client: Any, path: str, key: str, body: bytes) -> tuple[bytes | No
 
 
 def _line(response: Any, key: str) -> bytes:
-    """The JSON object of a response as one line, byte by byte as it came: it is paid for.
-
-    Raises:
-        httpx2.DecodingError: It is none, or does not hold `key`.
-    """
+    """The JSON object of a response as one line, byte by byte as it came: it is paid for."""
     text: bytes = response.content.strip()
     # One that no parser takes is read, or refused by name, as any other row is.
     if not (text.startswith(b"{") and text.endswith(b"}") and b'"%b"' % key.encode() in text):

@@ -11,10 +11,10 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from batchata_prefect.answers import Citation, TextBlock
-from batchata_prefect.bounds import bounds
+from batchata_prefect.bounds import Work, bounds
 from batchata_prefect.content.citations.evidence import Source, supports
 from batchata_prefect.content.citations.fields import Leaf, leaves
-from batchata_prefect.content.citations.matching import Passage, Work
+from batchata_prefect.content.citations.matching import Passage
 from batchata_prefect.content.citations.originals import Held, Original, Part
 from batchata_prefect.content.schema.json_text import json_spans
 

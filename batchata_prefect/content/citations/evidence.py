@@ -258,6 +258,7 @@ def _otherwise(leaf: Leaf, sources: Sequence[Source]) -> list[_Evidence]:
 def _other(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
     if not _may_support(source, leaf) or not source.cited.work.goes_on(20):
         return None
+    # In this order: what the document says goes before what the answer says of it.
     return (
         _loosely(leaf, index, source)
         or _in_sentence(leaf, index, source)

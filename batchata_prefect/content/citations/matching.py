@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
+from batchata_prefect.bounds import Work
 from batchata_prefect.content.citations.context import AMOUNTS, is_against, is_neighbours, is_owed
 from batchata_prefect.content.citations.context import NO as _NO
 from batchata_prefect.content.citations.dates import Day, days, times
@@ -61,19 +62,6 @@ class Naming(NamedTuple):
 _WORD = re.compile(r"[^\W_]+")
 _MOST_SPOTS = 50
 _UNNAMED = Naming(0, 0.0, "")
-
-
-class Work:
-    """What looking for the fields of one answer may cost, in steps of about a microsecond."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def goes_on(self, steps: int) -> bool:
-        """Count some steps; whether there are any left."""
-        if self.left > 0:
-            self.left -= steps
-        return self.left > 0
 
 
 class Passage:

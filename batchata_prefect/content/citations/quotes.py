@@ -47,9 +47,6 @@ def quoted_schema(s: AnswerSchema | None, dialect: Dialect, *, job_id: str) -> d
         s: What the answer itself looks like; None for plain text.
         dialect: What the provider accepts.
         job_id: Id of the job, for error texts.
-
-    Raises:
-        ValidationError: A field cannot be expressed; the text names its path and the job.
     """
     _answer(s, dialect, job_id)
     try:
@@ -97,9 +94,6 @@ def read_quoted(
     Args:
         text: The text of the whole answer.
         s: What the answer itself looks like; None for plain text.
-
-    Raises:
-        ParseError: `invalid_json` or `invalid_output`, with the field and what was wrong with it.
     """
     value = json_value(json_text(text), exact=True)
     if not isinstance(value, dict) or "answer" not in value:

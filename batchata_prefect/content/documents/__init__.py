@@ -80,11 +80,6 @@ def load_documents(file: FileInput, *, job_id: str) -> tuple[Document, ...]:
     Args:
         file: Path, URL (`s3://`, `gs://`, `https://`, ... through fsspec), bytes, or several.
         job_id: Id of the job, for the text of errors.
-
-    Raises:
-        ValidationError: A file is missing, empty, unreadable, too large, a directory, an encrypted
-            or broken PDF, a broken image or DOCX, text that cannot be decoded, or of a type that
-            cannot be told. It names all faulty files of the job.
     """
     single = isinstance(file, _ONE) or not isinstance(file, Sequence)
     items: list[Any] = [file] if single else list(cast("Sequence[Any]", file))
@@ -114,9 +109,6 @@ def load_bytes(data: bytes, name: str, *, job_id: str) -> Document:
         data: The bytes.
         name: Its file name; empty where there is none.
         job_id: Id of the job, for the text of errors.
-
-    Raises:
-        ValidationError: It cannot be used.
     """
     stem = name or "document"
     key = ("bytes", stem, _digest(data))

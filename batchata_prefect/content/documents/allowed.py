@@ -37,11 +37,7 @@ class Allowed:
     urls: tuple[str, ...] = ()
 
     def path(self, named: str) -> Path:
-        """The file of a path, links followed.
-
-        Raises:
-            RefusedError: It does not lie in the root.
-        """
+        """The file of a path, links followed."""
         found = Path(named).resolve()
         if "://" in self.root or not found.is_relative_to(Path(self.root).resolve()):
             raise RefusedError(
@@ -51,11 +47,7 @@ class Allowed:
         return found
 
     def is_open(self, url: str) -> bool:
-        """Whether a URL's server is named without a star, so that it may be a private one.
-
-        Raises:
-            RefusedError: The rows may not name it at all.
-        """
+        """Whether a URL's server is named without a star, so that it may be a private one."""
         parts = urlsplit(url)
         host = (parts.hostname or "").lower()
         segments = unquote(unquote(parts.path)).replace("\\", "/").split("/")
@@ -73,12 +65,7 @@ class Allowed:
         return any("*" not in pattern for pattern in matching)
 
     def fetch(self, url: str) -> bytes:
-        """The bytes at an HTTP URL; where it leads is asked for leave as well.
-
-        Raises:
-            RefusedError: It, or what it leads to, may not be named, or is too large.
-            Exception: It cannot be read.
-        """
+        """The bytes at an HTTP URL; where it leads is asked for leave as well."""
         import httpx2
 
         for _ in range(_MOST_REDIRECTS + 1):
@@ -141,11 +128,7 @@ def _host_pattern(pattern: str) -> str:
 
 
 def _address(url: str, *, private: bool) -> str:
-    """The address that a URL's host stands for.
-
-    Raises:
-        RefusedError: It is one of a private network, and its host was not named for it.
-    """
+    """The address that a URL's host stands for."""
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)

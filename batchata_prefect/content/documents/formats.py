@@ -88,9 +88,6 @@ def identify(data: bytes, name: str) -> tuple[str, DocumentKind]:
     Args:
         data: The bytes; not empty.
         name: File name; empty where there is none.
-
-    Raises:
-        RefusedError: The type cannot be told, or is not the one that the name claims.
     """
     suffix = PurePosixPath(name).suffix.lower()
     claim = _CLAIMS.get(suffix)
@@ -99,6 +96,7 @@ def identify(data: bytes, name: str) -> tuple[str, DocumentKind]:
         suffix == ".pdf" and b"%PDF-" in head
     ):
         return "application/pdf", "pdf"
+    # Bytes before names: what a provider refuses or misreads is what they are.
     image = _image_type(head)
     if image is not None:
         return image, "image"
@@ -158,9 +156,6 @@ def decode(data: bytes) -> str:
     """Text of UTF-8, or of UTF-16 and UTF-32 with a byte order mark, which is left out.
 
     There is no guess at old one-byte encodings: a wrong one is paid for and answers nonsense.
-
-    Raises:
-        RefusedError: The bytes are no such text, or only white space.
     """
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
@@ -205,11 +200,7 @@ def _zip_type(data: bytes, claim: str | None) -> str:
 
 
 def docx_html(data: bytes) -> str:
-    """The text of a DOCX as HTML, in which tables survive; without pictures and page headers.
-
-    Raises:
-        RefusedError: mammoth is not installed, or the file is broken or holds no text.
-    """
+    """The text of a DOCX as HTML, in which tables survive; without pictures and page headers."""
     try:
         import mammoth  # pyright: ignore[reportMissingTypeStubs]
     except ImportError:
@@ -233,11 +224,7 @@ def docx_html(data: bytes) -> str:
 
 
 def _check_docx(data: bytes) -> None:
-    """Count what mammoth takes its time and memory for, before it does.
-
-    Raises:
-        RefusedError: There are more parts or paragraphs, or many more tags, than are read.
-    """
+    """Count what mammoth takes its time and memory for, before it does."""
     most = bounds().document_steps
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         parts = [name for name in archive.namelist() if name.endswith((".xml", ".rels"))]
@@ -279,11 +266,7 @@ def _image_type(head: bytes) -> str | None:
 
 
 def image_size(data: bytes, media_type: str) -> tuple[int, int]:
-    """Width and height of an image in pixels, out of its header.
-
-    Raises:
-        RefusedError: The header gives none.
-    """
+    """Width and height of an image in pixels, out of its header."""
     read = {"image/png": _png, "image/jpeg": _jpeg, "image/gif": _gif, "image/webp": _webp}
     size = read[media_type](data)
     if size is None or 0 in size:

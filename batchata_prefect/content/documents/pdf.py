@@ -29,11 +29,7 @@ def _reader(data: bytes) -> Any:
 
 
 def page_count(data: bytes) -> int:
-    """Number of pages.
-
-    Raises:
-        RefusedError: The PDF is encrypted, broken or has no page.
-    """
+    """Number of pages."""
     try:
         encrypted, pages = in_time(lambda: _counted(data))
     except RefusedError:

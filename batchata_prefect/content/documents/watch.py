@@ -28,9 +28,6 @@ def in_time(read: Callable[[], _T], bound: str = "document_seconds") -> _T:
     Args:
         read: Reads it.
         bound: The field of `Bounds` with its time.
-
-    Raises:
-        RefusedError: It takes longer; whatever `read` raises.
     """
     seconds, reader = getattr(bounds(), bound), threading.get_ident()
     lock, ended, told = threading.Lock(), threading.Event(), threading.Event()

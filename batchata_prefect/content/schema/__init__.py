@@ -27,7 +27,6 @@ from batchata_prefect.content.schema.answers import (
     made,
     parse_answer,
     parse_value,
-    read_answer,
     validator_kind,
 )
 from batchata_prefect.content.schema.conversion import converted
@@ -47,16 +46,11 @@ __all__ = [
     "parse_answer",
     "parse_value",
     "prompt_for",
-    "read_answer",
 ]
 
 
 def answer_schema(response_model: ResponseModel) -> AnswerSchema:
-    """The answer schema of a response model; cached for classes.
-
-    Raises:
-        ValidationError: It cannot be imported, is no pydantic model, or describes no object.
-    """
+    """The answer schema of a response model; cached for classes."""
     if isinstance(response_model, str):
         return _of_class(_imported(response_model))
     if isinstance(response_model, dict):
@@ -73,11 +67,7 @@ def answer_schema(response_model: ResponseModel) -> AnswerSchema:
 
 
 def asked_for(s: AnswerSchema, dialect: Dialect, *, job_id: str) -> dict[str, Any]:
-    """The schema as a provider is asked for it; shared, never change it.
-
-    Raises:
-        ValidationError: A field cannot be expressed; the text names its path and the job.
-    """
+    """The schema as a provider is asked for it; shared, never change it."""
     try:
         return _converted(s, dialect)
     except UnfitError as unfit:

@@ -34,19 +34,11 @@ class Parsed(NamedTuple):
     value: Answer
 
 
-def read_answer(text: str, s: AnswerSchema) -> Answer:
-    """The value of `parse_answer`."""
-    return parse_answer(text, s).value
-
-
 def parse_answer(text: str, s: AnswerSchema) -> Parsed:
     """The answer as the user's class, or as a dict where only a JSON schema is known.
 
     Strict: nothing is guessed or repaired. A code fence around the JSON is taken off; of a text
     with more in it the last ```json block counts.
-
-    Raises:
-        ParseError: `invalid_json` or `invalid_output`, with the field and what was wrong with it.
     """
     body = json_text(text)
     value = json_value(body, exact=_special(s))
@@ -63,9 +55,6 @@ def parse_value(value: Any, s: AnswerSchema, *, body: str | None = None) -> Pars
         value: The value, with its fractions as `Decimal` where digits matter.
         s: What it shall be.
         body: The JSON text of the value, where there is one; saves writing it again.
-
-    Raises:
-        ParseError: `invalid_output`, with the field and what was wrong with it.
     """
     if s.model is None:
         return _by_schema(value, s, body)
@@ -82,12 +71,7 @@ def parse_value(value: Any, s: AnswerSchema, *, body: str | None = None) -> Pars
 
 
 def made(text: str, s: AnswerSchema) -> Answer:
-    """The answer of `Parsed.json`: the user's class, or a dict where only a JSON schema is known.
-
-    Raises:
-        ParseError: `invalid_output`, with the field and what was wrong with it.
-        ValueError: It is no JSON.
-    """
+    """The answer of `Parsed.json`: the user's class, or a dict where only its schema is known."""
     if s.model is None:
         return loads(text)
     try:

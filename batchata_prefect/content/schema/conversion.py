@@ -79,9 +79,6 @@ def converted(schema: Mapping[str, Any], dialect: Dialect, name: str) -> Schema:
         schema: A JSON schema of an object.
         dialect: What the provider accepts.
         name: Name of the whole schema, for a reference of the schema to itself.
-
-    Raises:
-        UnfitError: A field cannot be expressed without losing its meaning.
     """
     conversion = _Conversion(schema, dialect, name)
     conversion.open_refs += ["#", str(schema.get("$ref", "#"))]

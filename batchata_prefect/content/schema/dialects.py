@@ -92,9 +92,6 @@ def fit_limits(slots: Sequence[Slot], unions: Sequence[str], dialect: Dialect) -
         slots: Every property that need not be given.
         unions: Path of every place with more than one type.
         dialect: What the provider accepts.
-
-    Raises:
-        UnfitError: There are more than both limits take.
     """
     most_optional, most_unions = dialect.max_optional, dialect.max_unions
     if most_optional is None or most_unions is None:
@@ -163,11 +160,7 @@ def _without_null(out: Schema) -> Schema:
 
 
 def check_size(schema: Schema, dialect: Dialect) -> None:
-    """Refuse a converted schema that is too large or too deep.
-
-    Raises:
-        UnfitError: A limit of the provider is passed.
-    """
+    """Refuse a converted schema that is too large or too deep."""
     if dialect.max_properties is None or dialect.max_enum_values is None:
         return
     nodes = list(schema_nodes(schema))

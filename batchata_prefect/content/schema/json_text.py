@@ -38,11 +38,7 @@ def _fences(text: str) -> Iterator[_Fence]:
 
 
 def json_text(text: str) -> str:
-    """The JSON in an answer's text: all of it, or its fenced block, the last one marked `json`.
-
-    Raises:
-        ParseError: `invalid_json`, where there is none or its fence is not closed.
-    """
+    """The JSON in an answer's text: all of it, or its fenced block, the last one marked `json`."""
     body = text.strip().removeprefix("\ufeff")
     if not body:
         raise ParseError("the answer is empty; JSON was asked for", "invalid_json")
@@ -87,10 +83,6 @@ def json_value(body: str, *, exact: bool = False) -> Any:
     Args:
         body: The JSON text.
         exact: Whether fractions come as `Decimal`, with all their digits.
-
-    Raises:
-        ParseError: `invalid_json`, with what was wrong and where; `invalid_output` where it is
-            nested too deeply.
     """
     try:
         value = json.loads(

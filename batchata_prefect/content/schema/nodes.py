@@ -30,11 +30,7 @@ class UnfitError(Exception):
 
 
 def resolved(node: Any, root: Mapping[str, Any]) -> Schema:
-    """The node behind references, with `allOf` merged; `{}` for a node that is no schema.
-
-    Raises:
-        UnfitError: A reference leads outside of the schema or nowhere.
-    """
+    """The node behind references, with `allOf` merged; `{}` for a node that is no schema."""
     if not isinstance(node, dict):
         return {}
     found = cast("Schema", node)
@@ -122,11 +118,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def pointed(ref: str, root: Mapping[str, Any]) -> Schema:
-    """The node that a local reference, such as `#/$defs/Item`, names.
-
-    Raises:
-        UnfitError: It leads outside of the schema or nowhere.
-    """
+    """The node that a local reference, such as `#/$defs/Item`, names."""
     if not ref.startswith("#"):
         raise UnfitError("", f"refers to {ref!r}, outside of the schema; put it into '$defs'")
     found: Any = root

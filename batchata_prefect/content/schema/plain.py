@@ -183,11 +183,7 @@ def json_schema(model: type[Any]) -> Schema:
 
 
 def validated(model: type[Any], text: str) -> Any:
-    """The object that a JSON text makes, by one validation.
-
-    Raises:
-        Exception: What the class's own validators raise, `pydantic.ValidationError` first of all.
-    """
+    """The object that a JSON text makes, by one validation."""
     if issubclass(model, BaseModel):
         return model.model_validate_json(text)
     return _adapter(model).validate_json(text)

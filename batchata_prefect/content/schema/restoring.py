@@ -39,9 +39,6 @@ def restored(value: Any, node: Any, root: Mapping[str, Any], *, leniently: bool 
         root: The whole plain schema.
         leniently: Whether a null is left out and an allowed value in another case becomes the
             allowed one; else they stay, and only what the wire writes otherwise is restored.
-
-    Raises:
-        ValueError: A dictionary has a key twice.
     """
     try:
         plain = resolved(node, root)

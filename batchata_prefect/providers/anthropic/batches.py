@@ -119,6 +119,7 @@ class Anthropic(Provider):
     @override
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
         # The requests are streamed: memory does not grow with their number.
+        # Told ahead: a streamed body without its length goes in chunks, which not all servers take.
         size = await asyncio.to_thread(_body_bytes, requests)
         reply = await wire.send(
             client,
@@ -241,6 +242,7 @@ class Anthropic(Provider):
 
     @override
     def read(self, row: bytes, endpoint: str) -> Reply:
+        # The fast way first: it takes only what it reads exactly as the other one would.
         if (reply := ordinary(row)) is not None:
             return reply
         reply = read_row(*parse(row))

@@ -24,7 +24,6 @@ from batchata_prefect.providers.anthropic.models import (
 )
 from batchata_prefect.providers.anthropic.usage import terms_of
 from batchata_prefect.providers.bodies import mark_for_anthropic
-from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.refusals import (
     CLAUDE_IMAGES,
     LEAST_THINKING,
@@ -51,6 +50,7 @@ from batchata_prefect.providers.rendering import (
     max_tokens,
     parameters,
     refused_kind,
+    wants_quotes,
 )
 from batchata_prefect.providers.rows import object_at
 
@@ -66,11 +66,7 @@ _NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
 
 
 def render(job: Job) -> Request:
-    """The job's exact request.
-
-    Raises:
-        ValidationError: The API would not take it; the text names the job and the way out.
-    """
+    """The job's exact request."""
     if job.endpoint not in {None, ENDPOINT}:
         raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
     tally = Tally(job, "anthropic")

@@ -33,6 +33,7 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
     kind = text_at(result, "type")
     around = opened(result.get("error"))
     places = (result.get("message"), result, row.get("message"))
+    # Before any error: a word around an answer does not make it free.
     found = [each for each in map(opened_object, places) if each.get("content")]
     if found and (kind != "errored" or not around):
         return answer(custom_id, found[0])

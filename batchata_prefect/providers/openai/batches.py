@@ -162,6 +162,7 @@ class OpenAI(Provider):
             if classify(error).kind == "unseen":
                 await self._not_seen(client, chunk, upload)
             raise
+        # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
         self._tokens.pop(upload.file_id or "", None)
         return created
@@ -170,6 +171,7 @@ class OpenAI(Provider):
         """The chunk's file, uploaded unless an earlier create has left it there."""
         upload = self._begun.get(chunk.token)
         if upload is None:
+            # Before the upload: one whose answer is lost is looked for by the next create.
             upload = self._begun[chunk.token] = _Upload()
         elif upload.file_id is None:
             size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
@@ -217,6 +219,7 @@ class OpenAI(Provider):
         # give no metadata back.
         items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
         items = [item for item in items if item.get("id") not in known]
+        # All metadata first: names of files cost a call each.
         for item in items:
             if _token(item) == chunk.token:
                 return Found(self.batch(item))
@@ -294,6 +297,7 @@ class OpenAI(Provider):
 
     @override
     def read(self, row: bytes, endpoint: str) -> Reply:
+        # The fast way first: it takes only what it reads exactly as the other one would.
         if (reply := ordinary(row)) is not None:
             return reply
         return read_row(*parse(row, is_exact="embeddings" not in endpoint))

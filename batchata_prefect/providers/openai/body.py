@@ -18,7 +18,6 @@ from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits
 from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
 from batchata_prefect.providers.openai.usage import terms_of
-from batchata_prefect.providers.quoting import wants_quotes
 from batchata_prefect.providers.refusals import (
     OPENAI_IMAGES,
     OPENAI_MOST_IMAGES,
@@ -42,6 +41,7 @@ from batchata_prefect.providers.rendering import (
     max_tokens,
     parameters,
     refused_kind,
+    wants_quotes,
 )
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
@@ -80,11 +80,7 @@ def reasons(model: str) -> bool:
 
 
 def render(job: Job) -> Request:
-    """The job's exact request.
-
-    Raises:
-        ValidationError: The API would not take it; the text names the job and the way out.
-    """
+    """The job's exact request."""
     embeds = job.model.startswith("text-embedding-")
     endpoint = job.endpoint or (EMBEDDINGS if embeds else CHAT)
     if endpoint not in (CHAT, RESPONSES, EMBEDDINGS):

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchata_prefect.answers import TextBlock
-from batchata_prefect.bounds import bounds
+from batchata_prefect.bounds import Work, bounds
 from batchata_prefect.content import citations
 from batchata_prefect.content.citations import map_citations
-from batchata_prefect.content.citations.matching import Work
 
 D = Decimal
 SHARED = Path(__file__).parents[4] / "shared" / "cases" / "wire" / "citation_traps.jsonl"

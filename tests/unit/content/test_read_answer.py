@@ -20,7 +20,6 @@ from batchata_prefect.content.schema import (
     answer_schema,
     asked_for,
     prompt_for,
-    read_answer,
 )
 from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
 from batchata_prefect.errors import ParseError, ValidationError
@@ -40,6 +39,7 @@ from tests.unit.content.test_schema import (
     PatternMap,
     Tagged,
     openai_faults,
+    read_answer,
 )
 
 

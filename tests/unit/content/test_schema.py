@@ -27,12 +27,17 @@ from pydantic import (
 )
 
 from batchata_prefect.content.schema import (
+    AnswerSchema,
     answer_schema,
     asked_for,
-    read_answer,
+    parse_answer,
 )
 from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
 from batchata_prefect.errors import ValidationError
+
+
+def read_answer(text: str, schema: AnswerSchema) -> Any:
+    return parse_answer(text, schema).value
 
 
 class Color(Enum):
