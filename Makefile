@@ -50,7 +50,8 @@ quick: $(VENV)/.tools
 	  --numprocesses 2 --dist worksteal $(PYTEST)
 
 chaos: $(VENV)/.tools
-	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py tests/chaos/test_money.py \
+	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py \
+	  tests/chaos/test_money.py tests/chaos/test_kill.py --timeout 3600 \
 	  --numprocesses 3 --dist worksteal $(PYTEST)
 	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 $(PYTHON) -m pytest tests/unit/results/test_odd_rows.py \
 	  tests/unit/content/test_odd_documents.py $(PYTEST)

@@ -8,9 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,23 @@ def sandbox(sandbox_process, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
     yield sandbox_process
     sandbox_process.clear_faults()
+
+
+@pytest.fixture
+def billed(sandbox) -> Callable[[], list[Any]]:
+    """What this test was billed so far, a row for each request."""
+    before = len(list(sandbox.ledger.billed()))
+    return lambda: list(sandbox.ledger.billed())[before:]
+
+
+@pytest.fixture
+def forker(prefect_server, sandbox) -> Iterator[Any]:
+    """Starts runs in processes of their own, against the session's server and sandbox."""
+    from tests.chaos.killing import Forker
+
+    forker = Forker(sandbox.environment())
+    yield forker
+    forker.close()
 
 
 @pytest.fixture

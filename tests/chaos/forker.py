@@ -1,7 +1,9 @@
-"""A process that has everything imported and forks one run at a time: a kill costs no start.
+"""A process that has everything imported and forks runs: neither a start nor a kill costs much.
 
-Reads one JSON object a line: `{"results_dir": ..., "jobs": n, ...}`; answers with the pid of the
-fork, and with its exit code when it is gone.
+Whoever connects to its socket gets a fork of its own, which takes one environment and then forks
+one run at a time: one JSON object a line, `{"results_dir": ..., "jobs": n, ...}` or
+`{"python": [...], ...}`; it answers with the pid of the fork, and with its exit code when it is
+gone.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ import contextlib
 import json
 import os
 import resource
+import runpy
+import select
+import socket
 import sys
 import tempfile
 import time
@@ -22,9 +27,10 @@ import anyio._backends._asyncio  # noqa: F401
 import httpcore2  # noqa: F401
 import openai  # noqa: F401
 import prefect.concurrency.services
+import prefect.context
 import prefect.flow_engine
 import prefect.task_engine
-import prefect.utilities.visualization  # noqa: F401
+import prefect.utilities.visualization
 import rich._emoji_codes  # noqa: F401
 import slow_storage  # noqa: F401 - beside this script; its blocks can be loaded now
 import truststore  # noqa: F401
@@ -32,14 +38,13 @@ import truststore  # noqa: F401
 import batchata_prefect.engine.flow
 import batchata_prefect.views.report.page  # noqa: F401
 from batchata_prefect import Batch
+from batchata_prefect.bounds import bounds
 
 PROMPT = "Say what number {n} is. Number: {n}"
 
 
 def run_jobs(told: dict[str, Any]) -> None:
     """The script that is killed: jobs for both providers, run to the end."""
-    if told.get("cwd"):
-        os.chdir(told["cwd"])
     batch = Batch(
         told["results_dir"],
         items_per_batch=told.get("items_per_batch", 4),
@@ -78,50 +83,105 @@ def slow_down(seconds: float) -> None:
     os.fsync = slowly
 
 
-def main() -> None:
-    """Fork a run for each line of input."""
+def run_python(first: str, *arguments: str) -> None:
+    """What the interpreter runs that gets these arguments."""
+    if first == "-m":
+        sys.argv = [*arguments]
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        code, *arguments_of_code = arguments
+        sys.argv = [first, *arguments_of_code]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = [first, *arguments]
+        sys.path.insert(0, str(Path(first).parent))
+        runpy.run_path(first, run_name="__main__")
+
+
+def warm_up() -> None:
+    """Import what rendering and pricing need."""
     with tempfile.TemporaryDirectory() as folder:
-        # Imports what rendering and pricing need.
         rendered = Batch(folder)
         for model in ("claude-sonnet-5-5", "gpt-6-luna"):
             rendered.add_job(prompt="Hi", model=model, max_tokens=9)
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
             rendered.run(dry_run=True)
-        del rendered
-    print("ready", flush=True)
-    for line in sys.stdin:
-        told = json.loads(line)
+
+
+def as_process(told: dict[str, Any]) -> int:
+    """Be the process of a run: its exit code."""
+    with Path(told["log"]).open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    if told.get("out"):
+        with Path(told["out"]).open("a") as out:
+            os.dup2(out.fileno(), 1)
+    try:
+        if told.get("cwd"):
+            os.chdir(told["cwd"])
+        if told.get("largest_file_bytes"):
+            # The kernel refuses every write past it, as a full disk does.
+            limit = told["largest_file_bytes"]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        if told.get("free_file_handles"):
+            used = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+            limit = used + told["free_file_handles"]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        if told.get("fsync_seconds"):
+            slow_down(told["fsync_seconds"])
+        if "python" in told:
+            run_python(*told["python"])
+        else:
+            run_jobs(told)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:
+        return int(str(error.code or 0))
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve(stream: Any) -> None:
+    """Fork a run for each line, in the environment that the first line holds."""
+    os.environ.clear()
+    os.environ.update(json.loads(stream.readline()))
+    prefect.context.GLOBAL_SETTINGS_CONTEXT = prefect.context.root_settings_context()
+    bounds.cache_clear()
+    for line in stream:
         pid = os.fork()
         if pid == 0:
-            code = 0
+            code = 1
             try:
-                with Path(told["log"]).open("a") as log:
-                    os.dup2(log.fileno(), 1)
-                    os.dup2(log.fileno(), 2)
-                if told.get("largest_file_bytes"):
-                    # The kernel refuses every write past it, as a full disk does.
-                    limit = told["largest_file_bytes"]
-                    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-                if told.get("free_file_handles"):
-                    used = max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
-                    limit = used + told["free_file_handles"]
-                    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-                if told.get("fsync_seconds"):
-                    slow_down(told["fsync_seconds"])
-                run_jobs(told)
-            except KeyboardInterrupt:
-                code = 130
-            except SystemExit as error:
-                code = int(str(error.code))
-            except BaseException:
-                traceback.print_exc()
-                code = 1
+                code = as_process(json.loads(line))
             finally:
+                sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
-        print(pid, flush=True)
+        print(pid, file=stream, flush=True)
         _, status = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        print(os.waitstatus_to_exitcode(status), file=stream, flush=True)
+
+
+def main() -> None:
+    """Fork once for each connection, until whoever started this process is gone."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen()
+        warm_up()
+        print("ready", flush=True)
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            connection, _ = listener.accept()
+            with connection:
+                if os.fork() == 0:
+                    listener.close()
+                    with connection.makefile("rw") as stream:
+                        serve(stream)
+                    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -5,44 +5,73 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import orjson
+from prefect.settings import PREFECT_API_URL
+
+NOBODY = "http://127.0.0.1:9/api"
 
 
-class Forker:
-    """Starts runs in forks of a process that has everything imported."""
+class _Warm:
+    """The one process of this test session that has everything imported."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("forker.py"))],
+    def __init__(self) -> None:
+        self.address = str(Path(tempfile.mkdtemp(prefix="forker-"), "socket"))
+        # It ends with its standard input, and that ends with this process.
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forker.py")), self.address],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment},
+            # What it imports for a run that is only planned needs no server.
+            env={**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or NOBODY},
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline().strip() == "ready"
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == "ready"
+
+
+@cache
+def _warm() -> _Warm:
+    return _Warm()
+
+
+class Forker:
+    """Starts runs in forks of a process that has everything imported, one at a time.
+
+    They talk to the Prefect server of the tests, but where the environment says another.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(_warm().address)
+        self._stream = connection.makefile("rw")
+        connection.close()
+        if api := PREFECT_API_URL.value():
+            environment = {"PREFECT_API_URL": api, **environment}
+        self._say({**os.environ, **environment})
+
+    def _say(self, told: dict[str, Any]) -> None:
+        print(json.dumps(told), file=self._stream, flush=True)
 
     def start(self, told: dict[str, Any]) -> int:
         """Begin a run: its process id."""
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps(told) + "\n")
-        process.stdin.flush()
-        return int(process.stdout.readline())
+        self._say(told)
+        return int(self._stream.readline())
 
     def wait(self) -> int:
         """Wait for the run that was begun: its exit code."""
-        assert self._process.stdout is not None
-        return int(self._process.stdout.readline())
+        return int(self._stream.readline())
 
     def run(self, told: dict[str, Any], kill_after: float | None = None) -> tuple[int, float]:
         """Run once, killed after that many seconds if still there: (exit code, seconds)."""
@@ -57,18 +86,34 @@ class Forker:
             timer.cancel()
         return code, time.monotonic() - began
 
+    def start_python(self, *arguments: object, cwd: Path | None = None) -> int:
+        """Begin what `python` runs that gets these arguments: its process id."""
+        self._files = tempfile.TemporaryDirectory(prefix="forked-")
+        files = {name: str(Path(self._files.name, name)) for name in ("log", "out")}
+        self._python = [str(each) for each in arguments]
+        return self.start({"python": self._python, "cwd": cwd and str(cwd), **files})
+
+    def wait_python(self) -> subprocess.CompletedProcess[str]:
+        """Wait for what was begun: its exit code and output."""
+        code = self.wait()
+        err, out = (Path(self._files.name, name) for name in ("log", "out"))
+        told = out.read_text() if out.exists() else "", err.read_text()
+        return subprocess.CompletedProcess(self._python, code, *told)
+
+    def python(self, *arguments: object, cwd: Path | None = None) -> Any:
+        """Run what `python` runs that gets these arguments: its exit code and output."""
+        self.start_python(*arguments, cwd=cwd)
+        return self.wait_python()
+
     def close(self) -> None:
-        """End the forker."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
+        """Let the process of this forker go."""
+        self._stream.close()
 
 
 def check_all_paid_once(
-    sandbox: Any, before: int, results_dir: Path, jobs: int, *, completed: int | None = None
+    billed: list[Any], results_dir: Path, jobs: int, *, completed: int | None = None
 ) -> None:
     """Each request billed once, a result for every job, and sums that add up."""
-    billed = list(sandbox.ledger.billed())[before:]
     twice = {digest: n for digest, n in Counter(row.body_digest for row in billed).items() if n > 1}
     assert not twice, f"billed twice: {twice}"
     rows = [orjson.loads(line) for line in (results_dir / "results.jsonl").open("rb")]
@@ -84,3 +129,46 @@ def check_all_paid_once(
     cost = float(sum(row.cost_usd for row in billed))
     assert abs(manifest["cost_usd"] - cost) < 1e-9
     assert abs(sum(row["cost_usd"] for row in rows) - cost) < 1e-9
+
+
+def told(root: Path, which: str = "out", **more: Any) -> dict[str, Any]:
+    """What the forker is told: jobs of this test alone, so that the ledger tells them apart."""
+    return {
+        "results_dir": str(root / which),
+        "state": str(root / "state"),
+        "log": str(root / f"{which}.log"),
+        "jobs": 6,
+        "prompt": f"{root}. Say what {{n}} is.",
+        **more,
+    }
+
+
+def log_of(job: dict[str, Any]) -> str:
+    """What its processes said, in one line."""
+    return " ".join(Path(job["log"]).read_text().split())[-6000:]
+
+
+def rows_of(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its results."""
+    return [orjson.loads(line) for line in (Path(job["results_dir"]) / "results.jsonl").open("rb")]
+
+
+def manifest_of(job: dict[str, Any]) -> dict[str, Any]:
+    """Its manifest."""
+    return orjson.loads((Path(job["results_dir"]) / "manifest.json").read_bytes())
+
+
+def until(what: Callable[[], Any], job: dict[str, Any] | None = None) -> None:
+    """Wait for something that has to come, or tell what the run said meanwhile."""
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, log_of(job) if job else "it did not come to that"
+        time.sleep(0.02)
+
+
+def start_until_sent(forker: Forker, sandbox: Any, job: dict[str, Any], batches: int = 1) -> int:
+    """Begin a run, and wait until that many of its batches are at their providers: its pid."""
+    known = len(list(sandbox.ledger.batches()))
+    pid = forker.start(job)
+    until(lambda: len(list(sandbox.ledger.batches())) >= known + batches, job)
+    return pid

@@ -6,139 +6,86 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once
+from tests.chaos.killing import Forker, check_all_paid_once, log_of, manifest_of, told, until
 
 pytestmark = pytest.mark.timeout(240)
 
 MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6-luna"}
 JOBS = 4
+ENVIRONMENT = {
+    "BATCHATA_SETTLE_SECONDS": "900",
+    "BATCHATA_TERMINATE_SECONDS": "3",
+    "BATCHATA_OVERDUE_SECONDS": "3600",
+}
 
 
-@pytest.fixture(scope="module")
-def provider(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with Sandbox(tmp_path_factory.mktemp("endings"), seconds=0.2) as server:
-        yield server
+def jobs(tmp_path: Path, model: str, **more: Any) -> dict[str, Any]:
+    return told(tmp_path, jobs=JOBS, models=[model], **more)
 
 
-@pytest.fixture(scope="module")
-def forker(provider: Sandbox) -> Iterator[Forker]:
-    forker = Forker(
-        {
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
-            "BATCHATA_SETTLE_SECONDS": "900",
-            "BATCHATA_TERMINATE_SECONDS": "3",
-            "BATCHATA_OVERDUE_SECONDS": "3600",
-            **provider.environment(),
-        }
-    )
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(autouse=True)
-def usual(provider: Sandbox) -> Iterator[None]:
-    """Nothing of another test is left in force."""
-    yield
-    provider.clear_faults()
-    provider.limits(expires_seconds=86_400, seconds=0.2)
-    provider.settle()
-
-
-def told(tmp_path: Path, model: str, **more: Any) -> dict[str, Any]:
-    return {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": JOBS,
-        "prompt": f"{tmp_path} {{n}}",
-        "models": [model],
-        **more,
-    }
-
-
-def log_of(job: dict[str, Any]) -> str:
-    return " ".join(Path(job["log"]).read_text().split())
-
-
-def manifest_of(job: dict[str, Any]) -> dict[str, Any]:
-    return orjson.loads((Path(job["results_dir"]) / "manifest.json").read_bytes())
-
-
-def until_canceled(provider: Sandbox, name: str, known: int) -> None:
-    deadline = time.monotonic() + 60
-    while provider.ledger.calls().get(f"{name}.cancel", 0) == known:
-        assert time.monotonic() < deadline, "nothing was canceled"
-        time.sleep(0.05)
+def canceled(provider: Sandbox, name: str) -> int:
+    return provider.ledger.calls().get(f"{name}.cancel", 0)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_batch_days_past_its_expiry_is_canceled(
-    forker: Forker, provider: Sandbox, tmp_path: Path, name: str
+    forker: Forker, provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:
     """It says in_progress two hours after it expired: said, canceled, and sent again next time."""
-    before = len(list(provider.ledger.billed()))
     provider.limits(expires_seconds=-7200, seconds=60)
-    job = told(tmp_path, MODELS[name])
-    code, _ = forker.run(job, kill_after=60)
-    assert code == 0, log_of(job)
+    job = jobs(tmp_path, MODELS[name])
+    assert forker.run(job, kill_after=60)[0] == 0, log_of(job)
     assert "2.0 h after it expired" in log_of(job)
     (batch,) = manifest_of(job)["batches"]
     assert batch["status"] == "canceled"
     assert "did not end it by itself" in batch["reason"]
     provider.limits(expires_seconds=86_400, seconds=0.2)
-    code, _ = forker.run(job, kill_after=60)
-    assert code == 0, log_of(job)
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    assert forker.run(job, kill_after=60)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_that_does_not_end_then_either_is_left_open(
-    forker: Forker, provider: Sandbox, tmp_path: Path, name: str
+    forker: Forker, provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:
     """After the wait for its cancellation it keeps its reservation, and a later run collects it.
 
     SIGTERM shortens that wait.
     """
-    before = len(list(provider.ledger.billed()))
-    known = provider.ledger.calls().get(f"{name}.cancel", 0)
+    known = canceled(provider, name)
     provider.limits(expires_seconds=-7200, seconds=60)
     provider.fault(name, mode="stuck_canceling", seconds=600)
-    job = told(tmp_path, MODELS[name])
+    job = jobs(tmp_path, MODELS[name])
     pid = forker.start(job)
-    until_canceled(provider, name, known)
+    until(lambda: canceled(provider, name) > known, job)
     os.kill(pid, signal.SIGTERM)
     assert forker.wait() == 143, log_of(job)
     assert manifest_of(job)["reserved_usd"] > 0
     provider.clear_faults()
     provider.limits(expires_seconds=86_400, seconds=0.2)
     provider.settle()
-    code, _ = forker.run(job, kill_after=60)
-    assert code == 0, log_of(job)
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    assert forker.run(job, kill_after=60)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sigterm_after_the_time_limit(
-    forker: Forker, provider: Sandbox, tmp_path: Path, name: str
+    forker: Forker, provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:
     """A cancel that hangs at the deadline holds no process that is told to go."""
-    before = len(list(provider.ledger.billed()))
-    known = provider.ledger.calls().get(f"{name}.cancel", 0)
+    known = canceled(provider, name)
     provider.limits(seconds=60)
     provider.fault(name, mode="stuck_canceling", seconds=600)
-    job = told(tmp_path, MODELS[name], time_limit_seconds=10)
+    job = jobs(tmp_path, MODELS[name], time_limit_seconds=10)
     pid = forker.start(job)
-    until_canceled(provider, name, known)
+    until(lambda: canceled(provider, name) > known, job)
     time.sleep(1)
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
@@ -149,9 +96,8 @@ def test_sigterm_after_the_time_limit(
     provider.limits(seconds=0.2)
     provider.settle()
     del job["time_limit_seconds"]
-    code, _ = forker.run(job, kill_after=60)
-    assert code == 0, log_of(job)
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    assert forker.run(job, kill_after=60)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -176,7 +122,7 @@ def test_a_prefect_that_refuses_us(provider: Sandbox, tmp_path: Path, status: in
     known = len(list(provider.ledger.batches()))
     url = f"http://127.0.0.1:{server.server_port}/api"
     forker = Forker({"PREFECT_API_URL": url, **provider.environment()})
-    job = told(tmp_path, MODELS["openai"])
+    job = jobs(tmp_path, MODELS["openai"])
     try:
         code, _ = forker.run(job, kill_after=100)
     finally:

@@ -12,45 +12,19 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, log_of, manifest_of, rows_of, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
-SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "3"))
+SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "2"))
+SECONDS = 0.3
 MODELS = ["claude-sonnet-5-5", "gpt-6-luna"]
-
-
-@pytest.fixture(scope="module")
-def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox of its own, as its pace is changed."""
-    with Sandbox(tmp_path_factory.mktemp("money"), seconds=0.3) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def forkers(prefect_server, provider: Sandbox) -> Iterator[list[Forker]]:
-    environment = {"PREFECT_API_URL": PREFECT_API_URL.value(), **provider.environment()}
-    found = [Forker(environment) for _ in range(2)]
-    yield found
-    for forker in found:
-        forker.close()
-
-
-def rows_of(job: dict[str, Any]) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (Path(job["results_dir"]) / "results.jsonl").open("rb")]
-
-
-def log_of(job: dict[str, Any]) -> str:
-    return Path(job["log"]).read_text()[-3000:]
 
 
 def once_each(billed: list[Any], told: str) -> None:
@@ -72,7 +46,7 @@ def cost_of(billed: list[Any], prices: dict[str, dict[str, float]]) -> Decimal:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
 def test_parallel_runs_under_one_budget(
-    forkers: list[Forker], provider: Sandbox, tmp_path: Path, number: int
+    forkers: list[Forker], provider: Sandbox, tmp_path: Path, billed, number: int
 ) -> None:
     """Two runs share a budget, are killed and go on: never over it, and the sums are right."""
     pick = random.Random(number)
@@ -84,7 +58,6 @@ def test_parallel_runs_under_one_budget(
     jobs = pick.randrange(8, 25)
     upper = sum(400 * p["input"] + 60 * p["output"] for p in prices.values()) / 2e6 * jobs * 2
     limit = round(upper * pick.uniform(0.1, 1.2), 6)
-    before = len(list(provider.ledger.billed()))
 
     def job(which: int) -> dict[str, Any]:
         root = tmp_path / str(which)
@@ -100,43 +73,39 @@ def test_parallel_runs_under_one_budget(
             else text
             for text in texts
         ]
-        return {
-            "results_dir": str(root / "out"),
-            "state": str(root / "state"),
-            "log": str(root / "log"),
-            "jobs": jobs,
-            "items_per_batch": pick.choice([2, 5, 9]),
-            "max_parallel_batches": pick.choice([1, 3, 10]),
-            "prompts": prompts,
-            "cost_limit_usd": limit,
-            "options": {"prices": prices, "budget": f"{tmp_path}"},
-        }
+        return told(
+            root,
+            jobs=jobs,
+            items_per_batch=pick.choice([2, 5, 9]),
+            max_parallel_batches=pick.choice([1, 3, 10]),
+            prompts=prompts,
+            cost_limit_usd=limit,
+            options={"prices": prices, "budget": f"{tmp_path}"},
+        )
 
-    told = [job(0), job(1)]
+    started = [job(0), job(1)]
     for _ in range(2):
-        kills = [pick.uniform(0.2, 2.5) for _ in told]
+        kills = [pick.uniform(0.2, 2.5) for _ in started]
         threads = [
             threading.Thread(target=forker.run, args=(each, kill))
-            for forker, each, kill in zip(forkers, told, kills, strict=True)
+            for forker, each, kill in zip(forkers, started, kills, strict=True)
         ]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            assert cost_of(list(provider.ledger.billed())[before:], prices) <= Decimal(str(limit))
+            assert cost_of(billed(), prices) <= Decimal(str(limit))
             time.sleep(0.2)
-    for forker, each in zip(forkers, told, strict=True):
+    for forker, each in zip(forkers, started, strict=True):
         code, _ = forker.run(each)
         assert code == 0, log_of(each)
-    billed = list(provider.ledger.billed())[before:]
-    spent = cost_of(billed, prices)
+    bill = billed()
+    spent = cost_of(bill, prices)
     assert spent <= Decimal(str(limit))
-    once_each(billed, log_of(told[0]))
-    manifests = [
-        orjson.loads((Path(each["results_dir"]) / "manifest.json").read_bytes()) for each in told
-    ]
+    once_each(bill, log_of(started[0]))
+    manifests = [manifest_of(each) for each in started]
     assert sum(m["cost_usd"] for m in manifests) == pytest.approx(float(spent), abs=1e-9)
     assert [m["reserved_usd"] for m in manifests] == [0, 0]
-    rows = rows_of(told[0]) + rows_of(told[1])
+    rows = rows_of(started[0]) + rows_of(started[1])
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(float(spent), abs=1e-9)
     assert {row["error_code"] for row in rows} <= {None, "cost_limit_exceeded", "api_error"}
 
@@ -144,7 +113,7 @@ def test_parallel_runs_under_one_budget(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
 def test_killed_among_realtime_requests(
-    forkers: list[Forker], provider: Sandbox, tmp_path: Path, number: int
+    forker: Forker, provider: Sandbox, tmp_path: Path, billed, number: int
 ) -> None:
     """What was sent one by one is never sent again: answered, or lost and reckoned with."""
     pick = random.Random(number)
@@ -154,44 +123,35 @@ def test_killed_among_realtime_requests(
         slow = {"seconds": pick.choice([0.1, 0.6]), "when": pick.choice(["before", "after"])}
         provider.fault(name, operation="message", mode="delay", times=100_000, **slow)
         provider.fault(name, operation="message", mode="drop_after", after=pick.randrange(jobs))
-    job: dict[str, Any] = {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": jobs,
-        "items_per_batch": pick.choice([4, 10]),
-        "prompt": f"{tmp_path} {{n}}",
-        "time_limit_seconds": 40,
-        "deadline": {"on_deadline": "realtime", "realtime_usd": 1, "margin_seconds": 39.5},
-    }
-    before = len(list(provider.ledger.billed()))
-    try:
-        for _ in range(3):
-            pid = forkers[0].start(job)
-            # From the first realtime request on, the kill strikes among them.
-            begun = time.monotonic()
-            known = len(list(provider.ledger.billed()))
-            while time.monotonic() - begun < 6 and len(list(provider.ledger.billed())) == known:
-                time.sleep(0.02)
-            time.sleep(pick.uniform(0, 0.8))
-            if pick.random() < 0.7:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            forkers[0].wait()
-        code, _ = forkers[0].run(job)
-    finally:
-        provider.clear_faults()
-        provider.limits(seconds=0.3)
-    assert code == 0, log_of(job)
-    billed = list(provider.ledger.billed())[before:]
-    once_each(billed, log_of(job))
+    job = told(
+        tmp_path,
+        jobs=jobs,
+        items_per_batch=pick.choice([4, 10]),
+        time_limit_seconds=40,
+        deadline={"on_deadline": "realtime", "realtime_usd": 1, "margin_seconds": 39.5},
+    )
+    for _ in range(3):
+        pid = forker.start(job)
+        # From the first realtime request on, the kill strikes among them.
+        begun = time.monotonic()
+        known = len(list(provider.ledger.billed()))
+        while time.monotonic() - begun < 6 and len(list(provider.ledger.billed())) == known:
+            time.sleep(0.02)
+        time.sleep(pick.uniform(0, 0.8))
+        if pick.random() < 0.7:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        forker.wait()
+    assert forker.run(job)[0] == 0, log_of(job)
+    bill = billed()
+    once_each(bill, log_of(job))
     rows = rows_of(job)
     codes = Counter(row["error_code"] for row in rows)
     assert set(codes) <= {None, "answer_lost"}, f"{codes}\n{log_of(job)}"
     assert codes[None] + codes["answer_lost"] == jobs
-    assert codes[None] <= len(billed) <= jobs
-    cost = float(sum(row.cost_usd for row in billed))
-    manifest = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert codes[None] <= len(bill) <= jobs
+    cost = float(sum(row.cost_usd for row in bill))
+    manifest = manifest_of(job)
     assert manifest["reserved_usd"] == 0
     assert manifest["cost_usd"] >= cost - 1e-9
     if not codes["answer_lost"]:

@@ -20,13 +20,13 @@ from typing import Any
 
 import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
-SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "50"))
+SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "8"))
+SECONDS = 0.25
 JOBS = 18
 FAULTS: list[tuple[Any, str, dict[str, Any]]] = [
     ("create", "drop_before", {}),
@@ -104,12 +104,9 @@ class Scenario:
         place = root / "out"
         run = pick.choice([{}, {}, {"canary": 3, "min_valid": 0.0}])
         return {
+            **told(root, run_key=str(root), jobs=JOBS),
             "results_dir": pick.choice([str(place), str(place), f"file://{place}"]),
-            "run_key": str(root),
             "fsync_seconds": pick.choice([0, 0, 0, 0.05]),
-            "state": str(root / "state"),
-            "log": str(root / "log"),
-            "jobs": JOBS,
             "numbers": list(range(JOBS)),
             "items_per_batch": pick.choice([3, 5, 9]),
             "max_parallel_batches": pick.choice([1, 2, 10]),
@@ -196,48 +193,28 @@ class Scenario:
 
 
 @pytest.fixture(scope="module")
-def provider(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox of its own, as it is killed too."""
-    with Sandbox(tmp_path_factory.mktemp("chaos"), seconds=0.25) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="module")
-def forker(provider: Sandbox, home: Path) -> Iterator[Forker]:
-    forker = Forker(environment(provider, home))
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(scope="module")
-def other(provider: Sandbox, home: Path) -> Iterator[Forker]:
-    """Takes runs over while their process is stopped."""
-    forker = Forker(environment(provider, home.with_name("other-home")))
-    yield forker
-    forker.close()
-
-
-def environment(provider: Sandbox, home: Path) -> dict[str, str]:
-    """What runs are told: a lease that a stopped process outsleeps, and a place of their own."""
-    return {
-        "PREFECT_API_URL": PREFECT_API_URL.value(),
-        "PREFECT_HOME": str(home),
-        "BATCHATA_LEASE_SECONDS": "2",
-        **provider.environment(),
-    }
+@pytest.fixture
+def forkers(provider: Sandbox, home: Path) -> Iterator[list[Forker]]:
+    """Two machines, each with a place of its own; a stopped process outsleeps its lease."""
+    environment = {"BATCHATA_LEASE_SECONDS": "2", **provider.environment()}
+    homes = [home, home.with_name("other-home")]
+    found = [Forker({"PREFECT_HOME": str(each), **environment}) for each in homes]
+    yield found
+    for forker in found:
+        forker.close()
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
 def test_scenario(
-    forker: Forker, other: Forker, provider: Sandbox, home: Path, tmp_path: Path, number: int
+    forkers: list[Forker], provider: Sandbox, home: Path, tmp_path: Path, number: int
 ) -> None:
     """Nothing is paid twice or over the limit, no paid answer is lost, and the counts add up."""
+    forker, other = forkers
     pick = random.Random(number)
     known = frozenset(batch.id for batch in provider.ledger.batches())
     scenario = Scenario(number, pick, tmp_path, home, known)

@@ -5,66 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, log_of, manifest_of, rows_of, start_until_sent, told
 
 JOBS = 6
-
-
-@pytest.fixture(scope="module")
-def provider(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """A sandbox that takes long enough for a run to be killed in between."""
-    with Sandbox(tmp_path_factory.mktemp("starts"), seconds=1.5) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def forker(provider: Sandbox) -> Iterator[Forker]:
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **provider.environment()})
-    yield forker
-    forker.close()
+SECONDS = 1.5
+"""Long enough for a run to be killed in between."""
 
 
 @pytest.fixture
-def billed(provider: Sandbox):
-    """What this test was billed: body digest -> times; batches of killed runs end later."""
-    known = {batch.id for batch in provider.ledger.batches()}
-    return lambda: Counter(
-        row.body_digest for row in provider.ledger.billed() if row.batch_id not in known
-    )
-
-
-def told(root: Path, **more: Any) -> dict[str, Any]:
-    return {
-        "results_dir": str(root / "out"),
-        "state": str(root / "rec"),
-        "log": str(root / "log"),
-        "jobs": JOBS,
-        "prompt": f"In {root}. Say what {{n}} is.",
-        **more,
-    }
-
-
-def log_of(job: dict[str, Any]) -> str:
-    return " ".join(Path(job["log"]).read_text().split())[-6000:]
-
-
-def rows_of(job: dict[str, Any]) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in (Path(job["results_dir"]) / "results.jsonl").open("rb")]
-
-
-def manifest_of(job: dict[str, Any]) -> dict[str, Any]:
-    return orjson.loads((Path(job["results_dir"]) / "manifest.json").read_bytes())
+def times(billed) -> Callable[[], Counter[str]]:
+    """How often each request of this test was billed."""
+    return lambda: Counter(row.body_digest for row in billed())
 
 
 def stopped_in_flight(
@@ -72,31 +32,27 @@ def stopped_in_flight(
 ) -> None:
     """Start the run, and stop it once both providers have its batches."""
     known = len(list(provider.ledger.batches()))
-    pid = forker.start(job)
-    until = time.monotonic() + 60
-    while len(list(provider.ledger.batches())) < known + 2 and time.monotonic() < until:
-        time.sleep(0.02)
-    os.kill(pid, number)
+    os.kill(start_until_sent(forker, provider, job, 2), number)
     forker.wait()
     assert len(list(provider.ledger.batches())) == known + 2, log_of(job)
 
 
 @pytest.mark.parametrize("order", ["", " [[sandbox:refusal]]"])
-@pytest.mark.parametrize("place", ["rec", "elsewhere"])
+@pytest.mark.parametrize("place", ["state", "elsewhere"])
 def test_start_over_gives_new_answers(
-    forker: Forker, billed, tmp_path: Path, order: str, place: str
+    forker: Forker, times, tmp_path: Path, order: str, place: str
 ) -> None:
     """Where the records are gone, starting over buys anew and gives what it has bought."""
-    job = told(tmp_path, prompt=f"In {tmp_path}. Say what {{n}} is.{order}")
+    job = told(tmp_path, prompt=f"{tmp_path}. Say what {{n}} is.{order}")
     assert forker.run(job)[0] == 0, log_of(job)
-    old, paid = rows_of(job), sum(billed().values())
-    shutil.rmtree(tmp_path / "rec")
+    old, paid = rows_of(job), sum(times().values())
+    shutil.rmtree(tmp_path / "state")
     job["state"] = str(tmp_path / place)
     assert forker.run(job)[0] == 1
     assert "start over with set_state(reuse_state=False)" in log_of(job)
-    assert sum(billed().values()) == paid, "the refused start has sent nothing"
+    assert sum(times().values()) == paid, "the refused start has sent nothing"
     assert forker.run({**job, "reuse_state": False})[0] == 0, log_of(job)
-    assert sum(billed().values()) == 2 * paid
+    assert sum(times().values()) == 2 * paid
     new = rows_of(job)
     assert {row["batch_id"] for row in new}.isdisjoint({row["batch_id"] for row in old})
     manifest = manifest_of(job)
@@ -108,7 +64,7 @@ def test_start_over_gives_new_answers(
     (kept,) = (tmp_path / "out").glob("results.*.jsonl")
     assert [orjson.loads(line) for line in kept.open("rb")] == old
     assert forker.run(job)[0] == 0, log_of(job)
-    assert sum(billed().values()) == 2 * paid, "what was started over is resumed"
+    assert sum(times().values()) == 2 * paid, "what was started over is resumed"
     assert rows_of(job) == new
 
 
@@ -134,15 +90,15 @@ def another_cwd(root: Path, job: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("move", [another_home, renamed, copied, another_cwd])
 @pytest.mark.parametrize("finished", [False, True])
 def test_records_that_are_not_where_they_were(
-    forker: Forker, provider: Sandbox, billed, tmp_path: Path, move: Any, *, finished: bool
+    forker: Forker, provider: Sandbox, times, tmp_path: Path, move: Any, *, finished: bool
 ) -> None:
     """Killed before its first manifest, or finished: another place is refused, and told."""
-    job = told(tmp_path, cwd=str(tmp_path), state="./rec")
+    job = told(tmp_path, cwd=str(tmp_path), state="./state")
     first = second = forker
     others: list[Forker] = []
     if move is another_home:
         job["state"] = None
-        environment = {"PREFECT_API_URL": PREFECT_API_URL.value(), **provider.environment()}
+        environment = provider.environment()
         others = [
             Forker({**environment, "PREFECT_HOME": str(tmp_path / name)}) for name in ("1", "2")
         ]
@@ -163,8 +119,8 @@ def test_records_that_are_not_where_they_were(
         moved = {**moved, "state": note["state"], "run_key": note["run_key"]}
         assert second.run(moved)[0] == 0, log_of(job)
         assert len(list(provider.ledger.batches())) == batches
-        assert set(billed().values()) == {1}
-        assert sum(billed().values()) == JOBS
+        assert set(times().values()) == {1}
+        assert sum(times().values()) == JOBS
         rows = rows_of(moved)
         assert [row["status"] for row in rows] == ["completed"] * JOBS
     finally:
@@ -173,7 +129,7 @@ def test_records_that_are_not_where_they_were(
 
 
 def test_a_note_that_cannot_be_read_is_not_overwritten(
-    forker: Forker, provider: Sandbox, billed, tmp_path: Path
+    forker: Forker, provider: Sandbox, times, tmp_path: Path
 ) -> None:
     """Damaged, it may have said that all is paid."""
     job = told(tmp_path)
@@ -181,27 +137,27 @@ def test_a_note_that_cannot_be_read_is_not_overwritten(
     note = tmp_path / "out" / ".batchata" / "run.json"
     good = note.read_bytes()
     note.write_bytes(good[:40])
-    shutil.rmtree(tmp_path / "rec" / "batchata", ignore_errors=True)
+    shutil.rmtree(tmp_path / "state" / "batchata", ignore_errors=True)
     assert forker.run(job)[0] == 1
     assert "nothing was sent" in log_of(job)
     assert note.read_bytes() == good[:40]
 
 
 def test_a_run_that_sent_nothing_may_move_its_records(
-    forker: Forker, billed, tmp_path: Path
+    forker: Forker, times, tmp_path: Path
 ) -> None:
     """Nothing can be paid twice where nothing was paid."""
     job = told(tmp_path, cost_limit_usd=0.0000001)
     assert forker.run(job)[0] == 0, log_of(job)
-    assert not billed()
+    assert not times()
     moved = told(tmp_path, state=str(tmp_path / "elsewhere"))
     assert forker.run(moved)[0] == 0, log_of(job)
-    assert sum(billed().values()) == JOBS
+    assert sum(times().values()) == JOBS
 
 
 @pytest.mark.parametrize("change", ["edited", "in front", "none"])
 def test_other_jobs_after_an_interrupt(
-    forker: Forker, provider: Sandbox, billed, tmp_path: Path, change: str
+    forker: Forker, provider: Sandbox, times, tmp_path: Path, change: str
 ) -> None:
     """Ctrl-C, then an edited first prompt, or a job in front, or jobs that are too dear."""
     prompts = [f"In {tmp_path}. What is {n}?" for n in range(JOBS)]
@@ -218,7 +174,7 @@ def test_other_jobs_after_an_interrupt(
         prompts.append(prompts.pop(0))
     for _ in range(2):
         assert forker.run(job)[0] == 0, log_of(job)
-    assert set(billed().values()) == {1}, log_of(job)
+    assert set(times().values()) == {1}, log_of(job)
     dear = 1 if change == "none" else 0
     rows = rows_of(job)
     assert Counter(row["status"] for row in rows)["completed"] == len(prompts) - dear, log_of(job)
@@ -226,5 +182,5 @@ def test_other_jobs_after_an_interrupt(
     if change == "none":
         check = told(tmp_path, prompts=prompts, max_tokens=job["max_tokens"])
         assert forker.run(check)[0] == 0, log_of(job)
-        assert sum(billed().values()) == JOBS
-        assert Counter(billed().values()) == {1: JOBS}
+        assert sum(times().values()) == JOBS
+        assert Counter(times().values()) == {1: JOBS}

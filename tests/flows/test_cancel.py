@@ -20,12 +20,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilterFlowRunId,
     ArtifactFilterType,
 )
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
 
 from batchata_prefect import Batch, BatchRun
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once
+from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 JOBS = 40
@@ -49,12 +48,18 @@ def provider(slow: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox
     slow.settle()
 
 
-@pytest.fixture(scope="module")
-def forker(slow: Sandbox) -> Iterator[Forker]:
+@pytest.fixture
+def forker(provider: Sandbox) -> Iterator[Forker]:
     """Starts runs in processes of their own."""
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **slow.environment()})
+    forker = Forker({})
     yield forker
     forker.close()
+
+
+@pytest.fixture
+def billed(provider: Sandbox) -> Callable[[], list[Any]]:
+    before = len(list(provider.ledger.billed()))
+    return lambda: list(provider.ledger.billed())[before:]
 
 
 def make(tmp_path: Path) -> Batch:
@@ -121,9 +126,8 @@ def rows_in(directory: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in (directory / "results.jsonl").open("rb")]
 
 
-def test_cancel_collects_what_was_finished(tmp_path: Path, provider: Sandbox) -> None:
+def test_cancel_collects_what_was_finished(tmp_path: Path, provider: Sandbox, billed) -> None:
     """`run.cancel()` cancels at the provider, keeps the finished answers and says why not more."""
-    before = len(list(provider.ledger.billed()))
     run = run_with(make(tmp_path), lambda run: run.cancel("enough of it"))
     results = run.results()
     assert not in_flight(provider)
@@ -142,14 +146,13 @@ def test_cancel_collects_what_was_finished(tmp_path: Path, provider: Sandbox) ->
     again = make(tmp_path).run()
     assert again.manifest is not None
     assert again.manifest["counts"]["completed"] == JOBS
-    billed = list(provider.ledger.billed())[before:]
+    billed = billed()
     assert max(Counter(row.body_digest for row in billed).values()) == 1
     assert len(billed) == JOBS
 
 
-def test_detach_leaves_the_batches_running(tmp_path: Path, provider: Sandbox) -> None:
+def test_detach_leaves_the_batches_running(tmp_path: Path, provider: Sandbox, billed) -> None:
     """`run.cancel(detach=True)` leaves at once, and the next run collects the same batches."""
-    before = len(list(provider.ledger.billed()))
     known = len(list(provider.ledger.batches()))
     began = time.monotonic()
     run = run_with(make(tmp_path), lambda run: run.cancel(detach=True))
@@ -160,7 +163,7 @@ def test_detach_leaves_the_batches_running(tmp_path: Path, provider: Sandbox) ->
     codes = Counter(result.error_code for result in run.results()["cancelled"])
     assert codes == {"in_flight": JOBS}
     make(tmp_path).run()
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert len(list(provider.ledger.batches())) - known == 4
 
 
@@ -179,29 +182,16 @@ def test_cancelled_in_the_prefect_ui(tmp_path: Path, provider: Sandbox) -> None:
     assert state_of(run.flow_run_id).name == "Cancelled"
 
 
-def told(tmp_path: Path, **more: Any) -> dict[str, Any]:
-    """What the forker is told to run."""
-    return {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": JOBS,
-        "items_per_batch": 10,
-        "prompt": f"{tmp_path}. Say what {{n}} is.",
-        **more,
-    }
+def jobs(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    """Two batches at each provider."""
+    return told(tmp_path, jobs=JOBS, items_per_batch=10, **more)
 
 
-def start_and_wait_until_sent(
+def start_for_a_while(
     forker: Forker, provider: Sandbox, job: dict[str, Any], settle: float = 1.0
 ) -> int:
     """Begin a run, and wait until its four batches are at the provider for a while."""
-    known = len(list(provider.ledger.batches()))
-    pid = forker.start(job)
-    deadline = time.monotonic() + 60
-    while len(list(provider.ledger.batches())) < known + 4:
-        assert time.monotonic() < deadline, Path(job["log"]).read_text()[-3000:]
-        time.sleep(0.05)
+    pid = start_until_sent(forker, provider, job, 4)
     time.sleep(settle)
     return pid
 
@@ -211,20 +201,18 @@ def start_and_wait_until_sent(
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminate")],
 )
 def test_signals(
-    forker: Forker, provider: Sandbox, tmp_path: Path, number: int, code: int, reason: str
+    forker: Forker, provider: Sandbox, tmp_path: Path, number: int, code: int, reason: str, billed
 ) -> None:
     """Ctrl-C and SIGTERM end the run in order, and the process as the shell expects."""
-    before = len(list(provider.ledger.billed()))
-    job = told(tmp_path)
-    pid = start_and_wait_until_sent(forker, provider, job, settle=1.5)
+    job = jobs(tmp_path)
+    pid = start_for_a_while(forker, provider, job, settle=1.5)
     os.kill(pid, number)
-    assert forker.wait() == code, Path(job["log"]).read_text()[-3000:]
+    assert forker.wait() == code, log_of(job)
     assert not in_flight(provider)
     rows = rows_in(tmp_path / "out")
     assert Counter(row["status"] for row in rows).keys() == {"completed", "cancelled"}
     assert all(reason in row["error"] for row in rows if row["status"] == "cancelled")
-    log = Path(job["log"]).read_text()
-    assert "Traceback" not in log, log
+    assert "Traceback" not in log_of(job), log_of(job)
     counts = Counter(row["status"] for row in rows)
     shown = progress_of(orjson.loads((tmp_path / "out/manifest.json").read_bytes())["flow_run_id"])
     assert f"{counts['completed']} of {JOBS} jobs answered" in shown.description
@@ -232,17 +220,16 @@ def test_signals(
     assert "in flight" not in shown.description
     assert shown.data == round(100 * counts["completed"] / JOBS, 1)
     assert forker.run(job)[0] == 0
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 def test_a_second_interrupt_leaves_at_once(
-    forker: Forker, provider: Sandbox, tmp_path: Path
+    forker: Forker, provider: Sandbox, tmp_path: Path, billed
 ) -> None:
     """The second Ctrl-C does not wait for the provider, and says how to go on."""
-    before = len(list(provider.ledger.billed()))
     provider.fault(None, mode="stuck_canceling", seconds=6)
-    job = told(tmp_path)
-    pid = start_and_wait_until_sent(forker, provider, job)
+    job = jobs(tmp_path)
+    pid = start_for_a_while(forker, provider, job)
     os.kill(pid, signal.SIGINT)
     time.sleep(1)
     began = time.monotonic()
@@ -250,41 +237,39 @@ def test_a_second_interrupt_leaves_at_once(
     assert forker.wait() == 130
     assert time.monotonic() - began < 5
     assert not (tmp_path / "out" / "results.jsonl").exists()
-    log = " ".join(Path(job["log"]).read_text().split())
+    log = log_of(job)
     assert "Run the same jobs again" in log
     assert str(tmp_path / "out") in log.replace(" ", "")
     shown = progress_of(re.findall(r"flow-run/([0-9a-f-]{36})", log.replace(" ", ""))[0])
     assert f"{JOBS} in flight in 4 provider batches" in shown.description
     assert shown.data == 0
     provider.clear_faults()
-    assert forker.run(job)[0] == 0, Path(job["log"]).read_text()[-3000:]
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    assert forker.run(job)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-def test_killed_while_it_cancels(forker: Forker, provider: Sandbox, tmp_path: Path) -> None:
+def test_killed_while_it_cancels(forker: Forker, provider: Sandbox, tmp_path: Path, billed) -> None:
     """What a killed process cancelled is sent again by the next one, and nothing twice."""
-    before = len(list(provider.ledger.billed()))
-    job = told(tmp_path)
-    pid = start_and_wait_until_sent(forker, provider, job, settle=1.5)
+    job = jobs(tmp_path)
+    pid = start_for_a_while(forker, provider, job, settle=1.5)
     os.kill(pid, signal.SIGINT)
     time.sleep(0.25)
     os.kill(pid, signal.SIGKILL)
     assert forker.wait() in {-9, 130}
-    assert forker.run(job)[0] == 0, Path(job["log"]).read_text()[-3000:]
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    assert forker.run(job)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-def test_detach_at_ctrl_c(forker: Forker, provider: Sandbox, tmp_path: Path) -> None:
+def test_detach_at_ctrl_c(forker: Forker, provider: Sandbox, tmp_path: Path, billed) -> None:
     """`cancel="detach"` makes Ctrl-C leave the batches running."""
-    before = len(list(provider.ledger.billed()))
     known = len(list(provider.ledger.batches()))
-    job = told(tmp_path, cancel="detach")
-    pid = start_and_wait_until_sent(forker, provider, job)
+    job = jobs(tmp_path, cancel="detach")
+    pid = start_for_a_while(forker, provider, job)
     os.kill(pid, signal.SIGINT)
     assert forker.wait() == 130
     assert in_flight(provider)
     assert forker.run(job)[0] == 0
-    check_all_paid_once(provider, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert len(list(provider.ledger.batches())) - known == 4
 
 
@@ -293,8 +278,8 @@ def test_cancelled_while_another_process_runs_it(
 ) -> None:
     """A run that waits for another process can be cancelled, and has sent nothing."""
     known = len(list(provider.ledger.batches()))
-    job = told(tmp_path)
-    start_and_wait_until_sent(forker, provider, job, settle=0)
+    job = jobs(tmp_path)
+    start_for_a_while(forker, provider, job, settle=0)
     batch = make(tmp_path)
     run = batch._prepare(None, 0.1)
     threading.Timer(1, run.cancel).start()

@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.cli import main
 from tests.chaos.killing import Forker, check_all_paid_once
@@ -23,13 +21,6 @@ from tests.chaos.killing import Forker, check_all_paid_once
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 JOBS = 8
-
-
-@pytest.fixture(scope="module")
-def forker(prefect_server, sandbox_process) -> Iterator[Forker]:
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
-    yield forker
-    forker.close()
 
 
 def told(tmp_path: Path) -> dict[str, Any]:
@@ -77,9 +68,8 @@ def killed_in_flight(forker: Forker, sandbox, job: dict[str, Any], batches: int 
     assert forker.wait() == -9
 
 
-def test_status_and_cancel_of_a_killed_run(forker: Forker, sandbox, tmp_path: Path) -> None:
+def test_status_and_cancel_of_a_killed_run(forker: Forker, sandbox, tmp_path: Path, billed) -> None:
     """What a killed run left is shown, cancelled, and collected by the next run; paid once."""
-    before = len(list(sandbox.ledger.billed()))
     job = told(tmp_path)
     sandbox.limits(seconds=120)
     try:
@@ -95,16 +85,15 @@ def test_status_and_cancel_of_a_killed_run(forker: Forker, sandbox, tmp_path: Pa
     finally:
         sandbox.limits(seconds=0.1)
     assert forker.run(job)[0] == 0, Path(job["log"]).read_text()[-3000:]
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert asked("status", job["results_dir"])["in_flight"] == []
 
 
 @pytest.mark.parametrize("model", ["claude-sonnet-5-5", "gpt-6-luna"])
 def test_adopt_after_a_kill_in_the_create(
-    forker: Forker, sandbox, tmp_path: Path, model: str
+    forker: Forker, sandbox, tmp_path: Path, model: str, billed
 ) -> None:
     """A batch whose create was never confirmed is found, recorded, and not created again."""
-    before = len(list(sandbox.ledger.billed()))
     known = len(list(sandbox.ledger.batches()))
     sandbox.fault(None, operation="create", mode="delay", seconds=5)
     job = {**told(tmp_path), "models": [model], "items_per_batch": JOBS}
@@ -118,7 +107,7 @@ def test_adopt_after_a_kill_in_the_create(
     made = list(sandbox.ledger.batches())[known:]
     assert [batch.id for batch in made] == [found["batch_id"]]
     assert forker.run(job)[0] == 0
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert len(list(sandbox.ledger.batches())) == known + 1
 
 

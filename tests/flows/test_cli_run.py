@@ -9,15 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.cli import main
+from tests.chaos.killing import Forker, until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -29,29 +29,19 @@ SCHEMA = {
 }
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "batchata_prefect.cli", *map(str, arguments)]
+MODULE = ("-m", "batchata_prefect.cli")
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or "", "COLUMNS": "100"}
+@pytest.fixture
+def forker(prefect_server, sandbox) -> Iterator[Forker]:
+    forker = Forker({"COLUMNS": "100"})
+    yield forker
+    forker.close()
 
 
-def batchata(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=100,
-        check=False,
-    )
-
-
-def asked(*arguments: str | Path, cwd: Path, code: int = 0) -> dict[str, Any]:
+def asked(forker: Forker, cwd: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
     """What the command prints for machines, which must be all that it prints."""
-    done = batchata(*arguments, "--json", cwd=cwd)
+    done = forker.python(*MODULE, *arguments, "--json", cwd=cwd)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
@@ -96,11 +86,11 @@ RUN += ("--metadata", "land", "--budget", "1", "-o", "out", "--state", "state")
 
 
 def test_run_fails_in_part_is_understood_retried_and_exported(
-    cities: Path, here: Here, sandbox
+    cities: Path, here: Here, forker: Forker, sandbox
 ) -> None:
     """One failed job of a file is listed with its reason, asked anew, and nothing is paid twice."""
     known = len(list(sandbox.ledger.billed()))
-    first = asked(*RUN, "--response-model", "schema.json", "--tag", "geo", cwd=cities, code=1)
+    first = asked(forker, cities, *RUN, "--response-model", "schema.json", "--tag", "geo", code=1)
     assert first["schema"] == "batchata/run/1"
     assert first["counts"] == {"total": 6, "completed": 5, "failed": 1, "cancelled": 0}
     assert first["by_tag"]["geo"]["jobs"] == 6
@@ -114,7 +104,8 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     assert "1 x refusal" in words.stdout
     assert "Change the prompt or the model" in words.stdout
 
-    retried = batchata("retry", "out", "--code", "refusal", "--prompt", "Name {land}", cwd=cities)
+    change = ("--code", "refusal", "--prompt", "Name {land}")
+    retried = forker.python(*MODULE, "retry", "out", *change, cwd=cities)
     assert retried.returncode == 0, retried.stderr
     assert retried.stdout == ""
     assert "1 jobs go out again, changed: prompt" in retried.stderr
@@ -122,7 +113,7 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     # The refused answer was billed as well, and stays paid.
     assert len(list(sandbox.ledger.billed())) == known + 7
 
-    again = asked(*RUN, "--response-model", "schema.json", "--tag", "geo", cwd=cities)
+    again = asked(forker, cities, *RUN, "--response-model", "schema.json", "--tag", "geo")
     assert again["counts"]["completed"] == 6
     assert len(list(sandbox.ledger.billed())) == known + 7
 
@@ -146,11 +137,11 @@ def test_plan_sends_nothing(cities: Path, here: Here, sandbox) -> None:
     assert len(list(sandbox.ledger.batches())) == known
 
 
-def test_run_without_a_key_against_its_own_sandbox(cities: Path) -> None:
+def test_run_without_a_key_against_its_own_sandbox(cities: Path, forker: Forker) -> None:
     """`--sandbox` needs no key, keeps its batches over restarts, and starts over when removed."""
     told = [*RUN[:-2], "--sandbox"]
     for _ in range(2):
-        done = asked(*told, cwd=cities, code=1)
+        done = asked(forker, cities, *told, code=1)
         assert done["counts"]["completed"] == 5
     assert (cities / "out" / "report.html").exists()
 
@@ -188,28 +179,24 @@ def test_missing_key_is_3(cities: Path, here: Here, monkeypatch: pytest.MonkeyPa
     assert "OPENAI_API_KEY" in done.stderr
 
 
-def test_interrupt_is_130_and_the_same_command_goes_on(cities: Path, sandbox) -> None:
+def test_interrupt_is_130_and_the_same_command_goes_on(
+    cities: Path, forker: Forker, sandbox, billed
+) -> None:
     """Ctrl-C ends the run in order, says where its results are, and the next one has them all."""
-    before = len(list(sandbox.ledger.billed()))
     sandbox.limits(seconds=10)
     known = len(list(sandbox.ledger.batches()))
     try:
-        process = subprocess.Popen(
-            command(*RUN), cwd=cities, env=environment(), stderr=subprocess.PIPE, text=True
-        )
-        deadline = time.monotonic() + 60
-        while len(list(sandbox.ledger.batches())) == known:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        pid = forker.start_python(*MODULE, *RUN, cwd=cities)
+        until(lambda: len(list(sandbox.ledger.batches())) > known)
         time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        os.kill(pid, signal.SIGINT)
+        done = forker.wait_python()
     finally:
         sandbox.limits(seconds=0.1)
-    assert process.returncode == 130, said
-    assert "its results so far are in" in said
-    assert asked(*RUN, cwd=cities, code=1)["counts"]["completed"] == 5
-    assert len(list(sandbox.ledger.billed())) - before <= 7
+    assert done.returncode == 130, done.stderr
+    assert "its results so far are in" in done.stderr
+    assert asked(forker, cities, *RUN, code=1)["counts"]["completed"] == 5
+    assert len(billed()) <= 7
 
 
 def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, here: Here) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,13 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, EndedBatch, JobResult, ValidationError
 from batchata_prefect.files import write_json
 from batchata_prefect.results.answer_file import answer_writer, open_answers
 from batchata_prefect.results.assemble import Part
 from batchata_prefect.results.ended import ANSWERS, EndedRows, Words, add, batch_rows, begin, drop
+from tests.chaos.killing import Forker
 from tests.flows.test_cli import batchata
 from tests.flows.test_showing import events, told  # noqa: F401
 
@@ -135,7 +132,7 @@ def test_what_the_callback_raises_is_its_own(
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from tests.flows.test_ended import make
+from batchata_prefect import Batch
 
 tmp, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -145,27 +142,25 @@ def note(batch, results):
     if sys.argv[3] == "die" and len(log.read_text().splitlines()) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
 
-batch = make(tmp, 8, " [[sandbox:once errored server_error]]", max_parallel_batches=1)
+batch = Batch(tmp / "out", items_per_batch=2, max_parallel_batches=1).set_state(tmp / "state")
+for n in range(8):
+    once = "[[sandbox:once errored server_error]]" if n == 0 else ""
+    batch.add_job(prompt=f"{tmp} {n} {once}", model="gpt-6-luna", max_tokens=99, id=f"j{n}")
 run = batch.run(on_batch=note)
 assert len(run.results()["completed"]) == 8
 """
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_run_that_dies_in_the_callback_tells_that_batch_again(tmp_path: Path, sandbox) -> None:
+def test_a_run_that_dies_in_the_callback_tells_that_batch_again(
+    tmp_path: Path, forker: Forker, billed
+) -> None:
     """What was told before is not told again, nothing is left out, and all is paid once."""
-    before = len(list(sandbox.ledger.billed()))
     log = tmp_path / "log"
-    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
-
-    def start(how: str) -> int:
-        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path), str(log), how]
-        return subprocess.run(arguments, env=environment, check=False).returncode
-
-    assert start("die") == -signal.SIGKILL
+    assert forker.python("-c", SCRIPT, tmp_path, log, "die").returncode == -signal.SIGKILL
     ended = [row["job_id"] for row in EndedRows(tmp_path / "out")]
     assert len(ended) == len(set(ended)) >= 2, "what the dead run has answered can be read"
-    assert start("live") == 0
+    assert forker.python("-c", SCRIPT, tmp_path, log, "live").returncode == 0
     lines = [line.split() for line in log.read_text().splitlines()]
     batches = [batch for batch, *_ in lines]
     assert batches[0] not in batches[1:]
@@ -173,7 +168,7 @@ def test_a_run_that_dies_in_the_callback_tells_that_batch_again(tmp_path: Path, 
     told_once = lines[:1] + lines[2:]
     assert sorted(job for _, *jobs in told_once for job in jobs) == [f"j{n}" for n in range(8)]
     assert len(set(batches)) == len(batches) - 1
-    assert len(list(sandbox.ledger.billed())) - before == 8
+    assert len(billed()) == 8
 
 
 @pytest.mark.usefixtures("prefect_server", "sandbox")

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, StateError
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.storage import DurableFileSystem
 from batchata_prefect.records.store import Records
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, start_until_sent, told
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -33,30 +30,10 @@ def make(tmp_path: Path, out: str = "out") -> Batch:
     return batch
 
 
-@pytest.fixture(scope="module")
-def forker(prefect_server, sandbox_process):
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
-    yield forker
-    forker.close()
-
-
-def told(tmp_path: Path) -> dict[str, Any]:
-    return {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "run_key": f"{tmp_path}",
-        "jobs": 3,
-        "prompt": f"{tmp_path}: {{n}}",
-        "models": [CLAUDE],
-    }
-
-
-def wait_for_a_batch(sandbox, known: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(sandbox.ledger.batches())) == known:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def jobs(tmp_path: Path) -> dict[str, Any]:
+    """The same for the forker."""
+    prompt = f"{tmp_path}: {{n}}"
+    return told(tmp_path, run_key=f"{tmp_path}", jobs=3, prompt=prompt, models=[CLAUDE])
 
 
 @pytest.mark.parametrize("out", ["out", "elsewhere"])
@@ -65,8 +42,7 @@ def test_a_second_owner_may_fail(forker: Forker, sandbox, tmp_path: Path, out: s
     sandbox.limits(seconds=4)
     known = len(list(sandbox.ledger.batches()))
     try:
-        forker.start(told(tmp_path))
-        wait_for_a_batch(sandbox, known)
+        start_until_sent(forker, sandbox, jobs(tmp_path))
         with pytest.raises(StateError, match=r"is running (this|the) job set.*Nothing was sent"):
             make(tmp_path, out).run(if_running="fail")
     finally:
@@ -80,8 +56,7 @@ def test_a_second_owner_waits(forker: Forker, sandbox, tmp_path: Path) -> None:
     sandbox.limits(seconds=2)
     known = len(list(sandbox.ledger.batches()))
     try:
-        forker.start(told(tmp_path))
-        wait_for_a_batch(sandbox, known)
+        start_until_sent(forker, sandbox, jobs(tmp_path))
         run = make(tmp_path, "elsewhere").run()
     finally:
         sandbox.limits(seconds=0.1)
@@ -95,9 +70,7 @@ def test_a_killed_owner_is_replaced_at_once(forker: Forker, sandbox, tmp_path: P
     sandbox.limits(seconds=4)
     known = len(list(sandbox.ledger.batches()))
     try:
-        pid = forker.start(told(tmp_path))
-        wait_for_a_batch(sandbox, known)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(start_until_sent(forker, sandbox, jobs(tmp_path)), signal.SIGKILL)
         assert forker.wait() == -9
         began = time.monotonic()
         run = make(tmp_path, "elsewhere").run()
@@ -168,29 +141,17 @@ def test_an_owner_that_was_replaced_sends_nothing_more(tmp_path: Path, sandbox) 
     asyncio.run(lose())
 
 
-def test_a_task_retry_does_not_race_its_first_attempt(
-    forker: Forker, sandbox, tmp_path: Path
-) -> None:
+def test_a_task_retry_does_not_race_its_first_attempt(sandbox, tmp_path: Path) -> None:
     """A run that is started again while its crashed first process still dies buys once."""
     sandbox.limits(seconds=2)
     known = len(list(sandbox.ledger.batches()))
-    script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, '.');"
-        "from tests.flows.test_lease import make; make(Path(sys.argv[1])).run()"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, str(tmp_path)],
-            env={
-                **os.environ,
-                "PREFECT_API_URL": PREFECT_API_URL.value(),
-                "PYTHONPATH": str(Path(__file__).parents[2]),
-            },
-        )
-        for _ in range(3)
-    ]
+    forkers = [Forker({}) for _ in range(3)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+        for forker in forkers:
+            forker.start(jobs(tmp_path))
+        assert [forker.wait() for forker in forkers] == [0, 0, 0]
     finally:
         sandbox.limits(seconds=0.1)
+        for forker in forkers:
+            forker.close()
     assert len(list(sandbox.ledger.batches())) == known + 1

@@ -6,9 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +20,7 @@ from batchata_prefect.errors import StateError
 from batchata_prefect.records.storage import firm
 from batchata_prefect.records.store import Records
 from batchata_prefect.results.remote import bring, publish, working_folder
+from tests.chaos.killing import Forker, until
 
 JOBS = 12
 RUN = """
@@ -38,7 +36,6 @@ for n in range(12):
 run = batch.run()
 print("STATUS", run.manifest["status"], run.status()["completed"], run.status()["resumed"])
 """
-COMMAND = "import sys; from batchata_prefect.cli import main; sys.argv[0] = 'batchata'; main()"
 
 
 @pytest.fixture(scope="module")
@@ -73,61 +70,45 @@ def storage() -> Any:
     return s3fs.S3FileSystem(skip_instance_cache=True)
 
 
-class Machine:
+class Machine(Forker):
     """A machine of its own: nothing on its disk, the same Prefect server and storage."""
 
-    def __init__(self, home: Path, sandbox: Any) -> None:
+    def __init__(self, home: Path) -> None:
         home.mkdir()
-        self._environment = {
-            **os.environ,
-            **sandbox.environment(),
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": api_url(),
-            "BATCHATA_LEASE_SECONDS": "2",
-        }
+        super().__init__({"PREFECT_HOME": str(home), "BATCHATA_LEASE_SECONDS": "2"})
 
-    def start(self, code: str, *told: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", code, *told],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def run(self, code: str, *told: str, exit_code: int = 0) -> str:
-        process = self.start(code, *told)
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == exit_code, out
-        return out
+    def say(self, *arguments: str, exit_code: int = 0) -> str:
+        """What a process says."""
+        done = self.python(*arguments)
+        assert done.returncode == exit_code, done.stdout + done.stderr
+        return done.stdout + done.stderr
 
     def command(self, exit_code: int, *told: str) -> dict[str, Any]:
         """The JSON that a command prints."""
-        out = self.run(COMMAND, *told, exit_code=exit_code)
-        return orjson.loads(out[out.index("{") :])
+        out = self.say("-m", "batchata_prefect.cli", *told, exit_code=exit_code)
+        return orjson.loads(out[out.index("{") : out.rindex("}") + 1])
 
 
-def api_url() -> str:
-    from prefect.settings import PREFECT_API_URL
+@pytest.fixture
+def machines(tmp_path: Path, sandbox, s3) -> Iterator[list[Machine]]:
+    found = [Machine(tmp_path / name) for name in ("one", "two", "three")]
+    yield found
+    for machine in found:
+        machine.close()
 
-    return str(PREFECT_API_URL.value())
 
-
-def test_another_machine_goes_on(tmp_path: Path, prefect_server, sandbox, s3) -> None:
+def test_another_machine_goes_on(machines: list[Machine], sandbox, billed, s3) -> None:
     """A run killed on one machine is finished by a second, and a third finds it done."""
     url, state = "s3://results/nightly", "remote-file-system/records"
-    one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
-    billed_before = len(list(sandbox.ledger.billed()))
+    one, two, three = machines
     sandbox.limits(seconds=4)
-    process = one.start(RUN, url, state)
-    while sum(name.endswith("receipt") for name in storage().find("results/records")) < 3:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    pid = one.start_python("-c", RUN, url, state)
+    until(lambda: sum("receipt" in name for name in storage().find("results/records")) == 3)
+    os.kill(pid, signal.SIGKILL)
+    assert one.wait() == -9
     sandbox.limits(seconds=0.1)
 
-    assert "STATUS completed 12" in two.run(RUN, url, state)
+    assert "STATUS completed 12" in two.say("-c", RUN, url, state)
     found = {path.removeprefix("results/nightly/") for path in storage().find("results/nightly")}
     assert {"results.jsonl", "manifest.json", "report.html"} <= found
     assert sum(name.startswith("raw_files/responses/") for name in found) == 3
@@ -137,39 +118,41 @@ def test_another_machine_goes_on(tmp_path: Path, prefect_server, sandbox, s3) ->
     )
 
     calls = sandbox.ledger.calls()
-    assert "STATUS completed 12 12" in three.run(RUN, url, state)
+    assert "STATUS completed 12 12" in three.say("-c", RUN, url, state)
     later = sandbox.ledger.calls()
     # The replies came from the storage, and nothing was asked of the provider.
     assert {name: later[name] - calls.get(name, 0) for name in later} == dict.fromkeys(later, 0)
-    assert len(list(sandbox.ledger.billed())) - billed_before == JOBS
+    assert len(billed()) == JOBS
 
-    shown = three.run(COMMAND, "results", url)
+    shown = three.say("-m", "batchata_prefect.cli", "results", url)
     rows = [orjson.loads(line) for line in shown.splitlines() if line.startswith("{")]
     assert sorted(row["job_id"] for row in rows) == sorted(f"job-{n}" for n in range(JOBS))
 
 
 def test_a_command_is_retried_on_another_machine(
-    tmp_path: Path, prefect_server, sandbox, s3
+    tmp_path: Path, machines: list[Machine], billed
 ) -> None:
     """What one machine changed for a retry, a third one knows: nothing goes out again."""
     jobs = tmp_path / "jobs.csv"
     jobs.write_text("text\n" + "".join(f"{tmp_path} {n}\n" for n in range(3)))
-    one, two, three = (Machine(tmp_path / name, sandbox) for name in ("one", "two", "three"))
+    one, two, three = machines
     url, state = "s3://results/cli", "remote-file-system/records"
     told = ("--model", "gpt-6-luna", "--prompt", "{text}", "--out", url, "--state", state, "--json")
     asked = one.command(1, "run", str(jobs), *told, "--max-tokens", "9")
     assert asked["results"] == f"{url}/results.jsonl"
     assert list(asked["failures"]) == ["truncated"]
 
-    refused = two.run(COMMAND, "retry", url, "--max-tokens", "200", exit_code=3)
+    refused = two.say(
+        "-m", "batchata_prefect.cli", "retry", url, "--max-tokens", "200", exit_code=3
+    )
     assert "--trust" in refused
     assert str(jobs) in refused
     retried = two.command(0, "retry", url, "--max-tokens", "200", "--json", "--trust")
     assert retried["counts"]["completed"] == 3
-    billed = len(list(sandbox.ledger.billed()))
+    paid = len(billed())
     again = three.command(0, "run", str(jobs), *told, "--max-tokens", "9", "--trust")
     assert again["counts"]["completed"] == 3
-    assert len(list(sandbox.ledger.billed())) == billed
+    assert len(billed()) == paid
 
 
 def test_what_cannot_be_written_is_refused_before_anything_is_paid(

@@ -11,12 +11,11 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
-from tests.chaos.killing import Forker, check_all_paid_once
+from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told
 
 JOBS = 8
 
@@ -73,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> It
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_prefect_goes_away(
-    server: Server, sandbox_process, sandbox, tmp_path: Path, comes_back: bool
+    server: Server, sandbox, tmp_path: Path, comes_back: bool, billed
 ) -> None:
     """The run goes on without it, writes its results, and ends without an error."""
     forker = Forker(
@@ -82,33 +81,22 @@ def test_prefect_goes_away(
             "PREFECT_LOGGING_TO_API_ENABLED": "true",
             "PREFECT_CLIENT_MAX_RETRIES": "0",
             "BATCHATA_PREFECT_SECONDS": "60" if comes_back else "2",
-            **sandbox_process.environment(),
         }
     )
-    before = len(list(sandbox.ledger.billed()))
-    known = len(list(sandbox.ledger.batches()))
-    job: dict[str, Any] = {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": JOBS,
-        "prompt": f"{tmp_path}: {{n}}",
-    }
+    job = told(tmp_path, jobs=JOBS)
     sandbox.limits(seconds=6)
     try:
-        forker.start(job)
-        while len(list(sandbox.ledger.batches())) < known + 2:
-            time.sleep(0.05)
+        start_until_sent(forker, sandbox, job, 2)
         server.kill()
         if comes_back:
             time.sleep(8)  # it is away when the run is to end
             server.start()
-        assert forker.wait() == 0, (tmp_path / "log").read_text()[-4000:]
+        assert forker.wait() == 0, log_of(job)
     finally:
         sandbox.limits(seconds=0.1)
         forker.close()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
-    log = " ".join((tmp_path / "log").read_text().split())
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
+    log = log_of(job)
     assert "the results are written; Prefect does not answer" in log
     assert ("Prefect could not be told" in log) is not comes_back
     if comes_back:

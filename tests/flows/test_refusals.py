@@ -32,12 +32,6 @@ def make(tmp_path: Path, jobs: int = JOBS, **options: Any) -> Batch:
     return batch
 
 
-@pytest.fixture
-def before(sandbox: Sandbox) -> int:
-    """How many requests the sandbox had billed before this test."""
-    return len(list(sandbox.ledger.billed()))
-
-
 def calls(sandbox: Sandbox, operation: str) -> int:
     return sandbox.ledger.calls().get(operation, 0)
 
@@ -65,7 +59,7 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_a_rate_limit_is_waited_out(
-    tmp_path: Path, sandbox, before: int, provider: str, headers: dict[str, str]
+    tmp_path: Path, sandbox, billed, provider: str, headers: dict[str, str]
 ) -> None:
     """At every step, whether the provider says how long to wait or not."""
     for operation in ("create", "upload", "retrieve", "results", "content"):
@@ -80,7 +74,7 @@ def test_a_rate_limit_is_waited_out(
             **told,
         )
     make(tmp_path, 6, items_per_batch=3).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", 6)
+    check_all_paid_once(billed(), tmp_path / "out", 6)
 
 
 SPENT = {
@@ -117,7 +111,7 @@ SPENT = {
     ids=list(SPENT),
 )
 def test_nothing_more_is_sent_to_an_account_without_credit(
-    tmp_path: Path, sandbox, before: int, provider: str, error: dict[str, Any], parallel: int
+    tmp_path: Path, sandbox, billed, provider: str, error: dict[str, Any], parallel: int
 ) -> None:
     """Its jobs stay unsent and go out in the next run; the other provider's are answered."""
     known = kept_files(sandbox)
@@ -137,12 +131,12 @@ def test_nothing_more_is_sent_to_an_account_without_credit(
     assert found == {(provider, "provider_refused"): 10, (other, None): 10}
     sandbox.clear_faults()
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
 def test_an_account_without_credit_that_is_told_by_failed_batches(
-    tmp_path: Path, sandbox, before: int, code: str
+    tmp_path: Path, sandbox, billed, code: str
 ) -> None:
     """OpenAI takes the batch, and fails it before anything of it has run."""
     creates = calls(sandbox, "openai.create")
@@ -156,7 +150,7 @@ def test_an_account_without_credit_that_is_told_by_failed_batches(
     assert found == {("openai", "provider_refused"): 10, ("anthropic", None): 10}
     sandbox.clear_faults()
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +158,7 @@ def test_an_account_without_credit_that_is_told_by_failed_batches(
     [(1, 400, "Cannot find file file-abc."), (7, 404, "No such File object: file-abc")],
 )
 def test_a_file_that_is_not_seen_yet(
-    tmp_path: Path, sandbox, before: int, times: int, status: int, message: str
+    tmp_path: Path, sandbox, billed, times: int, status: int, message: str
 ) -> None:
     """It is waited for, and uploaded again in the end; nothing is left behind."""
     known, uploads = kept_files(sandbox), calls(sandbox, "openai.upload")
@@ -174,21 +168,21 @@ def test_a_file_that_is_not_seen_yet(
     make(tmp_path, 6, items_per_batch=3).run()
     assert calls(sandbox, "openai.upload") - uploads == 1 + times // 3
     assert kept_files(sandbox) == known
-    check_all_paid_once(sandbox, before, tmp_path / "out", 6)
+    check_all_paid_once(billed(), tmp_path / "out", 6)
 
 
-def test_a_file_that_is_not_seen_by_the_batch(tmp_path: Path, sandbox, before: int) -> None:
+def test_a_file_that_is_not_seen_by_the_batch(tmp_path: Path, sandbox, billed) -> None:
     """The create takes it, and the batch fails for it: it goes out again, and is no attempt."""
     known = kept_files(sandbox)
     sandbox.fault("openai", operation="create", mode="file_vanished", times=3)
     make(tmp_path, 6, items_per_batch=3, max_attempts=1).run()
     assert kept_files(sandbox) == known
-    check_all_paid_once(sandbox, before, tmp_path / "out", 6)
+    check_all_paid_once(billed(), tmp_path / "out", 6)
 
 
 @pytest.mark.parametrize("mode", ["status", "file_vanished"])
 def test_a_file_that_is_never_seen(
-    tmp_path: Path, sandbox, before: int, mode: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends with words, and the next one sends what was not sent."""
     monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "1")
@@ -201,11 +195,11 @@ def test_a_file_that_is_never_seen(
     assert {row["error_code"] for row in rows(tmp_path)} == {None, "provider_refused"}
     sandbox.clear_faults()
     make(tmp_path, 6).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", 6)
+    check_all_paid_once(billed(), tmp_path / "out", 6)
 
 
 @BOTH
-def test_a_server_without_a_batch_api(tmp_path: Path, sandbox, before: int, provider: str) -> None:
+def test_a_server_without_a_batch_api(tmp_path: Path, sandbox, billed, provider: str) -> None:
     """It says nothing of the jobs: they stay unsent until the address is right."""
     sandbox.fault(
         provider, operation="create", mode="status", status=404, message="Not Found", times=None
@@ -216,10 +210,10 @@ def test_a_server_without_a_batch_api(tmp_path: Path, sandbox, before: int, prov
     assert found == {"provider_refused": 2}
     sandbox.clear_faults()
     make(tmp_path, 4).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", 4)
+    check_all_paid_once(billed(), tmp_path / "out", 4)
 
 
-def test_a_create_that_was_stopped_leaves_no_upload(tmp_path: Path, sandbox, before: int) -> None:
+def test_a_create_that_was_stopped_leaves_no_upload(tmp_path: Path, sandbox, billed) -> None:
     """A run that ends while its provider takes nothing takes its file away."""
     known = kept_files(sandbox)
     sandbox.fault("openai", operation="create", mode="status", status=429, times=None)

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
@@ -26,6 +24,7 @@ from prefect.settings import PREFECT_API_URL
 from batchata_prefect.errors import StateError
 from batchata_prefect.records import shares
 from batchata_prefect.records.shares import Holding, Share, claim, held, release, settle
+from tests.chaos.killing import Forker
 
 ROOT = Path(__file__).parents[2]
 
@@ -357,12 +356,11 @@ def test_processes_and_kills(name, tmp_path: Path):
     When all are gone, what the server says is what their ledgers say.
     """
     limit, path = Decimal(6), tmp_path / "log"
-    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
     rng = random.Random(7)
+    forkers = [Forker({}) for _ in range(4)]
 
-    def start(n: int, seconds: float) -> subprocess.Popen[bytes]:
-        arguments = [name, f"run-{n}", str(path), str(limit), str(seconds)]
-        return subprocess.Popen([sys.executable, "-c", CLAIMANT, *arguments], env=environment)
+    def start(n: int, seconds: float) -> int:
+        return forkers[n].start_python("-c", CLAIMANT, name, f"run-{n}", path, limit, seconds)
 
     processes = [start(n, 9) for n in range(4)]
     until = time.monotonic() + 9
@@ -372,12 +370,13 @@ def test_processes_and_kills(name, tmp_path: Path):
         if not path.exists():
             continue
         n = rng.randrange(4)
-        processes[n].send_signal(signal.SIGKILL)
-        processes[n].wait()
+        os.kill(processes[n], signal.SIGKILL)
+        forkers[n].wait()
         kills += 1
         processes[n] = start(n, 4)
-    for process in processes:
-        assert process.wait(60) == 0
+    for forker in forkers:
+        assert forker.wait_python().returncode == 0
+        forker.close()
 
     holds: dict[str, Decimal] = {}
     most = Decimal(0)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect import Batch, BatchRun, ProviderError, StateError
 from batchata_prefect.answers import Reply, Usage
@@ -22,7 +21,7 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.providers import providers
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.store import Records
-from tests.chaos.killing import Forker, check_all_paid_once
+from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -45,12 +44,6 @@ def make(tmp_path: Path, jobs: int = JOBS, **options: Any) -> Batch:
     return batch
 
 
-@pytest.fixture
-def before(sandbox) -> int:
-    """How many requests the sandbox had billed before this test."""
-    return len(list(sandbox.ledger.billed()))
-
-
 @BOTH
 @pytest.mark.parametrize(
     ("operation", "mode", "options"),
@@ -70,7 +63,7 @@ def before(sandbox) -> int:
 def test_trouble_that_passes(
     tmp_path: Path,
     sandbox,
-    before: int,
+    billed,
     provider: str,
     operation: str | None,
     mode: str,
@@ -79,21 +72,21 @@ def test_trouble_that_passes(
     """Errors, pages of proxies, unknown words and results that come late cost only time."""
     sandbox.fault(provider, operation=operation, mode=mode, **options)
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @BOTH
-def test_a_list_that_lags(tmp_path: Path, sandbox, before: int, provider: str) -> None:
+def test_a_list_that_lags(tmp_path: Path, sandbox, billed, provider: str) -> None:
     """A create whose reply was lost is found although the list shows it late."""
     sandbox.fault(provider, mode="list_lag", seconds=0.3)
     sandbox.fault(provider, operation="create", mode="drop_after")
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 @BOTH
 def test_results_that_are_gone(
-    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run ends, says so, keeps what it may have cost reserved, and the next run finds them."""
     monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "1")
@@ -108,12 +101,12 @@ def test_results_that_are_gone(
     assert len(_rows(tmp_path)) == 4, "the other provider's answers are written"
     sandbox.clear_faults()
     make(tmp_path, 4).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", 4)
+    check_all_paid_once(billed(), tmp_path / "out", 4)
 
 
 @BOTH
 def test_results_that_expired(
-    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Past the provider's retention its jobs fail, at an unknown cost, and are not sent again."""
     monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "0.3")
@@ -128,12 +121,12 @@ def test_results_that_expired(
     assert run.manifest["cost_usd"] is None, "what they cost is not known, and not 0"
     sandbox.clear_faults()
     make(tmp_path, 4).run()
-    assert len(list(sandbox.ledger.billed())) - before == 4
+    assert len(billed()) == 4
 
 
 @BOTH
 def test_a_batch_that_stays_canceling(
-    tmp_path: Path, sandbox, before: int, provider: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, provider: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its settling is waited for within a bound, and the next run collects it."""
     monkeypatch.setenv("BATCHATA_SETTLE_SECONDS", "4")
@@ -156,7 +149,7 @@ def test_a_batch_that_stays_canceling(
     assert run.manifest["reserved_usd"] > 0
     sandbox.clear_faults()
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 def test_a_provider_that_is_away_at_the_deadline(
@@ -173,7 +166,7 @@ def test_a_provider_that_is_away_at_the_deadline(
 
 
 def test_one_provider_refuses_and_the_other_is_collected(
-    tmp_path: Path, sandbox, before: int, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, sandbox, billed, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A spend cap at one provider does not throw away what the other one answers."""
     sandbox.fault(
@@ -197,12 +190,10 @@ def test_one_provider_refuses_and_the_other_is_collected(
     assert {row["error_code"] for row in rows if row["status"] == "failed"} == {"provider_refused"}
     sandbox.clear_faults()
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-def test_the_results_directory_is_removed_under_the_run(
-    tmp_path: Path, sandbox, before: int
-) -> None:
+def test_the_results_directory_is_removed_under_the_run(tmp_path: Path, sandbox, billed) -> None:
     """It fails with words, and the next run collects the same batches."""
     sandbox.limits(seconds=2)
     try:
@@ -218,11 +209,11 @@ def test_the_results_directory_is_removed_under_the_run(
     finally:
         sandbox.limits(seconds=0.1)
     make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 def test_a_receipt_that_cannot_be_stored(
-    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storage of records fails just after the create: the next run adopts the batch."""
     sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
@@ -242,14 +233,14 @@ def test_a_receipt_that_cannot_be_stored(
     away.rename(state)
     sandbox.clear_faults()
     again = make(tmp_path).run()
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert again.manifest is not None
     assert any(batch["adopted"] for batch in again.manifest["batches"])
 
 
 @pytest.mark.parametrize("kind", ["intent", "receipt", "ending"])
 def test_a_record_that_can_be_stored_a_little_later(
-    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch, kind: str
+    tmp_path: Path, sandbox, billed, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """A storage that fails for a moment does not end the run."""
     monkeypatch.setenv("BATCHATA_RETRY_LONGEST_SECONDS", "20")
@@ -275,11 +266,11 @@ def test_a_record_that_can_be_stored_a_little_later(
     monkeypatch.setattr(Records, f"write_{kind}", trip)
     make(tmp_path).run()
     assert refused
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
 def test_a_lease_that_can_be_renewed_a_little_later(
-    tmp_path: Path, sandbox, before: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sandbox, billed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody else can have taken it as long as it has not run out."""
     monkeypatch.setenv("BATCHATA_LEASE_SECONDS", "3")
@@ -299,64 +290,36 @@ def test_a_lease_that_can_be_renewed_a_little_later(
         sandbox.limits(seconds=0.1)
     assert tries[0] > 1
     assert run.is_complete
-    check_all_paid_once(sandbox, before, tmp_path / "out", JOBS)
+    check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-def test_out_of_file_handles(
-    tmp_path: Path, sandbox, sandbox_process, before: int, prefect_server
-) -> None:
+def test_out_of_file_handles(tmp_path: Path, forker: Forker, billed) -> None:
     """It fails with words or goes on, and the next run finishes without paying again."""
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
-    job = {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": 12,
-        "prompt": f"{tmp_path}. Say what {{n}} is.",
-    }
-    try:
-        code, _ = forker.run({**job, "free_file_handles": 6})
-        assert code == 1, "with so few handles it cannot work"
-        code, _ = forker.run(job)
-    finally:
-        forker.close()
-    assert code == 0, (tmp_path / "log").read_text()[-3000:]
-    check_all_paid_once(sandbox, before, tmp_path / "out", 12)
+    job = told(tmp_path, jobs=12)
+    code, _ = forker.run({**job, "free_file_handles": 6})
+    assert code == 1, "with so few handles it cannot work"
+    assert forker.run(job)[0] == 0, log_of(job)
+    check_all_paid_once(billed(), tmp_path / "out", 12)
 
 
-def test_asleep_over_the_deadline(
-    tmp_path: Path, sandbox, sandbox_process, before: int, prefect_server
-) -> None:
+def test_asleep_over_the_deadline(tmp_path: Path, sandbox, forker: Forker, billed) -> None:
     """A machine that wakes after the deadline ends the run then, and keeps what was finished."""
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
-    job = {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": 40,
-        "items_per_batch": 20,
-        "prompt": f"{tmp_path}. Say what {{n}} is.",
-        "time_limit_seconds": 10,
-    }
-    known = len(list(sandbox.ledger.batches()))
+    job = told(tmp_path, jobs=40, items_per_batch=20, time_limit_seconds=10)
     sandbox.limits(seconds=40)
     try:
-        pid = forker.start(job)
-        while len(list(sandbox.ledger.batches())) < known + 2:
-            time.sleep(0.05)
+        pid = start_until_sent(forker, sandbox, job, 2)
         os.kill(pid, signal.SIGSTOP)
         time.sleep(12)
         os.kill(pid, signal.SIGCONT)
         woken = time.monotonic()
-        assert forker.wait() == 0, (tmp_path / "log").read_text()[-3000:]
+        assert forker.wait() == 0, log_of(job)
         assert time.monotonic() - woken < 12
     finally:
         sandbox.limits(seconds=0.1)
-        forker.close()
     rows = _rows(tmp_path)
     done = [row for row in rows if row["status"] == "completed"]
     assert 0 < len(done) < 40
-    assert len(done) == len(list(sandbox.ledger.billed())) - before
+    assert len(done) == len(billed())
     assert {r["error_code"] for r in rows if r["status"] == "failed"} == {"time_limit_exceeded"}
 
 
@@ -446,7 +409,7 @@ def _when(run: BatchRun, true: Callable[[], bool], then: Callable[[], Any]) -> N
 @BOTH
 @pytest.mark.parametrize("at", ["byte", "line", "reset"])
 def test_a_download_that_is_cut_off(
-    tmp_path: Path, sandbox, before: int, provider: str, at: str
+    tmp_path: Path, sandbox, billed, provider: str, at: str
 ) -> None:
     """Answers and errors in one batch, and a transfer that ends early: fetched again, not sent."""
     sandbox.fault(provider, mode="truncate", at=at, rows=2)
@@ -463,4 +426,4 @@ def test_a_download_that_is_cut_off(
     again.run()
     rows = _rows(tmp_path)
     assert [row["error_code"] for row in rows] == [None, kind] * 3
-    assert len(list(sandbox.ledger.billed())) - before == 3
+    assert len(billed()) == 3

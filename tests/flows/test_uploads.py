@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from prefect.settings import PREFECT_API_URL
 from pypdf import PdfWriter
 
 from batchata_prefect import Batch
 from batchata_prefect.providers.bodies import attachments, with_uploads
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, log_of, told, until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -116,32 +116,19 @@ def test_citations_are_verified_in_an_uploaded_document(tmp_path: Path, sandbox,
 
 
 def test_found_again_after_a_kill(
-    tmp_path: Path, sandbox, sandbox_process, pdf: Path, prefect_server
+    tmp_path: Path, sandbox, pdf: Path, forker: Forker, billed
 ) -> None:
     """A process that is killed after its upload leaves one that the next one uses and deletes."""
-    forker = Forker({"PREFECT_API_URL": PREFECT_API_URL.value(), **sandbox_process.environment()})
-    job = {
-        "results_dir": str(tmp_path / "out"),
-        "state": str(tmp_path / "state"),
-        "log": str(tmp_path / "log"),
-        "jobs": 4,
-        "models": [CLAUDE],
-        "prompt": f"{tmp_path}: {{n}}",
-        "file": str(pdf),
-        "upload_files": True,
-    }
+    job = told(tmp_path, jobs=4, models=[CLAUDE], file=str(pdf), upload_files=True)
     before = sandbox.ledger.calls()
-    billed = len(list(sandbox.ledger.billed()))
-    sandbox.fault("anthropic", operation="create", mode="delay", when="before", seconds=4)
-    try:
-        code, _ = forker.run(job, kill_after=2.5)
-        assert code == -9
-        sandbox.clear_faults()
-        code, _ = forker.run(job)
-    finally:
-        forker.close()
-    assert code == 0, (tmp_path / "log").read_text()[-3000:]
-    assert len(list(sandbox.ledger.billed())) - billed == 4
+    sandbox.fault("anthropic", operation="create", mode="delay", when="before", seconds=20)
+    pid = forker.start(job)
+    until(lambda: _grown(before, sandbox.ledger.calls(), "anthropic", "create"), job)
+    os.kill(pid, signal.SIGKILL)
+    assert forker.wait() == -9
+    sandbox.clear_faults()
+    assert forker.run(job)[0] == 0, log_of(job)
+    assert len(billed()) == 4
     after = sandbox.ledger.calls()
     assert _grown(before, after, "anthropic", "upload") == 1
     assert _grown(before, after, "anthropic", "delete") == 1
