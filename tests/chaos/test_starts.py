@@ -37,8 +37,7 @@ def stopped_in_flight(
     assert len(list(provider.ledger.batches())) == known + 2, log_of(job)
 
 
-@pytest.mark.parametrize("order", ["", " [[sandbox:refusal]]"])
-@pytest.mark.parametrize("place", ["state", "elsewhere"])
+@pytest.mark.parametrize(("order", "place"), [("", "state"), (" [[sandbox:refusal]]", "elsewhere")])
 def test_start_over_gives_new_answers(
     forker: Forker, times, tmp_path: Path, order: str, place: str
 ) -> None:

@@ -27,13 +27,6 @@ class Mood(BaseModel):
     mood: str
 
 
-@pytest.fixture
-def billed(sandbox):
-    """How many requests the sandbox has billed since the test began."""
-    before = len(list(sandbox.ledger.billed()))
-    return lambda: len(list(sandbox.ledger.billed())) - before
-
-
 def make(tmp_path: Path, jobs: int = 60, text: str = "", **options: Any) -> Batch:
     batch = Batch(tmp_path / "out", **options).set_state(file=tmp_path / "state")
     batch.set_default_params(response_model=Mood, max_tokens=100)
@@ -52,7 +45,7 @@ def test_the_sample_goes_first_and_is_spread(tmp_path: Path, billed) -> None:
     """A tenth of each model's jobs is answered before the others, and nothing is sent twice."""
     run = make(tmp_path).run(canary=0.1)
     assert {result.status for result in run.iter_results()} == {"completed"}
-    assert billed() == 60
+    assert len(billed()) == 60
     batches = run.manifest["batches"]  # pyright: ignore[reportOptionalSubscript]
     assert sorted(batch["jobs"] for batch in batches[:2]) == [2, 4]
     last_of_canary = max(datetime.fromisoformat(batch["ended_at"]) for batch in batches[:2])
@@ -68,26 +61,26 @@ def test_a_number_of_jobs(tmp_path: Path, billed) -> None:
     """A number is that many jobs over all models, rounded up for each."""
     run = make(tmp_path).run(canary=10)
     assert canary(run)["jobs"] == 11
-    assert billed() == 60
+    assert len(billed()) == 60
 
 
 def test_invalid_answers_stop_the_others(tmp_path: Path, billed) -> None:
     """Below `min_valid` nothing more is sent; a lower one lets the others follow, none twice."""
     bad = make(tmp_path, text="[[sandbox:invalid_json]]").run(canary=6)
     codes = [result.error_code for result in bad.iter_results()]
-    assert codes.count("invalid_json") == billed() == canary(bad)["jobs"]
-    assert codes.count("canary_failed") == 60 - billed()
+    assert codes.count("invalid_json") == len(billed()) == canary(bad)["jobs"]
+    assert codes.count("canary_failed") == 60 - len(billed())
     held = next(r for r in bad.iter_results() if r.error_code == "canary_failed")
     assert "0 of 6 answers are valid" in (held.error or "")
     assert "95.0% valid answers are asked for" in (held.error or "")
 
     again = make(tmp_path, text="[[sandbox:invalid_json]]").run(canary=6)
-    assert billed() == 6
+    assert len(billed()) == 6
     assert canary(again) == canary(bad)
 
     rest = make(tmp_path, text="[[sandbox:invalid_json]]").run(canary=6, min_valid=0.0)
     assert {result.error_code for result in rest.iter_results()} == {"invalid_json"}
-    assert billed() == 60
+    assert len(billed()) == 60
 
 
 def test_changed_jobs_get_a_canary_of_their_own(tmp_path: Path, billed) -> None:
@@ -95,7 +88,7 @@ def test_changed_jobs_get_a_canary_of_their_own(tmp_path: Path, billed) -> None:
     make(tmp_path, text="[[sandbox:invalid_json]]").run(canary=6)
     run = make(tmp_path, text="mended").run(canary=6)
     assert canary(run)["passed"]
-    assert billed() == 6 + 60
+    assert len(billed()) == 6 + 60
 
 
 def test_a_projection_above_the_limit_stops_the_others(tmp_path: Path, billed) -> None:
@@ -107,7 +100,7 @@ def test_a_projection_above_the_limit_stops_the_others(tmp_path: Path, billed) -
     assert told["projected_usd"] == pytest.approx(60 * (10 + 1000) / 1e6)
     assert not told["passed"]
     assert "the cost limit is $0.05" in told["told"]
-    assert billed() == 6
+    assert len(billed()) == 6
 
 
 def answer(run: BatchRun, *, go_on: bool) -> None:
@@ -143,7 +136,7 @@ def test_a_person_decides(tmp_path: Path, billed, go_on: bool) -> None:
     person.join()
     told = canary(run)
     assert told["approved"] is told["passed"] is go_on
-    assert billed() == (60 if go_on else 6)
+    assert len(billed()) == (60 if go_on else 6)
 
 
 def test_numbers_that_make_no_sense(tmp_path: Path, billed) -> None:
@@ -156,7 +149,7 @@ def test_numbers_that_make_no_sense(tmp_path: Path, billed) -> None:
     ):
         with pytest.raises(ValidationError):
             make(tmp_path, jobs=2).run(**told)
-    assert billed() == 0
+    assert len(billed()) == 0
 
 
 def test_cancelled_while_a_person_is_asked(tmp_path: Path, billed) -> None:
@@ -179,4 +172,4 @@ def test_cancelled_while_a_person_is_asked(tmp_path: Path, billed) -> None:
     assert run.manifest is not None
     assert run.manifest["status"] == "cancelled"
     assert run.manifest["counts"] == {"total": 60, "completed": 6, "failed": 0, "cancelled": 54}
-    assert billed() == 6
+    assert len(billed()) == 6

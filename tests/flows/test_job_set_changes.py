@@ -34,15 +34,9 @@ def rows_of(tmp_path: Path, name: str = "results.jsonl") -> list[dict[str, Any]]
     return [orjson.loads(line) for line in path.open("rb")] if path.exists() else []
 
 
-@pytest.fixture
-def paid(sandbox):
-    before = len(list(sandbox.ledger.billed()))
-    return lambda: len(list(sandbox.ledger.billed())) - before
-
-
 @pytest.mark.parametrize("named", [True, False])
 def test_changed_prompts_are_sent_and_the_old_answers_kept(
-    tmp_path: Path, sandbox, paid, named: bool
+    tmp_path: Path, billed, named: bool
 ) -> None:
     """All prompts changed, the commonest act of all: sent anew, and nothing is thrown away."""
 
@@ -56,20 +50,20 @@ def test_changed_prompts_are_sent_and_the_old_answers_kept(
     assert planned is not None
     assert planned["to_send"] == 4, "the plan says what the run does"
     run = batch.run()
-    assert paid() == 8
+    assert len(billed()) == 8
     assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * 4
     assert rows_of(tmp_path, "archive.jsonl") == old
     assert run.manifest is not None
     assert run.manifest["archived"] == 4
     again = make(tmp_path, jobs("first")).run()
-    assert paid() == 8, "what was answered once is there again"
+    assert len(billed()) == 8, "what was answered once is there again"
     assert rows_of(tmp_path) == old
     assert len(rows_of(tmp_path, "archive.jsonl")) == 4
     assert again.manifest is not None
     assert again.manifest["resumed"] == 4
 
 
-def test_a_subset_keeps_the_others(tmp_path: Path, sandbox, paid) -> None:
+def test_a_subset_keeps_the_others(tmp_path: Path, billed) -> None:
     """Two of six jobs: two results, and four answers in the archive until they come back."""
     jobs = [(f"j{n}", f"ask {n}") for n in range(6)]
     make(tmp_path, jobs).run()
@@ -82,7 +76,7 @@ def test_a_subset_keeps_the_others(tmp_path: Path, sandbox, paid) -> None:
     make(tmp_path, jobs).run()
     assert rows_of(tmp_path) == old
     assert rows_of(tmp_path, "archive.jsonl") == []
-    assert paid() == 6
+    assert len(billed()) == 6
 
 
 def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sandbox) -> None:
@@ -100,21 +94,21 @@ def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sa
 
 
 def test_what_failed_for_good_is_there_again_after_the_directory_was_removed(
-    tmp_path: Path, sandbox, paid
+    tmp_path: Path, billed
 ) -> None:
     """Its reason and its cost come back with the replies, also where nothing was answered."""
     jobs = [(f"j{n}", f"ask {n} [[sandbox:refusal]]") for n in range(4)]
     make(tmp_path, jobs, max_attempts=1).run()
     old = rows_of(tmp_path)
     assert sum(row["cost_usd"] for row in old) > 0
-    before = paid()
+    before = len(billed())
     shutil.rmtree(tmp_path / "out")
     make(tmp_path, jobs, max_attempts=1).run()
     assert rows_of(tmp_path) == old
-    assert paid() == before
+    assert len(billed()) == before
 
 
-def test_many_nights(tmp_path: Path, sandbox, paid) -> None:
+def test_many_nights(tmp_path: Path, billed) -> None:
     """New rows each night, some of old nights, some changed: each paid once, all of them kept."""
     asked: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
@@ -126,19 +120,19 @@ def test_many_nights(tmp_path: Path, sandbox, paid) -> None:
             tonight[f"n{night - 2}-1"] = asked[f"n{night - 2}-1"]
         asked |= tonight
         new = set(tonight.items()) - seen
-        before = paid()
+        before = len(billed())
         jobs = [(job_id, f"{job_id} {text}") for job_id, text in tonight.items()]
         make(tmp_path, jobs).run()
-        assert paid() - before == len(new), f"night {night}"
+        assert len(billed()) - before == len(new), f"night {night}"
         seen |= new
         assert [row["job_id"] for row in rows_of(tmp_path)] == list(tonight)
         kept = rows_of(tmp_path) + rows_of(tmp_path, "archive.jsonl")
         answers = [(row["job_id"], row["batch_id"]) for row in kept]
-        assert len(answers) == len(set(answers)) == len(seen) == paid()
+        assert len(answers) == len(set(answers)) == len(seen) == len(billed())
         assert {row["status"] for row in kept} == {"completed"}
 
 
-def test_results_of_somebody_else_are_refused(tmp_path: Path, sandbox, paid) -> None:
+def test_results_of_somebody_else_are_refused(tmp_path: Path, billed) -> None:
     """None of whose records are ours: they are neither mixed with ours nor overwritten."""
     theirs = Batch(tmp_path / "out").set_state(tmp_path / "theirs")
     theirs.add_job(prompt=f"{tmp_path}", model=CLAUDE, max_tokens=99).run()
@@ -148,7 +142,7 @@ def test_results_of_somebody_else_are_refused(tmp_path: Path, sandbox, paid) -> 
     with pytest.raises(ValidationError, match="Nothing was sent"):
         make(tmp_path, [("a", "ask")]).run(dry_run=True)
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
-    assert paid() == 1
+    assert len(billed()) == 1
 
 
 def row(job_id: str, batch_id: str | None, text: str = "x", **more: Any) -> dict[str, Any]:

@@ -7,38 +7,13 @@ from typing import Any
 
 import orjson
 import pytest
-from pydantic import BaseModel
 
-from batchata_prefect import Batch, ValidationError
+from batchata_prefect import ValidationError
+from tests.flows.places import CLAUDE, GPT, Place, ask, new_batch
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 MODELS = pytest.mark.parametrize("model", [CLAUDE, GPT])
-
-
-class Place(BaseModel):
-    """What the structured jobs ask for."""
-
-    city: str
-    population: int
-
-
-def new_batch(tmp_path: Path, **options: Any) -> Batch:
-    batch = Batch(tmp_path / "out", **options).set_state(file=tmp_path / "state")
-    return batch.set_default_params(max_tokens=400)
-
-
-def ask(batch: Batch, tmp_path: Path, model: str, marker: str, **more: Any) -> Batch:
-    text = f"{tmp_path} [[sandbox:{marker}]]\nCity: Oslo\nPopulation: 717710"
-    return batch.add_job(prompt=text, model=model, **{"id": "a", **more})
-
-
-@pytest.fixture
-def bodies(sandbox):
-    """Digests of the requests that this test was billed for."""
-    before = len(list(sandbox.ledger.billed()))
-    return lambda: [row.body_digest for row in list(sandbox.ledger.billed())[before:]]
 
 
 @MODELS

@@ -185,25 +185,6 @@ def test_starting_over_pays_again_and_deletes_nothing(tmp_path: Path, sandbox, b
     assert set(bill().values()) == {2}
 
 
-def test_answers_come_back_as_objects_also_after_a_restart(tmp_path: Path, sandbox, bill) -> None:
-    """A response model gives its instances, at once and from a finished run."""
-
-    def ask() -> BatchRun:
-        batch = new_batch(tmp_path)
-        for model in (CLAUDE, GPT):
-            batch.add_job(
-                prompt=f"{tmp_path}\nCity: Bern\nPopulation: 134794",
-                model=model,
-                response_model=Place,
-            )
-        return batch.run()
-
-    for run in (ask(), ask()):
-        places = [result.parsed_response for result in run.results()["completed"]]
-        assert places == [Place(city="Bern", population=134794)] * 2
-    assert set(bill().values()) == {1}
-
-
 def test_in_a_running_event_loop(tmp_path: Path, sandbox) -> None:
     """As in a notebook: `run` is called while a loop is running."""
 
@@ -288,34 +269,6 @@ def test_a_progress_callback_that_fails_does_not_stop_the_run(tmp_path: Path, sa
         raise RuntimeError("no terminal")
 
     assert len(mixed(tmp_path).run(on_progress=broken).results()["completed"]) == 6
-
-
-@pytest.mark.parametrize("provider", ["anthropic", "openai"])
-@pytest.mark.parametrize("at", ["line", "middle", "reset"])
-def test_a_cut_download_is_fetched_again(
-    tmp_path: Path, sandbox, bill, provider: str, at: str
-) -> None:
-    """Rows are counted: a transfer that ends early, tidy or not, loses no answer."""
-    operation = "results" if provider == "anthropic" else "content"
-    sandbox.fault(provider, operation=operation, mode="truncate", at=at, rows=1, times=2)
-    assert len(mixed(tmp_path).run().results()["completed"]) == 6
-    assert set(bill().values()) == {1}
-
-
-@pytest.mark.parametrize("provider", ["anthropic", "openai"])
-def test_polling_survives_trouble(tmp_path: Path, sandbox, bill, provider: str) -> None:
-    """Errors, limits and dropped connections while polling cost time only."""
-    for fault in (
-        {"mode": "status", "status": 500, "times": 2},
-        {"mode": "status", "status": 529 if provider == "anthropic" else 503, "times": 2},
-        {"mode": "status", "status": 429, "headers": {"retry-after": "0"}, "times": 2},
-        {"mode": "drop_before", "times": 2},
-        {"mode": "unknown_status", "times": 2},
-        {"mode": "garbage", "status": 502, "times": 1},
-    ):
-        sandbox.fault(provider, operation="retrieve", **fault)
-    assert len(mixed(tmp_path).run().results()["completed"]) == 6
-    assert set(bill().values()) == {1}
 
 
 def test_what_fails_for_a_time_is_sent_again_and_what_fails_for_good_is_not(
@@ -589,17 +542,6 @@ def test_a_results_dir_that_cannot_be_written(tmp_path: Path, sandbox) -> None:
     (tmp_path / "out").write_text("I am a file")
     with pytest.raises(ValidationError, match="cannot be written"):
         mixed(tmp_path)
-
-
-def test_results_whose_records_are_elsewhere_are_not_paid_again(
-    tmp_path: Path, sandbox, bill
-) -> None:
-    """A moved state directory stops the run instead of buying everything anew."""
-    mixed(tmp_path).run()
-    paid = sum(bill().values())
-    with pytest.raises(ValidationError, match="records"):
-        mixed(tmp_path).set_state(file=tmp_path / "elsewhere").run()
-    assert sum(bill().values()) == paid
 
 
 def test_another_base_url_is_refused(

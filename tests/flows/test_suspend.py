@@ -171,7 +171,9 @@ def test_asleep_over_the_death_of_its_worker(place: Place) -> None:
     with get_client(sync_client=True) as client:
         collector = client.read_deployment_by_name("batchata-collector/collector")
         assert [schedule.active for schedule in collector.schedules] == [True]
-        soon = IntervalSchedule(interval=timedelta(seconds=5))
+        # Once: each run of the collector costs a process.
+        at = datetime.now(UTC) + timedelta(seconds=8)
+        soon = IntervalSchedule(interval=timedelta(hours=1), anchor_date=at)
         client.create_deployment_schedules(collector.id, [(soon, True)])
         client.resume_deployment(collector.id)
         until(lambda: client.read_flow_run(flow_run_id).state_name != "Suspended", place)

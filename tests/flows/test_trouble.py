@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 
 from batchata_prefect import Batch, BatchRun, ProviderError, StateError
 from batchata_prefect.answers import Reply, Usage
-from batchata_prefect.models import Chunk
 from batchata_prefect.providers import providers
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.store import Records
@@ -46,31 +44,33 @@ def make(tmp_path: Path, jobs: int = JOBS, **options: Any) -> Batch:
 
 @BOTH
 @pytest.mark.parametrize(
-    ("operation", "mode", "options"),
+    "faults",
     [
-        ("retrieve", "status", {"status": 500, "times": 12}),
-        ("retrieve", "status", {"status": 529, "times": 5}),
-        ("retrieve", "status", {"status": 404, "times": 5}),
-        ("retrieve", "garbage", {"times": 5}),
-        ("retrieve", "unknown_status", {"times": 3}),
-        ("list", "status", {"status": 503, "times": 5}),
-        (None, "create_404", {"seconds": 1}),
-        (None, "results_not_ready", {"times": 4}),
-        (("results", "content"), "status", {"status": 500, "times": 6}),
-        (("results", "content"), "status", {"status": 404, "times": 4}),
+        [
+            ("retrieve", "status", {"status": 500, "times": 12}),
+            ("retrieve", "status", {"status": 529, "times": 5}),
+            ("retrieve", "status", {"status": 404, "times": 5}),
+            ("retrieve", "status", {"status": 429, "headers": {"retry-after": "0"}, "times": 2}),
+            ("retrieve", "drop_before", {"times": 2}),
+            ("retrieve", "garbage", {"times": 5}),
+            ("retrieve", "unknown_status", {"times": 3}),
+        ],
+        [("list", "status", {"status": 503, "times": 5})],
+        [(None, "create_404", {"seconds": 1})],
+        [(None, "results_not_ready", {"times": 4})],
+        [
+            (("results", "content"), "status", {"status": 500, "times": 6}),
+            (("results", "content"), "status", {"status": 404, "times": 4}),
+        ],
     ],
+    ids=["polling", "listing", "unseen at first", "late results", "download"],
 )
 def test_trouble_that_passes(
-    tmp_path: Path,
-    sandbox,
-    billed,
-    provider: str,
-    operation: str | None,
-    mode: str,
-    options: dict[str, Any],
+    tmp_path: Path, sandbox, billed, provider: str, faults: list[tuple[Any, str, dict[str, Any]]]
 ) -> None:
-    """Errors, pages of proxies, unknown words and results that come late cost only time."""
-    sandbox.fault(provider, operation=operation, mode=mode, **options)
+    """Errors, limits, dropped connections, pages of proxies and unknown words cost only time."""
+    for operation, mode, options in faults:
+        sandbox.fault(provider, operation=operation, mode=mode, **options)
     make(tmp_path).run()
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
@@ -362,30 +362,6 @@ def test_a_row_that_is_no_json_is_not_sent_again(tmp_path: Path, provider: str) 
     assert caught.value.reply == Reply(
         "h-1", "succeeded", error_code="unreadable_reply", error=caught.value.reply.error
     )
-
-
-def test_clocks_that_differ(tmp_path: Path, sandbox) -> None:
-    """A batch is found although the provider's clock is some minutes behind ours."""
-    import asyncio
-    from datetime import timedelta
-
-    made = make(tmp_path, 2).run()
-    assert made.manifest is not None
-    ours = next(b for b in made.manifest["batches"] if b["batch_id"].startswith("batch_"))
-    chunk = Chunk(0, 0, ours["token"], "openai", "/v1/chat/completions", GPT, 1, 1, 1, 1, None)
-    provider = providers()["openai"]
-
-    async def find() -> Any:
-        client = provider.connect()
-        try:
-            since = datetime.now(UTC) + timedelta(minutes=10)
-            return await provider.find(client, chunk, since, frozenset())
-        finally:
-            await client.close()
-
-    found = asyncio.run(find())
-    assert found.batch is not None
-    assert found.batch.batch_id == ours["batch_id"]
 
 
 def _rows(tmp_path: Path) -> list[dict[str, Any]]:

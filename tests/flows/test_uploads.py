@@ -121,7 +121,7 @@ def test_found_again_after_a_kill(
     """A process that is killed after its upload leaves one that the next one uses and deletes."""
     job = told(tmp_path, jobs=4, models=[CLAUDE], file=str(pdf), upload_files=True)
     before = sandbox.ledger.calls()
-    sandbox.fault("anthropic", operation="create", mode="delay", when="before", seconds=20)
+    sandbox.fault("anthropic", operation="create", mode="status", status=429, times=None)
     pid = forker.start(job)
     until(lambda: _grown(before, sandbox.ledger.calls(), "anthropic", "create"), job)
     os.kill(pid, signal.SIGKILL)

@@ -31,12 +31,6 @@ def rows_of(tmp_path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in (tmp_path / "out" / "results.jsonl").open("rb")]
 
 
-@pytest.fixture
-def billed(sandbox):
-    before = len(list(sandbox.ledger.billed()))
-    return lambda: list(sandbox.ledger.billed())[before:]
-
-
 @pytest.mark.parametrize("counts", [True, False])
 def test_completed_without_an_output_file_stays_open(
     tmp_path: Path, sandbox, billed, counts: bool
