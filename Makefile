@@ -53,8 +53,9 @@ chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py \
 	  tests/chaos/test_money.py tests/chaos/test_kill.py --timeout 3600 \
 	  --numprocesses 3 --dist worksteal $(PYTEST)
-	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 $(PYTHON) -m pytest tests/unit/results/test_odd_rows.py \
-	  tests/unit/content/test_odd_documents.py $(PYTEST)
+	@BATCHATA_ODD_ROWS=20000 BATCHATA_ODD_DOCUMENTS=2000 BATCHATA_LEASE_SCHEDULES=5000 $(PYTHON) -m pytest \
+	  tests/unit/results/test_odd_rows.py tests/unit/content/test_odd_documents.py \
+	  tests/unit/records/test_lease_schedules.py $(PYTEST)
 
 lint: $(VENV)/.tools
 	@$(PYTHON) -m ruff check .

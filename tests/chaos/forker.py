@@ -9,11 +9,13 @@ gone.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
 import runpy
 import select
+import signal
 import socket
 import sys
 import tempfile
@@ -143,6 +145,12 @@ def as_process(told: dict[str, Any]) -> int:
     return 0
 
 
+def die_with_parent() -> None:
+    """Leave no run behind where the tests are killed; on Linux, which can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def serve(stream: Any) -> None:
     """Fork a run for each line, in the environment that the first line holds."""
     os.environ.clear()
@@ -152,6 +160,7 @@ def serve(stream: Any) -> None:
     for line in stream:
         pid = os.fork()
         if pid == 0:
+            die_with_parent()
             code = 1
             try:
                 code = as_process(json.loads(line))
@@ -166,6 +175,9 @@ def serve(stream: Any) -> None:
 
 def main() -> None:
     """Fork once for each connection, until whoever started this process is gone."""
+    die_with_parent()
+    # A shell that starts the tests in its background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(sys.argv[1])
         listener.listen()
@@ -178,6 +190,7 @@ def main() -> None:
             connection, _ = listener.accept()
             with connection:
                 if os.fork() == 0:
+                    die_with_parent()
                     listener.close()
                     with connection.makefile("rw") as stream:
                         serve(stream)

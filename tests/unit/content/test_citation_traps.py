@@ -306,13 +306,13 @@ def test_mapping_does_a_bounded_work(
 
     class Counted(Work):
         def __init__(self, steps: int) -> None:
-            super().__init__(steps // 10)
+            super().__init__(steps // 40)
             works.append(self)
 
     monkeypatch.setattr(citations, "Work", Counted)
     cited = [f"Field {at}: 5, 5, Acme Trading. The suppliers of a long list" for at in range(480)]
     found = mapped({f"field_{at}": value for at in range(count)}, cited, said=False)
-    most = bounds().mapping_steps // 10
+    most = bounds().mapping_steps // 40
     assert most - works[0].left < 1.5 * most
     if works[0].left <= 0:
         assert {sure for places in found.values() for sure in places.values()} <= {"low"}

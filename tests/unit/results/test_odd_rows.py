@@ -26,7 +26,7 @@ from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.read import collect, give_up
 from batchata_prefect.results.row import Reading, from_row
 
-EXAMPLES = int(os.environ.get("BATCHATA_ODD_ROWS", "300"))
+EXAMPLES = int(os.environ.get("BATCHATA_ODD_ROWS", "100"))
 """Mutated rows that are read; `make chaos` reads 20,000."""
 
 MESSAGES, CHAT = "/v1/messages", "/v1/chat/completions"

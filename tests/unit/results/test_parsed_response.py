@@ -339,7 +339,7 @@ def models_with_answers(draw: st.DrawFn) -> tuple[Any, dict[str, Any]]:
     return create_model("Made", __base__=base, **fields), answer
 
 
-@settings(max_examples=int(os.environ.get("BATCHATA_ODD_ROWS", "200")), deadline=None)
+@settings(max_examples=int(os.environ.get("BATCHATA_ODD_ROWS", "100")), deadline=None)
 @given(made=models_with_answers(), indent=st.sampled_from([None, 2]), ascii_=st.booleans())
 @pytest.mark.timeout(3_600)
 def test_any_model_is_made_by_one_validation(made: Any, indent: int | None, ascii_: bool) -> None:
