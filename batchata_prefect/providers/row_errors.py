@@ -43,6 +43,9 @@ _WORD = re.compile(r"[a-z]+(?:_[a-z]+)+")
 _NO_REPLY = re.compile(r"(?:Connection error|Request timed out)\.?$", re.I)
 """How both SDKs write that there was no reply at all [_exceptions.py]."""
 
+_STATUSES = ("status", "status_code", "http_status", "code", "type")
+"""Fields of an error in which servers write a status."""
+
 _SHOWN = 300
 
 
@@ -99,16 +102,16 @@ def _error(value: Any) -> tuple[str | None, str | None, int | None] | None:
         return word if _WORD.fullmatch(word) else None, _shown(value), None
     if (number := whole_number(value)) is not None:
         return None, None, number
-    if not isinstance(value, dict):
-        return None
-    error = cast("Mapping[str, Any]", value)
+    return _of_object(cast("Mapping[str, Any]", value)) if isinstance(value, dict) else None
+
+
+def _of_object(error: Mapping[str, Any]) -> tuple[str | None, str | None, int | None] | None:
     inner = opened(error.get("error"))
     if inner and error.get("message") is None and (found := _error(inner)) is not None:
         return found
     words = [text_at(error, name) for name in ("code", "type")]
     code = next((word for word in words if word and whole_number(word) is None), None)
-    names = ("status", "status_code", "http_status", "code", "type")
-    numbers = [whole_number(error.get(name)) for name in names]
+    numbers = map(whole_number, map(error.get, _STATUSES))
     status = next((number for number in numbers if number is not None), None)
     said = error.get("message") or error.get("detail")
     text = said if isinstance(said, str) or said is None else _shown(str(said))

@@ -217,10 +217,15 @@ def _readings(text: str, start: int, end: int, core: str, mark: int) -> Iterator
             rare = odd or not (usual and sure)
             one = Number(start, end, sign * value, this_need, mark == _DATE, percent, rare)
             yield one
-            if percent:
-                yield one._replace(value=one.value / part, rare=False)
-            if scale:
-                yield one._replace(value=one.value * 10**scale, rare=not usual)
+            yield from _scaled(one, part if percent else 0, scale, usual=usual)
+
+
+def _scaled(one: Number, part: int, scale: int, *, usual: bool) -> Iterator[Number]:
+    """What a number stands for with its percent sign, or with the word of a scale behind it."""
+    if part:
+        yield one._replace(value=one.value / part, rare=False)
+    if scale:
+        yield one._replace(value=one.value * 10**scale, rare=not usual)
 
 
 def _is_bound(text: str, start: int, end: int) -> bool:
