@@ -104,6 +104,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
                 ended[entry.chunk.sequence] = words
+    run.started_at = await asyncio.to_thread(_begun, run)
     run.spent_before = budget.spent(run.ledger)
     run.resumed = run.spool.states.counts[ANSWERED]
     if run.ledger:
@@ -117,6 +118,23 @@ async def _read_records(run: Session) -> dict[int, Words]:
             else "",
         )
     return ended
+
+
+def _begun(run: Session) -> datetime:
+    """When today's job set was begun, from which its time limit counts.
+
+    A job file that comes every night has the same records, and a limit of its own each night: what
+    was begun after the last job set was finished is another one.
+    """
+    manifest = read_manifest(run.results_dir)
+    if manifest is None or run.records is None or manifest.get("records") != run.records.id:
+        return run.started_at
+    begun = datetime.fromisoformat(manifest["started_at"])
+    if manifest["status"] != "completed" or manifest["job_set"] == run.spool.digest:
+        return begun
+    finished = datetime.fromisoformat(manifest["finished_at"])
+    since = [entry.since for entry in run.ledger if entry.since > finished]
+    return min(since, default=datetime.now(UTC))
 
 
 async def _connect(run: Session, name: str, model: str) -> None:

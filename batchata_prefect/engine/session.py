@@ -244,7 +244,7 @@ class Session:
         flights: Sequence -> chunk that is being taken care of.
         providers: Name -> provider.
         clients: Name of the provider -> its SDK client.
-        started_at: First start of the run.
+        started_at: First start of the run with this job set.
         resumed: Jobs that an earlier run had answered.
         spent_before: What earlier runs have cost in USD; None where that is unknown.
         flow_run_id: Prefect's id of the flow run.

@@ -43,8 +43,8 @@ CODES: dict[str, Code] = {
     # The run
     "time_limit_exceeded": Code(
         FAILED,
-        "Start a run with a longer time limit for these jobs, in another results_dir: the limit "
-        "counts from the first start.",
+        "Run again with a longer time limit: only these are sent. It counts from the first start "
+        "of the job set.",
     ),
     "cost_limit_exceeded": Code(FAILED, "Raise the cost limit and run again: only these are sent."),
     "canceled": Code(FAILED, _RUN_AGAIN),

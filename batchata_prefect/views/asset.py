@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.assets import Asset, AssetProperties, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from batchata_prefect.errors import one_line
 from batchata_prefect.views.report.words import summary
@@ -46,12 +46,16 @@ def asset_key(place: str) -> str:
 async def materialized(manifest: Mapping[str, Any], results: str) -> None:
     """Tell Prefect that the results were made, in a task of their own; a failure is a warning.
 
+    Without an answer they are no new version of the results, and nothing is told.
+
     Args:
         manifest: What the run came to.
         results: Path or URL of its results.
     """
+    counts = manifest["counts"]
+    if not counts["completed"]:
+        return
     try:
-        counts = manifest["counts"]
         name = f"{PurePath(results).parent.name} results"
         asset = Asset(key=asset_key(results), properties=AssetProperties(name=name))
         metadata = {
@@ -74,9 +78,7 @@ async def materialized(manifest: Mapping[str, Any], results: str) -> None:
         )
         async def tell() -> State[Any]:
             asset.add_metadata(metadata)
-            # Without an answer they are no new version of the results.
-            state = Completed if counts["completed"] else Failed
-            return state(message=f"{summary(manifest)}; see {results}", data=results)
+            return Completed(message=f"{summary(manifest)}; see {results}", data=results)
 
         await tell()
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from batchata_prefect import Batch, ValidationError
+from batchata_prefect import Batch, BatchRun, ValidationError
 from batchata_prefect.results import archive
 from batchata_prefect.views.report import text
 from batchata_prefect.views.terminal import dollars
@@ -91,6 +92,23 @@ def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sa
     assert f", of which {own} in this run" in text(second, None, tmp_path)
     assert f", {own} in this run" in (tmp_path / "out" / "report.html").read_text()
     assert same == {**second, "cost_of_run_usd": 0}
+
+
+def test_each_night_has_the_whole_time_limit(tmp_path: Path, sandbox) -> None:
+    """It counts from the first start of the job set, and not from that of the first night."""
+
+    def night(*names: str) -> BatchRun:
+        return make(tmp_path, [(name, f"ask {name}") for name in names]).add_time_limit(10).run()
+
+    first = night("a", "b")
+    time.sleep(10.5)
+    again, second = night("a", "b"), night("b", "c")
+    assert first.manifest is not None
+    assert again.manifest is not None
+    assert second.manifest is not None
+    assert again.manifest["started_at"] == first.manifest["started_at"]
+    assert second.manifest["started_at"] > first.manifest["finished_at"]
+    assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * 2
 
 
 def test_what_failed_for_good_is_there_again_after_the_directory_was_removed(
