@@ -12,13 +12,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from batchata_prefect.answers import JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.server import own_server, start_early
 from batchata_prefect.engine.session import (
@@ -30,44 +29,27 @@ from batchata_prefect.engine.session import (
     enter,
     leave,
 )
-from batchata_prefect.engine.status import FailureCodes, batch_statuses, run_status
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.engine.status import (
+    FailureCodes,
+    progress_batches,
+    progress_stats,
+    say_how_to_resume,
+    say_what_happens_now,
+)
+from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.numbers import number, plain_usd
+from batchata_prefect.numbers import number
 from batchata_prefect.providers import provider_for
-from batchata_prefect.results.diff import RunDiff
-from batchata_prefect.results.ended import EndedRows
-from batchata_prefect.results.result_file import ResultFile
-from batchata_prefect.results.row import from_row
-from batchata_prefect.views.status import BatchStatus
+from batchata_prefect.results.run_answers import RunAnswers
 
 logger = logging.getLogger("batchata_prefect")
-
-_PREFECT_UNREACHABLE = ("Failed to reach API", "Timed out while attempting to connect")
-"""How Prefect says that its server does not answer; it has no error class for it."""
-
-
-def _is_connection(error: Exception) -> bool:
-    """Whether an error came from the connection to Prefect's server, which uses httpx."""
-    return type(error).__module__.partition(".")[0] in {"httpx", "httpcore"}
-
-
-def _refused(error: BaseException | None) -> int | None:
-    """The status by which Prefect's server refuses us; None where that is not the trouble."""
-    while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in {401, 403}:
-            return status
-        error = error.__cause__
-    return None
-
 
 ProgressCallback: TypeAlias = Callable[[dict[str, Any], float, dict[str, Any]], None]
 """Called with (stats, elapsed seconds, batch data), as in the original library."""
 
 
-class BatchRun:
+class BatchRun(RunAnswers):
     """One run of a batch; made by `Batch.run`.
 
     Attributes:
@@ -87,6 +69,7 @@ class BatchRun:
         self.print_status = False
         self.planned: dict[str, Any] | None = None
         self._session = Session(settings, spool, prices, schemas, pace)
+        super().__init__(schemas, spool.digest)
         self._callback: ProgressCallback | None = None
         self._interval = 1.0
         self._failures = FailureCodes()
@@ -170,8 +153,6 @@ class BatchRun:
         run.spool.reset()
         # What is missing is said before a server starts for nothing.
         self._connect(only_unsure=True)
-        settings = run.settings.model_dump(mode="json")
-        label = run.settings.title
         name = enter(run)
         with ExitStack() as stack:
             stack.callback(leave, name)
@@ -187,7 +168,7 @@ class BatchRun:
                 from batchata_prefect.engine.suspend import leave as leave_sleepers
 
                 self._connect()
-                run_batch.serialize_parameters({"settings": settings})
+                run_batch.serialize_parameters(run.shown)
 
             ticker = asyncio.create_task(self._tick(callbacks))
             # The collector would go through all of Prefect's objects again for every few
@@ -199,7 +180,7 @@ class BatchRun:
                 if run.settings.wait == "suspend":
                     await may_suspend(run)
                 while run.flow_run_id is None:
-                    flow: Any = run_batch(label, name, settings, return_state=True)
+                    flow: Any = run_batch(**run.shown, return_state=True)
                     await self._in_order(flow)
                     # Of a resumed flow run, Prefect does not start a subflow again that was
                     # over; what it came to stands in the records and on disk.
@@ -235,23 +216,27 @@ class BatchRun:
                 run.clients[name] = run.providers[name].connect()
 
     async def _start_prefect(self, stack: ExitStack) -> None:
+        from batchata_prefect.engine.trouble import tell
+
         try:
             stack.enter_context(await asyncio.to_thread(own_server))
         except Exception as error:
-            self._tell(error)
+            tell(self._session, error)
 
     async def _in_order(self, flow: Coroutine[Any, Any, Any]) -> None:
         """Await the flow; the first cancellation makes it end in order, the second at once."""
+        from batchata_prefect.engine.trouble import raise_trouble, tell
+
         self._loop = asyncio.get_running_loop()
         self._flow = asyncio.ensure_future(flow)
         canceled = False
         while True:
             try:
-                await self._raise_trouble(await asyncio.shield(self._flow))
+                await raise_trouble(self._session, await asyncio.shield(self._flow))
             except asyncio.CancelledError:
                 if self._flow.done() or canceled:
                     self._flow.cancel()
-                    self._say_how_to_resume()
+                    say_how_to_resume(self._session)
                     raise
                 canceled = True
                 task = asyncio.current_task()
@@ -259,56 +244,12 @@ class BatchRun:
                 task.uncancel()
                 self.cancel("interrupted")
             except Exception as error:
-                self._tell(error)
+                tell(self._session, error)
                 break
             else:
                 break
         if canceled:
             raise asyncio.CancelledError
-
-    async def _raise_trouble(self, state: Any) -> None:
-        """Raise why the flow failed, where that is no matter of its jobs."""
-        from prefect.exceptions import FailedRun
-        from prefect.states import aget_state_exception
-
-        run = self._session
-        if run.error is not None:
-            raise run.error
-        if run.flow_run_id is not None and (state.is_failed() or state.is_crashed()):
-            error = await aget_state_exception(state)
-            if not isinstance(error, FailedRun):
-                raise error
-
-    def _tell(self, error: Exception) -> None:
-        """Name what has ended the flow, and let a Prefect that is away go where that is no matter.
-
-        Raises:
-            Exception: What ended the flow.
-        """
-        from prefect.settings import PREFECT_API_URL
-
-        if self._session.error is not None:
-            raise self._session.error from None
-        status = _refused(error)
-        if status is not None and not self._session.ledger:
-            raise StateError(
-                f"Prefect refuses this process ({status} from {PREFECT_API_URL.value()}); this "
-                "start sent nothing. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING, and run "
-                "again"
-            ) from None
-        unreachable = str(error).startswith(_PREFECT_UNREACHABLE) or _is_connection(error)
-        if unreachable and self.manifest is not None:
-            logger.warning(
-                "the run is over and its results are written, but Prefect could not be told: %s",
-                error,
-            )
-            return
-        if unreachable and not self._session.ledger:
-            raise StateError(
-                f"Prefect cannot be reached: {error} This start sent nothing. Check "
-                "PREFECT_API_URL, or unset it to run with a server of its own"
-            ) from error
-        raise error
 
     def cancel(self, reason: str = "cancelled by the program", *, detach: bool = False) -> None:
         """End the run in order; from a progress callback or another thread.
@@ -324,20 +265,7 @@ class BatchRun:
         run = self._session
         if run.stopped is None:
             run.stop(reason, "detach" if detach else None)
-            self._say_what_happens_now()
-
-    def _say_what_happens_now(self) -> None:
-        run = self._session
-        flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
-        if run.stopped is not None and run.stopped.on_cancel == "detach":
-            logger.warning("%s: leaving %d provider batches running", run.stopped.reason, flying)
-        elif run.stopped is not None:
-            logger.warning(
-                "%s: cancelling %d provider batches and collecting what they finished, which can "
-                "take minutes. Once more leaves at once; they go on and the next run collects them",
-                run.stopped.reason,
-                flying,
-            )
+            say_what_happens_now(self._session)
 
     def _run_here(self) -> None:
         try:
@@ -346,7 +274,7 @@ class BatchRun:
             if self.manifest is not None:
                 written = f"the run was interrupted; its results so far are in {self.results_dir}"
                 raise KeyboardInterrupt(written) from None
-            self._say_how_to_resume()
+            say_how_to_resume(self._session)
             raise KeyboardInterrupt from None
         stopped = self._session.stopped
         if stopped is not None and stopped.reason == TERMINATED:
@@ -400,20 +328,11 @@ class BatchRun:
     def _report(self, callbacks: list[ProgressCallback]) -> None:
         for callback in list(callbacks):
             try:
-                callback(self.status(), self.elapsed_seconds, self._batch_data())
+                callback(self.status(), self.elapsed_seconds, progress_batches(self._session))
             except Exception:
                 # A view that fails must not take the run with it.
                 logger.exception("the progress callback failed and is not called again")
                 callbacks.remove(callback)
-
-    def _say_how_to_resume(self) -> None:
-        flying = sum(1 for flight in self._session.flights.values() if flight.entry.receipt)
-        logger.warning(
-            "stopped; %d provider batches go on at the provider. Run the same jobs again with "
-            "results_dir=%r to collect them; nothing is paid twice",
-            flying,
-            str(self.results_dir),
-        )
 
     @property
     def elapsed_seconds(self) -> float:
@@ -436,149 +355,17 @@ class BatchRun:
             (when the first batch in flight expires), enqueued_tokens, failures (error code ->
             jobs). Costs in USD, None where a price is unknown.
         """
-        run = self._session
-        found = run_status(run)
-        ended = sum(1 for entry in run.ledger if entry.ending is not None)
-        last = run.ledger[-1].chunk if run.ledger else None
-        stats = {
-            "total": found.total,
-            "pending": 0 if found.is_complete else found.pending,
-            "active": found.active,
-            "completed": found.completed,
-            "failed": found.failed,
-            "cancelled": found.cancelled,
-            "cost_usd": plain_usd(found.spent_usd),
-            "cost_of_run_usd": plain_usd(found.spent_now_usd),
-            "cost_limit_usd": plain_usd(found.cost_limit_usd),
-            "is_complete": found.is_complete,
-            "batches_total": len(run.ledger),
-            "batches_completed": ended,
-            "batches_pending": len(run.ledger) - ended,
-            "current_batch_index": last.sequence if last else 0,
-            "current_batch_size": last.count if last else 0,
-            "items_per_batch": run.settings.items_per_batch,
-            "reserved_usd": plain_usd(found.reserved_usd),
-            "time_left_seconds": found.seconds_left,
-            "resumed": found.resumed,
-            "is_stopping": found.is_stopping,
-            "waiting_for": found.waiting_for,
-            "waiting_until": found.waiting_until,
-            "enqueued_tokens": found.enqueued_tokens,
-            "failures": self._failed_by_code(),
-        }
+        failures = (self.manifest or {}).get("failures")
+        codes = (
+            self._failures.look(self._session)
+            if failures is None
+            else {code: group["count"] for code, group in failures.items()}
+        )
+        stats = progress_stats(self._session, codes)
         if print_status:
             for name, value in stats.items():
                 logger.info("%s: %s", name, value)
         return stats
-
-    def _failed_by_code(self) -> dict[str, int]:
-        if self.manifest is not None:
-            return {code: group["count"] for code, group in self.manifest["failures"].items()}
-        return self._failures.look(self._session)
-
-    def _batch_data(self) -> dict[str, Any]:
-        return {batch.key: _batch(batch) for batch in batch_statuses(self._session)}
-
-    def results(self) -> dict[str, list[JobResult]]:
-        """All results in memory, by status: completed, failed, cancelled.
-
-        For very many jobs use `iter_results`.
-        """
-        found: dict[str, list[JobResult]] = {"completed": [], "failed": [], "cancelled": []}
-        for result in self.iter_results():
-            found[result.status].append(result)
-        return found
-
-    def iter_results(self) -> Iterator[JobResult]:
-        """The results one at a time, in the order of the jobs, each job once.
-
-        While the run goes on, in another thread or in a callback, they are those of the jobs that
-        have ended when this is called: answered, or failed for good, also by an earlier start. A
-        job that is sent again is not among them before it has ended. Where jobs were added since
-        an earlier run was over, those that it answered come when this one is over.
-
-        Raises:
-            OSError: They cannot be read.
-        """
-        schemas = self._session.schemas
-        if self.is_complete:
-            yield from ResultFile(self.results_dir / "results.jsonl").results(schemas)
-            return
-        try:
-            ended = EndedRows(self.results_dir)
-        except FileNotFoundError:
-            return
-        if ended.head["job_set"] == self._session.spool.digest:
-            for row in ended:
-                yield from_row(row, schemas)
-
-    def to_arrow(self) -> Any:
-        """The results as a pyarrow table, one row a job, in the order of the jobs.
-
-        It has the columns of `results.jsonl`; and for each field of the metadata and of the parsed
-        answers a column `metadata.<field>` and `answer.<field>`: of booleans, whole numbers, floats
-        or text where all its values are such, else of JSON text. Where there are more than 200
-        fields, they stay in `metadata_json` and `parsed_response_json` alone.
-
-        Raises:
-            StateError: The run is not complete.
-            ValidationError: pyarrow is not installed.
-        """
-        from batchata_prefect.results.frames import arrow_table
-
-        if not self.is_complete:
-            raise StateError(f"the run has no results yet in {str(self.results_dir)!r}; run it")
-        return arrow_table(self.results_dir / "results.jsonl")
-
-    def to_pandas(self, **kwargs: Any) -> Any:
-        """The results as a pandas frame; see `to_arrow`.
-
-        Args:
-            **kwargs: Passed on to pyarrow's `Table.to_pandas`, such as
-                `types_mapper=pandas.ArrowDtype`, which keeps whole numbers beside missing ones.
-
-        Raises:
-            StateError: The run is not complete.
-            ValidationError: pandas or pyarrow is not installed.
-        """
-        from batchata_prefect.results.frames import require
-
-        require("pandas", "frames", "to_pandas()")
-        return self.to_arrow().to_pandas(**kwargs)
-
-    def to_polars(self) -> Any:
-        """The results as a polars frame; see `to_arrow`.
-
-        Raises:
-            StateError: The run is not complete.
-            ValidationError: polars or pyarrow is not installed.
-        """
-        from batchata_prefect.results.frames import require
-
-        return require("polars", "frames", "to_polars()").from_arrow(self.to_arrow())
-
-    def get_failed_jobs(self) -> dict[str, str]:
-        """Job id -> error of all failed jobs."""
-        return {
-            result.job_id: result.error or ""
-            for result in self.iter_results()
-            if result.status == "failed"
-        }
-
-    def diff(self, other: BatchRun | str | Path) -> RunDiff:
-        """What changed against an earlier run of the same jobs, such as one with another prompt.
-
-        Jobs are known by their ids: give them ids of their own, because one that is made from a
-        job's content changes with it.
-
-        Args:
-            other: The earlier run, or its results directory.
-
-        Raises:
-            StateError: One of them has no results yet.
-        """
-        before = other.results_dir if isinstance(other, BatchRun) else other
-        return RunDiff(before, self.results_dir)
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON-ready values: settings, status and manifest."""
@@ -619,27 +406,3 @@ def _no_collector() -> Generator[None]:
             gc.enable()
         atexit.unregister(gc.freeze)
         atexit.register(gc.freeze)
-
-
-def _batch(batch: BatchStatus) -> dict[str, Any]:
-    """A provider batch as the progress callback gets it, in the original library's words."""
-    chunk = batch.entry.chunk
-    if batch.entry.ending is None:
-        status = "running" if batch.batch_id else "pending"
-    else:
-        status = "cancelled" if batch.was_canceled else "failed" if batch.failed else "complete"
-    return {
-        "start_time": batch.entry.receipt.created_at if batch.entry.receipt else None,
-        "status": status,
-        "total": chunk.count,
-        "completed": batch.answered,
-        "failed": batch.failed,
-        "cost": plain_usd(batch.cost_usd) if batch.entry.ending else 0.0,
-        "estimated_cost": plain_usd(chunk.reserved_usd),
-        "provider": chunk.provider,
-        "model": chunk.model,
-        "name": chunk.name,
-        "batch_id": batch.batch_id,
-        "completion_time": batch.ended_at,
-        "error": batch.reason,
-    }

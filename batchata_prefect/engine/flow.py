@@ -32,30 +32,40 @@ from batchata_prefect.views.report import keep_page, markdown, summary, tell_fai
 
 @flow(
     name="batchata",
-    flow_run_name="{label}",
+    flow_run_name="{jobs}",
     # The facts, which are small; the answers are files.
     persist_result=True,
     result_serializer="json",
-    # The session is a name of something that lives in this process.
+    # They are for the reader; what the run does stands in its session.
     validate_parameters=False,
 )
-async def run_batch(label: str, session_name: str, settings: dict[str, Any]) -> State[Any]:
+async def run_batch(
+    jobs: str,
+    models: list[str],
+    results: str,
+    budget_usd: float | None,
+    time_limit_hours: float | None,
+    options: dict[str, Any],
+) -> State[Any]:
     """Answer every job of a job set, each paid once, inside the limits.
 
     Args:
-        label: Name of the flow run.
-        session_name: Name of the session in this process.
-        settings: The run's settings, for the reader of the flow run.
+        jobs: What they are called, and how many.
+        models: Ids of their models.
+        results: Directory or URL of the answers.
+        budget_usd: USD that the run never passes.
+        time_limit_hours: Hours after the first start at which it ends.
+        options: The other options that were told.
 
     Returns:
         What became of it, see `views.states`; Paused where it sleeps until the collector wakes the
         deployed flow run around it; with the error on the session, where a provider refuses the
         key or the account, or records or results cannot be read, written or trusted.
     """
-    run = session(session_name)
+    run = session()
     run.flow_run_id, run.waiting_for = _flow_run_id(), None
     try:
-        return await _from_start_to_end(run, session_name)
+        return await _from_start_to_end(run, run.spool.directory.name)
     except BatchataError as error:
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
         run.error = run.broken or error

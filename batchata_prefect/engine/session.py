@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -466,6 +467,20 @@ class Session:
         return max(0.0, at - time.monotonic())
 
     @property
+    def shown(self) -> dict[str, Any]:
+        """Parameters of the flow run: what somebody who looks at it wants to know."""
+        told = self.settings.told
+        named = {"title", "jobs", "results_dir", "results_url", "run_key"}
+        return {
+            "jobs": self.settings.title,
+            "models": sorted({family.model for family in self.spool.families()}),
+            "results": told.get("results_url") or told["results_dir"],
+            "budget_usd": told.pop("cost_limit_usd", None),
+            "time_limit_hours": told.pop("time_limit_hours", None),
+            "options": {name: value for name, value in told.items() if name not in named},
+        }
+
+    @property
     def results_dir(self) -> Path:
         """Where answers go."""
         return Path(self.settings.results_dir)
@@ -501,6 +516,7 @@ class Session:
 
 
 _sessions: dict[str, Session] = {}
+_own: ContextVar[str] = ContextVar("batchata_session")
 
 
 def enter(session: Session) -> str:
@@ -511,12 +527,13 @@ def enter(session: Session) -> str:
     """
     name = session.spool.directory.name
     _sessions[name] = session
+    _own.set(name)
     return name
 
 
-def session(name: str) -> Session:
-    """The session of that name in this process."""
-    return _sessions[name]
+def session(name: str | None = None) -> Session:
+    """The session of that name in this process; by default the one entered where this runs."""
+    return _sessions[name or _own.get()]
 
 
 def leave(name: str) -> None:

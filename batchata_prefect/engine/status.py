@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import orjson
 
@@ -15,7 +18,10 @@ from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
 from batchata_prefect.jobs.spool import IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
+from batchata_prefect.numbers import plain_usd
 from batchata_prefect.views.status import BatchStatus, RunStatus
+
+logger = logging.getLogger("batchata_prefect")
 
 _FAILED_ROW = b'"status":"failed"'
 
@@ -137,4 +143,90 @@ def _waiting_for(run: Session, flying: int) -> str | None:
     return "answers of " + " and ".join(
         f"{name} ({number:,} {'batch' if number == 1 else 'batches'})"
         for name, number in sorted(counted.items())
+    )
+
+
+def progress_stats(run: Session, failures: Mapping[str, int]) -> dict[str, Any]:
+    """A run as the progress callback gets it, in the original library's words."""
+    found = run_status(run)
+    ended = sum(1 for entry in run.ledger if entry.ending is not None)
+    last = run.ledger[-1].chunk if run.ledger else None
+    return {
+        "total": found.total,
+        "pending": 0 if found.is_complete else found.pending,
+        "active": found.active,
+        "completed": found.completed,
+        "failed": found.failed,
+        "cancelled": found.cancelled,
+        "cost_usd": plain_usd(found.spent_usd),
+        "cost_of_run_usd": plain_usd(found.spent_now_usd),
+        "cost_limit_usd": plain_usd(found.cost_limit_usd),
+        "is_complete": found.is_complete,
+        "batches_total": len(run.ledger),
+        "batches_completed": ended,
+        "batches_pending": len(run.ledger) - ended,
+        "current_batch_index": last.sequence if last else 0,
+        "current_batch_size": last.count if last else 0,
+        "items_per_batch": run.settings.items_per_batch,
+        "reserved_usd": plain_usd(found.reserved_usd),
+        "time_left_seconds": found.seconds_left,
+        "resumed": found.resumed,
+        "is_stopping": found.is_stopping,
+        "waiting_for": found.waiting_for,
+        "waiting_until": found.waiting_until,
+        "enqueued_tokens": found.enqueued_tokens,
+        "failures": failures,
+    }
+
+
+def progress_batches(run: Session) -> dict[str, dict[str, Any]]:
+    """The provider batches as the progress callback gets them, in the original library's words."""
+    return {batch.key: _batch(batch) for batch in batch_statuses(run)}
+
+
+def _batch(batch: BatchStatus) -> dict[str, Any]:
+    chunk = batch.entry.chunk
+    if batch.entry.ending is None:
+        status = "running" if batch.batch_id else "pending"
+    else:
+        status = "cancelled" if batch.was_canceled else "failed" if batch.failed else "complete"
+    return {
+        "start_time": batch.entry.receipt.created_at if batch.entry.receipt else None,
+        "status": status,
+        "total": chunk.count,
+        "completed": batch.answered,
+        "failed": batch.failed,
+        "cost": plain_usd(batch.cost_usd) if batch.entry.ending else 0.0,
+        "estimated_cost": plain_usd(chunk.reserved_usd),
+        "provider": chunk.provider,
+        "model": chunk.model,
+        "name": chunk.name,
+        "batch_id": batch.batch_id,
+        "completion_time": batch.ended_at,
+        "error": batch.reason,
+    }
+
+
+def say_what_happens_now(run: Session) -> None:
+    """Log what becomes of the batches in flight as the run is told to stop."""
+    flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
+    if run.stopped is not None and run.stopped.on_cancel == "detach":
+        logger.warning("%s: leaving %d provider batches running", run.stopped.reason, flying)
+    elif run.stopped is not None:
+        logger.warning(
+            "%s: cancelling %d provider batches and collecting what they finished, which can "
+            "take minutes. Once more leaves at once; they go on and the next run collects them",
+            run.stopped.reason,
+            flying,
+        )
+
+
+def say_how_to_resume(run: Session) -> None:
+    """Log that the process leaves its batches to the next run."""
+    flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
+    logger.warning(
+        "stopped; %d provider batches go on at the provider. Run the same jobs again with "
+        "results_dir=%r to collect them; nothing is paid twice",
+        flying,
+        str(run.results_dir),
     )

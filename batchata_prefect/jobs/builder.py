@@ -192,7 +192,8 @@ class JobsBuilder:
         if path is not None:
             told = {**kwargs, "prompt": prompt, "columns": columns}
             origin = self._intake.take_over(Path(path), told)
-        if path is None or self._intake.origin is None:
+        # It takes nothing over where there are jobs already, whatever those came from.
+        if origin is None or self._intake.origin is None:
             # fsspec takes a while to import, and jobs that are added one by one never need it.
             from batchata_prefect.jobs.sources import RowForm, rows_of
 

@@ -233,3 +233,13 @@ def test_no_library_of_tables_is_imported_for_rows_of_a_file(tmp_path: Path):
     command = [sys.executable, "-c", code, str(tmp_path / "out"), str(jsonl(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_rows_of_every_file_are_added(tmp_path: Path) -> None:
+    """Also those of a second one, where all jobs so far came from the first."""
+    batch = Batch(tmp_path / "out").set_default_params(model="gpt-6-luna")
+    for number in range(3):
+        file = tmp_path / f"{number}.csv"
+        file.write_text(f"q\n{number} a\n{number} b\n")
+        batch.add_rows(file, "{q}")
+    assert len(batch) == 6

@@ -115,7 +115,7 @@ def test_accounts_side_by_side(accounts: dict[str, Sandbox], tmp_path: Path) -> 
     assert run.flow_run_id is not None
     with get_client(sync_client=True) as client:
         parameters = client.read_flow_run(run.flow_run_id).parameters
-    assert parameters["settings"]["credentials"] == credentials
+    assert parameters["options"]["credentials"] == credentials
     written = [*(tmp_path / "out").rglob("*"), *(tmp_path / "state").rglob("*")]
     texts = [orjson.dumps(parameters), *(path.read_bytes() for path in written if path.is_file())]
     for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"):

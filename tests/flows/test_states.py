@@ -21,6 +21,7 @@ from prefect import flow, get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import FailedRun
 from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.states import AwaitingRetry
@@ -52,6 +53,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> It
             ),
         ):
             yield stack
+            # What is not told before the server ends is tried for ever when the process ends.
+            EventsWorker.drain_all()
 
 
 def make(tmp_path: Path, jobs: int = 4, model: str = GPT, cut: int = 0, **told: Any) -> Batch:

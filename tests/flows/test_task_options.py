@@ -1,7 +1,8 @@
-"""Retries, delay, time and tags of the task of a provider batch are the user's, and act."""
+"""What Prefect is told of a run: names, parameters, and the user's retries, time and tags."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import TaskRun
+from prefect.flows import load_flow_from_entrypoint
 
+from batchata_prefect import Batch
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import Provider, providers
 from batchata_prefect.providers.openai import OpenAI
-from tests.flows.test_states import make, server
+from tests.flows.test_states import GPT, ROOT, make, server
 
 __all__ = ["server"]
 
@@ -146,3 +149,70 @@ def test_tags_show_on_the_task_run(tmp_path: Path, sandbox) -> None:
     run = make(tmp_path, task_tags=["team-a", "nightly"]).run()
     (task,) = tasks_of(run.flow_run_id)
     assert {"team-a", "nightly"} <= set(task.tags)
+
+
+def flow_run(flow_run_id: str | None) -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(UUID(flow_run_id))
+
+
+def test_a_flow_run_has_a_name_and_parameters_that_a_person_knows(tmp_path: Path, sandbox) -> None:
+    """The file and the number of its jobs; jobs, models, results, budget and time limit."""
+    rows = tmp_path / "questions.csv"
+    rows.write_text("city\nOslo\nLima\nBonn\n")
+    batch = Batch(tmp_path / "out", max_attempts=5).set_state(tmp_path / "state")
+    batch.add_cost_limit(usd=2).add_time_limit(hours=2)
+    batch.add_rows(rows, "Where is {city}?", model=GPT)
+    shown = flow_run(batch.run(min_valid=0.9).flow_run_id)
+    assert shown.name == "questions.csv, 3 jobs"
+    assert shown.parameters == {
+        "jobs": "questions.csv, 3 jobs",
+        "models": [GPT],
+        "results": str(tmp_path / "out"),
+        "budget_usd": 2.0,
+        "time_limit_hours": 2.0,
+        "options": {"max_attempts": 5, "min_valid": 0.9, "state": str(tmp_path / "state")},
+    }
+
+
+@pytest.mark.parametrize(
+    ("results_dir", "rows", "jobs", "title"),
+    [
+        ("answers", [], 1, "answers, 1 job"),
+        ("answers", [], 1234, "answers, 1,234 jobs"),
+        ("a/01a22418-1f8d-724f-940e-895427f281c0", [], 2, "2 jobs"),
+        ("a/01a22418-1f8d-724f-940e-895427f281c0", ["/deep/er/questions.csv"], 0, "questions.csv"),
+        ("answers", ["one.csv", "two.csv", "three.csv"], 0, "one.csv and 2 more, 9 jobs"),
+        ("answers", ["one.csv"], 1, "answers, 4 jobs"),
+        ("memory://bucket/answers", [], 2, "answers, 2 jobs"),
+    ],
+)
+def test_the_title_of_a_job_set(
+    tmp_path: Path, results_dir: str, rows: list[str], jobs: int, title: str
+) -> None:
+    """Its file or its results directory; never a UUID or a path."""
+    place = results_dir if "://" in results_dir else str(tmp_path / results_dir)
+    batch = Batch(place).set_default_params(model=GPT)
+    for name in rows:
+        file = tmp_path / name.removeprefix("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"q\n{name} 1\n{name} 2\n{name} 3\n")
+        batch.add_rows(file, "{q}")
+    for n in range(jobs):
+        batch.add_job(prompt=f"{n}", id=f"j{n}")
+    assert batch.title.startswith(title)
+    assert "/" not in batch.title
+
+
+def test_a_deployed_flow_run_is_named_by_its_file(tmp_path: Path, sandbox) -> None:
+    """Also where the path is absolute and the results directory is named by the flow run."""
+    rows = tmp_path / "questions.csv"
+    rows.write_text(f"city\n{tmp_path} Oslo\n")
+    flow = load_flow_from_entrypoint(f"{ROOT}/flows/jobs_from_file.py:jobs_from_file")
+    told = {"jobs": str(rows), "prompt": "Where is {city}?", "model": GPT}
+    told |= {"results_dir": str(tmp_path / "{run_key}"), "state": str(tmp_path / "state")}
+    with get_client(sync_client=True) as client:
+        before = {each.id for each in client.read_flow_runs()}
+        asyncio.run(flow(**told))
+        found = {each.name for each in client.read_flow_runs() if each.id not in before}
+    assert found == {"questions.csv, 1 job"}
