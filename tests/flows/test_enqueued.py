@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,20 +64,16 @@ def test_a_declared_quota_is_never_passed(tmp_path: Path, tight) -> None:
     assert statuses["turned_away"] == 0
 
 
+def at_once(tmp_path: Path, **options: Any) -> list[dict[str, Any]]:
+    """Two runs at one moment: what both came to."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = pool.map(lambda name: make(tmp_path, name, **options).run(), ("one", "two"))
+        return [check(run) for run in runs]
+
+
 def test_two_runs_at_once(tmp_path: Path, tight) -> None:
     """Two runs that know nothing of each other share the account's limit, and both finish."""
-    runs: dict[str, BatchRun] = {}
-
-    def go(name: str) -> None:
-        runs[name] = make(tmp_path, name).run()
-
-    threads = [threading.Thread(target=go, args=(name,)) for name in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name in ("one", "two"):
-        check(runs[name])
+    at_once(tmp_path)
 
 
 def test_a_job_larger_than_the_limit(tmp_path: Path, tight) -> None:
@@ -93,18 +89,7 @@ def test_a_job_larger_than_the_limit(tmp_path: Path, tight) -> None:
 
 def test_two_runs_share_a_declared_quota(tmp_path: Path, tight) -> None:
     """Each knows through the Prefect server what the other has in flight: none is turned away."""
-    runs: dict[str, BatchRun] = {}
-
-    def go(name: str) -> None:
-        runs[name] = make(tmp_path, name, quota={GPT: 1_800}).run()
-
-    threads = [threading.Thread(target=go, args=(name,)) for name in ("one", "two")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for name in ("one", "two"):
-        assert check(runs[name])["turned_away"] == 0
+    assert [one["turned_away"] for one in at_once(tmp_path, quota={GPT: 1_800})] == [0, 0]
 
 
 def test_a_dead_holder_is_forgotten(tmp_path: Path, tight) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import pytest
 from prefect import Flow
 from prefect.exceptions import FailedRun, ParameterTypeError
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL
 
 from batchata_prefect.jobs.sources import read_rows
 from tests.chaos.killing import Forker
@@ -29,8 +34,16 @@ def jobs_from_file() -> Flow[Any, Any]:
     return load_flow_from_entrypoint(f"{ROOT}/flows/jobs_from_file.py:jobs_from_file")
 
 
-def run(flow: Flow[Any, Any], **parameters: Any) -> dict[str, Any]:
-    return asyncio.run(flow(**parameters))
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox) -> Run:
+    """Runs the flow over the questions, but where told otherwise."""
+    usual = {"jobs": str(questions), "prompt": "Read this invoice.", "model": "claude-haiku-5-5"}
+    usual |= {"results_dir": str(tmp_path / "out"), "state": str(tmp_path / "state")}
+    usual |= {"run_key": str(tmp_path)}
+    return lambda **told: asyncio.run(jobs_from_file(**usual | told))
 
 
 def rows_of(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -83,13 +96,9 @@ def test_bad_parameters_are_refused(
         jobs_from_file.validate_parameters(parameters)
 
 
-def test_template_ids_and_metadata(
-    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
-) -> None:
+def test_template_ids_and_metadata(run: Run, tmp_path: Path) -> None:
     """Each row of a CSV is a job with its own prompt, id and metadata, on the asked model."""
     summary = run(
-        jobs_from_file,
-        jobs=str(questions),
         prompt="Where is {city}?",
         model="gpt-6-luna",
         results_dir=str(tmp_path / "{run_key}"),
@@ -98,7 +107,6 @@ def test_template_ids_and_metadata(
         metadata_columns=["team"],
         cost_limit_usd=1,
         run_key="cities",
-        state=str(tmp_path / "state"),
     )
     rows = rows_of(summary)
     assert summary["results"] == str(tmp_path / "cities" / "results.jsonl")
@@ -117,9 +125,7 @@ def test_template_ids_and_metadata(
     assert b"Where is Lima?" in requests
 
 
-def test_documents_and_a_response_model(
-    jobs_from_file: Flow[Any, Any], tmp_path: Path, sandbox
-) -> None:
+def test_documents_and_a_response_model(run: Run, tmp_path: Path) -> None:
     """A column of document paths and a JSON schema give typed answers from each document."""
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(
@@ -135,16 +141,10 @@ def test_documents_and_a_response_model(
         "additionalProperties": False,
     }
     summary = run(
-        jobs_from_file,
         jobs=str(jobs),
-        prompt="Read this invoice.",
-        model="claude-haiku-5-5",
-        results_dir=str(tmp_path / "out"),
         response_model=schema,
         file_column="file",
         documents_root=str(DOCUMENTS),
-        run_key="invoices",
-        state=str(tmp_path / "state"),
     )
     assert [json.loads(row["parsed_response_json"]) for row in rows_of(summary)] == [
         {"invoice_number": "NW-1042", "total": 1353.24},
@@ -153,23 +153,15 @@ def test_documents_and_a_response_model(
 
 
 @pytest.mark.parametrize("asked", ["provider", "quoted"])
-def test_answers_cite_their_documents(
-    jobs_from_file: Flow[Any, Any], tmp_path: Path, sandbox, asked: str
-) -> None:
+def test_answers_cite_their_documents(run: Run, tmp_path: Path, asked: str) -> None:
     """Whichever way is chosen in the form."""
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps({"file": str(DOCUMENTS / "invoice-1042.pdf")}) + "\n")
     summary = run(
-        jobs_from_file,
         jobs=str(jobs),
-        prompt="Read this invoice.",
-        model="claude-haiku-5-5",
-        results_dir=str(tmp_path / "out"),
         citations=asked,
         file_column="file",
         documents_root=str(DOCUMENTS),
-        run_key=str(tmp_path),
-        state=str(tmp_path / "state"),
     )
     (row,) = rows_of(summary)
     assert json.loads(row["citations_json"])
@@ -178,71 +170,49 @@ def test_answers_cite_their_documents(
     assert native == (asked == "provider")
 
 
-def test_same_run_key_buys_nothing_again(
-    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
-) -> None:
+def test_same_run_key_buys_nothing_again(run: Run, tmp_path: Path, sandbox) -> None:
     """A second run under the same key gives the same summary without a new batch."""
-    parameters = {
-        "jobs": str(questions),
-        "prompt": f"{tmp_path} {{city}}",
-        "model": "claude-haiku-5-5",
-        "results_dir": str(tmp_path / "out"),
-        "run_key": "again",
-        "state": str(tmp_path / "state"),
-    }
-    first = run(jobs_from_file, **parameters)
+    first = run(prompt=f"{tmp_path} {{city}}")
     bought = len(list(sandbox.ledger.batches()))
-    assert run(jobs_from_file, **parameters) == first
+    assert run(prompt=f"{tmp_path} {{city}}") == first
     assert len(list(sandbox.ledger.batches())) == bought
 
 
-def test_run_key_is_the_flow_run(
-    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
-) -> None:
+def test_run_key_is_the_flow_run(run: Run, tmp_path: Path) -> None:
     """Without a run key each flow run has its own results, so that a Retry finds them again."""
-    summary = run(
-        jobs_from_file,
-        jobs=str(questions),
-        prompt="{city}?",
-        model="claude-haiku-5-5",
-        results_dir=str(tmp_path / "{run_key}"),
-        state=str(tmp_path / "state"),
-    )
+    summary = run(prompt="{city}?", results_dir=str(tmp_path / "{run_key}"), run_key=None)
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", summary["run_key"])
     assert Path(summary["results"]).parent.name == summary["run_key"]
 
 
-def test_run_without_any_answer_fails_with_its_reasons(
-    jobs_from_file: Flow[Any, Any], questions: Path, tmp_path: Path, sandbox
-) -> None:
+def test_run_without_any_answer_fails_with_its_reasons(run: Run) -> None:
     """When no job was answered the flow run is failed, and says how many failed of what."""
     with pytest.raises(FailedRun, match=r"0 of 3 jobs answered, 3 failed.*\(refusal: 3\)"):
-        run(
-            jobs_from_file,
-            jobs=str(questions),
-            prompt="[[sandbox:refusal]] {city}",
-            model="claude-haiku-5-5",
-            results_dir=str(tmp_path / "out"),
-            run_key="refused",
-            state=str(tmp_path / "state"),
-        )
+        run(prompt="[[sandbox:refusal]] {city}")
 
 
-def demo(folder: Path, *arguments: str, **environment: str) -> str:
-    """What the demo says, run as make does; with a wrong key it ends with 1."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("ANTHROPIC", "OPENAI"):
-            patch.delenv(f"{name}_API_KEY", raising=False)
-            patch.delenv(f"{name}_BASE_URL", raising=False)
-        forker = Forker({"COLUMNS": "120", **environment})
-    done = forker.python(ROOT / "flows" / "demo.py", *arguments, cwd=folder)
+DEMO = ROOT / "flows" / "demo.py"
+
+
+@pytest.fixture
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key and no address of a provider, as after a clone."""
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("ANTHROPIC", "OPENAI"):
+        monkeypatch.delenv(f"{name}_API_KEY", raising=False)
+        monkeypatch.delenv(f"{name}_BASE_URL", raising=False)
+
+
+def demo(folder: Path) -> str:
+    """What the demo says."""
+    forker = Forker({})
+    done = forker.python(DEMO, cwd=folder)
     forker.close()
-    said = done.stdout + done.stderr
-    assert done.returncode == bool(arguments), said
-    return said
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_demo_runs_and_a_second_time_submits_nothing(tmp_path: Path) -> None:
+def test_demo_runs_and_a_second_time_submits_nothing(tmp_path: Path, nothing_set) -> None:
     """The demo answers all its jobs on both providers; the second run sends nothing and says so."""
     from batchata_prefect.sandbox import Ledger
 
@@ -274,14 +244,27 @@ def test_demo_runs_and_a_second_time_submits_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_demo_says_what_is_wrong_with_the_key(
-    tmp_path: Path, sandbox, provider: str, key: str | None, says: str
+    tmp_path: Path, sandbox, nothing_set, provider: str, key: str | None, says: str
 ) -> None:
     """A missing or wrong key is one sentence after the price, not a traceback; nothing is paid."""
     name = provider.upper()
-    environment = {f"{name}_BASE_URL": sandbox.environment()[f"{name}_BASE_URL"]}
+    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value() or ""}
+    environment[f"{name}_BASE_URL"] = sandbox.environment()[f"{name}_BASE_URL"]
     if key:
         environment[f"{name}_API_KEY"] = key
-    ended = demo(tmp_path, "--provider", provider, **environment)
+    # A process of its own, as the demo says before Prefect is imported what is logged.
+    done = subprocess.run(
+        [sys.executable, DEMO, "--provider", provider],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    ended = done.stdout
+    assert done.returncode == 1, ended
     assert f"This run buys answers from {provider} for at most $0.00" in ended
     assert "The demo stopped: " in ended
     assert says in ended.rpartition("The demo stopped: ")[2]
