@@ -1,10 +1,11 @@
-"""The numbers that a run is told, checked in one place before anything is sent."""
+"""The numbers that a run is told, checked before anything is sent; and how people read numbers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from operator import index
 from typing import Annotated, Any, TypeAlias
@@ -114,6 +115,43 @@ def told_usd(amount: Decimal | float | None, unknown: str = "an unknown amount")
     # Digits beyond the fourth go where they are zeros.
     whole, _, part = text.partition(".")
     return f"${whole}.{part[:4]}{part[4:].rstrip('0')}"
+
+
+def dollars(usd: float | None) -> str:
+    """An amount of USD: cents from one cent on, four digits that count below; None is unknown."""
+    if usd is None:
+        return "unknown"
+    if usd == 0 or abs(usd) >= 0.01:
+        return f"${usd:,.2f}"
+    return told_usd(usd)
+
+
+def clock(seconds: float) -> str:
+    """A duration as a person reads it: `0:07`, `12:03`, `1:02:03`, `2d 03:04:05`."""
+    minutes, second = divmod(max(0, int(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02}:{minute:02}:{second:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
+
+
+def short_count(count: int) -> str:
+    """A large number in few letters: `950`, `12k`, `3.4M`."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            short = count / size
+            return (
+                f"{short:.1f}".removesuffix(".0") + letter if short < 10 else f"{short:.0f}{letter}"
+            )
+    return str(count)
+
+
+def clock_time(at: datetime) -> str:
+    """A moment as the person's own clock shows it, with the day where it is not today."""
+    local = at.astimezone()
+    is_today = local.date() == datetime.now(local.tzinfo).date()
+    return f"{local:%H:%M}" if is_today else f"{local:%a %H:%M}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -35,8 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect import Batch, BatchataError, BatchRun, JobResult
+from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.sandbox import Sandbox, SandboxError
-from batchata_prefect.views.terminal import Progress, clock, dollars
+from batchata_prefect.views.terminal import Progress
 
 DOCUMENTS = Path(__file__).parent / "documents"
 MODELS = {"anthropic": "claude-haiku-5-5", "openai": "gpt-6-luna"}

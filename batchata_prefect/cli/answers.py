@@ -22,9 +22,9 @@ from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.escapes import sheet_cell
 from batchata_prefect.exact_json import dumps, loads_exact
+from batchata_prefect.numbers import dollars
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.result_file import ResultFile
-from batchata_prefect.views.terminal import dollars
 
 _SHOWN = 50
 

@@ -13,8 +13,8 @@ from rich.text import Text
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.exact_json import dumps
+from batchata_prefect.numbers import dollars
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
-from batchata_prefect.views.terminal import dollars
 
 _FIELDS_SHOWN = 15
 

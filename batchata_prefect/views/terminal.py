@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchata_prefect.escapes import printable
-from batchata_prefect.numbers import told_usd
+from batchata_prefect.numbers import clock, clock_time, dollars, short_count
 
 Stats = Mapping[str, Any]
 BatchData = Mapping[str, Mapping[str, Any]]
@@ -34,18 +33,18 @@ QUIET_SECONDS = 300.0
 """Time after which a plain line is written although nothing has changed."""
 
 _CODES_SHOWN = 4
+_AGE_COLUMNS, _BOUND_COLUMNS = 50, 76
 _MOST_COLUMNS = 110
 """On a wider terminal the numbers would stand too far from the names that they belong to."""
 
-_ORDER = ("running", "failed", "cancelled", "pending", "complete")
 _COLORS = {
     "running": "cyan",
-    "complete": "green",
     "failed": "red",
     "cancelled": "yellow",
     "pending": "dim",
+    "complete": "green",
 }
-_EPOCH = datetime.fromtimestamp(0, UTC)
+_ORDER = tuple(_COLORS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +97,7 @@ class Progress:
         *,
         console: Console | None = None,
     ) -> None:
-        if console is None:
-            console = Console(file=file) if file is not None else Console(stderr=True)
-        self._console = console
+        self._console = console or Console(file=file, stderr=file is None)
         self._results_dir = None if results_dir is None else os.fspath(results_dir)
         # A notebook's output cannot be rewritten in place, whatever rich makes of it.
         self._on_terminal = self._console.is_terminal and not self._console.is_jupyter
@@ -121,12 +118,7 @@ class Progress:
         self._closed = False
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Show the last state and leave the terminal as it was."""
         self.close()
 
@@ -231,7 +223,9 @@ class View:
         parts.append(Text())
         details = [("batches", _batches_text(self.batches, len(ordered) - len(shown)))]
         details.append(("cost", _cost_text(self.stats)))
-        details.append(("time", _time_text(self.stats, self.elapsed_seconds)))
+        left = self.stats.get("time_left_seconds")
+        left_text = "" if left is None else f", {clock(left)} left"
+        details.append(("time", clock(self.elapsed_seconds) + left_text))
         details.append(("waiting for", _waiting_text(self.stats)))
         details.append(("results", self.results_dir or ""))
         grid = Table.grid(padding=(0, 2))
@@ -261,25 +255,6 @@ def plain_line(stats: Stats, batches: BatchData) -> str:
     return "; ".join(" ".join(printable(part).split()) for part in parts if part)
 
 
-def clock(seconds: float) -> str:
-    """A duration as a person reads it: `0:07`, `12:03`, `1:02:03`, `2d 03:04:05`."""
-    minutes, second = divmod(max(0, int(seconds)), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour:02}:{minute:02}:{second:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
-
-
-def dollars(usd: float | None) -> str:
-    """An amount of USD: cents from one cent on, four digits that count below; None is unknown."""
-    if usd is None:
-        return "unknown"
-    if usd == 0 or abs(usd) >= 0.01:
-        return f"${usd:,.2f}"
-    return told_usd(usd)
-
-
 def _state(batch: Mapping[str, Any]) -> str:
     # The original's word for a batch with any failed job is failed; beside its counts that would
     # read as if nothing had come of it.
@@ -288,13 +263,13 @@ def _state(batch: Mapping[str, Any]) -> str:
     return str(batch.get("status") or "pending")
 
 
-def _number(values: Mapping[str, Any], key: str) -> int:
+def _number(values: Mapping[str, Any], *keys: str) -> int:
     # A provider that counts nothing gives None.
-    return int(values.get(key) or 0)
+    return sum(int(values.get(key) or 0) for key in keys)
 
 
 def _done(stats: Stats) -> int:
-    return sum(_number(stats, key) for key in ("completed", "failed", "cancelled"))
+    return _number(stats, "completed", "failed", "cancelled")
 
 
 def _by_interest(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -303,8 +278,10 @@ def _by_interest(batches: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     def place(batch: Mapping[str, Any]) -> tuple[int, float]:
         state = _state(batch)
         rank = _ORDER.index(state) if state in _ORDER else 0
-        started = (batch.get("start_time") or _EPOCH).timestamp()
-        ended = (batch.get("completion_time") or _EPOCH).timestamp()
+        started, ended = (
+            0.0 if (at := batch.get(name)) is None else at.timestamp()
+            for name in ("start_time", "completion_time")
+        )
         return rank, started if state in ("running", "pending") else -ended
 
     return sorted(batches, key=place)
@@ -330,15 +307,10 @@ def _bar(stats: Stats, width: int) -> Table:
 
 
 def _jobs_text(stats: Stats) -> str:
+    words = {"active": "at providers", "pending": "not sent"}
     counts = [
-        f"{_number(stats, key):,} {word}"
-        for key, word in (
-            ("completed", "completed"),
-            ("failed", "failed"),
-            ("cancelled", "cancelled"),
-            ("active", "at providers"),
-            ("pending", "not sent"),
-        )
+        f"{_number(stats, key):,} {words.get(key, key)}"
+        for key in ("completed", "failed", "cancelled", "active", "pending")
         if _number(stats, key)
     ]
     if resumed := _number(stats, "resumed"):
@@ -365,67 +337,46 @@ def _waiting_text(stats: Stats) -> str:
     return text
 
 
-def short_count(count: int) -> str:
-    """A large number in few letters: `950`, `12k`, `3.4M`."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            short = count / size
-            return (
-                f"{short:.1f}".removesuffix(".0") + letter if short < 10 else f"{short:.0f}{letter}"
-            )
-    return str(count)
-
-
-def clock_time(at: datetime) -> str:
-    """A moment as the person's own clock shows it, with the day where it is not today."""
-    local = at.astimezone()
-    is_today = local.date() == datetime.now(local.tzinfo).date()
-    return f"{local:%H:%M}" if is_today else f"{local:%a %H:%M}"
-
-
 def _table(batches: Sequence[Mapping[str, Any]], now: datetime, width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     table.add_column("state", no_wrap=True)
     table.add_column("batch", ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column("", no_wrap=True)
-    table.add_column("jobs", justify="right", no_wrap=True)
-    if width >= 50:
-        table.add_column("age", justify="right", no_wrap=True)
-    if width >= 76:
-        table.add_column("at most", justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
+    for name, least_width in (
+        ("jobs", 0),
+        ("age", _AGE_COLUMNS),
+        ("at most", _BOUND_COLUMNS),
+        ("cost", 0),
+    ):
+        if width >= least_width:
+            table.add_column(name, justify="right", no_wrap=True)
     for batch in batches:
         state = _state(batch)
         name, _, number = _name(batch).rpartition(" #")
-        if width < 76:
+        if width < _BOUND_COLUMNS:
             name = name.removeprefix(f"{batch.get('provider')} ")
+        cost = "" if state in ("running", "pending") else dollars(batch.get("cost"))
+        bound = dollars(batch.get("estimated_cost"))
         cells = [
             Text(state, style=_COLORS.get(state, "")),
             Text(name or number),
             # Apart from the name, so that a narrow terminal cuts the name and not the number.
             Text(f"#{number}" if name else ""),
             Text(_batch_jobs(batch)),
+            *([Text(_age(batch, now))] if width >= _AGE_COLUMNS else []),
+            *([Text(bound)] if width >= _BOUND_COLUMNS else []),
+            Text(cost if width >= _BOUND_COLUMNS else cost or f"<{bound}"),
         ]
-        if width >= 50:
-            cells.append(Text(_age(batch, now)))
-        if width >= 76:
-            cells.append(Text(_bound(batch)))
-            cells.append(Text(_actual(batch)))
-        else:
-            cells.append(Text(_actual(batch) or f"<{_bound(batch)}"))
         table.add_row(*cells)
     return table
 
 
 def _batch_jobs(batch: Mapping[str, Any]) -> str:
-    total = _number(batch, "total")
-    done = _number(batch, "completed") + _number(batch, "failed")
-    if not done and _state(batch) == "running":
-        # Zero may mean that the provider tells nothing before the end, so it is not shown.
+    total, failed, state = _number(batch, "total"), _number(batch, "failed"), _state(batch)
+    done = _number(batch, "completed", "failed")
+    # Zero may mean that the provider tells nothing before the end, so it is not shown.
+    if state == "pending" or (state == "running" and not done):
         return f"{total:,}"
-    if _state(batch) == "pending":
-        return f"{total:,}"
-    failed = _number(batch, "failed")
     return f"{done:,}/{total:,}" + (f" ({failed:,} failed)" if failed else "")
 
 
@@ -434,16 +385,6 @@ def _age(batch: Mapping[str, Any], now: datetime) -> str:
     if start is None:
         return ""
     return clock(((batch.get("completion_time") or now) - start).total_seconds())
-
-
-def _actual(batch: Mapping[str, Any]) -> str:
-    if _state(batch) in ("running", "pending"):
-        return ""
-    return dollars(batch.get("cost"))
-
-
-def _bound(batch: Mapping[str, Any]) -> str:
-    return dollars(batch.get("estimated_cost"))
 
 
 def _fault(batch: Mapping[str, Any]) -> str:
@@ -478,12 +419,6 @@ def _cost_text(stats: Stats) -> str:
     if limit is not None:
         text += f", limit {dollars(limit)}"
     return text
-
-
-def _time_text(stats: Stats, elapsed_seconds: float) -> str:
-    left = stats.get("time_left_seconds")
-    text = clock(elapsed_seconds)
-    return text if left is None else f"{text}, {clock(left)} left"
 
 
 def _move_logs(stream: TextIO, terminals: set[int], console: Console) -> list[Callable[[], object]]:

@@ -12,9 +12,9 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, BatchRun, ValidationError
+from batchata_prefect.numbers import dollars
 from batchata_prefect.results import archive
 from batchata_prefect.views.report import text
-from batchata_prefect.views.terminal import dollars
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -13,10 +13,10 @@ from markupsafe import Markup
 
 from batchata_prefect.escapes import printable
 from batchata_prefect.files import whole_file
+from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.views.report import plots
 from batchata_prefect.views.report.figures import BatchFigures, Figures, figures
 from batchata_prefect.views.report.words import headline, own_cost, where_things_lie
-from batchata_prefect.views.terminal import clock, dollars
 
 _BATCHES_LISTED = 200
 _EXAMPLE_LETTERS = 600

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.views.report.figures import BatchFigures, ModelFigures
-from batchata_prefect.views.terminal import clock, dollars
 
 WIDTH = 720
 _BINS = 36

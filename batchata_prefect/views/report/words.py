@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from batchata_prefect.escapes import markdown as escaped
-from batchata_prefect.numbers import told_usd
+from batchata_prefect.numbers import dollars, told_usd
 from batchata_prefect.views.report.figures import Figures
-from batchata_prefect.views.terminal import dollars
 
 _BATCHES_SHOWN = 50
 _WIDTH = 96

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from batchata_prefect.views.terminal import LINE_SECONDS, Progress, View, clock, dollars, plain_line
+from batchata_prefect.numbers import clock, dollars
+from batchata_prefect.views.terminal import LINE_SECONDS, Progress, View, plain_line
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
