@@ -11,7 +11,6 @@ from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State, W
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.collector.inflight import (
     Known,
-    Line,
     adopt,
     cancel,
     open_run,
@@ -21,6 +20,7 @@ from batchata_prefect.collector.inflight import (
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import Ours
+from batchata_prefect.views.status import BatchStatus
 
 
 def show_status(
@@ -39,14 +39,14 @@ def show_status(
     Exit code: 0 also where nothing is in flight.
     """
 
-    async def look() -> tuple[Known, list[Line]]:
+    async def look() -> tuple[Known, list[BatchStatus]]:
         known = await open_run(results_dir, run_key, state)
         return known, await status(known)
 
     known, lines = asyncio.run(look())
     ended = len(known.entries) - len(lines)
     if as_json:
-        print_json("status", {"ended": ended, "in_flight": [line.to_dict() for line in lines]})
+        print_json("status", {"ended": ended, "in_flight": [_values(line) for line in lines]})
         return 0
     _show(lines, f"{len(lines)} provider batches in flight, {ended} ended")
     uncertain = sum(1 for line in lines if line.batch is None)
@@ -81,7 +81,7 @@ def adopt_batches(
     if write_off is not None:
         return _write_off(results_dir, run_key, state, write_off, as_json=as_json)
 
-    async def look() -> tuple[list[Line], list[Ours]]:
+    async def look() -> tuple[list[BatchStatus], list[Ours]]:
         return await adopt(await open_run(results_dir, run_key, state))
 
     adopted, unclaimed = asyncio.run(look())
@@ -89,7 +89,7 @@ def adopt_batches(
         print_json(
             "adopt",
             {
-                "adopted": [line.to_dict() for line in adopted],
+                "adopted": [_values(line) for line in adopted],
                 "unclaimed": [_unclaimed(ours) for ours in unclaimed],
             },
         )
@@ -124,7 +124,7 @@ def _write_off(
 
     entry = asyncio.run(end())
     if as_json:
-        print_json("adopt", {"written_off": Line(entry, None).to_dict()})
+        print_json("adopt", {"written_off": _values(BatchStatus(entry))})
         return 0
     held = entry.chunk.reserved_usd
     tell(
@@ -152,17 +152,35 @@ def cancel_batches(
     - `batchata cancel ./output`
     """
 
-    async def end() -> list[Line]:
+    async def end() -> list[BatchStatus]:
         return await cancel(await open_run(results_dir, run_key, state))
 
     lines = asyncio.run(end())
     if as_json:
-        print_json("cancel", {"canceled": [line.to_dict() for line in lines]})
+        print_json("cancel", {"canceled": [_values(line) for line in lines]})
         return 0
     _show(lines, f"{len(lines)} provider batches cancelled")
     if lines:
         tell("Run the same jobs again to collect what they finished and to send the rest.")
     return 0
+
+
+def _values(line: BatchStatus) -> dict[str, Any]:
+    """A batch in flight as JSON."""
+    chunk, batch, expires = line.entry.chunk, line.batch, line.expires_at
+    status = batch.raw_status if batch else "not known to be created"
+    return {
+        "name": chunk.name,
+        "provider": chunk.provider,
+        "batch_id": line.batch_id,
+        "status": f"not told: {line.trouble}" if line.trouble else status,
+        "jobs": chunk.count,
+        "answered": line.running_answered,
+        "sent_at": line.entry.since.isoformat(),
+        "overdue": line.is_overdue,
+        "expires_at": expires.isoformat() if expires else None,
+        "reserved_usd": None if chunk.reserved_usd is None else float(chunk.reserved_usd),
+    }
 
 
 def _unclaimed(ours: Ours) -> dict[str, Any]:
@@ -175,12 +193,12 @@ def _unclaimed(ours: Ours) -> dict[str, Any]:
     }
 
 
-def _show(lines: list[Line], title: str) -> None:
+def _show(lines: list[BatchStatus], title: str) -> None:
     table = Table(title=title)
     for column in ("batch", "id at the provider", "status", "answered", "expires", "reserved"):
         table.add_column(column)
     for line in lines:
-        values = line.to_dict()
+        values = _values(line)
         reserved = values["reserved_usd"]
         table.add_row(
             values["name"],

@@ -24,6 +24,7 @@ from batchata_prefect.records.note import Note, read_note
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.results.remote import bring_told, is_url, normal, working_folder
+from batchata_prefect.views.status import BatchStatus
 
 
 @dataclass(slots=True)
@@ -92,39 +93,16 @@ def _noted(results_dir: str | Path) -> Note:
     return read_note(directory) or Note(key)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One chunk that has no recorded ending.
-
-    Attributes:
-        entry: Its line in the ledger.
-        batch: What the provider says; None where nobody knows whether it was created.
-        trouble: Why the provider said nothing of it, or did not do what was asked.
-    """
-
-    entry: Entry
-    batch: ProviderBatch | None
-    trouble: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
-        chunk, batch, receipt = self.entry.chunk, self.batch, self.entry.receipt
-        status = batch.raw_status if batch else "not known to be created"
-        return {
-            "name": chunk.name,
-            "provider": chunk.provider,
-            "batch_id": receipt.batch_id if receipt else None,
-            "status": f"not told: {self.trouble}" if self.trouble else status,
-            "jobs": chunk.count,
-            "answered": batch.succeeded if batch else 0,
-            "sent_at": self.entry.since.isoformat(),
-            "overdue": batch is not None and batch.is_overdue(datetime.now(UTC)),
-            "expires_at": batch.expires_at.isoformat() if batch and batch.expires_at else None,
-            "reserved_usd": None if chunk.reserved_usd is None else float(chunk.reserved_usd),
-        }
+def _status(
+    entry: Entry, batch: ProviderBatch | None = None, trouble: str | None = None
+) -> BatchStatus:
+    """Where a chunk stands that has no recorded ending."""
+    answered = batch.succeeded if batch else 0
+    overdue = batch is not None and batch.is_overdue(datetime.now(UTC))
+    return BatchStatus(entry, batch, answered, is_overdue=overdue, trouble=trouble)
 
 
-async def status(known: Known) -> list[Line]:
+async def status(known: Known) -> list[BatchStatus]:
     """What a job set has in flight, as the providers say now.
 
     Raises:
@@ -134,28 +112,28 @@ async def status(known: Known) -> list[Line]:
         return [await _line(connections, entry) for entry in known.open]
 
 
-async def _line(connections: _Connections, entry: Entry) -> Line:
+async def _line(connections: _Connections, entry: Entry) -> BatchStatus:
     if entry.receipt is None:
-        return Line(entry, None)
+        return _status(entry)
     provider, client = await connections(entry.chunk.provider, entry.chunk.model)
     return await _of(entry, provider.poll(client, entry.receipt.batch_id))
 
 
-async def _of(entry: Entry, asked: Awaitable[ProviderBatch | None]) -> Line:
+async def _of(entry: Entry, asked: Awaitable[ProviderBatch | None]) -> BatchStatus:
     """What a provider says of one batch; it may fail alone, and not for the key or the account.
 
     Raises:
         ProviderError: The key or the account is refused.
     """
     try:
-        return Line(entry, await asked)
+        return _status(entry, await asked)
     except Exception as error:
         failure = classify(error)
         if failure.kind == "ours":
             raise
         if failure.kind == "account":
             raise _refused(entry.chunk.provider, failure) from error
-        return Line(entry, None, failure.text)
+        return _status(entry, trouble=failure.text)
 
 
 def _refused(name: str, failure: Failure) -> ProviderError:
@@ -165,7 +143,7 @@ def _refused(name: str, failure: Failure) -> ProviderError:
     )
 
 
-async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[Ours]]:
+async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus], list[Ours]]:
     """Find the batches of uncertain creates and record them; and what else is unclaimed.
 
     Args:
@@ -180,7 +158,7 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
         ProviderError: A key is missing or refused.
         StateError: A process is running the job set.
     """
-    adopted: list[Line] = []
+    adopted: list[BatchStatus] = []
     unclaimed: list[Ours] = []
     async with _connections(known) as connections, _owning(known, seconds):
         for entry in known.open:
@@ -203,18 +181,18 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[Line], list[O
     return adopted, unclaimed
 
 
-async def cancel(known: Known, seconds: float = 60.0) -> list[Line]:
+async def cancel(known: Known, seconds: float = 60.0) -> list[BatchStatus]:
     """Cancel at the providers what a job set has in flight; the next run collects and goes on.
 
     Raises:
         ProviderError: A key is missing or refused.
         StateError: A process is running the job set: that one is to be cancelled.
     """
-    lines: list[Line] = []
+    lines: list[BatchStatus] = []
     async with _connections(known) as connections, _owning(known, seconds):
         for entry in known.open:
             provider, client = await connections(entry.chunk.provider, entry.chunk.model)
-            line = Line(entry, None)
+            line = _status(entry)
             if entry.receipt is None:
                 line = await _of(entry, _find(connections, known, entry))
             if entry.receipt is not None:

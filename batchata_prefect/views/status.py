@@ -23,6 +23,7 @@ class BatchStatus:
         running_failed: Requests failed so far, where the provider says.
         was_canceled: Whether it was canceled, or never sent because the run was told to stop.
         is_overdue: Whether its provider has not ended it long after its expiry.
+        trouble: Why the provider said nothing of it, or did not do what was asked.
     """
 
     entry: Entry
@@ -31,6 +32,7 @@ class BatchStatus:
     running_failed: int = 0
     was_canceled: bool = False
     is_overdue: bool = False
+    trouble: str | None = None
 
     @property
     def batch_id(self) -> str | None:
