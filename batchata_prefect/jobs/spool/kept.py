@@ -16,8 +16,8 @@ from pathlib import Path
 import orjson
 
 from batchata_prefect.files import make_folder, whole_file, write_json
-from batchata_prefect.jobs.spool import Facts, Spool
-from batchata_prefect.jobs.spool.layout import BUFFER_BYTES
+from batchata_prefect.jobs.spool.layout import BUFFER_BYTES, Facts
+from batchata_prefect.jobs.spool.spool import Spool
 
 _FILES = ("index", "contexts", "bodies")
 _FACTS = "facts.json"

@@ -88,6 +88,26 @@ class Amendment(NamedTuple):
     before: Amendment | None = None
 
 
+class Facts(NamedTuple):
+    """What a spool knows of its jobs beside what lies in its files.
+
+    Attributes:
+        families: Provider, endpoint, model and terms of each family, in order.
+        examples: Id of one job of each.
+        ends: Bytes of all bodies, and of all contexts.
+        digests: Of all fingerprints, and of all contexts.
+        has_prefixes: As the spool's own.
+        files: As the spool's own.
+    """
+
+    families: Sequence[Sequence[Any]]
+    examples: Sequence[str]
+    ends: Sequence[int]
+    digests: Sequence[str]
+    has_prefixes: bool
+    files: Mapping[str, Sequence[int]]
+
+
 class Context(NamedTuple):
     """What reading an answer needs to know of its job.
 

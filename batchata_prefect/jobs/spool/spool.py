@@ -1,0 +1,440 @@
+"""One job set on disk: filled, sealed, and then looked up and marked as the run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from batchata_prefect.files import copy_start, make_folder, whole_file
+from batchata_prefect.jobs.spool.ids import Ids, Known
+from batchata_prefect.jobs.spool.layout import (
+    BUFFER_BYTES,
+    FAMILY_SHIFT,
+    INDEX_BUFFER_BYTES,
+    RECORD,
+    Amendment,
+    Facts,
+    Family,
+    Row,
+    digest,
+    in_a_row,
+    pack,
+    unpack,
+)
+from batchata_prefect.jobs.spool.reader import SpoolReader
+from batchata_prefect.jobs.spool.states import States
+from batchata_prefect.jobs.spool.writer import Writer
+from batchata_prefect.models import USUAL, Estimate, Job, Request, Terms
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES
+
+_ROWS_AT_ONCE = 2_000
+_LOOK_AHEAD = 4
+_PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
+
+
+class Spool:
+    """One job set on disk; made by `Spool.create`, filled by `add`, ready after `seal`.
+
+    Attributes:
+        directory: Where it lies.
+        states: What became of the jobs so far.
+        has_prefixes: Whether some jobs are to be sent side by side.
+        files: Digest of a large file in the requests -> jobs that have it, and its bytes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.states = States()
+        self.has_prefixes = False
+        self.files: dict[str, tuple[int, int]] = {}
+        self._ids = Ids(directory / "ids.sqlite", self._each)
+        self._writer = Writer(directory)
+        self._new_families = array("I")
+        self._families: dict[tuple[str, str, str, Terms], Family] = {}
+        self._examples: list[str] = []
+        self._behind_ids: list[bytes] = []
+        self._lock: BinaryIO | None = None
+        self._restored: Facts | None = None
+        self._located = 0
+        self._amended: dict[int, Amendment] = {}
+
+    @classmethod
+    def create(cls, parent: Path) -> Spool:
+        """A new, empty spool in a folder of its own below `parent`.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        make_folder(parent)
+        directory = Path(tempfile.mkdtemp(prefix="spool-", dir=parent))
+        (directory / "owner").touch(0o600)
+        lock = (directory / "owner").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spool = cls(directory)
+        spool._lock = lock
+        spool._writer.open()
+        return spool
+
+    @property
+    def count(self) -> int:
+        """Number of jobs."""
+        return len(self.states.codes) + len(self._new_families)
+
+    def add(
+        self,
+        job: Job,
+        request: Request,
+        *,
+        named: bool,
+        answer_schema: str | None = None,
+    ) -> None:
+        """Add a job with its rendered request.
+
+        Args:
+            job: The job.
+            request: Its request.
+            named: Whether the user gave the id; other ids are numbered where they repeat.
+            answer_schema: Digest of its answer schema.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        context: dict[str, Any] = {"id": job.id}
+        if job.metadata:
+            context["metadata"] = job.metadata
+        if job.tags:
+            context["tags"] = list(dict.fromkeys(job.tags))
+        if answer_schema:
+            context["schema"] = answer_schema
+        if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
+            context["citations"] = job.citing
+        if job.accept_truncated:
+            context["accept_truncated"] = True
+        if request.sources:
+            context["sources"] = request.sources
+        if request.files:
+            context["files"] = [digest for digest, _ in request.files]
+            for digest, file_bytes in dict(request.files).items():
+                jobs, _ = self.files.get(digest, (0, 0))
+                self.files[digest] = (jobs + 1, file_bytes)
+        if request.prefix:
+            context["prefix"] = request.prefix
+            self.has_prefixes = True
+        family = self.family(request, job.id)
+        self.put(job.id, pack(context), family, request.body, request.estimate, named=named)
+
+    def put(
+        self,
+        job_id: str,
+        packed: bytes,
+        family: Family,
+        body: bytes,
+        estimate: Estimate,
+        *,
+        named: bool,
+    ) -> None:
+        """Add a job of which no more is kept than its packed context.
+
+        Args:
+            job_id: Its id.
+            packed: Its context, from `pack`.
+            family: Its family, from `family`.
+            body: Its request.
+            estimate: Tokens of its request.
+            named: Whether the user gave the id.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if not self._writer.is_open:
+            self._take_more()
+        behind_id = self._behind_ids[family.id]
+        self._writer.put(job_id, behind_id, packed, body, estimate, named=named)
+        self._ids.add(job_id)
+        self._new_families.append(family.id)
+        if len(self._new_families) >= _ROWS_AT_ONCE:
+            self._store_new()
+
+    def _store_new(self) -> None:
+        """Write down what was only gathered so far.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        if self._new_families:
+            self._writer.flush(len(self.states.codes))
+            self.states.add(self._new_families)
+            del self._new_families[:]
+
+    def family(self, request: Request, job_id: str) -> Family:
+        """The family of a request; `job_id` is its job's."""
+        key = (request.provider, request.endpoint, request.model, request.terms)
+        return self._families.get(key) or self._new_family(*key, job_id)
+
+    def _new_family(
+        self, provider: str, endpoint: str, model: str, terms: Terms, job_id: str
+    ) -> Family:
+        family = Family(len(self._families), provider, endpoint, model, terms)
+        self._families[provider, endpoint, model, terms] = family
+        self._examples.append(job_id)
+        self._behind_ids.append(f"\0{provider}\0{endpoint}\0".encode())
+        return family
+
+    def seal(self) -> None:
+        """Finish adding: number repeated ids that we made up, and see that ids are unique.
+
+        Raises:
+            ValidationError: Ids that the user gave repeat; all of them are named.
+            OSError: The disk is full.
+        """
+        if not self._writer.is_open:
+            return
+        self._store_new()
+        self._writer.close()
+        if self._ids.settle():
+            self._number(self._ids.repeats())
+            self._ids.check()
+
+    def _number(self, repeats: Iterable[tuple[int, int]]) -> None:
+        with (self.directory / "index").open("r+b") as index:
+            for ordinal, nth in repeats:
+                index.seek(ordinal * RECORD.size)
+                *values, earlier, named, print_ = RECORD.unpack(index.read(RECORD.size))
+                if not earlier:
+                    index.seek(ordinal * RECORD.size)
+                    index.write(RECORD.pack(*values, nth, named, digest(print_ + b"%d" % nth)))
+
+    def _each(self) -> Iterator[Known]:
+        with self._open_index() as index, (self.directory / "contexts").open("rb") as contexts:
+            for ordinal in range(len(self.states.codes)):
+                _, _, _, size, *_, nth, named, print_ = RECORD.unpack(index.read(RECORD.size))
+                job_id = orjson.loads(unpack(contexts.read(size), 0).job_id)
+                yield Known(ordinal, job_id, nth, bool(named), print_)
+
+    def reset(self) -> None:
+        """Forget what became of the jobs, before the records are read anew."""
+        self.seal()
+        self.states.reset()
+        self._amended.clear()
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole job set, in its order."""
+        return digest(b"".join(map(bytes.fromhex, self.facts().digests))).hex()
+
+    def facts(self) -> Facts:
+        """What is to be kept of the spool beside its files."""
+        if self._restored is not None:
+            return self._restored
+        self._store_new()
+        families = [
+            (each.provider, each.endpoint, each.model, tuple(each.terms))
+            for each in self.families()
+        ]
+        digests = [each.hexdigest() for each in self._writer.digests]
+        ends, prefixes = self._writer.ends, self.has_prefixes
+        return Facts(families, self._examples, ends, digests, prefixes, self.files)
+
+    def restore(self, facts: Facts, codes: array[int]) -> None:
+        """Be the sealed spool whose files were put in the place of this one's.
+
+        Args:
+            facts: What `facts` of that spool told.
+            codes: The codes of its jobs.
+        """
+        self._writer.close()
+        for told, example in zip(facts.families, facts.examples, strict=True):
+            provider, endpoint, model, (uses, free, tier, region) = told
+            asked = tuple((tuple(fees), most) for fees, most in uses)
+            terms = Terms(asked, tuple(free), tier, region)
+            self._new_family(provider, endpoint, model, terms, example)
+        self._writer.ends = (facts.ends[0], facts.ends[1])
+        self.has_prefixes = facts.has_prefixes
+        self.files = {name: (jobs, size) for name, (jobs, size) in facts.files.items()}
+        self.states.add(array("I", [code >> FAMILY_SHIFT for code in codes]))
+        self._restored = facts
+
+    def _take_more(self) -> None:
+        """Take more jobs after a run: the ids are checked again when it is sealed again."""
+        self._ids.reopen()
+        if self._restored is not None:
+            bodies = self.directory / "bodies"
+            # Others may have a hand on the same file, and changed requests stand behind its end.
+            with whole_file(bodies, synced=False) as own:
+                copy_start(bodies, self._writer.ends[0], own)
+            for known in self._each():
+                self._writer.digests[0].update(known.fingerprint)
+            with (self.directory / "contexts").open("rb") as contexts:
+                while piece := contexts.read(BUFFER_BYTES):
+                    self._writer.digests[1].update(piece)
+            self._restored = None
+        self._writer.open()
+
+    def families(self) -> list[Family]:
+        """The families in the order of their first job."""
+        return list(self._families.values())
+
+    def size(self, family: Family) -> int:
+        """Number of jobs of a family."""
+        self._store_new()
+        return self.states.sizes[family.id]
+
+    def terms(self, ordinals: Sequence[int]) -> Terms:
+        """How the jobs of a chunk are billed beside their tokens, as far as one of them is here."""
+        ordinal = next((ordinal for ordinal in ordinals if ordinal >= 0), None)
+        if ordinal is None:
+            return USUAL
+        return self.families()[self.states.codes[ordinal] >> FAMILY_SHIFT].terms
+
+    def example(self, family: Family) -> str:
+        """Id of one job of a family."""
+        return self._examples[family.id]
+
+    def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
+        """The family's waiting jobs that were sent `attempts` times, in order."""
+        with self._open_index() as index:
+            fd = index.fileno()
+            for first, count in self.states.runs(family.id, attempts):
+                records = os.pread(fd, count * RECORD.size, first * RECORD.size)
+                at = first
+                for record in RECORD.iter_unpack(records):
+                    _, size, _, _, likely, most, output, _, _, print_ = record
+                    if self._amended and (changed := self._amended.get(at)) is not None:
+                        _, size, likely, most, output, *_ = changed
+                    yield Row(at, print_, size, likely, most, output)
+                    at += 1
+
+    def locate(self, members: bytes) -> Sequence[int]:
+        """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
+        ordinals = array("q")
+        with self._open_index() as index:
+            # Chunks hold jobs one after the other, each those behind the jobs of the one before.
+            last, first = self._located, members[:FINGERPRINT_BYTES]
+            guess = last if _prints_from(index, last, 1) == first else 0
+            for at in range(0, len(members), _PRINTS_AT_ONCE):
+                piece = members[at : at + _PRINTS_AT_ONCE]
+                count = len(piece) // FINGERPRINT_BYTES
+                # The same jobs in the same order, as nearly always, need no search at all.
+                if _prints_from(index, guess, count) == piece:
+                    ordinals.extend(range(guess, guess + count))
+                    guess += count
+                else:
+                    guess = self._locate_each(index, piece, guess, ordinals)
+        self._located = guess
+        return in_a_row(ordinals)
+
+    def _locate_each(
+        self, index: BinaryIO, members: bytes, guess: int, ordinals: array[int]
+    ) -> int:
+        for at in range(0, len(members), FINGERPRINT_BYTES):
+            wanted = members[at : at + FINGERPRINT_BYTES]
+            # A job that was taken out or put in between leaves the next ones close by.
+            for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
+                if _prints_from(index, near, 1) == wanted:
+                    ordinal = near
+                    break
+            else:
+                ordinal = self._ids.search(wanted)
+            ordinals.append(ordinal)
+            guess = ordinal + 1 if ordinal >= 0 else guess
+        return guess
+
+    def amend(
+        self,
+        ordinal: int,
+        body: bytes,
+        tokens: tuple[int, int, int],
+        *,
+        after_round: int = -1,
+        continues: bool = False,
+    ) -> None:
+        """Give a job another request for its next attempt; it stays the same job.
+
+        Args:
+            ordinal: The job.
+            body: The request.
+            tokens: Likely and most input tokens, and most output tokens.
+            after_round: The round whose answer it was made from.
+            continues: Whether it ends with what the model has said, for the model to go on.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        with (self.directory / "bodies").open("ab") as bodies:
+            start = bodies.tell()
+            size = bodies.write(body)
+        if self._restored is None:
+            # More jobs may be added after a run, behind this.
+            self._writer.ends = (start + size, self._writer.ends[1])
+        times, before = self.amendments(ordinal) + 1, self._amended.get(ordinal)
+        self._amended[ordinal] = Amendment(
+            start, size, *tokens, times, after_round, continues, before
+        )
+
+    def amendments(self, ordinal: int) -> int:
+        """Times that a job's request was changed."""
+        changed = self._amended.get(ordinal)
+        return 0 if changed is None else changed.times
+
+    def continues(self, ordinal: int) -> bool:
+        """Whether a job's request ends with what the model has said."""
+        changed = self._amended.get(ordinal)
+        return changed is not None and changed.continues
+
+    def tokens(self, ordinal: int) -> tuple[int, int, int]:
+        """Likely and most input tokens, and most output tokens, of a job's request."""
+        if (changed := self._amended.get(ordinal)) is not None:
+            return changed.input_tokens, changed.input_bound, changed.output_bound
+        with self._open_index() as index:
+            index.seek(ordinal * RECORD.size)
+            _, _, _, _, likely, input_bound, output_bound, *_ = RECORD.unpack(
+                index.read(RECORD.size)
+            )
+        return likely, input_bound, output_bound
+
+    def _open_index(self) -> BinaryIO:
+        return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
+
+    def reader(self) -> SpoolReader:
+        """A reader for another thread."""
+        behind_ids = None if self._restored is None else self._behind_ids
+        return SpoolReader(
+            self.directory, self.states.codes, self.families(), self._amended, behind_ids
+        )
+
+    def close(self) -> None:
+        """Remove the spool from disk."""
+        self._writer.close()
+        self._ids.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _prints_from(index: BinaryIO, ordinal: int, count: int) -> bytes:
+    """The fingerprints of jobs one after the other, end to end; fewer where there are fewer."""
+    index.seek(ordinal * RECORD.size)
+    records = index.read(count * RECORD.size)
+    return b"".join(record[-1] for record in RECORD.iter_unpack(records))
+
+
+def sweep(parent: Path) -> None:
+    """Remove the spools below `parent` whose owner is gone."""
+    for directory in parent.glob("spool-*"):
+        try:
+            with (directory / "owner").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue  # just being made, or just being removed
+        except OSError:
+            continue  # its owner lives
+        shutil.rmtree(directory, ignore_errors=True)
