@@ -157,9 +157,32 @@ def api() -> str:
     return "\n".join(lines)
 
 
+def options() -> str:
+    """Every option of a run: what it means, its default, and how it is given where."""
+    from batchata_prefect.options import JOBS, how
+    from batchata_prefect.options import options as all_options
+
+    lines = ["| option | default | Python | command | what it does |", "|---|---|---|---|---|"]
+    for name, option in all_options().items():
+        known = how(option)
+        default = "" if option.is_required() else option.get_default()
+        shown = "" if default in ("", None, (), {}) else f"`{default}`"
+        python = (
+            known.python or f"{'set_default_params' if known.group == JOBS else 'Batch'}({name}=)"
+        )
+        flag = known.flag or "--" + name.replace("_", "-")
+        refused = [f"Not in a {at}: {why}." for at, why in known.refused.items()]
+        said = escape(" ".join([option.description or "", *refused]), quote=False)
+        command = "" if "command" in known.refused else f"`{flag}`"
+        lines.append(
+            f"| `{name}` | {shown} | `{python}` | {command} | {said.replace('|', chr(92) + '|')} |"
+        )
+    return "\n".join(lines)
+
+
 GENERATED = {
     each.__name__: each
-    for each in (advice, pace, states, batch_limits, models, floors, rooms, commands, api)
+    for each in (advice, pace, states, batch_limits, models, floors, rooms, commands, api, options)
 }
 
 
