@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,14 @@ class Said:
 
     text: str
     place: Place | None = None
+
+
+def thought_tokens(prompt: Prompt, most: int | None, tiny: int) -> int:
+    """Tokens of the thoughts before an answer; up to `tiny` ones leave none for an answer."""
+    wanted = 16 + zlib.crc32(prompt.ask.encode()) % 48
+    if most is None:
+        return wanted
+    return most if most <= tiny else min(wanted, most // 2)
 
 
 def plain_answer(prompt: Prompt) -> str:

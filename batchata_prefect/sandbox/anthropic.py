@@ -1,4 +1,4 @@
-"""Anthropic's HTTP API: Message Batches; the other calls are in rooms of their own.
+"""Anthropic's HTTP API: Message Batches, messages, files and models.
 
 Sources: anthropic/resources (2.12.0), recorded replies, platform.claude.com, the provider notes.
 """
@@ -6,108 +6,298 @@ Sources: anthropic/resources (2.12.0), recorded replies, platform.claude.com, th
 from __future__ import annotations
 
 import asyncio
-import hmac
 import math
+import mimetypes
 import re
 import time
 from array import array
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, ClassVar
 
-from .anthropic_files import FILE_ROUTES
-from .anthropic_messages import MESSAGE_ROUTES
-from .anthropic_rows import ENDPOINT
-from .anthropic_wire import bad_request, not_found, query_integer, refuse
-from .outcome import save_index
-from .reading import Element, MalformedBodyError, TooLargeError, read_array, save_body
-from .routing import Call, Route, route
-from .store import Batch
-from .wire import (
-    Json,
-    RefusedError,
-    Reply,
-    is_object,
-    new_id,
-)
+from .anthropic_answers import ENDPOINT, Claude
+from .anthropic_models import LISTED, claude_model, model_info
+from .anthropic_wire import claude_refusal
+from .api import Api, Call, Operation, Refusal, Upload
+from .reading import Element, Form, MalformedBodyError, TooLargeError, read_array, save_body
+from .shapes import MisfitError, check, closed, loose, matching, names, needed
+from .store import Batch, StoredFile, save_index
+from .wire import ERROR_TYPES, Json, RefusedError, Reply, is_object, new_id
 
-PROVIDER = "anthropic"
-KEY_START = "sandbox"
 _VERSIONS = ("2026-10-21", "2023-06-01")
-_CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
 _RETRY_AFTER = 10
+_EXPIRY_SECONDS = (3600, 7_776_000)
+
+_CUSTOM_ID = re.compile("[a-zA-Z0-9_-]{1,64}")
+_COUNT = "requests: List should have"
+_REQUEST = closed(
+    custom_id=needed(matching("^[a-zA-Z0-9_-]{1,64}$", most=64)),
+    params=needed(loose()),
+)
+_COUNTED_MAX_TOKENS = 64_000
+"""Counting takes no max_tokens; this is one that every model and thinking budget fits."""
+_COUNTED_KEYS = names(
+    "messages model cache_control output_config speed system thinking tool_choice tools"
+)
+"""What counting takes (types/message_count_tokens_params.py); its schema allows nothing else."""
 
 
-def check_headers(call: Call) -> None:
-    """Refuse a call without a key of the sandbox or without a known `anthropic-version`."""
-    headers = call.request.headers
-    key = headers.get("x-api-key")
-    if key is None:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token if scheme.lower() == "bearer" else None
-    if key is None:
-        raise refuse(401, "authentication_error", "x-api-key header is required")
-    if not hmac.compare_digest(key[: len(KEY_START)].encode(), KEY_START.encode()):
-        raise refuse(401, "authentication_error", "API key is invalid.")
-    version = headers.get("anthropic-version")
-    if version is None:
-        raise bad_request("anthropic-version: header is required")
-    if version not in _VERSIONS:
-        raise bad_request(f'anthropic-version: "{version}" is not a valid version')
+class Anthropic(Api):
+    """The API under `/anthropic`."""
 
-
-async def create(call: Call) -> Reply:
-    """POST /v1/messages/batches."""
-    context, limits = call.context, call.context.limits
-    batch_id = new_id("msgbatch_01", 22)
-    path = context.store.batches_dir / f"{batch_id}.json"
-    try:
-        await save_body(call.request.stream(), path, limits.max_bytes)
-        places, model = await asyncio.to_thread(_read_requests, path, limits.max_requests)
-        _check_queue(call, len(places) // 2)
-        now = time.time()
-        fault = context.faults.take_create(PROVIDER)
-        batch = Batch(
-            id=batch_id,
-            provider=PROVIDER,
-            endpoint=ENDPOINT,
-            model=model,
-            status="in_progress",
-            count=len(places) // 2,
-            created_at=now,
-            due_at=now + limits.seconds,
-            version=call.request.headers["anthropic-version"],
-            betas=call.request.headers.get("anthropic-beta", ""),
-            fault=None if fault is None else {"mode": fault.mode, "options": fault.options},
-        )
-        await asyncio.to_thread(_keep, call, batch, places)
-    except TooLargeError as error:
-        message = "Request exceeds the maximum size"
-        raise refuse(413, "request_too_large", message) from error
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    context.engine.add(batch)
-    return Reply(batch_body(call, batch))
-
-
-def _check_queue(call: Call, count: int) -> None:
-    most = call.context.limits.queued_requests
-    waiting = sum(batch.count for batch in call.context.engine.running(PROVIDER))
-    if most is not None and waiting + count > most:
-        raise refuse(
+    name = "anthropic"
+    canceling = "canceling"
+    status_field = "processing_status"
+    file_prefix = "file_01"
+    batches_path = f"{ENDPOINT}/batches"
+    refusals: ClassVar[Mapping[str, Refusal]] = {
+        "key": Refusal(401, "API key is invalid."),
+        "no key": Refusal(401, "x-api-key header is required"),
+        "path": Refusal(404, "Not Found"),
+        "batch": Refusal(404, "Message Batch {id} not found."),
+        "file": Refusal(404, "File not found: {id}"),
+        "model": Refusal(404, "model: {id}"),
+        "json": Refusal(400, "The request body is not valid JSON: {problem}"),
+        "ended": Refusal(400, "Message Batch has already ended and cannot be canceled."),
+        "running": Refusal(
+            400, "In progress batches cannot be deleted. Consider canceling the batch instead."
+        ),
+        "results": Refusal(404, "Message Batch {id} has no available results."),
+        "large": Refusal(413, "Request exceeds the maximum size"),
+        "not after": Refusal(400, "after_id: {id} is not a Message Batch of this Workspace"),
+        "content": Refusal(400, "File {id} is not downloadable."),
+        "stream": Refusal(400, "stream: the sandbox does not stream"),
+        "queue": Refusal(
             429,
-            "rate_limit_error",
-            f"Your organization has {waiting} batch requests in the processing queue and its"
-            f" limit is {most}.",
-        )
+            "Your organization has {waiting} batch requests in the processing queue and its limit"
+            " is {most}.",
+        ),
+    }
+
+    def operations(self) -> list[Operation]:
+        """As `Api.operations`."""
+        one = f"{self.batches_path}/{{id}}"
+        return [
+            *super().operations(),
+            Operation("DELETE", one, "delete", self.delete),
+            Operation("GET", f"{one}/results", "results", self.results),
+            Operation("POST", ENDPOINT, "message", self.message),
+            Operation("POST", f"{ENDPOINT}/count_tokens", "count_tokens", self.count_tokens),
+        ]
+
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """As `Api.key_of`."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")
+        if not key:
+            raise self.refuse("no key")
+        return key
+
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """As `Api.check_key`; a known `anthropic-version` is needed too."""
+        super().check_key(headers)
+        version = headers.get("anthropic-version")
+        if version not in _VERSIONS:
+            problem = f'"{version}" is not a valid version' if version else "header is required"
+            raise RefusedError(f"anthropic-version: {problem}")
+
+    def headers(self) -> dict[str, str]:
+        """As `Api.headers`."""
+        return {
+            "request-id": new_id("req_01", 22),
+            "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
+            "anthropic-workspace-id": "wrkspc_01Sandbox",
+            "anthropic-ratelimit-requests-limit": "4000",
+            "anthropic-ratelimit-requests-remaining": "3999",
+        }
+
+    def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
+        """As `Api.error_body`; see platform.claude.com api/errors."""
+        usual = "api_error" if problem.status >= 500 else "invalid_request_error"
+        error_type = problem.error_type or ERROR_TYPES.get(problem.status, usual)
+        error = {"type": error_type, "message": problem.message}
+        return {"type": "error", "error": error, "request_id": headers["request-id"]}
+
+    def misfit(self, misfit: MisfitError) -> RefusedError:
+        """As `Api.misfit`."""
+        return claude_refusal(misfit)
+
+    def encoder(self, call: Call) -> Claude:
+        """As `Api.encoder`."""
+        headers = call.request.headers
+        version, betas = headers["anthropic-version"], headers.get("anthropic-beta", "")
+        return Claude(self.context.engine.read_file, None, version, betas)
+
+    async def create(self, call: Call) -> Reply:
+        """As `Api.create`."""
+        context, limits, now = self.context, self.context.limits, time.time()
+        batch_id, headers = new_id("msgbatch_01", 22), call.request.headers
+        path = context.store.batches_dir / f"{batch_id}.json"
+        try:
+            await save_body(call.request.stream(), path, limits.max_bytes)
+            places, model = await asyncio.to_thread(_read_requests, path, limits.max_requests)
+            self._check_queue(len(places) // 2)
+            index = context.store.batches_dir / f"{batch_id}.index"
+            await asyncio.to_thread(save_index, index, places)
+            batch = Batch(
+                id=batch_id,
+                provider=self.name,
+                endpoint=ENDPOINT,
+                model=model,
+                status="in_progress",
+                count=len(places) // 2,
+                created_at=now,
+                due_at=now + limits.seconds,
+                version=headers["anthropic-version"],
+                betas=headers.get("anthropic-beta", ""),
+                fault=self.planned_end(),
+            )
+            return await self.start_batch(batch)
+        except TooLargeError as error:
+            raise self.refuse("large") from error
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _check_queue(self, count: int) -> None:
+        most = self.context.limits.queued_requests
+        waiting = sum(batch.count for batch in self.context.engine.running(self.name))
+        if most is not None and waiting + count > most:
+            raise self.refuse("queue", waiting=waiting, most=most)
+
+    def batch_body(self, batch: Batch) -> Json:
+        """As `Api.batch_body` (types/messages/message_batch.py)."""
+        limits, ahead = self.context.limits, self.context.limits.clock_seconds
+        created = datetime.fromtimestamp(batch.created_at + ahead, UTC)
+        counts = dict.fromkeys(_COUNTS, 0) | {"processing": batch.count}
+        status = "canceling" if batch.cancel_at is not None else "in_progress"
+        if batch.final:
+            counts, status = batch.counts, batch.status
+        results_url = f"{self.context.url}/anthropic{self.batches_path}/{batch.id}/results"
+        return {
+            "id": batch.id,
+            "type": "message_batch",
+            "processing_status": status,
+            "request_counts": counts,
+            "ended_at": _moment(batch.ended_at, ahead) if batch.final else None,
+            "created_at": created.isoformat(),
+            "expires_at": (created + timedelta(seconds=limits.expires_seconds)).isoformat(),
+            "archived_at": None,
+            "cancel_initiated_at": _moment(batch.cancel_at, ahead),
+            "results_url": results_url if batch.final else None,
+        }
+
+    async def retrieve(self, call: Call) -> Reply:
+        """As `Api.retrieve`."""
+        reply, batch = await super().retrieve(call), self.find_batch(call)
+        # The API says 10; here a batch takes less, and a client that obeys must not wait longer.
+        wait = min(_RETRY_AFTER, math.floor(batch.due_at - batch.created_at))
+        return Reply(reply.body, headers={} if batch.final else {"retry-after": str(wait)})
+
+    async def list_batches(self, call: Call) -> Reply:
+        """As `Api.list_batches`."""
+        limit, shown = self.query_integer(call, "limit", 20, 1000), self.listed_batches()
+        after, before = (call.request.query_params.get(key) for key in ("after_id", "before_id"))
+        if after is not None and before is not None:
+            raise RefusedError("Only one of before_id and after_id can be provided.")
+        if before is None:
+            start = self.after(shown, after, "not after")
+            page, has_more = shown[start : start + limit], start + limit < len(shown)
+        else:
+            end = next((n for n, batch in enumerate(shown) if batch.id == before), len(shown))
+            page, has_more = shown[max(0, end - limit) : end], end > limit
+        return Reply(_page([self.batch_body(batch) for batch in page], has_more))
+
+    async def delete(self, call: Call) -> Reply:
+        """DELETE /v1/messages/batches/{id}."""
+        batch = self.find_batch(call)
+        if not batch.final:
+            raise self.refuse("running")
+        batch.deleted = True
+        await asyncio.to_thread(self.context.store.save_batch, batch)
+        return Reply({"id": batch.id, "type": "message_batch_deleted"})
+
+    async def results(self, call: Call) -> Reply:
+        """GET /v1/messages/batches/{id}/results."""
+        batch = self.find_batch(call)
+        if not batch.final or call.bent("results_not_ready"):
+            raise self.refuse("results", id=batch.id)
+        path = self.context.store.batches_dir / f"{batch.id}.results.jsonl"
+        return Reply(file=path, media_type="application/x-jsonl")
+
+    async def count_tokens(self, call: Call) -> Reply:
+        """POST /v1/messages/count_tokens."""
+        params = await self.read_object(call)
+        for key in params.keys() - _COUNTED_KEYS:
+            raise RefusedError(f"{key}: Extra inputs are not permitted")
+        _, prompt = self.encoder(call).read({**params, "max_tokens": _COUNTED_MAX_TOKENS})
+        return Reply({"input_tokens": max(prompt.tokens, 1)})
+
+    async def models(self, call: Call) -> Reply:
+        """As `Api.models`."""
+        found = [claude_model(each) for each in ([call.target] if call.target else LISTED)]
+        shown = [model_info(model) for model in found if model is not None]
+        if not shown:
+            raise self.refuse("model", id=call.target)
+        return Reply(shown[0] if call.target else _page(shown, has_more=False))
+
+    def read_upload(self, form: Form) -> Upload:
+        """As `Api.read_upload`."""
+        if form.file_place is None:
+            raise RefusedError("file: Field required")
+        given, (least, most) = form.fields.get("expires_in_seconds"), _EXPIRY_SECONDS
+        if given is not None and not (given.isdigit() and least <= int(given) <= most):
+            raise RefusedError(f"expires_in_seconds: Input should be from {least} to {most}")
+        filename = PurePath(form.filename or "").name or "unnamed"
+        media_type = form.file_type or mimetypes.guess_type(filename)[0]
+        seconds = None if given is None else int(given)
+        return Upload("", filename, media_type or "application/octet-stream", seconds)
+
+    def file_body(self, file: StoredFile) -> Json:
+        """As `Api.file_body` (types/file_metadata.py)."""
+        return {
+            "type": "file",
+            "id": file.id,
+            "filename": file.filename,
+            "mime_type": file.mime_type,
+            "size_bytes": file.bytes,
+            "created_at": _moment(file.created_at),
+            "expires_at": _moment(file.expires_at),
+            "downloadable": False,
+        }
+
+    def deleted_body(self, file: StoredFile) -> Json:
+        """As `Api.deleted_body`."""
+        return {"id": file.id, "type": "file_deleted"}
+
+    async def content(self, call: Call) -> Reply:
+        """As `Api.content`; uploaded files cannot be had back."""
+        raise self.refuse("content", id=self.find_file(call).id)
+
+    async def list_files(self, call: Call) -> Reply:
+        """As `Api.list_files`, by numbered page, or those of some ids."""
+        limit, shown = self.query_integer(call, "limit", 20, 1000), self.newest_files()
+        wanted = call.request.query_params.getlist("ids[]")
+        page = call.request.query_params.get("page", "").removeprefix("page_")
+        start = int(page) if page.isdigit() else 0
+        if wanted:
+            start, shown = 0, [file for file in shown if file.id in wanted]
+        data = [self.file_body(file) for file in shown[start : start + limit]]
+        more = start + limit < len(shown)
+        return Reply({"data": data, "next_page": f"page_{start + limit}" if more else None})
 
 
-def _keep(call: Call, batch: Batch, places: array[int]) -> None:
-    store = call.context.store
-    save_index(store.batches_dir / f"{batch.id}.index", places)
-    store.add_batch(batch)
+def _page(data: list[Json], has_more: bool) -> Json:
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": has_more, "first_id": first, "last_id": last}
+
+
+def _moment(unix_seconds: float | None, ahead: float = 0) -> str | None:
+    if unix_seconds is None:
+        return None
+    return datetime.fromtimestamp(unix_seconds + ahead, UTC).isoformat()
 
 
 def _read_requests(path: Path, most: int) -> tuple[array[int], str | None]:
@@ -115,204 +305,50 @@ def _read_requests(path: Path, most: int) -> tuple[array[int], str | None]:
     places: array[int] = array("Q")
     known: set[str] = set()
     model: str | None = None
-    extra: str | None = None
+    others: list[str] = []
     try:
         for item in read_array(path, "requests"):
             if not isinstance(item, Element):
-                name, value = item
-                if name == "requests":
-                    raise bad_request(
-                        "requests: List should have at least 1 item after validation, not 0"
-                        if value == []
-                        else "requests: Input should be a valid list"
-                    )
-                extra = extra or name
+                others.append(item[0])
+                if item == ("requests", []):
+                    raise RefusedError(f"{_COUNT} at least 1 item after validation, not 0")
+                if item[0] == "requests":
+                    raise RefusedError("requests: Input should be a valid list")
                 continue
             params = _check_request(item.value, len(places) // 2, known)
             if model is None and isinstance(params.get("model"), str):
                 model = params["model"]
             places.extend((item.start, item.end))
     except MalformedBodyError as error:
-        raise bad_request(f"The request body is not valid JSON: {error}") from error
-    if not places:
-        raise bad_request("requests: Field required")
-    if len(places) // 2 > most:
-        raise bad_request(
-            f"requests: List should have at most {most} items after validation, not"
-            f" {len(places) // 2}"
-        )
-    if extra is not None:
-        raise bad_request(f"{extra}: Extra inputs are not permitted")
+        raise RefusedError(f"The request body is not valid JSON: {error}") from error
+    count = len(places) // 2
+    if not count:
+        raise RefusedError("requests: Field required")
+    if count > most:
+        raise RefusedError(f"{_COUNT} at most {most} items after validation, not {count}")
+    for extra in others:
+        raise RefusedError(f"{extra}: Extra inputs are not permitted")
     return places, model
 
 
 def _check_request(entry: Any, number: int, known: set[str]) -> Json:
-    where = f"requests.{number}"
-    if not is_object(entry):
-        raise bad_request(f"{where}: Input should be a valid dictionary or object")
-    custom_id = entry.get("custom_id")
-    if not isinstance(custom_id, str):
-        problem = "Field required" if custom_id is None else "Input should be a valid string"
-        raise bad_request(f"{where}.custom_id: {problem}")
-    if not _CUSTOM_ID.fullmatch(custom_id):
-        if len(custom_id) > 64:
-            raise bad_request(f"{where}.custom_id: String should have at most 64 characters")
-        raise bad_request(
-            f"{where}.custom_id: String should match pattern '^[a-zA-Z0-9_-]{{1,64}}$'"
-        )
+    """The params of a request that is right, but for them."""
+    custom_id = entry.get("custom_id") if is_object(entry) and len(entry) == 2 else None
+    # Nearly all of a hundred thousand are right; only the others are looked at closely.
+    if not (
+        isinstance(custom_id, str)
+        and _CUSTOM_ID.fullmatch(custom_id)
+        and is_object(entry.get("params"))
+    ):
+        try:
+            check(_REQUEST, entry)
+        except MisfitError as misfit:
+            raise claude_refusal(misfit, "requests", number) from misfit
+    custom_id = entry["custom_id"]
     if custom_id in known:
-        raise bad_request(
+        raise RefusedError(
             "requests: custom_id's must be unique within a batch. Duplicate custom_id found:"
             f" {custom_id}"
         )
     known.add(custom_id)
-    params = entry.get("params")
-    if not is_object(params):
-        problem = "Field required" if params is None else "Input should be a valid dictionary"
-        raise bad_request(f"{where}.params: {problem}")
-    if len(entry) > 2:
-        extra = next(key for key in entry if key not in ("custom_id", "params"))
-        raise bad_request(f"{where}.{extra}: Extra inputs are not permitted")
-    return params
-
-
-def batch_body(call: Call, batch: Batch) -> Json:
-    """The batch as the API shows it now (types/messages/message_batch.py)."""
-    limits = call.context.limits
-    ahead = limits.clock_seconds
-    created = datetime.fromtimestamp(batch.created_at + ahead, UTC)
-    counts = dict.fromkeys(_COUNTS, 0)
-    status = "canceling" if batch.cancel_at is not None else "in_progress"
-    if batch.final:
-        counts, status = batch.counts, batch.status
-    else:
-        counts["processing"] = batch.count
-    results_url = f"{call.context.url}/anthropic/v1/messages/batches/{batch.id}/results"
-    return {
-        "id": batch.id,
-        "type": "message_batch",
-        "processing_status": status,
-        "request_counts": counts,
-        "ended_at": _moment(batch.ended_at, ahead) if batch.final else None,
-        "created_at": created.isoformat(),
-        "expires_at": (created + timedelta(seconds=limits.expires_seconds)).isoformat(),
-        "archived_at": None,
-        "cancel_initiated_at": _moment(batch.cancel_at, ahead),
-        "results_url": results_url if batch.final else None,
-    }
-
-
-def _moment(unix_seconds: float | None, ahead: float) -> str | None:
-    if unix_seconds is None:
-        return None
-    return datetime.fromtimestamp(unix_seconds + ahead, UTC).isoformat()
-
-
-def _find(call: Call) -> Batch:
-    batch = call.context.engine.batches.get(call.target)
-    if batch is None or batch.provider != PROVIDER or batch.deleted:
-        raise not_found(f"Message Batch {call.target} not found.")
-    return batch
-
-
-async def retrieve(call: Call) -> Reply:
-    """GET /v1/messages/batches/{id}."""
-    batch = _find(call)
-    hidden = call.context.faults.standing(PROVIDER, "create_404")
-    if hidden is not None and time.time() - batch.created_at < hidden.options.get("seconds", 1):
-        raise not_found(f"Message Batch {call.target} not found.")
-    body = batch_body(call, batch)
-    odd = call.bent("unknown_status")
-    if odd is not None:
-        body["processing_status"] = odd.options.get("word", "paused")
-    # The API says 10; here a batch takes less, and a client that obeys must not wait longer.
-    wait = min(_RETRY_AFTER, math.floor(batch.due_at - batch.created_at))
-    return Reply(body, headers={} if batch.final else {"retry-after": str(wait)})
-
-
-async def list_batches(call: Call) -> Reply:
-    """GET /v1/messages/batches: newest first."""
-    limit = query_integer(call, "limit", 20, 1000)
-    shown = [
-        batch
-        for batch in reversed(call.context.engine.batches.values())
-        if batch.provider == PROVIDER and not batch.deleted
-    ]
-    lag = call.context.faults.standing(PROVIDER, "list_lag")
-    if lag is not None:
-        newest = time.time() - float(lag.options.get("seconds", 1))
-        shown = [batch for batch in shown if batch.created_at <= newest]
-    ids = [batch.id for batch in shown]
-    after, before = (call.request.query_params.get(key) for key in ("after_id", "before_id"))
-    if after is not None and before is not None:
-        raise bad_request("Only one of before_id and after_id can be provided.")
-    has_more = False
-    if before is not None:
-        end = ids.index(before) if before in ids else len(ids)
-        has_more = end - limit > 0
-        page = shown[max(0, end - limit) : end]
-    else:
-        start = ids.index(after) + 1 if after in ids else 0
-        if after is not None and after not in ids:
-            raise bad_request(f"after_id: {after} is not a Message Batch of this Workspace")
-        page = shown[start : start + limit]
-        has_more = start + limit < len(shown)
-    return Reply(
-        {
-            "data": [batch_body(call, batch) for batch in page],
-            "has_more": has_more,
-            "first_id": page[0].id if page else None,
-            "last_id": page[-1].id if page else None,
-        }
-    )
-
-
-async def cancel(call: Call) -> Reply:
-    """POST /v1/messages/batches/{id}/cancel."""
-    batch = _find(call)
-    if batch.status == "ended":
-        raise bad_request("Message Batch has already ended and cannot be canceled.")
-    if batch.cancel_at is None:
-        batch.cancel_at, batch.status = time.time(), "canceling"
-        await asyncio.to_thread(call.context.store.save_batch, batch)
-        call.context.engine.wake(batch)
-    return Reply(batch_body(call, batch))
-
-
-async def delete(call: Call) -> Reply:
-    """DELETE /v1/messages/batches/{id}."""
-    batch = _find(call)
-    if not batch.final:
-        raise bad_request(
-            "In progress batches cannot be deleted. Consider canceling the batch instead."
-        )
-    batch.deleted = True
-    await asyncio.to_thread(call.context.store.save_batch, batch)
-    return Reply({"id": batch.id, "type": "message_batch_deleted"})
-
-
-async def results(call: Call) -> Reply:
-    """GET /v1/messages/batches/{id}/results."""
-    batch = _find(call)
-    if not batch.final or call.bent("results_not_ready"):
-        raise not_found(f"Message Batch {batch.id} has no available results.")
-    path = call.context.store.batches_dir / f"{batch.id}.results.jsonl"
-    return Reply(file=path, media_type="application/x-jsonl")
-
-
-def unknown(call: Call) -> RefusedError:
-    """The refusal of a path that does not exist."""
-    return not_found("Not Found")
-
-
-_BATCHES = "/v1/messages/batches"
-ROUTES: list[Route] = [
-    route("POST", _BATCHES, "create", create),
-    route("GET", _BATCHES, "list", list_batches),
-    route("GET", f"{_BATCHES}/{{id}}", "retrieve", retrieve),
-    route("POST", f"{_BATCHES}/{{id}}/cancel", "cancel", cancel),
-    route("DELETE", f"{_BATCHES}/{{id}}", "delete", delete),
-    route("GET", f"{_BATCHES}/{{id}}/results", "results", results),
-    *MESSAGE_ROUTES,
-    *FILE_ROUTES,
-]
+    return entry["params"]

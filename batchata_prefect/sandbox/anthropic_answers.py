@@ -1,128 +1,203 @@
-"""Messages in the Messages API's own form, made from what a request says."""
+"""Messages in the Messages API's own form, made from what a request says, and rows of results."""
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass, field
+from collections import Counter
 from typing import Any
 
 import orjson
 
-from .answers import Place, Said, cited_answer, cited_text, json_answer, plain_answer
-from .anthropic_content import ContentReader
+from .answers import (
+    Place,
+    Said,
+    cited_answer,
+    cited_text,
+    json_answer,
+    plain_answer,
+    thought_tokens,
+)
 from .anthropic_models import REGIONS_SINCE, ClaudeModel
-from .content import Marker, cut_text, text_tokens
+from .anthropic_rules import read_params
+from .content import CachePoint, FileReader, Marker, Prompt, cut_text, text_tokens
 from .extras import Extras, allow_claude, ordered
 from .quotes import formed_answer
-from .wire import Json, is_object
+from .rows import Counted, Encoder, Outcome, Produced
+from .store import Batch, Bill, Store
+from .wire import Json, RefusedError, object_at
 
-_TINY = 16
-"""Below this many tokens a model that thinks has none left for an answer."""
+ENDPOINT = "/v1/messages"
+_MAX_REQUEST_BYTES = 32_000_000
+"""Of one Messages request (platform.claude.com api/errors: 32 MB; the smaller reading)."""
 
+_KINDS = ("succeeded", "errored", "canceled", "expired")
+_CACHE_MINIMUM = 1024
 _SIGNATURE = "EqkBCkYIBxgCKkDsandbox0signature0of0an0omitted0thinking0block0AAAAAAAAAAAA=="
+_NOT_RUN = (None, "invalid_request_error", "not_found_error", "request_too_large")
+"""Errors that are found before a request runs."""
+
+_ORDERED_TEXTS = {
+    "api_error": "Internal server error",
+    "overloaded_error": "Overloaded",
+    "rate_limit_error": "This request would exceed your organization's rate limit.",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Billing:
-    """Tokens to charge for. `input` counts cached and cache-written tokens too."""
+class Claude(Encoder):
+    """How the Messages API answers, under the version and betas of a call's headers."""
 
-    input: int
-    output: int
-    cache_read: int = 0
-    cache_write_5m: int = 0
-    cache_write_1h: int = 0
-    extras: Extras = field(default_factory=Extras)
+    provider = "anthropic"
+    body_key = "params"
 
+    def __init__(
+        self, files: FileReader, batch: Batch | None, version: str = "", betas: str = ""
+    ) -> None:
+        super().__init__(ENDPOINT, files, batch)
+        self.version = version if batch is None else batch.version
+        self.betas = betas if batch is None else batch.betas
+        self.cached: set[bytes] = set()
+        """Prompt prefixes that were written to the cache so far."""
 
-class CacheMemory:
-    """Which prompt prefixes were written to the cache so far, within one batch."""
+    def read(self, body: Json, size: int = 0) -> tuple[ClaudeModel, Prompt]:
+        """As `Encoder.read`."""
+        if size > _MAX_REQUEST_BYTES:
+            text = "Request exceeds the maximum size"
+            raise RefusedError(text, error_type="request_too_large", status=413)
+        return read_params(
+            body,
+            version=self.version,
+            betas=self.betas,
+            batch=self.batch is not None,
+            files=self.files,
+        )
 
-    def __init__(self) -> None:
-        self._seen: set[bytes] = set()
-
-    def hit(self, prefix: str) -> bool:
-        """Whether a prefix was there before; it is there from now on."""
-        digest = hashlib.sha256(prefix.encode()).digest()
-        if digest in self._seen:
-            return True
-        self._seen.add(digest)
-        return False
-
-
-def make_message(
-    params: Json,
-    model: ClaudeModel,
-    reader: ContentReader,
-    marker: Marker | None,
-    message_id: str,
-    *,
-    tier: str,
-    cache: CacheMemory,
-) -> tuple[Json, Billing | None]:
-    """The message that answers a request, and what it costs; None when it is free.
-
-    Args:
-        params: the request body, already checked.
-        model: traits of its model.
-        reader: what the body says.
-        marker: what a test ordered in the text, if anything.
-        message_id: id of the message.
-        tier: `batch` or `standard`.
-        cache: prompt prefixes seen before.
-    """
-    max_tokens: int = params["max_tokens"]
-    thinking = _thinking_tokens(params, model, reader, max_tokens)
-    content: list[Json] = []
-    if thinking is not None:
-        shown = "The sandbox considers the request." if _shows_thinking(params) else ""
-        content.append({"type": "thinking", "thinking": shown, "signature": _SIGNATURE})
-    spent = thinking or 0
-    stop_reason, stop_sequence, stop_details = "end_turn", None, None
-    if marker is not None and marker.name == "refusal":
-        content, spent, stop_reason = [], 0, "refusal"
-        stop_details = {
-            "type": "refusal",
-            "category": "general_harms",
-            "explanation": "The sandbox was asked to refuse this request.",
+    def answer(
+        self, body: Json, model: ClaudeModel, prompt: Prompt, marker: Marker | None, number: str
+    ) -> tuple[Json, Counted | None]:
+        """As `Encoder.answer`."""
+        name = marker.name if marker is not None else ""
+        most: int = body["max_tokens"]
+        thinking = _thinking_tokens(body, model, prompt)
+        content: list[Json] = []
+        if thinking is not None:
+            shown = "The sandbox considers the request." if _shows_thinking(body) else ""
+            content.append({"type": "thinking", "thinking": shown, "signature": _SIGNATURE})
+        spent = thinking or 0
+        reason, sequence, details = "end_turn", None, None
+        extras = ordered(marker)
+        allow_claude(extras, body)
+        if name == "refusal":
+            content, spent, reason = [], 0, "refusal"
+            details = {
+                "type": "refusal",
+                "category": "general_harms",
+                "explanation": "The sandbox was asked to refuse this request.",
+            }
+        elif spent >= most:
+            reason = "max_tokens"
+        else:
+            blocks, reason = _blocks(body, prompt, marker)
+            left = most - spent
+            if name in ("truncated", "stop"):
+                left = min(left, max(1, sum(map(_tokens_of, blocks)) // 2))
+            blocks, used, cut = _cut(blocks, left)
+            content += [*_searches(extras), *blocks]
+            spent += used
+            if cut:
+                reason = marker.rest if marker is not None and name == "stop" else "max_tokens"
+            elif (sequence := _stop_sequence(body, content)) is not None:
+                reason = "stop_sequence"
+        if marker is not None and name == "tokens":
+            tokens_in, spent = (int(each) for each in marker.rest.split()[:2])
+            counted = Counted(tokens_in, spent, reasoning=min(thinking or 0, spent), extras=extras)
+        else:
+            read, write_5m, write_1h = self._cached(body, prompt)
+            total = max(prompt.tokens, 1)
+            counted = Counted(total, spent, read, write_5m, write_1h, thinking or 0, extras)
+        message: Json = {
+            "model": model.id,
+            "id": f"msg_01{number[:22]}",
+            "type": "message",
+            "role": "assistant",
+            "content": content,
+            "stop_reason": reason,
+            "stop_sequence": sequence,
+            "stop_details": details,
+            "usage": _usage(body, model, counted, "standard" if self.batch is None else "batch"),
         }
-    elif spent >= max_tokens:
-        stop_reason = "max_tokens"
-    else:
-        blocks, stop_reason = _blocks(params, reader, marker)
-        left = max_tokens - spent
-        if marker is not None and marker.name in ("truncated", "stop"):
-            left = min(left, max(1, _tokens_of(blocks) // 2))
-        blocks, used, cut = _cut(blocks, left)
-        content.extend(_searches(params, marker))
-        content.extend(blocks)
-        spent += used
-        if cut and marker is not None and marker.name == "stop":
-            stop_reason = marker.rest
-        elif cut:
-            stop_reason = "max_tokens"
-        elif (found := _stop_sequence(params, content)) is not None:
-            stop_reason, stop_sequence = "stop_sequence", found
-    usage, billing = _usage(params, model, reader, marker, spent, thinking or 0, tier, cache)
-    message: Json = {
-        "model": model.id,
-        "id": message_id,
-        "type": "message",
-        "role": "assistant",
-        "content": content,
-        "stop_reason": stop_reason,
-        "stop_sequence": stop_sequence,
-        "stop_details": stop_details,
-        "usage": usage,
-    }
-    free = stop_reason == "refusal" and not content
-    return message, None if free else billing
+        return message, None if name == "refusal" else counted
+
+    def _cached(self, body: Json, prompt: Prompt) -> tuple[int, int, int]:
+        """Tokens read from the cache, and written to it for five minutes and for an hour."""
+        whole = object_at(body, "cache_control")
+        if whole:
+            tokens = max(prompt.tokens, 1)
+            point = CachePoint(whole, tokens, len(prompt.texts), len(prompt.documents))
+        elif prompt.cache_points:
+            point = prompt.cache_points[-1]
+        else:
+            return 0, 0, 0
+        if point.tokens < _CACHE_MINIMUM:
+            return 0, 0, 0
+        documents = prompt.documents[: point.documents]
+        parts = [part for document in documents for part in document.parts]
+        prefix = "\0".join([str(body["model"]), *prompt.texts[: point.texts], *parts])
+        digest = hashlib.sha256(prefix.encode()).digest()
+        if digest in self.cached:
+            return point.tokens, 0, 0
+        self.cached.add(digest)
+        if point.control.get("ttl", "5m") == "1h":
+            return 0, 0, point.tokens
+        return 0, point.tokens, 0
+
+    def ordered_error(self, marker: Marker) -> RefusedError:
+        """As `Encoder.ordered_error`."""
+        kind = marker.rest.split()[0] if marker.rest else "api_error"
+        text = _ORDERED_TEXTS.get(kind, "The sandbox was asked to fail this request.")
+        if self.batch is None:
+            return RefusedError("Internal server error", status=500)
+        return RefusedError(text, error_type=kind)
+
+    def number(self, ordinal: int) -> str:
+        """As `Encoder.number`."""
+        assert self.batch is not None
+        return f"{self.batch.id[-12:]}{ordinal:08d}"
+
+    def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
+        """As `Encoder.row`; an error is nested twice, as the API does."""
+        shown: Json = {"type": kind}
+        if isinstance(result, RefusedError):
+            early = result.error_type in _NOT_RUN
+            ran = result.at_run_time or not early
+            error: Json = {
+                "type": result.error_type or "invalid_request_error",
+                "message": result.message,
+            }
+            if early:
+                error = {"details": {"error_visibility": "user_facing"}, **error}
+            suffix = zlib.crc32(f"{number}{custom_id}".encode())
+            request_id = f"workerreq_01Sandbox{suffix:010d}" if ran else None
+            shown["error"] = {"type": "error", "error": error, "request_id": request_id}
+        elif result is not None:
+            shown["message"] = result
+        return {"custom_id": custom_id, "result": shown}
+
+    def produced(self, store: Store) -> dict[str, Produced]:
+        """As `Encoder.produced`: one file holds all rows."""
+        assert self.batch is not None
+        results = Produced(store, store.batches_dir / f"{self.batch.id}.results.jsonl")
+        return dict.fromkeys(_KINDS, results)
+
+    def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
+        """As `Encoder.outcome`."""
+        results = made["succeeded"]
+        counts = {"processing": 0, **{kind: kinds[kind] for kind in _KINDS}}
+        return Outcome(counts, bills=bills, moves=[(results.temporary, results.final)])
 
 
-def _searches(params: Json, marker: Marker | None) -> list[Json]:
+def _searches(extras: Extras) -> list[Json]:
     """The searches of the web that a test ordered, as the blocks before the answer."""
-    extras = ordered(marker)
-    allow_claude(extras, params)
     blocks: list[Json] = []
     for nth in range(extras.fees.get("web_searches", 0)):
         call = f"srvtoolu_01{nth:022d}"
@@ -132,57 +207,47 @@ def _searches(params: Json, marker: Marker | None) -> list[Json]:
     return blocks
 
 
-def _thinking_tokens(
-    params: Json, model: ClaudeModel, reader: ContentReader, max_tokens: int
-) -> int | None:
-    thinking = params.get("thinking")
-    kind = thinking.get("type") if is_object(thinking) else None
-    choice = params.get("tool_choice")
-    forced = is_object(choice) and choice.get("type") in ("any", "tool")
-    if kind in ("disabled", "between_tools") or forced:
+def _forces_tool(body: Json) -> bool:
+    return object_at(body, "tool_choice").get("type") in ("any", "tool")
+
+
+def _thinking_tokens(body: Json, model: ClaudeModel, prompt: Prompt) -> int | None:
+    kind = object_at(body, "thinking").get("type")
+    thinks = model.thinks_by_default if kind is None else kind in ("enabled", "adaptive")
+    if not thinks or _forces_tool(body):
         return None
-    if kind is None and not model.thinks_by_default:
-        return None
-    if max_tokens < _TINY:
-        return max_tokens
-    wanted = 16 + zlib.crc32(reader.prompt.ask.encode()) % 48
-    return min(wanted, max_tokens // 2)
+    return thought_tokens(prompt, body["max_tokens"], tiny=15)
 
 
-def _shows_thinking(params: Json) -> bool:
-    thinking = params.get("thinking")
-    if not is_object(thinking):
-        return False
-    display = thinking.get("display")
-    return display == "summarized" or (display is None and thinking.get("type") == "enabled")
+def _shows_thinking(body: Json) -> bool:
+    thinking = object_at(body, "thinking")
+    shown_by_default = "summarized" if thinking.get("type") == "enabled" else None
+    return (thinking.get("display") or shown_by_default) == "summarized"
 
 
-def _blocks(params: Json, reader: ContentReader, marker: Marker | None) -> tuple[list[Json], str]:
-    prompt = reader.prompt
-    if marker is not None and marker.name == "paused" and reader.pauses < int(marker.rest or 1):
-        return _paused(reader.pauses), "pause_turn"
-    if marker is not None and marker.name == "reply":
-        return [{"type": "text", "text": marker.rest}], "end_turn"
-    if marker is not None and marker.name == "answer":
-        blocks: list[Json] = orjson.loads(marker.rest)
+def _blocks(body: Json, prompt: Prompt, marker: Marker | None) -> tuple[list[Json], str]:
+    """What the message says, and why it ends where nothing cuts it."""
+    name, rest = (marker.name, marker.rest) if marker is not None else ("", "")
+    if name == "paused" and prompt.pauses < int(rest or 1):
+        return _paused(prompt.pauses), "pause_turn"
+    if name == "answer":
+        blocks: list[Json] = orjson.loads(rest)
         calls = any(block["type"] == "tool_use" for block in blocks)
         return blocks, "tool_use" if calls else "end_turn"
-    choice = params.get("tool_choice")
-    if is_object(choice) and choice.get("type") in ("any", "tool"):
-        return [_tool_use(params, reader, choice)], "tool_use"
-    config = params.get("output_config")
-    form = config.get("format") if is_object(config) else None
-    if is_object(form):
-        misquote = marker is not None and marker.name == "misquote"
-        text = orjson.dumps(formed_answer(prompt, form["schema"], misquote=misquote)).decode()
-        if marker is not None and marker.name == "invalid_json":
-            text = text[: len(text) // 2] + " oops"
-        return [{"type": "text", "text": text}], "end_turn"
-    if marker is not None and marker.name == "invalid_json":
-        return [{"type": "text", "text": '```json\n{"broken": \n```'}], "end_turn"
-    if reader.cited_sources and prompt.documents:
-        return [_said_block(said, reader) for said in cited_answer(prompt)], "end_turn"
-    return [{"type": "text", "text": plain_answer(prompt)}], "end_turn"
+    if name != "reply" and _forces_tool(body):
+        return [_tool_use(body, prompt)], "tool_use"
+    form = object_at(object_at(body, "output_config"), "format")
+    if name != "reply" and not form and name != "invalid_json" and prompt.cited:
+        return [_said_block(said, prompt) for said in cited_answer(prompt)], "end_turn"
+    if name == "reply":
+        text = rest
+    elif form:
+        answer = formed_answer(prompt, form["schema"], misquote=name == "misquote")
+        text = orjson.dumps(answer).decode()
+        text = text[: len(text) // 2] + " oops" if name == "invalid_json" else text
+    else:
+        text = '```json\n{"broken": \n```' if name == "invalid_json" else plain_answer(prompt)
+    return [{"type": "text", "text": text}], "end_turn"
 
 
 def _paused(number: int) -> list[Json]:
@@ -196,85 +261,70 @@ def _paused(number: int) -> list[Json]:
     return [{"type": "text", "text": f"I look for part {number + 1}. ", "citations": None}, use]
 
 
-def _tool_use(params: Json, reader: ContentReader, choice: Json) -> Json:
-    tools: list[Json] = params["tools"]
-    tool = next((each for each in tools if each["name"] == choice.get("name")), tools[0])
+def _tool_use(body: Json, prompt: Prompt) -> Json:
+    tools: list[Json] = body["tools"]
+    wanted = body["tool_choice"].get("name")
+    tool = next((each for each in tools if each.get("name") == wanted), tools[0])
     return {
         "type": "tool_use",
-        "id": "toolu_01" + hashlib.sha256(reader.prompt.ask.encode()).hexdigest()[:22],
+        "id": "toolu_01" + hashlib.sha256(prompt.ask.encode()).hexdigest()[:22],
         "name": tool["name"],
-        "input": json_answer(reader.prompt, tool.get("input_schema", {})),
+        "input": json_answer(prompt, tool.get("input_schema", {})),
     }
 
 
-def _said_block(said: Said, reader: ContentReader) -> Json:
-    place = said.place
-    citations = None if place is None else [_citation(place, reader)]
+def _said_block(said: Said, prompt: Prompt) -> Json:
+    citations = None if said.place is None else [_citation(said.place, prompt)]
     return {"type": "text", "text": said.text, "citations": citations}
 
 
-def _citation(place: Place, reader: ContentReader) -> Json:
-    document = reader.prompt.documents[place.document]
-    common: Json = {
+_PLACES = {
+    "pages": ("page_location", "start_page_number", "end_page_number"),
+    "blocks": ("content_block_location", "start_block_index", "end_block_index"),
+}
+
+
+def _citation(place: Place, prompt: Prompt) -> Json:
+    document = prompt.documents[place.document]
+    default = ("char_location", "start_char_index", "end_char_index")
+    kind, start, end = _PLACES.get(document.kind, default)
+    first = place.part + (document.kind == "pages")
+    places = (first, first + 1) if document.kind in _PLACES else (place.start, place.end)
+    return {
+        "type": kind,
         "cited_text": cited_text(document, place),
         "document_index": place.document,
         "document_title": document.title,
         "file_id": document.file_id,
-    }
-    if document.kind == "pages":
-        return {
-            "type": "page_location",
-            **common,
-            "start_page_number": place.part + 1,
-            "end_page_number": place.part + 2,
-        }
-    if document.kind == "blocks":
-        return {
-            "type": "content_block_location",
-            **common,
-            "start_block_index": place.part,
-            "end_block_index": place.part + 1,
-        }
-    return {
-        "type": "char_location",
-        **common,
-        "start_char_index": place.start,
-        "end_char_index": place.end,
+        start: places[0],
+        end: places[1],
     }
 
 
-def _tokens_of(blocks: list[Json]) -> int:
-    total = 0
-    for block in blocks:
-        text = block.get("text")
-        total += text_tokens(text if isinstance(text, str) else orjson.dumps(block).decode())
-    return total
+def _tokens_of(block: Json) -> int:
+    text = block.get("text")
+    return text_tokens(text if isinstance(text, str) else orjson.dumps(block).decode())
 
 
 def _cut(blocks: list[Json], left: int) -> tuple[list[Json], int, bool]:
+    """As much as `left` tokens hold, its tokens, and whether something was cut off."""
     kept: list[Json] = []
     used = 0
     for block in blocks:
-        tokens = _tokens_of([block])
-        if used + tokens <= left:
-            kept.append(block)
-            used += tokens
-            continue
-        text = block.get("text")
-        head = cut_text(text, left - used) if isinstance(text, str) else ""
-        if head:
-            kept.append({**block, "text": head})
-        return kept, left, True
+        tokens = _tokens_of(block)
+        if used + tokens > left:
+            text = block.get("text")
+            head = cut_text(text, left - used) if isinstance(text, str) else ""
+            return [*kept, {**block, "text": head}] if head else kept, left, True
+        kept.append(block)
+        used += tokens
     return kept, used, False
 
 
-def _stop_sequence(params: Json, content: list[Json]) -> str | None:
-    stops = params.get("stop_sequences")
-    if not stops:
-        return None
-    for number, block in enumerate(content):
+def _stop_sequence(body: Json, content: list[Json]) -> str | None:
+    for number, block in enumerate(content if body.get("stop_sequences") else ()):
         text = block.get("text")
-        for stop in stops:
+        for stop in body["stop_sequences"]:
             if isinstance(text, str) and stop in text:
                 block["text"] = text[: text.index(stop)]
                 del content[number + 1 :]
@@ -282,39 +332,23 @@ def _stop_sequence(params: Json, content: list[Json]) -> str | None:
     return None
 
 
-def _usage(
-    params: Json,
-    model: ClaudeModel,
-    reader: ContentReader,
-    marker: Marker | None,
-    output: int,
-    thinking: int,
-    tier: str,
-    cache: CacheMemory,
-) -> tuple[Json, Billing]:
-    total = max(reader.prompt.tokens, 1)
-    read = write_5m = write_1h = 0
-    if marker is not None and marker.name == "tokens":
-        given = marker.rest.split()
-        total, output = int(given[0]), int(given[1])
-        thinking = min(thinking, output)
-    elif reader.cache_controls or is_object(params.get("cache_control")):
-        read, write_5m, write_1h = _cached(params, reader, cache, total)
-    extras = ordered(marker)
-    allow_claude(extras, params)
+def _usage(body: Json, model: ClaudeModel, counted: Counted, tier: str) -> Json:
+    extras = counted.extras
+    written = counted.cache_write_5m + counted.cache_write_1h
+    plain = counted.input - counted.cache_read - written
     searches = extras.fees.get("web_searches", 0)
     knows_regions = model.version >= REGIONS_SINCE
-    extras.region = params.get("inference_geo") if knows_regions else None
+    extras.region = body.get("inference_geo") if knows_regions else None
     usage: Json = {
-        "input_tokens": total - read - write_5m - write_1h,
-        "cache_creation_input_tokens": write_5m + write_1h,
-        "cache_read_input_tokens": read,
+        "input_tokens": plain,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": counted.cache_read,
         "cache_creation": {
-            "ephemeral_5m_input_tokens": write_5m,
-            "ephemeral_1h_input_tokens": write_1h,
+            "ephemeral_5m_input_tokens": counted.cache_write_5m,
+            "ephemeral_1h_input_tokens": counted.cache_write_1h,
         },
-        "output_tokens": output,
-        "output_tokens_details": {"thinking_tokens": thinking},
+        "output_tokens": counted.output,
+        "output_tokens_details": {"thinking_tokens": counted.reasoning},
         "server_tool_use": (
             {"web_search_requests": searches, "web_fetch_requests": 0} if searches else None
         ),
@@ -322,46 +356,21 @@ def _usage(
         "inference_geo": (extras.region or "global") if knows_regions else "not_available",
     }
     if extras.passes:
-        turn = ("message", None, total - read - write_5m - write_1h, output)
-        usage["iterations"] = [_iteration(*each) for each in (*extras.passes, turn)]
-        usage["iterations"][-1] |= {
-            name: usage[name] for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
-        }
-    return usage, Billing(total, output, read, write_5m, write_1h, extras)
+        turns = [_iteration(*each) for each in extras.passes]
+        last = _iteration("message", None, plain, counted.output, counted.cache_read, written)
+        usage["iterations"] = [*turns, last]
+    return usage
 
 
-def _iteration(kind: str, model: str | None, given: int, written: int) -> Json:
+def _iteration(
+    kind: str, model: str | None, given: int, written: int, read: int = 0, cached: int = 0
+) -> Json:
     """One entry of `usage.iterations` (anthropic/types/beta/beta_iterations_usage.py)."""
     return {
         "type": kind,
         "input_tokens": given,
         "output_tokens": written,
-        "cache_read_input_tokens": 0,
-        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": cached,
         **({} if model is None else {"model": model}),
     }
-
-
-_CACHE_MINIMUM = 1024
-
-
-def _cached(
-    params: Json, reader: ContentReader, cache: CacheMemory, total: int
-) -> tuple[int, int, int]:
-    whole: Any = params.get("cache_control")
-    if is_object(whole):
-        tokens, control = total, whole
-        texts, documents = reader.prompt.texts, reader.prompt.documents
-    else:
-        tokens, control = reader.cache_prefix_tokens, reader.cache_controls[-1]
-        texts = reader.prompt.texts[: reader.cache_prefix_texts]
-        documents = reader.prompt.documents[: reader.cache_prefix_documents]
-    if tokens < _CACHE_MINIMUM:
-        return 0, 0, 0
-    parts = [part for document in documents for part in document.parts]
-    prefix = "\0".join([str(params["model"]), *texts, *parts])
-    if cache.hit(prefix):
-        return tokens, 0, 0
-    if control.get("ttl", "5m") == "1h":
-        return 0, 0, tokens
-    return 0, tokens, 0

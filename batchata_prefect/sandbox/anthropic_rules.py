@@ -1,61 +1,270 @@
-"""Which Messages bodies are refused: the parameters around the messages.
+"""Which Messages bodies are refused: tables of what they hold, and what their models do not take.
 
-Sources: anthropic/types/message_create_params.py (2.12.0), platform.claude.com api/errors,
-migration-2026-10-21 and batch-processing, and the provider notes.
+Sources: anthropic/types/message_create_params.py and *_param.py (2.12.0), platform.claude.com
+api/errors, migration-2026-10-21 and batch-processing, and the provider notes. Texts that no
+capture shows follow the pattern of those that one does.
 """
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
-import orjson
-
-from .anthropic_content import (
-    CURRENT_VERSION,
-    ContentReader,
-    FileReader,
-    check_cache_control,
-    check_integer,
-)
+from .anthropic_content import CURRENT_VERSION, HANDED_BACK, read_content
 from .anthropic_models import REGIONS_SINCE, ClaudeModel, claude_model
-from .schemas import check_anthropic_schema
-from .wire import BadRequestError, Json, is_array, is_integer, is_number, is_object
-
-_KEYS = frozenset(
-    {
-        "max_tokens",
-        "messages",
-        "model",
-        "cache_control",
-        "container",
-        "diagnostics",
-        "inference_geo",
-        "metadata",
-        "output_config",
-        "service_tier",
-        "speed",
-        "stop_sequences",
-        "stream",
-        "system",
-        "thinking",
-        "tool_choice",
-        "tools",
-    }
+from .anthropic_wire import claude_refusal
+from .content import FileReader, Prompt
+from .schemas import anthropic_schema_problem
+from .shapes import (
+    ANYTHING,
+    NAMED,
+    SOMETHING,
+    STRING,
+    MisfitError,
+    Remembered,
+    Shape,
+    check,
+    closed,
+    list_of,
+    loose,
+    matching,
+    needed,
+    one_of,
+    tagged,
 )
-_SAMPLING = frozenset({"temperature", "top_p", "top_k"})
-_TOOL_NAME = re.compile(r"^[a-zA-Z0-9_-]{1,128}$")
+from .wire import Json, RefusedError, object_at
+
 _LONG_OUTPUT_BETA = "output-300k-2026-03-24"
 _LONG_OUTPUT = 300_000
 _MAX_CACHE_POINTS = 4
 
-_schemas_checked: OrderedDict[bytes, BadRequestError | None] = OrderedDict()
+_SAID = needed(matching(r"\S", "messages: text content blocks must be non-empty"))
+_CACHE = closed(type=one_of("ephemeral", required=True), ttl=one_of("5m", "1h"))
+_CITATIONS = loose(enabled=Shape("boolean"))
+_URL = loose(url=needed(matching("^https://", "{path}: Only HTTPS URLs are supported.")))
+_FILE = loose(file_id=NAMED)
+_PDF = loose(media_type=one_of("application/pdf", required=True), data=SOMETHING)
+_PLAIN = loose(
+    media_type=one_of("text/plain", required=True),
+    data=needed(matching("(?s).", "{path}: document must not be empty")),
+)
+_PICTURE = loose(
+    media_type=one_of("image/jpeg", "image/png", "image/gif", "image/webp", required=True),
+    data=SOMETHING,
+)
+_IMAGE = tagged({"base64": _PICTURE, "file": _FILE, "url": _URL}, required=True)
+_PARTS = list_of(
+    tagged({"text": loose(text=NAMED), "image": loose(source=_IMAGE)}),
+    "string or list",
+    least=1,
+    required=True,
+)
+_DOCUMENT = tagged(
+    {"base64": _PDF, "content": loose(content=_PARTS), "file": _FILE, "text": _PLAIN, "url": _URL},
+    required=True,
+)
+_RESULT = list_of(ANYTHING, "string or list")
+_FOUND = list_of(ANYTHING, "string or list", required=True)
+_BLOCK = tagged(
+    {
+        "text": closed("type citations", text=_SAID, cache_control=_CACHE),
+        "image": closed("type", source=_IMAGE, cache_control=_CACHE),
+        "document": closed(
+            "type",
+            source=_DOCUMENT,
+            title=STRING,
+            context=STRING,
+            citations=_CITATIONS,
+            cache_control=_CACHE,
+        ),
+        "search_result": closed(
+            "type",
+            source=SOMETHING,
+            title=SOMETHING,
+            content=_FOUND,
+            citations=_CITATIONS,
+            cache_control=_CACHE,
+        ),
+        "thinking": closed("type thinking signature"),
+        "redacted_thinking": closed("type data"),
+        "tool_use": closed(
+            "type caller", id=SOMETHING, name=SOMETHING, input=SOMETHING, cache_control=_CACHE
+        ),
+        "tool_result": closed(
+            "type is_error", tool_use_id=SOMETHING, content=_RESULT, cache_control=_CACHE
+        ),
+    },
+    others=HANDED_BACK,
+)
+_RESULT.items = _FOUND.items = _BLOCK
+_ROLE = one_of(
+    "user",
+    "assistant",
+    "system",
+    required=True,
+    says="{path}: Input should be 'user' or 'assistant'",
+)
+_MESSAGE = closed(role=_ROLE, content=list_of(_BLOCK, "string or list", required=True))
+_MESSAGES = list_of(
+    _MESSAGE, required=True, least=1, says="messages: at least one message is required"
+)
+_TURNS = loose(messages=_MESSAGES)
+_TOOL = loose(name=needed(matching("^[a-zA-Z0-9_-]{1,128}$")), input_schema=needed(loose()))
+_FORMAT = closed(type=one_of("json_schema", required=True), schema=SOMETHING)
+_BODY = closed(
+    "container diagnostics speed stream",
+    model=NAMED,
+    max_tokens=Shape(
+        "integer", required=True, least=1, says="{path}: must be greater than or equal to 1"
+    ),
+    messages=_MESSAGES,
+    cache_control=_CACHE,
+    inference_geo=one_of("global", "us"),
+    metadata=closed(user_id=STRING),
+    output_config=closed(effort=one_of("low", "medium", "high", "xhigh", "max"), format=_FORMAT),
+    service_tier=one_of("auto", "standard_only"),
+    stop_sequences=list_of(
+        matching(r"\S", "{path}: each stop sequence must contain non-whitespace")
+    ),
+    system=list_of(
+        loose(type=one_of("text", required=True), text=_SAID, cache_control=_CACHE),
+        "string or list",
+    ),
+    thinking=tagged(
+        {
+            "adaptive": closed("type display"),
+            "between_tools": closed("type"),
+            "disabled": closed("type"),
+            "enabled": closed(
+                "type display", budget_tokens=Shape("integer", required=True, least=1024)
+            ),
+        }
+    ),
+    tool_choice=tagged(
+        {"any": loose(), "auto": loose(), "none": loose(), "tool": loose(name=NAMED)}
+    ),
+    tools=list_of(tagged({"custom": _TOOL}, others=None, default="custom")),
+)
+_OLD_BODY = replace(
+    _BODY,
+    fields={
+        **_BODY.fields,
+        "temperature": Shape("number", least=0, most=1),
+        "top_p": Shape("number", least=0, most=1),
+        "top_k": Shape("integer"),
+    },
+)
+"""What a call with the version of 2023 may hold."""
+
+_right = Remembered()
+
+KEYS = _BODY.names
+"""Parameters of a Messages call."""
+
+
+def _sampling_problems(params: Json, model: ClaudeModel) -> Iterator[str]:
+    for name in ("temperature", "top_p", "top_k"):
+        value = params.get(name)
+        if value is not None and model.version >= (4, 7) and (value != 1 or name == "top_k"):
+            yield f"{name}: Extra inputs are not permitted"
+    if params.get("temperature") is not None and params.get("top_p") is not None:
+        yield (
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only"
+            " one."
+        )
+
+
+def _region_problems(_: Json, model: ClaudeModel) -> Iterator[str]:
+    if model.version < REGIONS_SINCE:
+        yield "inference_geo: not supported on this model"
+
+
+def _thinking_problems(params: Json, model: ClaudeModel) -> Iterator[str]:
+    kind = params["thinking"]["type"]
+    if kind == "enabled" and not model.takes_enabled_thinking:
+        yield (
+            '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive"'
+            ' and "output_config.effort" to control thinking behavior.'
+        )
+    if kind == "adaptive" and not model.takes_adaptive_thinking:
+        yield "adaptive thinking is not supported on this model"
+    if kind in ("disabled", "between_tools") and model.always_thinks:
+        yield f'"thinking.type.{kind}" is not supported for this model.'
+    if params["thinking"].get("budget_tokens", 0) >= params["max_tokens"]:
+        yield (
+            "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our"
+            " documentation at https://docs.claude.com/en/docs/build-with-claude/extended-thinking"
+        )
+
+
+def _tool_problems(params: Json, model: ClaudeModel) -> Iterator[str]:
+    tools: list[Json] = params.get("tools") or []
+    named = [tool.get("name") for tool in tools]
+    if len(set(named)) < len(named):
+        yield "tools: Tool names must be unique."
+    choice = object_at(params, "tool_choice")
+    kind = choice.get("type")
+    if kind is not None and not named:
+        yield "tool_choice may only be specified while providing tools"
+    if kind in ("any", "tool"):
+        if not model.takes_forced_tool:
+            yield (
+                f"tool_choice: type '{kind}' is not supported on this model. Use 'auto' or 'none',"
+                " or output_config.format for structured output."
+            )
+        if object_at(params, "thinking").get("type") in ("enabled", "adaptive"):
+            yield "Thinking may not be enabled when tool_choice forces tool use."
+    if kind == "tool" and choice["name"] not in named:
+        yield f"Tool '{choice['name']}' not found in provided tools"
+
+
+def _output_problems(params: Json, model: ClaudeModel) -> Iterator[str]:
+    effort = params["output_config"].get("effort")
+    if effort is not None and not model.efforts:
+        yield "This model does not support the effort parameter."
+    if effort is not None and effort not in model.efforts:
+        levels = ", ".join(sorted(model.efforts))
+        yield f"This model does not support effort level '{effort}'. Supported levels: {levels}."
+    form = object_at(params["output_config"], "format")
+    if form:
+        problem = anthropic_schema_problem(form["schema"])
+        if problem is not None:
+            yield f"output_config.format.schema: {problem}"
+
+
+_PROBLEMS = {
+    "temperature": _sampling_problems,
+    "top_p": _sampling_problems,
+    "top_k": _sampling_problems,
+    "inference_geo": _region_problems,
+    "thinking": _thinking_problems,
+    "tools": _tool_problems,
+    "tool_choice": _tool_problems,
+    "output_config": _output_problems,
+}
+"""What a model does not take of a parameter."""
+
+
+def _problems(params: Json, model: ClaudeModel, *, long: bool, batch: bool) -> Iterator[str]:
+    """What is wrong beside the shape, the messages apart."""
+    if batch and params.get("stream") is True:
+        yield '"stream=True" is not supported in the Message Batches API'
+    if batch and params.get("speed") is not None:
+        yield '"speed" is not supported in the Message Batches API'
+    most = _LONG_OUTPUT if batch and long and model.max_tokens == 128_000 else model.max_tokens
+    if params["max_tokens"] > most:
+        yield (
+            f"max_tokens: {params['max_tokens']} > {most}, which is the maximum allowed number of"
+            f" output tokens for {model.id}"
+        )
+    for name, find in _PROBLEMS.items():
+        if params.get(name) is not None:
+            yield from find(params, model)
 
 
 def read_params(
     params: Json, *, version: str, betas: str, batch: bool, files: FileReader
-) -> tuple[ClaudeModel, ContentReader]:
+) -> tuple[ClaudeModel, Prompt]:
     """Check a Messages body as the API does and read what it says.
 
     Args:
@@ -66,277 +275,48 @@ def read_params(
         files: gives uploaded files.
 
     Raises:
-        BadRequestError: with the error that the API answers.
+        RefusedError: with the error that the API answers.
     """
-    if not params.keys() <= _KEYS:
-        _check_other_keys(params, version)
-    for key in ("model", "max_tokens", "messages"):
-        if key not in params:
-            raise BadRequestError(f"{key}: Field required")
-    if batch and len(params) > 3:
-        _check_batch(params)
-    model = _model(params["model"])
-    max_tokens = check_integer(params, "max_tokens", 1)
-    most = model.max_tokens
-    if batch and _LONG_OUTPUT_BETA in betas and most == 128_000:
-        most = _LONG_OUTPUT
-    if max_tokens > most:
-        raise BadRequestError(
-            f"max_tokens: {max_tokens} > {most}, which is the maximum allowed number of output"
-            f" tokens for {model.id}"
-        )
-    reader = ContentReader(model, version, files)
-    if len(params) > 3:
-        _check_sampling(params, model)
-        _check_plain(params, model)
-        _check_thinking(params, model, max_tokens)
-        _check_tools(params, model)
-        _check_output_config(params, model)
-        if "system" in params:
-            reader.read_system(params["system"])
-    reader.read_messages(params["messages"])
-    if len(params) > 3 or reader.cache_controls:
-        _check_together(params, reader)
-    if reader.prompt.tokens > model.max_input_tokens:
-        raise BadRequestError(
-            f"prompt is too long: {reader.prompt.tokens} tokens > {model.max_input_tokens} maximum"
-        )
-    return model, reader
-
-
-def _check_other_keys(params: Json, version: str) -> None:
-    for key in params:
-        if key in _KEYS or (key in _SAMPLING and version != CURRENT_VERSION):
-            continue
-        raise BadRequestError(f"{key}: Extra inputs are not permitted")
-
-
-def _check_batch(params: Json) -> None:
-    if params.get("stream") is True:
-        raise BadRequestError('"stream=True" is not supported in the Message Batches API')
-    if params.get("speed") is not None:
-        raise BadRequestError('"speed" is not supported in the Message Batches API')
-
-
-def _model(model_id: Any) -> ClaudeModel:
-    if not isinstance(model_id, str):
-        raise BadRequestError("model: Input should be a valid string")
-    model = claude_model(model_id)
+    key = _right.key(params, "messages", version, betas, batch)
+    known = _right.has(key)
+    whole = _BODY if version == CURRENT_VERSION else _OLD_BODY
+    try:
+        check(_TURNS if known else whole, params)
+    except MisfitError as misfit:
+        raise claude_refusal(misfit) from misfit
+    model = claude_model(params["model"])
     if model is None:
-        raise BadRequestError(f"model: {model_id}", error_type="not_found_error", status=404)
-    return model
-
-
-def _check_sampling(params: Json, model: ClaudeModel) -> None:
-    # Only a call with the version of 2023 comes here with any of these; see `_check_other_keys`.
-    for key in ("temperature", "top_p"):
-        value = params.get(key)
-        if value is None:
-            continue
-        if not is_number(value) or not 0 <= value <= 1:
-            raise BadRequestError(f"{key}: Input should be a number from 0 to 1")
-        if model.version >= (4, 7) and value != 1:
-            raise BadRequestError(f"{key}: Extra inputs are not permitted")
-    if model.version >= (4, 7) and params.get("top_k") is not None:
-        raise BadRequestError("top_k: Extra inputs are not permitted")
-    if params.get("temperature") is not None and params.get("top_p") is not None:
-        raise BadRequestError(
-            "`temperature` and `top_p` cannot both be specified for this model. Please use only"
-            " one."
+        text = f"model: {params['model']}"
+        raise RefusedError(text, error_type="not_found_error", status=404)
+    if not known:
+        for problem in _problems(params, model, long=_LONG_OUTPUT_BETA in betas, batch=batch):
+            raise RefusedError(problem)
+        _right.add(key)
+    prompt = read_content(params, model, version, files)
+    if len(params) > 3 or prompt.cache_points:
+        _check_together(params, prompt)
+    if prompt.tokens > model.max_input_tokens:
+        raise RefusedError(
+            f"prompt is too long: {prompt.tokens} tokens > {model.max_input_tokens} maximum"
         )
+    return model, prompt
 
 
-def _check_region(region: Any, model: ClaudeModel) -> None:
-    if region is None:
-        return
-    if model.version < REGIONS_SINCE:
-        raise BadRequestError("inference_geo: not supported on this model")
-    if region not in ("us", "global"):
-        raise BadRequestError("inference_geo: Input should be 'global' or 'us'")
-
-
-def _check_plain(params: Json, model: ClaudeModel) -> None:
-    metadata = params.get("metadata")
-    if metadata is not None:
-        if not is_object(metadata):
-            raise BadRequestError("metadata: Input should be a valid dictionary")
-        for key, value in metadata.items():
-            if key != "user_id":
-                raise BadRequestError(f"metadata.{key}: Extra inputs are not permitted")
-            if value is not None and not isinstance(value, str):
-                raise BadRequestError("metadata.user_id: Input should be a valid string")
-    _check_region(params.get("inference_geo"), model)
-    if params.get("service_tier") not in (None, "auto", "standard_only"):
-        raise BadRequestError("service_tier: Input should be 'auto' or 'standard_only'")
-    stops = params.get("stop_sequences")
-    if stops is not None:
-        if not is_array(stops):
-            raise BadRequestError("stop_sequences: Input should be a valid list")
-        for number, stop in enumerate(stops):
-            if not isinstance(stop, str):
-                raise BadRequestError(f"stop_sequences.{number}: Input should be a valid string")
-            if not stop.strip():
-                raise BadRequestError(
-                    f"stop_sequences.{number}: each stop sequence must contain non-whitespace"
-                )
-    if "cache_control" in params and params["cache_control"] is not None:
-        check_cache_control(params["cache_control"], "cache_control")
-
-
-def _check_thinking(params: Json, model: ClaudeModel, max_tokens: int) -> None:
-    thinking = params.get("thinking")
-    if thinking is None:
-        return
-    if not is_object(thinking):
-        raise BadRequestError("thinking: Input should be a valid dictionary")
-    kind = thinking.get("type")
-    if kind not in ("enabled", "disabled", "adaptive", "between_tools"):
-        raise BadRequestError(
-            f"thinking: Input tag '{kind}' found using 'type' does not match any of the expected"
-            " tags: 'adaptive', 'between_tools', 'disabled', 'enabled'"
-        )
-    allowed = {"enabled": {"type", "budget_tokens", "display"}, "adaptive": {"type", "display"}}
-    for key in thinking:
-        if key not in allowed.get(kind, {"type"}):
-            raise BadRequestError(f"thinking.{kind}.{key}: Extra inputs are not permitted")
-    if kind == "enabled":
-        if not model.takes_enabled_thinking:
-            raise BadRequestError(
-                '"thinking.type.enabled" is not supported for this model. Use'
-                ' "thinking.type.adaptive" and "output_config.effort" to control thinking'
-                " behavior."
-            )
-        budget = thinking.get("budget_tokens")
-        if not is_integer(budget):
-            raise BadRequestError("thinking.enabled.budget_tokens: Field required")
-        if budget < 1024:
-            raise BadRequestError(
-                "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024"
-            )
-        if budget >= max_tokens:
-            raise BadRequestError(
-                "`max_tokens` must be greater than `thinking.budget_tokens`. Please consult our"
-                " documentation at"
-                " https://docs.claude.com/en/docs/build-with-claude/extended-thinking"
-            )
-    elif kind == "adaptive" and not model.takes_adaptive_thinking:
-        raise BadRequestError("adaptive thinking is not supported on this model")
-    elif kind in ("disabled", "between_tools") and model.always_thinks:
-        raise BadRequestError(f'"thinking.type.{kind}" is not supported for this model.')
-
-
-def _check_tools(params: Json, model: ClaudeModel) -> None:
-    tools = params.get("tools")
-    names: list[str] = []
-    if tools is not None:
-        if not is_array(tools):
-            raise BadRequestError("tools: Input should be a valid list")
-        for number, tool in enumerate(tools):
-            if not is_object(tool):
-                raise BadRequestError(f"tools.{number}: Input should be a valid dictionary")
-            custom = tool.get("type", "custom") == "custom"
-            name = tool.get("name")
-            if not isinstance(name, str) or not _TOOL_NAME.match(name):
-                raise BadRequestError(
-                    f"tools.{number}.custom.name: String should match pattern"
-                    " '^[a-zA-Z0-9_-]{1,128}$'"
-                )
-            if custom and not is_object(tool.get("input_schema")):
-                raise BadRequestError(f"tools.{number}.custom.input_schema: Field required")
-            if name in names:
-                raise BadRequestError("tools: Tool names must be unique.")
-            names.append(name)
-    choice = params.get("tool_choice")
-    if choice is None:
-        return
-    kind = choice.get("type") if is_object(choice) else None
-    if kind not in ("auto", "any", "tool", "none"):
-        raise BadRequestError(
-            f"tool_choice: Input tag '{kind}' found using 'type' does not match any of the"
-            " expected tags: 'any', 'auto', 'none', 'tool'"
-        )
-    if not names:
-        raise BadRequestError("tool_choice may only be specified while providing tools")
-    if kind in ("any", "tool"):
-        if not model.takes_forced_tool:
-            raise BadRequestError(
-                f"tool_choice: type '{kind}' is not supported on this model. Use 'auto' or"
-                " 'none', or output_config.format for structured output."
-            )
-        thinking = params.get("thinking")
-        if is_object(thinking) and thinking.get("type") in ("enabled", "adaptive"):
-            raise BadRequestError("Thinking may not be enabled when tool_choice forces tool use.")
-    if kind == "tool" and choice.get("name") not in names:
-        raise BadRequestError(f"Tool '{choice.get('name')}' not found in provided tools")
-
-
-def _check_output_config(params: Json, model: ClaudeModel) -> None:
-    config = params.get("output_config")
-    if config is None:
-        return
-    if not is_object(config):
-        raise BadRequestError("output_config: Input should be a valid dictionary")
-    for key in config:
-        if key not in ("effort", "format"):
-            raise BadRequestError(f"output_config.{key}: Extra inputs are not permitted")
-    effort = config.get("effort")
-    if effort is not None:
-        if effort not in ("low", "medium", "high", "xhigh", "max"):
-            raise BadRequestError(
-                "output_config.effort: Input should be 'low', 'medium', 'high', 'xhigh' or 'max'"
-            )
-        if not model.efforts:
-            raise BadRequestError("This model does not support the effort parameter.")
-        if effort not in model.efforts:
-            levels = ", ".join(sorted(model.efforts))
-            raise BadRequestError(
-                f"This model does not support effort level '{effort}'. Supported levels: {levels}."
-            )
-    form = config.get("format")
-    if form is None:
-        return
-    if not is_object(form) or form.get("type") != "json_schema":
-        raise BadRequestError("output_config.format.type: Input should be 'json_schema'")
-    for key in form:
-        if key not in ("type", "schema"):
-            raise BadRequestError(f"output_config.format.{key}: Extra inputs are not permitted")
-    if "schema" not in form:
-        raise BadRequestError("output_config.format.schema: Field required")
-    _check_schema(form["schema"])
-
-
-def _check_schema(schema: Any) -> None:
-    # A batch repeats one schema in every row; walking it each time would be most of the work.
-    key = orjson.dumps(schema)
-    if key not in _schemas_checked:
-        try:
-            check_anthropic_schema(schema)
-            _schemas_checked[key] = None
-        except BadRequestError as problem:
-            _schemas_checked[key] = problem
-        while len(_schemas_checked) > 1000:
-            _schemas_checked.popitem(last=False)
-    problem = _schemas_checked[key]
-    if problem is not None:
-        raise BadRequestError(problem.message)
-
-
-def _check_together(params: Json, reader: ContentReader) -> None:
-    config = params.get("output_config")
-    if reader.cited_sources and is_object(config) and config.get("format") is not None:
-        raise BadRequestError(
+def _check_together(params: Json, prompt: Prompt) -> None:
+    if prompt.cited and object_at(params, "output_config").get("format") is not None:
+        raise RefusedError(
             "output_config.format: structured outputs cannot be used together with citations"
         )
-    points = reader.cache_controls
-    if is_object(params.get("cache_control")):
-        points = [*points, params["cache_control"]]
+    points = [point.control for point in prompt.cache_points]
+    if params.get("cache_control") is not None:
+        points.append(params["cache_control"])
     if len(points) > _MAX_CACHE_POINTS:
-        raise BadRequestError(
+        raise RefusedError(
             f"A maximum of {_MAX_CACHE_POINTS} blocks with cache_control may be provided. Found"
             f" {len(points)}."
         )
     ttls = [point.get("ttl", "5m") for point in points]
     if "1h" in ttls and "5m" in ttls[: len(ttls) - ttls[::-1].index("1h")]:
-        raise BadRequestError(
+        raise RefusedError(
             "a ttl='1h' cache_control block must not come after a ttl='5m' cache_control block"
         )

@@ -1,49 +1,36 @@
-"""Refusals in Anthropic's own form."""
+"""Refusals in the Messages API's words."""
 
 from __future__ import annotations
 
-from .routing import Call
-from .wire import RefusedError, new_id
+from .shapes import MisfitError
+from .wire import RefusedError
+
+_KINDS = {"object": "dictionary", "tagged": "dictionary"}
 
 
-def refuse(status: int, error_type: str, message: str) -> RefusedError:
-    """A refusal with Anthropic's error body; see platform.claude.com api/errors."""
-    request_id = new_id("req_01", 22)
-    return RefusedError(
-        status,
-        {
-            "type": "error",
-            "error": {"type": error_type, "message": message},
-            "request_id": request_id,
-        },
-        {"request-id": request_id},
-    )
-
-
-def bad_request(message: str) -> RefusedError:
-    """A 400."""
-    return refuse(400, "invalid_request_error", message)
-
-
-def not_found(message: str) -> RefusedError:
-    """A 404."""
-    return refuse(404, "not_found_error", message)
-
-
-def query_integer(call: Call, name: str, default: int, most: int) -> int:
-    """A number from the query, from 1 to `most`.
-
-    Raises:
-        RefusedError: where it is something else.
-    """
-    given = call.request.query_params.get(name)
-    if given is None:
-        return default
-    if not given.lstrip("-").isdigit():
-        raise bad_request(f"{name}: Input should be a valid integer")
-    value = int(given)
-    if value < 1:
-        raise bad_request(f"{name}: Input should be greater than or equal to 1")
-    if value > most:
-        raise bad_request(f"{name}: Input should be less than or equal to {most}")
-    return value
+def claude_refusal(misfit: MisfitError, *path: str | int) -> RefusedError:
+    """What does not fit, in the words of the Messages API; `path` leads to what was checked."""
+    where = ".".join(str(step) for step in (*path, *misfit.path))
+    shape, value = misfit.shape, misfit.value
+    if shape.says is not None and misfit.kind not in ("type", "missing", "extra"):
+        return RefusedError(shape.says.format(path=where))
+    kind = _KINDS.get(shape.kind, shape.kind)
+    if kind == "dictionary" and where[-1:].isdigit():
+        kind += " or object"
+    pattern = shape.pattern.pattern if shape.pattern is not None else ""
+    *most, last = (f"'{choice}'" for choice in shape.choices or ("",))
+    tags = ", ".join(f"'{tag}'" for tag in sorted({*shape.shapes, *(shape.others or ())}))
+    problems = {
+        "missing": "Field required",
+        "extra": "Extra inputs are not permitted",
+        "type": f"Input should be a valid {kind}",
+        "choice": f"Input should be {', '.join(most)}{' or ' if most else ''}{last}",
+        "tag": f"Input tag '{value}' found using 'type' does not match any of the expected tags:"
+        f" {tags}",
+        "below": f"Input should be greater than or equal to {shape.least}",
+        "above": f"Input should be less than or equal to {shape.most}",
+        "long": f"String should have at most {shape.most} characters",
+        "short": "List should have at least 1 item after validation, not 0",
+        "pattern": f"String should match pattern '{pattern}'",
+    }
+    return RefusedError(f"{where}: {problems[misfit.kind]}")

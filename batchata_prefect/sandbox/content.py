@@ -8,8 +8,12 @@ import hashlib
 import io
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
+
+FileReader = Callable[[str], tuple[str, bytes] | None]
+"""Gives (media type, bytes) of an uploaded file, or None where there is none."""
 
 PDF_PAGE_TOKENS = 1500
 IMAGE_TOKENS = 1500
@@ -42,11 +46,24 @@ class Document:
         return sum(text_tokens(part) for part in self.parts)
 
 
+class CachePoint(NamedTuple):
+    """A `cache_control`, and how much of the prompt stands before it."""
+
+    control: dict[str, Any]
+    tokens: int
+    texts: int
+    documents: int
+
+
 @dataclass(slots=True)
 class Prompt:
-    """A request as an answer needs it. `ask` is the last text of a user.
+    """A request as an answer needs it.
 
-    `quotable` are the documents as a reader counts them where plain ones are texts of the prompt.
+    Attributes:
+        quotable: The documents as a reader counts them where plain ones are texts of the prompt.
+        ask: The last text of a user.
+        cited: Whether citations are asked for.
+        pauses: Times that the turn which the messages end with was paused and handed back.
     """
 
     texts: list[str] = field(default_factory=list[str])
@@ -54,6 +71,9 @@ class Prompt:
     quotable: list[Document] = field(default_factory=list[Document])
     tokens: int = 0
     ask: str = ""
+    cited: bool = False
+    pauses: int = 0
+    cache_points: tuple[CachePoint, ...] = ()
 
     def add_text(self, text: str, *, asked: bool = True) -> None:
         """Take in a text; `asked` when it is the user's."""

@@ -6,20 +6,21 @@ import asyncio
 import threading
 import time
 import traceback
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from .anthropic_rows import run_rows as run_anthropic_rows
+from .anthropic_answers import Claude
 from .faults import Faults
 from .limits import Limits
-from .openai_rows import run_lines as run_openai_lines
+from .openai_answers import Gpt
 from .openai_validation import Validation, validate_file
-from .outcome import AbandonedError, Outcome
-from .store import Batch, Store, StoredFile
+from .rows import AbandonedError, Encoder, Outcome, run_batch
+from .store import Batch, Store, StoredFile, load_index
 
 _T = TypeVar("_T")
 
@@ -32,10 +33,6 @@ FINALIZING_SHARE = 0.9
 _CANCEL_SHARE = 0.25
 _CANCEL_MOST = 2.0
 _TICK = 0.05
-
-
-class _Compute(Protocol):
-    def __call__(self, finished: int | None, rest: str) -> Outcome: ...
 
 
 @dataclass(slots=True)
@@ -165,11 +162,11 @@ class Engine:
                 self._runs.pop(batch.id, None)
 
     async def _live_anthropic(self, run: _Run) -> Outcome:
-        batch = run.batch
-        compute = partial(
-            run_anthropic_rows, self.store, batch, self.read_file, stop=lambda: run.abandon
+        batch, folder = run.batch, self.store.batches_dir
+        places = await self._light(load_index, folder / f"{batch.id}.index")
+        outcome = await self._computed(
+            run, lambda: Claude(self.read_file, batch), folder / f"{batch.id}.json", places
         )
-        outcome = await self._computed(run, compute, "expired", "canceled")
         batch.status = "ended"
         return outcome
 
@@ -188,24 +185,40 @@ class Engine:
             await self._until_canceled(run)
             batch.status = "cancelled"
             return Outcome()
-        compute = partial(
-            run_openai_lines, self.store, batch, found, self.read_file, stop=lambda: run.abandon
+        outcome = await self._computed(
+            run,
+            lambda: Gpt(batch.endpoint, self.read_file, batch),
+            self.file_path(batch.input_file_id or ""),
+            found.places,
         )
-        outcome = await self._computed(run, compute, "batch_expired", "batch_cancelled")
         if batch.cancel_at is not None:
             batch.status = "cancelled"
         else:
             batch.status = "expired" if _expires(batch) is not None else "completed"
         return outcome
 
-    async def _computed(self, run: _Run, compute: _Compute, expired: str, canceled: str) -> Outcome:
+    async def _computed(
+        self, run: _Run, encoder: Callable[[], Encoder], source: Path, places: array[int]
+    ) -> Outcome:
         """The rows of a batch, ready when its time has come or it was canceled."""
         batch = run.batch
+
+        def compute(finished: int | None, rest: str) -> Outcome:
+            return run_batch(
+                self.store,
+                encoder(),
+                source,
+                places,
+                finished=finished,
+                rest=rest,
+                stop=lambda: run.abandon,
+            )
+
         if batch.cancel_at is None:
             share = _expires(batch)
             finished = None if share is None else int(batch.count * share)
             try:
-                outcome = await self._thread(compute, finished, expired)
+                outcome = await self._thread(compute, finished, "expired")
             except AbandonedError:
                 outcome = None
             await self._until(run, batch.due_at)
@@ -215,7 +228,7 @@ class Engine:
                 outcome.discard()
         await self._until_canceled(run)
         run.abandon = False
-        return await self._thread(compute, self.finished_share(batch), canceled)
+        return await self._thread(compute, self.finished_share(batch), "canceled")
 
     def finished_share(self, batch: Batch) -> int:
         """How many requests of a canceled batch had already run."""

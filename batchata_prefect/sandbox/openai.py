@@ -5,61 +5,51 @@ Sources: openai/resources (3.54.0), recorded replies, developers.openai.com, the
 
 from __future__ import annotations
 
-import asyncio
-import hmac
+import mimetypes
 import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, ClassVar
 
-from .content import find_marker
+from .api import Api, Call, Operation, Refusal, Upload
 from .engine import FINALIZING_SHARE
-from .openai_answers import CacheMemory, make_body
-from .openai_files import FILE_ROUTES
+from .openai_answers import DAYS_30, Gpt
 from .openai_models import LISTED, openai_model
-from .openai_rows import error_body, make_bill, ordered_error
-from .openai_rules import CHAT, EMBEDDINGS, RESPONSES, check_metadata, read_body
-from .openai_wire import bad_request, missing, query_integer, refuse, refused
-from .routing import Call, NotAnObjectError, Route, read_object, route
-from .store import Batch
-from .wire import BadRequestError, Json, RefusedError, Reply, body_digest, is_object
+from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES, check_metadata
+from .openai_wire import error_body, gpt_refusal, missing
+from .reading import Form
+from .shapes import ANYTHING, NAMED, MisfitError, Shape, check, closed, names, one_of
+from .store import Batch, StoredFile
+from .wire import Json, RefusedError, Reply, new_id
 
-PROVIDER = "openai"
-KEY_START = "sandbox"
-_ENDPOINTS = (
-    RESPONSES,
-    CHAT,
-    EMBEDDINGS,
-    "/v1/completions",
-    "/v1/moderations",
-    "/v1/images/generations",
-    "/v1/images/edits",
-    "/v1/videos",
+_CREATE = closed(
+    input_file_id=NAMED,
+    endpoint=one_of(
+        RESPONSES,
+        CHAT,
+        EMBEDDINGS,
+        "/v1/completions",
+        "/v1/moderations",
+        "/v1/images/generations",
+        "/v1/images/edits",
+        "/v1/videos",
+        required=True,
+    ),
+    completion_window=one_of("24h", required=True),
+    metadata=METADATA,
+    output_expires_after=ANYTHING,
 )
-_CREATE_KEYS = (
-    "input_file_id",
-    "endpoint",
-    "completion_window",
-    "metadata",
-    "output_expires_after",
+_EXPIRES = closed(
+    anchor=one_of("created_at", required=True),
+    seconds=Shape("integer", required=True, least=3600, most=DAYS_30),
 )
-_COUNTED_KEYS = frozenset(
-    {
-        "conversation",
-        "input",
-        "instructions",
-        "model",
-        "parallel_tool_calls",
-        "personality",
-        "previous_response_id",
-        "reasoning",
-        "text",
-        "tool_choice",
-        "tools",
-        "truncation",
-    }
+_COUNTED_KEYS = names(
+    """conversation input instructions model parallel_tool_calls personality previous_response_id
+    reasoning text tool_choice tools truncation"""
 )
 """What counting takes (types/responses/input_token_count_params.py)."""
-_TERMINAL = ("completed", "failed", "expired", "cancelled")
+_PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _VANISHED: Json = {
     "mode": "batch_failed",
     "options": {
@@ -68,134 +58,6 @@ _VANISHED: Json = {
         "message": "The input file does not exist.",
     },
 }
-
-
-def check_headers(call: Call) -> None:
-    """Refuse a call without a key of the sandbox."""
-    scheme, _, key = call.request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
-        raise refuse(
-            401,
-            "You didn't provide an API key. You need to provide your API key in an Authorization"
-            " header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
-        )
-    if not hmac.compare_digest(key[: len(KEY_START)].encode(), KEY_START.encode()):
-        shown = f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 12 else "***"
-        raise refuse(
-            401,
-            f"Incorrect API key provided: {shown}. You can find your API key at"
-            " https://platform.openai.com/account/api-keys.",
-            code="invalid_api_key",
-        )
-
-
-async def create(call: Call) -> Reply:
-    """POST /v1/batches: only the shape is checked; the file is checked while validating."""
-    asked = await _body(call)
-    for key in asked:
-        if key not in _CREATE_KEYS:
-            raise bad_request(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
-    for key in ("input_file_id", "endpoint", "completion_window"):
-        if not isinstance(asked.get(key), str):
-            raise missing(key)
-    _one_of("endpoint", asked["endpoint"], _ENDPOINTS)
-    _one_of("completion_window", asked["completion_window"], ("24h",))
-    try:
-        check_metadata(asked.get("metadata"))
-    except BadRequestError as problem:
-        raise refused(problem) from problem
-    expires_after = _expires_after(asked.get("output_expires_after"))
-    now = time.time()
-    batch = Batch(
-        id=f"batch_{uuid.uuid4().hex}",
-        provider=PROVIDER,
-        endpoint=asked["endpoint"],
-        model=None,
-        status="in_progress",
-        count=0,
-        created_at=now,
-        due_at=now + call.context.limits.seconds,
-        metadata=asked.get("metadata") if call.context.limits.keeps_metadata else None,
-        input_file_id=asked["input_file_id"],
-        output_expires_after=expires_after,
-        fault=_planned_end(call),
-    )
-    await asyncio.to_thread(call.context.store.add_batch, batch)
-    call.context.engine.add(batch)
-    return Reply(batch_body(call, batch))
-
-
-def _planned_end(call: Call) -> Json | None:
-    """How a fault will have the batch end, if one does."""
-    if call.bent("file_vanished"):
-        return _VANISHED
-    fault = call.context.faults.take_create(PROVIDER)
-    return None if fault is None else {"mode": fault.mode, "options": fault.options}
-
-
-def _one_of(key: str, value: str, supported: tuple[str, ...]) -> None:
-    if value not in supported:
-        listed = ", ".join(f"'{each}'" for each in supported)
-        raise bad_request(
-            f"Invalid value: '{value}'. Supported values are: {listed}.", key, "invalid_value"
-        )
-
-
-def _expires_after(given: Any) -> float | None:
-    if given is None:
-        return None
-    seconds = given.get("seconds") if is_object(given) else None
-    if (
-        not is_object(given)
-        or given.get("anchor") != "created_at"
-        or not isinstance(seconds, int)
-        or not 3600 <= seconds <= 2_592_000
-    ):
-        raise bad_request(
-            "Invalid 'output_expires_after': expected {'anchor': 'created_at', 'seconds': 3600 to"
-            " 2592000}.",
-            "output_expires_after",
-            "invalid_value",
-        )
-    return seconds
-
-
-def batch_body(call: Call, batch: Batch) -> Json:
-    """The batch as the API shows it now (types/batch.py)."""
-    now = time.time()
-    status = _status(batch, now)
-    limits = call.context.limits
-    ahead = limits.clock_seconds
-    created = int(batch.created_at + ahead)
-    ended = int(batch.ended_at + ahead) if batch.ended_at is not None and batch.final else None
-    finalizing = batch.created_at + (batch.due_at - batch.created_at) * FINALIZING_SHARE
-    ran = batch.validated_at is not None and batch.cancel_at is None
-    return {
-        "id": batch.id,
-        "object": "batch",
-        "endpoint": batch.endpoint,
-        "model": batch.model,
-        "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
-        "input_file_id": batch.input_file_id,
-        "completion_window": "24h",
-        "status": status,
-        "output_file_id": batch.output_file_id if batch.final else None,
-        "error_file_id": batch.error_file_id if batch.final else None,
-        "created_at": created,
-        "in_progress_at": None if batch.validated_at is None else int(batch.validated_at),
-        "expires_at": created + int(limits.expires_seconds),
-        "finalizing_at": int(finalizing) if ran and status in ("finalizing", "completed") else None,
-        "completed_at": ended if status == "completed" else None,
-        "failed_at": ended if status == "failed" else None,
-        "expired_at": ended if status == "expired" else None,
-        "cancelling_at": None if batch.cancel_at is None else int(batch.cancel_at),
-        "cancelled_at": ended if status == "cancelled" else None,
-        "request_counts": _counts(call, batch, status, now),
-        "usage": batch.usage or _NO_USAGE,
-        "metadata": batch.metadata,
-    }
-
-
 _NO_USAGE: Json = {
     "input_tokens": 0,
     "output_tokens": 0,
@@ -203,6 +65,258 @@ _NO_USAGE: Json = {
     "input_tokens_details": {"cached_tokens": 0},
     "output_tokens_details": {"reasoning_tokens": 0},
 }
+_NO_COUNTS = {"total": 0, "completed": 0, "failed": 0}
+
+
+class OpenAI(Api):
+    """The API under `/openai`."""
+
+    name = "openai"
+    canceling = "cancelling"
+    status_field = "status"
+    file_prefix = "file-"
+    batches_path = "/v1/batches"
+    refusals: ClassVar[Mapping[str, Refusal]] = {
+        "key": Refusal(
+            401,
+            "Incorrect API key provided: {key}. You can find your API key at"
+            " https://platform.openai.com/account/api-keys.",
+            code="invalid_api_key",
+        ),
+        "no key": Refusal(
+            401,
+            "You didn't provide an API key. You need to provide your API key in an Authorization"
+            " header using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
+        ),
+        "path": Refusal(404, "Invalid URL ({method} {path})"),
+        "batch": Refusal(404, "No batch found with id '{id}'."),
+        "file": Refusal(404, "No such File object: {id}", "{param}"),
+        "model": Refusal(404, "The model '{id}' does not exist", "model", "model_not_found"),
+        "json": Refusal(400, "We could not parse the JSON body of your request. ({problem})"),
+        "ended": Refusal(409, "Cannot cancel a batch with status '{status}'."),
+        "large": Refusal(400, "File is too large."),
+        "content": Refusal(400, "Not allowed to download files of purpose: user_data"),
+        "stream": Refusal(400, "The sandbox does not stream.", "stream", "unsupported_value"),
+    }
+
+    def operations(self) -> list[Operation]:
+        """As `Api.operations`."""
+        counting = f"{RESPONSES}/input_tokens"
+        return [
+            *super().operations(),
+            *(
+                Operation("POST", path, "message", self.message)
+                for path in (CHAT, RESPONSES, EMBEDDINGS)
+            ),
+            Operation("POST", counting, "count_tokens", self.count_tokens),
+        ]
+
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """As `Api.key_of`."""
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise self.refuse("no key")
+        return key
+
+    def headers(self) -> dict[str, str]:
+        """As `Api.headers`."""
+        return {
+            "x-request-id": new_id("req_", 32),
+            "openai-organization": "org-sandbox",
+            "openai-version": "2020-10-01",
+            "openai-processing-ms": "12",
+        }
+
+    def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
+        """As `Api.error_body`."""
+        return error_body(problem)
+
+    def misfit(self, misfit: MisfitError) -> RefusedError:
+        """As `Api.misfit`."""
+        return gpt_refusal(misfit)
+
+    def encoder(self, call: Call) -> Gpt:
+        """As `Api.encoder`."""
+        path = call.request.scope["path"]
+        endpoint = next(each for each in (CHAT, RESPONSES, EMBEDDINGS) if path.endswith(each))
+        return Gpt(endpoint, self.context.engine.read_file, None)
+
+    async def create(self, call: Call) -> Reply:
+        """As `Api.create`: only the shape is checked; the file is checked while validating."""
+        limits, asked, now = self.context.limits, await self.read_object(call), time.time()
+        self.fit(_CREATE, asked)
+        check_metadata(asked.get("metadata"))
+        expires = asked.get("output_expires_after")
+        return await self.start_batch(
+            Batch(
+                id=f"batch_{uuid.uuid4().hex}",
+                provider=self.name,
+                endpoint=asked["endpoint"],
+                model=None,
+                status="in_progress",
+                count=0,
+                created_at=now,
+                due_at=now + limits.seconds,
+                metadata=asked.get("metadata") if limits.keeps_metadata else None,
+                input_file_id=asked["input_file_id"],
+                output_expires_after=None if expires is None else _seconds(expires),
+                fault=_VANISHED if call.bent("file_vanished") else self.planned_end(),
+            )
+        )
+
+    def batch_body(self, batch: Batch) -> Json:
+        """As `Api.batch_body` (types/batch.py)."""
+        now = time.time()
+        status = _status(batch, now)
+        limits = self.context.limits
+        ahead = limits.clock_seconds
+        created = int(batch.created_at + ahead)
+        ended = int(batch.ended_at + ahead) if batch.ended_at is not None and batch.final else None
+        finalizing = batch.created_at + (batch.due_at - batch.created_at) * FINALIZING_SHARE
+        ran = batch.validated_at is not None and batch.cancel_at is None
+        return {
+            "id": batch.id,
+            "object": "batch",
+            "endpoint": batch.endpoint,
+            "model": batch.model,
+            "errors": {"object": "list", "data": batch.errors} if batch.errors else None,
+            "input_file_id": batch.input_file_id,
+            "completion_window": "24h",
+            "status": status,
+            "output_file_id": batch.output_file_id if batch.final else None,
+            "error_file_id": batch.error_file_id if batch.final else None,
+            "created_at": created,
+            "in_progress_at": _whole(batch.validated_at),
+            "expires_at": created + int(limits.expires_seconds),
+            "finalizing_at": (
+                int(finalizing) if ran and status in ("finalizing", "completed") else None
+            ),
+            **{
+                f"{end}_at": ended if status == end else None
+                for end in ("completed", "failed", "expired", "cancelled")
+            },
+            "cancelling_at": _whole(batch.cancel_at),
+            "request_counts": self._counts(batch, status, now),
+            "usage": batch.usage or _NO_USAGE,
+            "metadata": batch.metadata,
+        }
+
+    def _counts(self, batch: Batch, status: str, now: float) -> Json:
+        if batch.final:
+            return batch.counts or _NO_COUNTS
+        if batch.validated_at is None:
+            return _NO_COUNTS
+        if status == "cancelling":
+            done = self.context.engine.finished_share(batch)
+        else:
+            share = (now - batch.validated_at) / max(batch.due_at - batch.validated_at, 0.001)
+            done = int(batch.count * min(max(share / FINALIZING_SHARE, 0.0), 1.0))
+        return {"total": batch.count, "completed": done, "failed": 0}
+
+    async def retrieve(self, call: Call) -> Reply:
+        """As `Api.retrieve`; a fault can leave out its files, and its counts."""
+        reply, batch = await super().retrieve(call), self.find_batch(call)
+        bare = call.bent("no_output")
+        if bare is not None and batch.status not in ("in_progress", self.canceling):
+            reply.body.update(output_file_id=None, error_file_id=None)
+            if not bare.options.get("counts", True):
+                reply.body["request_counts"] = _NO_COUNTS
+        return reply
+
+    async def list_batches(self, call: Call) -> Reply:
+        """As `Api.list_batches`."""
+        limit, shown = self.query_integer(call, "limit", 20, 100), self.listed_batches()
+        start = self.after(shown, call.request.query_params.get("after"), "batch")
+        data = [self.batch_body(batch) for batch in shown[start : start + limit]]
+        return Reply(_page(data, start + limit < len(shown)))
+
+    async def count_tokens(self, call: Call) -> Reply:
+        """POST /v1/responses/input_tokens."""
+        body = await self.read_object(call)
+        for key in body.keys() - _COUNTED_KEYS:
+            raise RefusedError(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
+        body.pop("personality", None)
+        _, prompt = Gpt(RESPONSES, self.context.engine.read_file, None).read(body)
+        return Reply({"object": "response.input_tokens", "input_tokens": max(prompt.tokens, 1)})
+
+    async def models(self, call: Call) -> Reply:
+        """As `Api.models`."""
+        if not call.target:
+            return Reply({"object": "list", "data": [_model_body(each) for each in LISTED]})
+        if openai_model(call.target) is None:
+            raise self.refuse("model", id=call.target)
+        return Reply(_model_body(call.target))
+
+    def read_upload(self, form: Form) -> Upload:
+        """As `Api.read_upload`."""
+        purpose, filename = form.fields.get("purpose"), form.filename or "upload"
+        if purpose is None:
+            raise missing("purpose")
+        if purpose not in _PURPOSES:
+            listed = ", ".join(f"'{each}'" for each in _PURPOSES)
+            text = f"'{purpose}' is not one of [{listed}] - 'purpose'"
+            raise RefusedError(text, "purpose", "invalid_value")
+        if form.file_place is None:
+            raise missing("file")
+        if purpose == "batch" and PurePath(filename).suffix not in ("", ".jsonl"):
+            raise RefusedError("Invalid file format for Batch API. Must be .jsonl")
+        media_type = mimetypes.guess_type(filename)[0] or form.file_type
+        seconds = _expires_in(form.fields, purpose)
+        return Upload(purpose, filename, media_type or "application/octet-stream", seconds)
+
+    def file_body(self, file: StoredFile) -> Json:
+        """As `Api.file_body` (types/file_object.py)."""
+        return {
+            "object": "file",
+            "id": file.id,
+            "purpose": file.purpose,
+            "filename": file.filename,
+            "bytes": file.bytes,
+            "created_at": int(file.created_at),
+            "expires_at": _whole(file.expires_at),
+            "status": "processed",
+            "status_details": None,
+        }
+
+    def deleted_body(self, file: StoredFile) -> Json:
+        """As `Api.deleted_body`."""
+        return {"id": file.id, "object": "file", "deleted": True}
+
+    async def content(self, call: Call) -> Reply:
+        """As `Api.content`."""
+        file = self.find_file(call)
+        if file.purpose == "user_data":
+            raise self.refuse("content")
+        return Reply(
+            file=self.context.engine.file_path(file.id),
+            media_type="application/octet-stream",
+            headers={"content-disposition": f'attachment; filename="{file.filename}"'},
+        )
+
+    async def list_files(self, call: Call) -> Reply:
+        """As `Api.list_files`; another order can be asked for, and one purpose."""
+        limit, query = self.query_integer(call, "limit", 10_000, 10_000), call.request.query_params
+        shown = self.newest_files()
+        if query.get("order", "desc") != "desc":
+            shown.reverse()
+        purpose = query.get("purpose")
+        shown = [file for file in shown if purpose in (None, file.purpose)]
+        start = self.after(shown, query.get("after"), "file")
+        data = [self.file_body(file) for file in shown[start : start + limit]]
+        return Reply(_page(data, start + limit < len(shown)))
+
+
+def _seconds(expires: Any) -> int:
+    try:
+        check(_EXPIRES, expires)
+    except MisfitError as misfit:
+        raise RefusedError(
+            "Invalid 'output_expires_after': expected {'anchor': 'created_at', 'seconds': 3600 to"
+            " 2592000}.",
+            "output_expires_after",
+            "invalid_value",
+        ) from misfit
+    return expires["seconds"]
 
 
 def _status(batch: Batch, now: float) -> str:
@@ -216,186 +330,28 @@ def _status(batch: Batch, now: float) -> str:
     return "finalizing" if now >= batch.created_at + whole * FINALIZING_SHARE else "in_progress"
 
 
-def _counts(call: Call, batch: Batch, status: str, now: float) -> Json:
-    if batch.final:
-        return batch.counts or {"total": 0, "completed": 0, "failed": 0}
-    if batch.validated_at is None:
-        return {"total": 0, "completed": 0, "failed": 0}
-    if status == "cancelling":
-        done = call.context.engine.finished_share(batch)
-    else:
-        share = (now - batch.validated_at) / max(batch.due_at - batch.validated_at, 0.001)
-        done = int(batch.count * min(max(share / FINALIZING_SHARE, 0.0), 1.0))
-    return {"total": batch.count, "completed": done, "failed": 0}
+def _whole(unix_seconds: float | None) -> int | None:
+    return None if unix_seconds is None else int(unix_seconds)
 
 
-def _find(call: Call) -> Batch:
-    batch = call.context.engine.batches.get(call.target)
-    if batch is None or batch.provider != PROVIDER:
-        raise refuse(404, f"No batch found with id '{call.target}'.")
-    return batch
-
-
-async def retrieve(call: Call) -> Reply:
-    """GET /v1/batches/{id}."""
-    batch = _find(call)
-    hidden = call.context.faults.standing(PROVIDER, "create_404")
-    if hidden is not None and time.time() - batch.created_at < hidden.options.get("seconds", 1):
-        raise refuse(404, f"No batch found with id '{call.target}'.")
-    body = batch_body(call, batch)
-    odd = call.bent("unknown_status")
-    if odd is not None:
-        body["status"] = odd.options.get("word", "paused")
-    if batch.status in _TERMINAL and (bare := call.bent("no_output")) is not None:
-        body |= {"output_file_id": None, "error_file_id": None}
-        if not bare.options.get("counts", True):
-            body["request_counts"] = {"total": 0, "completed": 0, "failed": 0}
-    return Reply(body)
-
-
-async def list_batches(call: Call) -> Reply:
-    """GET /v1/batches: newest first."""
-    limit = query_integer(call, "limit", 20, 100)
-    shown = [
-        batch
-        for batch in reversed(call.context.engine.batches.values())
-        if batch.provider == PROVIDER
-    ]
-    lag = call.context.faults.standing(PROVIDER, "list_lag")
-    if lag is not None:
-        newest = time.time() - float(lag.options.get("seconds", 1))
-        shown = [batch for batch in shown if batch.created_at <= newest]
-    after = call.request.query_params.get("after")
-    start = 0
-    if after is not None:
-        ids = [batch.id for batch in shown]
-        if after not in ids:
-            raise refuse(404, f"No batch found with id '{after}'.")
-        start = ids.index(after) + 1
-    page = shown[start : start + limit]
-    return Reply(
-        {
-            "object": "list",
-            "data": [batch_body(call, batch) for batch in page],
-            "first_id": page[0].id if page else None,
-            "last_id": page[-1].id if page else None,
-            "has_more": start + limit < len(shown),
-        }
-    )
-
-
-async def cancel(call: Call) -> Reply:
-    """POST /v1/batches/{id}/cancel."""
-    batch = _find(call)
-    if batch.status in _TERMINAL:
-        raise refuse(409, f"Cannot cancel a batch with status '{batch.status}'.")
-    if batch.cancel_at is None:
-        batch.cancel_at, batch.status = time.time(), "cancelling"
-        await asyncio.to_thread(call.context.store.save_batch, batch)
-        call.context.engine.wake(batch)
-    return Reply(batch_body(call, batch))
-
-
-async def chat(call: Call) -> Reply:
-    """POST /v1/chat/completions, without streaming."""
-    return await _realtime(call, CHAT)
-
-
-async def responses(call: Call) -> Reply:
-    """POST /v1/responses, without streaming."""
-    return await _realtime(call, RESPONSES)
-
-
-async def embeddings(call: Call) -> Reply:
-    """POST /v1/embeddings."""
-    return await _realtime(call, EMBEDDINGS)
-
-
-async def _realtime(call: Call, endpoint: str) -> Reply:
-    body = await _body(call)
-    if body.get("stream") is True:
-        raise bad_request("The sandbox does not stream.", "stream", "unsupported_value")
-    return await asyncio.to_thread(_answer, call, endpoint, body)
-
-
-def _answer(call: Call, endpoint: str, body: Json) -> Reply:
-    now = time.time()
-    try:
-        model, prompt = read_body(endpoint, body, call.context.engine.read_file)
-        marker = find_marker(prompt)
-        if marker is not None and marker.name == "errored":
-            raise ordered_error(marker)
-        number = uuid.uuid4().hex
-        answer, counted = make_body(
-            endpoint, body, model, prompt, marker, number, now, CacheMemory(), batch=False
-        )
-    except BadRequestError as problem:
-        raise RefusedError(problem.status, error_body(problem)) from problem
-    bill = make_bill(endpoint, None, None, body_digest(body), model.id, counted, now)
-    call.context.store.bill(bill)
-    return Reply(answer)
-
-
-async def input_tokens(call: Call) -> Reply:
-    """POST /v1/responses/input_tokens."""
-    body = await _body(call)
-    for key in body:
-        if key not in _COUNTED_KEYS:
-            raise bad_request(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
-    body.pop("personality", None)
-    try:
-        _, prompt = read_body(RESPONSES, body, call.context.engine.read_file)
-    except BadRequestError as problem:
-        raise refused(problem) from problem
-    return Reply({"object": "response.input_tokens", "input_tokens": max(prompt.tokens, 1)})
-
-
-async def models(call: Call) -> Reply:
-    """GET /v1/models."""
-    return Reply({"object": "list", "data": [_model_body(each) for each in LISTED]})
-
-
-async def model(call: Call) -> Reply:
-    """GET /v1/models/{id}."""
-    if openai_model(call.target) is None:
-        raise refuse(
-            404,
-            f"The model '{call.target}' does not exist",
-            param="model",
-            code="model_not_found",
-        )
-    return Reply(_model_body(call.target))
+def _page(data: list[Json], has_more: bool) -> Json:
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    page = {"object": "list", "data": data, "has_more": has_more}
+    return {**page, "first_id": first, "last_id": last}
 
 
 def _model_body(model_id: str) -> Json:
     return {"id": model_id, "object": "model", "created": 1767225600, "owned_by": "system"}
 
 
-async def _body(call: Call) -> Json:
-    try:
-        return await read_object(call.request)
-    except NotAnObjectError as error:
-        raise bad_request(
-            f"We could not parse the JSON body of your request. ({error})", None, None
-        ) from error
-
-
-def unknown(call: Call) -> RefusedError:
-    """The refusal of a path that does not exist."""
-    path = call.request.url.path
-    return refuse(404, f"Invalid URL ({call.request.method} {path})")
-
-
-ROUTES: list[Route] = [
-    route("POST", "/v1/batches", "create", create),
-    route("GET", "/v1/batches", "list", list_batches),
-    route("GET", "/v1/batches/{id}", "retrieve", retrieve),
-    route("POST", "/v1/batches/{id}/cancel", "cancel", cancel),
-    route("POST", CHAT, "message", chat),
-    route("POST", RESPONSES, "message", responses),
-    route("POST", EMBEDDINGS, "message", embeddings),
-    route("POST", "/v1/responses/input_tokens", "count_tokens", input_tokens),
-    route("GET", "/v1/models", "models", models),
-    route("GET", "/v1/models/{id}", "models", model),
-    *FILE_ROUTES,
-]
+def _expires_in(fields: dict[str, str], purpose: str) -> int | None:
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return DAYS_30 if purpose == "batch" else None
+    if anchor != "created_at":
+        text = "Invalid value for 'expires_after[anchor]': expected 'created_at'."
+        raise RefusedError(text, "expires_after[anchor]", "invalid_value")
+    if seconds is None or not seconds.isdigit() or not 3600 <= int(seconds) <= DAYS_30:
+        text = "Invalid 'expires_after[seconds]': expected an integer from 3600 to 2592000."
+        raise RefusedError(text, "expires_after[seconds]", "invalid_value")
+    return int(seconds)

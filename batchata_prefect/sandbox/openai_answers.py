@@ -1,44 +1,47 @@
-"""Chat completions, responses and embeddings in OpenAI's own form."""
+"""Chat completions, responses and embeddings in OpenAI's own form, and rows of result files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import math
-import zlib
 from array import array
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from .answers import json_answer, plain_answer
-from .content import Marker, Prompt, cut_text, text_tokens
-from .extras import Extras, allow_response, ordered
+from .answers import json_answer, plain_answer, thought_tokens
+from .content import FileReader, Marker, Prompt, cut_text, text_tokens
+from .extras import allow_response, ordered
 from .openai_models import OpenAIModel
-from .openai_rules import CHAT, EMBEDDINGS
+from .openai_rules import CHAT, EMBEDDINGS, read_body
+from .openai_wire import error_body
 from .quotes import formed_answer
-from .wire import Json, is_array, is_object
+from .rows import Counted, Encoder, Outcome, Produced
+from .store import Batch, Bill, Store, StoredFile
+from .wire import Json, RefusedError, is_array, is_object, new_id, object_at
 
-_TINY = 16
 _CACHE_MINIMUM = 1024
+_CACHE_HEAD = 4096
 _TIERS = {"flex": "flex", "priority": "priority", "fast": "priority"}
 """Tier asked for -> tier that the reply names (openai/types/responses/response.py)."""
 _REFUSAL = "I'm sorry, but I can't help with that."
+_NOT_RUN = {
+    "canceled": (
+        "batch_cancelled",
+        "This request was not executed because the batch was cancelled.",
+    ),
+    "expired": (
+        "batch_expired",
+        "This request could not be executed before the completion window expired.",
+    ),
+}
+DAYS_30 = 30 * 86400
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Tokens of an answer; `input` includes the cached ones, `output` the reasoning."""
-
-    input: int
-    output: int
-    cached: int = 0
-    reasoning: int = 0
-    extras: Extras = field(default_factory=Extras)
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Text:
     text: str
     cut: bool
@@ -47,117 +50,181 @@ class _Text:
     tokens: int
 
 
-class CacheMemory:
-    """Which prompt heads were seen so far, within one batch."""
+class Gpt(Encoder):
+    """How OpenAI answers at one of its endpoints."""
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
+    provider = "openai"
+    body_key = "body"
 
-    def cached(self, prompt: Prompt) -> int:
+    def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
+        super().__init__(endpoint, files, batch)
+        self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:24]
+        self.input = self.output = self.cached = self.reasoning = 0
+        self.heads: set[int] = set()
+        """Heads of prompts that were seen so far."""
+
+    def read(self, body: Json, size: int = 0) -> tuple[OpenAIModel, Prompt]:
+        """As `Encoder.read`."""
+        return read_body(self.endpoint, body, self.files)
+
+    def answer(
+        self, body: Json, model: OpenAIModel, prompt: Prompt, marker: Marker | None, number: str
+    ) -> tuple[Json, Counted]:
+        """As `Encoder.answer`."""
+        if self.endpoint == EMBEDDINGS:
+            answer, counted = _embeddings(body, model, prompt)
+        else:
+            chats = self.endpoint == CHAT
+            effort = (body if chats else object_at(body, "reasoning")).get(
+                "reasoning_effort" if chats else "effort"
+            )
+            said = _text(body, model, prompt, marker, effort)
+            counted = self._counted(body, prompt, marker, said)
+            if self.endpoint == CHAT:
+                answer = _chat(body, model, said, counted, number, self.now)
+            else:
+                answer = _response(body, model, said, counted, number, self.now, effort)
+            if marker is not None:
+                _bend(answer, marker)
+        self.input += counted.input
+        self.output += counted.output
+        self.cached += counted.cache_read
+        self.reasoning += counted.reasoning
+        return answer, counted
+
+    def _counted(self, body: Json, prompt: Prompt, marker: Marker | None, said: _Text) -> Counted:
+        extras = ordered(marker)
+        extras.passes = []
+        allow_response(extras, body if self.endpoint != CHAT else {})
+        extras.tier = _TIERS.get(str(body.get("service_tier"))) if self.batch is None else None
+        if marker is not None and marker.name == "tokens":
+            given, written = (int(each) for each in marker.rest.split()[:2])
+            return Counted(given, written, reasoning=min(said.reasoning, written), extras=extras)
+        written = said.tokens * int(body.get("n") or 1)
+        cached, given = self._cached(prompt), max(prompt.tokens, 1)
+        return Counted(given, written, cached, reasoning=said.reasoning, extras=extras)
+
+    def _cached(self, prompt: Prompt) -> int:
         """Prompt tokens that come from the cache: 1,024 where the head was seen before."""
         if prompt.tokens < _CACHE_MINIMUM:
             return 0
-        head = "\0".join(text[:4096] for text in prompt.texts)[:4096]
-        key = hash(head)
-        if len(head) < 4096 or key not in self._seen:
-            self._seen.add(key)
-            return 0
-        return _CACHE_MINIMUM
+        head = "\0".join(text[:_CACHE_HEAD] for text in prompt.texts)[:_CACHE_HEAD]
+        if len(head) == _CACHE_HEAD and hash(head) in self.heads:
+            return _CACHE_MINIMUM
+        self.heads.add(hash(head))
+        return 0
 
+    def ordered_error(self, marker: Marker) -> RefusedError:
+        """As `Encoder.ordered_error`."""
+        kind = marker.rest.split()[0] if marker.rest else "api_error"
+        if kind == "invalid_request_error":
+            return RefusedError("The sandbox was asked to fail this request.")
+        if kind == "rate_limit_error":
+            text, code = "Rate limit reached for requests", "rate_limit_exceeded"
+            return RefusedError(text, code=code, error_type="requests", status=429)
+        text = "The server had an error while processing your request. Sorry about that!"
+        return RefusedError(text, status=500)
 
-def make_body(
-    endpoint: str,
-    body: Json,
-    model: OpenAIModel,
-    prompt: Prompt,
-    marker: Marker | None,
-    number: str,
-    at: float,
-    cache: CacheMemory,
-    *,
-    batch: bool,
-) -> tuple[Json, Counted]:
-    """The body that answers a request, and its tokens.
+    def number(self, ordinal: int) -> str:
+        """As `Encoder.number`."""
+        return f"{self.head}{ordinal:08x}"
 
-    Args:
-        endpoint: which API it was sent to.
-        body: the request body, already checked.
-        model: traits of its model.
-        prompt: what the body says.
-        marker: what a test ordered in the text, if anything.
-        number: text that makes the ids of the answer.
-        at: Unix time of the answer.
-        cache: prompt heads seen before.
-        batch: whether it is a line of a batch, which has a tier of its own.
-    """
-    if endpoint == EMBEDDINGS:
-        return _embeddings(body, model, prompt)
-    if endpoint == CHAT:
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        given = body.get("response_format")
-        form = given.get("json_schema") if is_object(given) else None
-        effort = body.get("reasoning_effort")
-    else:
-        limit = body.get("max_output_tokens")
-        text = body.get("text")
-        given = text.get("format") if is_object(text) else None
-        form = given if is_object(given) and given.get("type") == "json_schema" else None
-        reasoning = body.get("reasoning")
-        effort = reasoning.get("effort") if is_object(reasoning) else None
-    schema = form.get("schema") if is_object(form) else None
-    wants_object = is_object(given) and given.get("type") == "json_object"
-    said = _text(prompt, model, marker, effort, limit, schema, wants_object)
-    extras = ordered(marker)
-    extras.passes = []
-    allow_response(extras, body if endpoint != CHAT else {})
-    extras.tier = None if batch else _TIERS.get(str(body.get("service_tier")))
-    counted = Counted(
-        max(prompt.tokens, 1),
-        said.tokens * int(body.get("n") or 1),
-        cache.cached(prompt),
-        said.reasoning,
-        extras,
-    )
-    if marker is not None and marker.name == "tokens":
-        tokens_in, tokens_out = (int(each) for each in marker.rest.split()[:2])
-        counted = Counted(tokens_in, tokens_out, 0, min(said.reasoning, tokens_out), extras)
-    if endpoint == CHAT:
-        answer = _chat(body, model, said, counted, number, at)
-    else:
-        answer = _response(body, model, said, counted, number, at, effort)
-    if marker is not None:
-        _bent(answer, marker)
-    return answer, counted
+    def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
+        """As `Encoder.row`."""
+        response = error = None
+        if result is None:
+            code, message = _NOT_RUN[kind]
+            error = {"code": code, "message": message}
+        elif isinstance(result, RefusedError):
+            status, body = result.status, error_body(result)
+            response = {"status_code": status, "request_id": number, "body": body}
+        else:
+            response = {"status_code": 200, "request_id": number, "body": result}
+        return {
+            "id": f"batch_req_{number}",
+            "custom_id": custom_id,
+            "response": response,
+            "error": error,
+        }
+
+    def produced(self, store: Store) -> dict[str, Produced]:
+        """As `Encoder.produced`: answers in one file, all else in another."""
+        output, errors = (Produced(store, store.files_dir / new_id("file-", 22)) for _ in range(2))
+        return {"succeeded": output, **dict.fromkeys(("errored", *_NOT_RUN), errors)}
+
+    def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
+        """As `Encoder.outcome`; a file without rows is not made."""
+        assert self.batch is not None
+        total = kinds.total()
+        # A capture shows the counters of a cancelled batch back at zero; see the notes on counting.
+        completed = 0 if self.batch.cancel_at is not None else kinds["succeeded"]
+        outcome = Outcome(
+            {
+                "total": total,
+                "completed": completed,
+                "failed": 0 if self.batch.cancel_at is not None else total - completed,
+            },
+            usage={
+                "input_tokens": self.input,
+                "output_tokens": self.output,
+                "total_tokens": self.input + self.output,
+                "input_tokens_details": {"cached_tokens": self.cached},
+                "output_tokens_details": {"reasoning_tokens": self.reasoning},
+            },
+            bills=bills,
+        )
+        outcome.output_file_id = self._keep(outcome, made["succeeded"], "output")
+        outcome.error_file_id = self._keep(outcome, made["errored"], "error")
+        return outcome
+
+    def _keep(self, outcome: Outcome, made: Produced, kind: str) -> str | None:
+        if not made.rows:
+            made.temporary.unlink()
+            return None
+        assert self.batch is not None
+        name, kept = f"{self.batch.id}_{kind}.jsonl", self.batch.output_expires_after or DAYS_30
+        outcome.files.append(
+            StoredFile(
+                made.final.name,
+                self.provider,
+                "batch_output",
+                name,
+                made.bytes,
+                "application/jsonl",
+                self.now,
+                self.now + kept,
+            )
+        )
+        outcome.moves.append((made.temporary, made.final))
+        return made.final.name
 
 
 def _text(
-    prompt: Prompt,
-    model: OpenAIModel,
-    marker: Marker | None,
-    effort: Any,
-    limit: Any,
-    schema: Any,
-    wants_object: bool,
+    body: Json, model: OpenAIModel, prompt: Prompt, marker: Marker | None, effort: Any
 ) -> _Text:
-    reasoning = 0
-    most = limit if isinstance(limit, int) else None
-    if model.reasons and effort != "none":
-        reasoning = 16 + zlib.crc32(prompt.ask.encode()) % 48
-        if most is not None:
-            reasoning = most if most <= _TINY else min(reasoning, most // 2)
+    """What is said at either of the two endpoints that say something."""
     name = marker.name if marker is not None else ""
+    if "messages" in body:
+        most = body.get("max_completion_tokens") or body.get("max_tokens")
+        form = object_at(body, "response_format")
+        schema = object_at(form, "json_schema").get("schema")
+    else:
+        most = body.get("max_output_tokens")
+        form = object_at(object_at(body, "text"), "format")
+        schema = form.get("schema")
+    reasoning = thought_tokens(prompt, most, tiny=16) if model.reasons and effort != "none" else 0
     if name == "refusal":
         return _Text(_REFUSAL, False, True, 0, text_tokens(_REFUSAL))
     if most is not None and reasoning >= most:
         return _Text("", True, False, reasoning, most)
-    if name == "reply" and marker is not None:
+    if marker is not None and name == "reply":
         text = marker.rest
     elif is_object(schema):
         text = orjson.dumps(formed_answer(prompt, schema, misquote=name == "misquote")).decode()
-    elif wants_object:
-        text = orjson.dumps({"answer": plain_answer(prompt)}).decode()
     else:
         text = plain_answer(prompt)
+        if form.get("type") == "json_object":
+            text = orjson.dumps({"answer": text}).decode()
     if name == "invalid_json":
         text = text[: len(text) // 2] + " oops"
     tokens = text_tokens(text)
@@ -169,7 +236,7 @@ def _text(
     return _Text(text, False, False, reasoning, reasoning + tokens)
 
 
-def _bent(answer: Json, marker: Marker) -> None:
+def _bend(answer: Json, marker: Marker) -> None:
     """Have an answer be another, stop for another reason, or remark on its work before it."""
     if marker.name == "answer" and "choices" in answer:
         answer["choices"][0]["message"] |= orjson.loads(marker.rest)
@@ -229,7 +296,7 @@ def _chat(
             "completion_tokens": counted.output,
             "total_tokens": counted.input + counted.output,
             "prompt_tokens_details": {
-                "cached_tokens": counted.cached,
+                "cached_tokens": counted.cache_read,
                 "cache_write_tokens": 0,
                 "audio_tokens": 0,
             },
@@ -325,7 +392,7 @@ def _response(
         "truncation": body.get("truncation", "disabled"),
         "usage": {
             "input_tokens": counted.input,
-            "input_tokens_details": {"cached_tokens": counted.cached, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": counted.cache_read, "cache_write_tokens": 0},
             "output_tokens": counted.output,
             "output_tokens_details": {"reasoning_tokens": counted.reasoning},
             "total_tokens": counted.input + counted.output,

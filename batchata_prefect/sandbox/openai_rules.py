@@ -1,426 +1,365 @@
-"""Which bodies OpenAI refuses: the parameters around the messages.
+"""Which bodies OpenAI refuses: tables of what they hold, and what their models do not take.
 
 Sources: openai/types/*_create_params.py (3.54.0), recorded error bodies, the provider notes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from .content import Prompt, text_tokens
-from .openai_content import FileReader, read_chat, read_input
-from .openai_formats import bad_value, check_response_format, check_text, schema_problem
+from .content import FileReader, Prompt, text_tokens
+from .openai_content import read_chat, read_input
 from .openai_models import MAX_OUTPUT_TOKENS, OpenAIModel, openai_model
-from .wire import BadRequestError, Json, is_array, is_integer, is_number, is_object
+from .openai_wire import gpt_refusal, missing
+from .schemas import openai_schema_problem
+from .shapes import (
+    NAMED,
+    SOMETHING,
+    STRING,
+    MisfitError,
+    Remembered,
+    Shape,
+    check,
+    closed,
+    list_of,
+    loose,
+    matching,
+    needed,
+    one_of,
+    tagged,
+)
+from .wire import Json, RefusedError, is_array, is_integer, object_at
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"
 EMBEDDINGS = "/v1/embeddings"
-
-_CHAT_KEYS = frozenset(
-    {
-        "audio",
-        "frequency_penalty",
-        "function_call",
-        "functions",
-        "logit_bias",
-        "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "metadata",
-        "modalities",
-        "model",
-        "moderation",
-        "n",
-        "parallel_tool_calls",
-        "prediction",
-        "presence_penalty",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "reasoning_effort",
-        "response_format",
-        "safety_identifier",
-        "seed",
-        "service_tier",
-        "stop",
-        "store",
-        "stream",
-        "stream_options",
-        "temperature",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "user",
-        "verbosity",
-        "web_search_options",
-    }
-)
-_RESPONSES_KEYS = frozenset(
-    {
-        "access_programs",
-        "background",
-        "background_options",
-        "context_management",
-        "conversation",
-        "image",
-        "include",
-        "input",
-        "instructions",
-        "max_output_tokens",
-        "max_tool_calls",
-        "metadata",
-        "model",
-        "moderation",
-        "parallel_tool_calls",
-        "previous_response_id",
-        "prompt",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "reasoning",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "stream",
-        "stream_options",
-        "temperature",
-        "text",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "truncation",
-        "user",
-    }
-)
-_EMBEDDINGS_KEYS = frozenset({"input", "model", "dimensions", "encoding_format", "user"})
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_LEAST_OUTPUT_TOKENS = 16
 _MOST_INPUT_TOKENS = 8192
+
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_NAME = needed(
+    matching(
+        "^[a-zA-Z0-9_-]{1,64}$",
+        "Invalid '{path}': string does not match pattern. Expected a string that matches the"
+        " pattern '^[a-zA-Z0-9_-]+$'.",
+        code="invalid_value",
+    )
+)
+METADATA = loose()
+_MAX_TOKENS = Shape(
+    "integer",
+    least=1,
+    most=MAX_OUTPUT_TOKENS,
+    says=f"max_tokens is too large: {{value}}. This model supports at most {MAX_OUTPUT_TOKENS}"
+    " completion tokens, whereas you provided {value}.",
+    code="invalid_value",
+)
+_SAMPLING = {
+    "temperature": Shape("number", least=0, most=2),
+    "top_p": Shape("number", least=0, most=1),
+}
+_PENALTIES = {
+    "presence_penalty": Shape("number", least=-2, most=2),
+    "frequency_penalty": Shape("number", least=-2, most=2),
+}
+_DEFAULTS = dict.fromkeys(_SAMPLING, 1) | dict.fromkeys(_PENALTIES, 0)
+_FORM = loose(name=_NAME)
+_CHAT_PART = tagged(
+    {
+        "text": loose(text=NAMED),
+        "image_url": loose(image_url=needed(loose(url=NAMED))),
+        "input_audio": loose(),
+        "refusal": loose(),
+        "file": loose(file=needed(loose())),
+    }
+)
+_CHAT_ROLE = one_of("system", "developer", "user", "assistant", "tool", "function", required=True)
+_CHAT_MESSAGE = loose(role=_CHAT_ROLE, content=list_of(_CHAT_PART, "string or list"))
+_MESSAGES = list_of(_CHAT_MESSAGE, required=True, least=1)
+_CHAT_BODY = closed(
+    """audio function_call functions logit_bias logprobs modalities model moderation
+    parallel_tool_calls prediction prompt_cache_key prompt_cache_options prompt_cache_retention
+    safety_identifier seed service_tier stop store stream stream_options tool_choice
+    top_logprobs user verbosity web_search_options""",
+    messages=_MESSAGES,
+    max_tokens=_MAX_TOKENS,
+    max_completion_tokens=_MAX_TOKENS,
+    n=Shape("integer", least=1, most=128),
+    metadata=METADATA,
+    **_SAMPLING,
+    **_PENALTIES,
+    reasoning_effort=one_of(*_EFFORTS),
+    response_format=tagged(
+        {
+            "json_object": loose(),
+            "json_schema": loose(json_schema=needed(_FORM)),
+            "text": loose(),
+        }
+    ),
+    tools=list_of(
+        tagged({"function": loose(function=needed(loose(name=NAMED)))}, others=None, default="")
+    ),
+)
+_CHAT_BODY.says = "Unrecognized request argument supplied: {path}"
+
+_INPUT_PART = tagged(
+    {
+        "input_text": loose(text=NAMED),
+        "input_image": loose(),
+        "output_text": loose(text=NAMED),
+        "refusal": loose(),
+        "input_file": loose(),
+    }
+)
+_INPUT_MESSAGE = loose(
+    role=one_of("system", "developer", "user", "assistant", required=True),
+    content=list_of(_INPUT_PART, "string or list", required=True),
+)
+_INPUT = list_of(
+    tagged({"message": _INPUT_MESSAGE}, others=None, default="message"), "string or list"
+)
+_RESPONSES_BODY = closed(
+    """access_programs background background_options context_management conversation image include
+    max_tool_calls model moderation parallel_tool_calls previous_response_id prompt
+    prompt_cache_key prompt_cache_options prompt_cache_retention safety_identifier service_tier
+    store stream stream_options tool_choice top_logprobs truncation user""",
+    input=_INPUT,
+    instructions=STRING,
+    max_output_tokens=Shape("integer", least=16, most=MAX_OUTPUT_TOKENS),
+    metadata=METADATA,
+    reasoning=loose(effort=one_of(*_EFFORTS)),
+    **_SAMPLING,
+    text=loose(
+        format=tagged(
+            {
+                "json_object": loose(),
+                "json_schema": loose(name=_NAME, schema=SOMETHING),
+                "text": loose(),
+            }
+        )
+    ),
+    tools=list_of(tagged({"function": loose(name=NAMED)}, others=None, default="")),
+)
+_EMBEDDINGS_BODY = closed(
+    "model input user",
+    dimensions=Shape("integer", least=1, most=3072),
+    encoding_format=one_of("float", "base64"),
+)
+_EMBEDDINGS_BODY.says = _CHAT_BODY.says
+_BODIES = {CHAT: _CHAT_BODY, RESPONSES: _RESPONSES_BODY, EMBEDDINGS: _EMBEDDINGS_BODY}
+
+_TURNS = {"messages": loose(messages=_MESSAGES), "input": loose(input=_INPUT)}
+_right = Remembered()
+
+KEYS = {endpoint: shape.names for endpoint, shape in _BODIES.items()}
+"""Parameters of each kind of call."""
+
+_Problem = tuple[str, str | None, str | None]
+"""Text, param and code of a refusal."""
+
+
+def _tool_choice_problems(body: Json) -> Iterator[_Problem]:
+    if body.get("tool_choice") not in (None, "none", "auto") and body.get("tools") is None:
+        yield (
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are"
+            " specified.",
+            "tool_choice",
+            None,
+        )
+
+
+def _effort_problems(effort: Any, model: OpenAIModel, param: str) -> Iterator[_Problem]:
+    if effort in _EFFORTS[:2] and not model.takes_no_effort:
+        others = ", ".join(f"'{each}'" for each in _EFFORTS[2:])
+        yield (
+            f"Unsupported value: '{effort}' is not supported with the '{model.id}' model. Supported"
+            f" values are: {others}.",
+            param,
+            "unsupported_value",
+        )
+
+
+def _samples(model: OpenAIModel, effort: Any) -> bool:
+    return not model.reasons or (effort == "none" and model.takes_no_effort)
+
+
+def _chat_problems(body: Json, model: OpenAIModel) -> Iterator[_Problem]:
+    effort = body.get("reasoning_effort")
+    if body.get("max_tokens") is not None and model.reasons:
+        yield (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
+            " 'max_completion_tokens' instead.",
+            "max_tokens",
+            "unsupported_parameter",
+        )
+    if effort is not None and not model.reasons:
+        name = "reasoning_effort"
+        yield f"Unrecognized request argument supplied: {name}", name, None
+    for name, default in _DEFAULTS.items():
+        if body.get(name, default) not in (None, default) and not _samples(model, effort):
+            yield (
+                f"Unsupported value: '{name}' does not support {body[name]} with this model. Only"
+                f" the default ({default}) value is supported.",
+                name,
+                "unsupported_value",
+            )
+    yield from _effort_problems(effort, model, "reasoning_effort")
+    if body.get("tools") and not model.takes_chat_tools:
+        yield (
+            "Function tools are not supported with this model in /v1/chat/completions. Please use"
+            " /v1/responses instead.",
+            "tools",
+            "unsupported_parameter",
+        )
+    yield from _tool_choice_problems(body)
+
+
+def _responses_problems(body: Json, model: OpenAIModel) -> Iterator[_Problem]:
+    effort = object_at(body, "reasoning").get("effort")
+    refused = [name for name in _SAMPLING if body.get(name) is not None]
+    if body.get("reasoning") is not None and not model.reasons:
+        name = "reasoning.effort"
+        text = f"Unsupported parameter: '{name}' is not supported with this model."
+        yield text, name, "unsupported_parameter"
+    for name in refused if not _samples(model, effort) else ():
+        yield f"Unsupported parameter: '{name}' is not supported with this model.", name, None
+    yield from _effort_problems(effort, model, "reasoning.effort")
+    yield from _tool_choice_problems(body)
 
 
 def read_body(endpoint: str, body: Json, files: FileReader) -> tuple[OpenAIModel, Prompt]:
     """Check a body as the API does and read what it says.
 
     Raises:
-        BadRequestError: with the error that the API answers.
+        RefusedError: with the error that the API answers.
     """
+    shape = _BODIES.get(endpoint)
+    if shape is None:
+        text = f"The sandbox does not serve {endpoint}."
+        raise RefusedError(text, code="unsupported_endpoint")
+    model = _model(body, responses=endpoint == RESPONSES)
+    turns = "messages" if endpoint == CHAT else "input"
+    key = _right.key(body, turns, endpoint)
+    known = endpoint != EMBEDDINGS and _right.has(key)
+    try:
+        check(_TURNS[turns] if known else shape, body)
+    except MisfitError as misfit:
+        raise gpt_refusal(misfit) from misfit
     if endpoint == EMBEDDINGS:
-        return read_embeddings_body(body)
-    if endpoint in (CHAT, RESPONSES):
-        read = read_chat_body if endpoint == CHAT else read_responses_body
-        model, prompt = read(body, files)
-        if prompt.tokens > model.max_input_tokens:
-            raise BadRequestError(
-                "Your input exceeds the context window of this model. Please adjust your input"
-                " and try again.",
-                param="messages" if endpoint == CHAT else "input",
-                code="context_length_exceeded",
-            )
-        return model, prompt
-    raise BadRequestError(f"The sandbox does not serve {endpoint}.", code="unsupported_endpoint")
-
-
-def read_chat_body(body: Json, files: FileReader) -> tuple[OpenAIModel, Prompt]:
-    """`read_body` for chat completions."""
-    if not body.keys() <= _CHAT_KEYS:
-        unknown = next(key for key in body if key not in _CHAT_KEYS)
-        raise BadRequestError(f"Unrecognized request argument supplied: {unknown}")
-    model = _model(body)
-    if len(body) > 2:
-        _chat_limits(body, model)
-        _sampling(body, model, body.get("reasoning_effort"), chat=True)
-        _effort(body.get("reasoning_effort"), model, "reasoning_effort")
-        if body.get("tools") and not model.takes_chat_tools:
-            raise BadRequestError(
-                "Function tools are not supported with this model in /v1/chat/completions. Please"
-                " use /v1/responses instead.",
-                param="tools",
-                code="unsupported_parameter",
-            )
-        _tools(body, nested=True)
-        if body.get("response_format") is not None:
-            check_response_format(body["response_format"])
-        _metadata(body)
-    return model, read_chat(body, files)
-
-
-def read_responses_body(body: Json, files: FileReader) -> tuple[OpenAIModel, Prompt]:
-    """`read_body` for responses."""
-    if not body.keys() <= _RESPONSES_KEYS:
-        unknown = next(key for key in body if key not in _RESPONSES_KEYS)
-        raise BadRequestError(
-            f"Unknown parameter: '{unknown}'.", param=unknown, code="unknown_parameter"
+        return model, _read_embedded(body.get("input"), model)
+    if not known:
+        problems = _chat_problems if endpoint == CHAT else _responses_problems
+        for text, param, code in problems(body, model):
+            raise RefusedError(text, param, code)
+        _check_schemas(body)
+        check_metadata(body.get("metadata"))
+        _right.add(key)
+    prompt = read_chat(body, files) if endpoint == CHAT else read_input(body, files)
+    if prompt.tokens > model.max_input_tokens:
+        raise RefusedError(
+            "Your input exceeds the context window of this model. Please adjust your input and try"
+            " again.",
+            turns,
+            "context_length_exceeded",
         )
-    model = _model(body, responses=True)
-    if len(body) > 2:
-        reasoning = body.get("reasoning")
-        if reasoning is not None and not is_object(reasoning):
-            raise BadRequestError(
-                "Invalid type for 'reasoning': expected an object.",
-                param="reasoning",
-                code="invalid_type",
-            )
-        effort = reasoning.get("effort") if is_object(reasoning) else None
-        if is_object(reasoning) and not model.reasons:
-            raise BadRequestError(
-                "Unsupported parameter: 'reasoning.effort' is not supported with this model.",
-                param="reasoning.effort",
-                code="unsupported_parameter",
-            )
-        _integer(body, "max_output_tokens", _LEAST_OUTPUT_TOKENS, MAX_OUTPUT_TOKENS)
-        _sampling(body, model, effort, chat=False)
-        _effort(effort, model, "reasoning.effort")
-        _tools(body, nested=False)
-        check_text(body.get("text"))
-        _metadata(body)
-    return model, read_input(body, files)
-
-
-def read_embeddings_body(body: Json) -> tuple[OpenAIModel, Prompt]:
-    """`read_body` for embeddings; each input becomes one text of the prompt."""
-    if not body.keys() <= _EMBEDDINGS_KEYS:
-        unknown = next(key for key in body if key not in _EMBEDDINGS_KEYS)
-        raise BadRequestError(f"Unrecognized request argument supplied: {unknown}")
-    model = _model(body)
-    if not model.embeds:
-        raise BadRequestError(
-            "You are not allowed to generate embeddings from this model", status=403
-        )
-    given = body.get("input")
-    texts: list[Any] = given if is_array(given) and not _is_tokens(given) else [given]
-    if not texts or len(texts) > 2048:
-        raise BadRequestError("'$.input' is invalid. Please check the API reference.")
-    prompt = Prompt()
-    for text in texts:
-        if isinstance(text, str) and text:
-            prompt.add_text(text)
-        elif is_array(text) and text and _is_tokens(text):
-            prompt.texts.append(str(text))
-            prompt.tokens += len(text)
-        else:
-            raise BadRequestError("'$.input' is invalid. Please check the API reference.")
-        if isinstance(text, str) and text_tokens(text) > _MOST_INPUT_TOKENS:
-            raise BadRequestError(
-                f"This model's maximum context length is {_MOST_INPUT_TOKENS} tokens, however you"
-                f" requested {text_tokens(text)} tokens. Please reduce your prompt."
-            )
-    if body.get("encoding_format") not in (None, "float", "base64"):
-        raise bad_value("encoding_format", body["encoding_format"], ("float", "base64"))
-    _integer(body, "dimensions", 1, 3072)
     return model, prompt
 
 
-def _is_tokens(value: list[Any]) -> bool:
-    return bool(value) and all(is_integer(each) for each in value)
-
-
-def _model(body: Json, *, responses: bool = False) -> OpenAIModel:
+def _model(body: Json, *, responses: bool) -> OpenAIModel:
     model_id = body.get("model")
     if model_id is None:
-        if responses:
-            raise BadRequestError(
-                "Missing required parameter: 'model'.",
-                param="model",
-                code="missing_required_parameter",
-            )
-        raise BadRequestError("you must provide a model parameter")
+        raise (
+            missing("model") if responses else RefusedError("you must provide a model parameter")
+        )
     model = openai_model(model_id) if isinstance(model_id, str) else None
+    if model is None and responses:
+        text = f"The requested model '{model_id}' does not exist."
+        raise RefusedError(text, "model", "model_not_found")
     if model is None:
-        text = (
-            f"The requested model '{model_id}' does not exist."
-            if responses
-            else f"The model `{model_id}` does not exist or you do not have access to it."
-        )
-        raise BadRequestError(
-            text,
-            param="model" if responses else None,
-            code="model_not_found",
-            status=400 if responses else 404,
-        )
+        text = f"The model `{model_id}` does not exist or you do not have access to it."
+        raise RefusedError(text, None, "model_not_found", status=404)
     return model
 
 
-def _chat_limits(body: Json, model: OpenAIModel) -> None:
-    if body.get("max_tokens") is not None and model.reasons:
-        raise BadRequestError(
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
-            " 'max_completion_tokens' instead.",
-            param="max_tokens",
-            code="unsupported_parameter",
+def _check_schemas(body: Json) -> None:
+    """Refuse strict schemas of another kind than the API takes."""
+    given = object_at(object_at(body, "response_format"), "json_schema")
+    form = object_at(object_at(body, "text"), "format")
+    # The Responses API is strict unless told otherwise; Chat Completions is not.
+    if given.get("strict") is True:
+        _check_schema(given, "schema", "response_format", "response_format", None)
+    elif form.get("type") == "json_schema" and form.get("strict") is not False:
+        _check_schema(
+            form, "schema", "response_format", "text.format.schema", "invalid_json_schema"
         )
-    for key in ("max_tokens", "max_completion_tokens"):
-        value = body.get(key)
-        if is_integer(value) and value > MAX_OUTPUT_TOKENS:
-            raise BadRequestError(
-                f"max_tokens is too large: {value}. This model supports at most"
-                f" {MAX_OUTPUT_TOKENS} completion tokens, whereas you provided {value}.",
-                param=key,
-                code="invalid_value",
-            )
-        _integer(body, key, 1, MAX_OUTPUT_TOKENS)
-    if body.get("reasoning_effort") is not None and not model.reasons:
-        raise BadRequestError(
-            "Unrecognized request argument supplied: reasoning_effort", param="reasoning_effort"
-        )
-    _integer(body, "n", 1, 128)
+    tools: Any = body.get("tools")
+    for number, tool in enumerate(tools or ()):
+        where = f"tools[{number}].function" if "function" in tool else f"tools[{number}]"
+        function = tool.get("function", tool)
+        if tool.get("type") == "function" and function.get("strict") is True:
+            code = "invalid_function_parameters"
+            _check_schema(function, "parameters", "function", f"{where}.parameters", code)
 
 
-def _integer(body: Json, key: str, least: int, most: int) -> None:
-    value = body.get(key)
-    if value is None:
-        return
-    if not is_integer(value):
-        raise BadRequestError(
-            f"Invalid type for '{key}': expected an integer.", param=key, code="invalid_type"
-        )
-    if value < least:
-        raise BadRequestError(
-            f"Invalid '{key}': integer below minimum value. Expected a value >= {least}, but got"
-            f" {value} instead.",
-            param=key,
-            code="integer_below_min_value",
-        )
-    if value > most:
-        raise BadRequestError(
-            f"Invalid '{key}': integer above maximum value. Expected a value <= {most}, but got"
-            f" {value} instead.",
-            param=key,
-            code="integer_above_max_value",
-        )
+def _check_schema(form: Json, key: str, what: str, param: str, code: str | None) -> None:
+    problem = openai_schema_problem(form.get(key))
+    if problem:
+        text = f"Invalid schema for {what} '{form['name']}': {problem}"
+        raise RefusedError(text, param, code)
 
 
-_SAMPLING = (
-    ("temperature", 0, 2),
-    ("top_p", 0, 1),
-    ("presence_penalty", -2, 2),
-    ("frequency_penalty", -2, 2),
-)
-
-
-def _sampling(body: Json, model: OpenAIModel, effort: Any, *, chat: bool) -> None:
-    free = not model.reasons or (effort == "none" and model.takes_no_effort)
-    for key, least, most in _SAMPLING:
-        value = body.get(key)
-        if value is None:
-            continue
-        if not is_number(value):
-            raise BadRequestError(
-                f"Invalid type for '{key}': expected a decimal.", param=key, code="invalid_type"
-            )
-        default = 1 if key in ("temperature", "top_p") else 0
-        if not free and not (chat and value == default):
-            if not chat:
-                raise BadRequestError(
-                    f"Unsupported parameter: '{key}' is not supported with this model.", param=key
+def _read_embedded(given: Any, model: OpenAIModel) -> Prompt:
+    """Each input of an embeddings call as one text of a prompt."""
+    if not model.embeds:
+        text = "You are not allowed to generate embeddings from this model"
+        raise RefusedError(text, status=403)
+    texts: list[Any] = given if is_array(given) and not _is_tokens(given) else [given]
+    prompt = Prompt()
+    if not texts or len(texts) > 2048:
+        raise RefusedError("'$.input' is invalid. Please check the API reference.")
+    for text in texts:
+        if isinstance(text, str) and text:
+            prompt.add_text(text)
+            if (tokens := text_tokens(text)) > _MOST_INPUT_TOKENS:
+                raise RefusedError(
+                    f"This model's maximum context length is {_MOST_INPUT_TOKENS} tokens, however"
+                    f" you requested {tokens} tokens. Please reduce your prompt."
                 )
-            raise BadRequestError(
-                f"Unsupported value: '{key}' does not support {value} with this model. Only the"
-                f" default ({default}) value is supported.",
-                param=key,
-                code="unsupported_value",
-            )
-        for bad, word, bound, sign in (
-            (value < least, "below minimum", least, ">="),
-            (value > most, "above maximum", most, "<="),
-        ):
-            if bad:
-                code = "decimal_below_min_value" if sign == ">=" else "decimal_above_max_value"
-                raise BadRequestError(
-                    f"Invalid '{key}': decimal {word} value. Expected a value {sign} {bound}, but"
-                    f" got {value} instead.",
-                    param=key,
-                    code=code,
-                )
+        elif _is_tokens(text):
+            prompt.texts.append(str(text))
+            prompt.tokens += len(text)
+        else:
+            raise RefusedError("'$.input' is invalid. Please check the API reference.")
+    return prompt
 
 
-def _effort(effort: Any, model: OpenAIModel, param: str) -> None:
-    if effort is None:
-        return
-    if effort not in _EFFORTS:
-        raise bad_value(param, effort, _EFFORTS)
-    if effort in ("none", "minimal") and not model.takes_no_effort:
-        others = ", ".join(f"'{each}'" for each in _EFFORTS if each not in ("none", "minimal"))
-        raise BadRequestError(
-            f"Unsupported value: '{effort}' is not supported with the '{model.id}' model. Supported"
-            f" values are: {others}.",
-            param=param,
-            code="unsupported_value",
-        )
+def _is_tokens(value: Any) -> bool:
+    return is_array(value) and bool(value) and all(is_integer(each) for each in value)
 
 
-def _tools(body: Json, *, nested: bool) -> None:
-    tools = body.get("tools")
-    if tools is None:
-        if body.get("tool_choice") not in (None, "none", "auto"):
-            raise BadRequestError(
-                "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are"
-                " specified.",
-                param="tool_choice",
-            )
-        return
-    for number, tool in enumerate(tools if is_array(tools) else []):
-        if not is_object(tool) or tool.get("type") != "function":
-            continue
-        function = tool.get("function") if nested else tool
-        where = f"tools[{number}].function" if nested else f"tools[{number}]"
-        if not is_object(function) or not isinstance(function.get("name"), str):
-            raise BadRequestError(
-                f"Missing required parameter: '{where}.name'.",
-                param=f"{where}.name",
-                code="missing_required_parameter",
-            )
-        if function.get("strict") is True:
-            problem = schema_problem(function.get("parameters"))
-            if problem:
-                raise BadRequestError(
-                    f"Invalid schema for function '{function['name']}': {problem}",
-                    param=f"{where}.parameters",
-                    code="invalid_function_parameters",
-                )
-
-
-def check_metadata(metadata: Any) -> None:
+def check_metadata(metadata: Json | None) -> None:
     """Refuse metadata that is not at most 16 pairs of short texts.
 
     Raises:
-        BadRequestError: with the error that the API answers.
+        RefusedError: with the error that the API answers.
     """
-    if metadata is None:
-        return
-    if not is_object(metadata):
-        raise BadRequestError(
-            "Invalid type for 'metadata': expected an object.",
-            param="metadata",
-            code="invalid_type",
-        )
-    if len(metadata) > 16:
-        raise BadRequestError(
+    if metadata is not None and len(metadata) > 16:
+        raise RefusedError(
             "Invalid 'metadata': too many properties. Expected an object with at most 16"
             f" properties, but got an object with {len(metadata)} properties instead.",
-            param="metadata",
-            code="object_above_max_properties",
+            "metadata",
+            "object_above_max_properties",
         )
-    for key, value in metadata.items():
+    for key, value in (metadata or {}).items():
+        where = f"metadata.{key}"
         if not isinstance(value, str):
-            raise BadRequestError(
-                f"Invalid type for 'metadata.{key}': expected a string.",
-                param=f"metadata.{key}",
-                code="invalid_type",
-            )
+            text = f"Invalid type for '{where}': expected a string."
+            raise RefusedError(text, where, "invalid_type")
         for text, most, what in ((key, 64, "key"), (value, 512, "value")):
             if len(text) > most:
-                raise BadRequestError(
-                    f"Invalid 'metadata.{key}': string too long. Expected a {what} with maximum"
-                    f" length {most}, but got a string with length {len(text)} instead.",
-                    param=f"metadata.{key}",
-                    code="string_above_max_length",
+                raise RefusedError(
+                    f"Invalid '{where}': string too long. Expected a {what} with maximum length"
+                    f" {most}, but got a string with length {len(text)} instead.",
+                    where,
+                    "string_above_max_length",
                 )
-
-
-def _metadata(body: Json) -> None:
-    if "metadata" in body:
-        check_metadata(body["metadata"])

@@ -2,136 +2,113 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from .wire import BadRequestError, Json, is_array, is_object
+from .shapes import names
+from .wire import Json, is_array, is_object, object_at
 
-_ANTHROPIC_FORMATS = frozenset(
-    {
-        "date-time",
-        "time",
-        "date",
-        "duration",
-        "email",
-        "hostname",
-        "uri",
-        "ipv4",
-        "ipv6",
-        "uuid",
-        "text",
-    }
-)
-_ANTHROPIC_BARRED: dict[str, frozenset[str]] = {
-    "integer": frozenset(
-        {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-    ),
-    "number": frozenset(
-        {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-    ),
-    "string": frozenset({"minLength", "maxLength"}),
-    "array": frozenset({"maxItems", "uniqueItems", "prefixItems", "contains"}),
-    "object": frozenset({"patternProperties", "minProperties", "maxProperties", "propertyNames"}),
+_NUMBERS = names("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf")
+_ANTHROPIC_BARRED = {
+    "integer": _NUMBERS,
+    "number": _NUMBERS,
+    "string": names("minLength maxLength"),
+    "array": names("maxItems uniqueItems prefixItems contains"),
+    "object": names("patternProperties minProperties maxProperties propertyNames"),
 }
 _ANTHROPIC_UNKNOWN = ("oneOf", "not", "if", "then", "else", "dependentSchemas")
+_ANTHROPIC_FORMATS = names("date-time time date duration email hostname uri ipv4 ipv6 uuid text")
+_UNTYPED = names("anyOf allOf enum const $defs properties")
 _MAX_OPTIONAL = 24
 _MAX_UNIONS = 16
 
+_OPENAI_BARRED = names(
+    """allOf oneOf not if then else dependentRequired dependentSchemas uniqueItems patternProperties
+    prefixItems propertyNames contains default"""
+)
+_DEFINITIONS = names("$ref $defs definitions")
+_STRICT_UNTYPED = names("anyOf $ref enum const properties")
+_MAX_NESTING = 10
+_MAX_PROPERTIES = 5000
 
-def check_anthropic_schema(schema: Any) -> None:
-    """Refuse what `output_config.format` refuses.
+
+def anthropic_schema_problem(schema: Any) -> str | None:
+    """What `output_config.format` refuses of a schema, in the API's words where they are known.
 
     Source: platform.claude.com structured outputs ("JSON Schema limitations").
-
-    Raises:
-        BadRequestError: with the API's path and text where those are known.
     """
     if not is_object(schema):
-        raise BadRequestError("output_config.format.schema: Input should be a valid dictionary")
-    walk = _AnthropicWalk(schema)
-    walk.visit(schema, ())
-    if walk.optional > _MAX_OPTIONAL or walk.unions > _MAX_UNIONS:
-        raise BadRequestError("output_config.format.schema: Schema is too complex for compilation.")
+        return "Input should be a valid dictionary"
+    seen: Counter[str] = Counter()
+    problem = next(_loose_problems(schema, schema, (), seen), None)
+    if problem is None and (seen["optional"] > _MAX_OPTIONAL or seen["unions"] > _MAX_UNIONS):
+        return "Schema is too complex for compilation."
+    return problem
 
 
-class _AnthropicWalk:
-    def __init__(self, root: Json) -> None:
-        self.root = root
-        self.optional = 0
-        self.unions = 0
-
-    def visit(self, schema: Any, references: tuple[str, ...]) -> None:
-        if not is_object(schema):
-            raise _refuse("every schema must be an object")
-        for key in _ANTHROPIC_UNKNOWN:
-            if key in schema:
-                raise _refuse(f"'{key}' is not supported")
-        reference = schema.get("$ref")
-        if isinstance(reference, str):
-            self._follow(reference, references)
-            return
-        kind = schema.get("type")
-        if is_array(kind):
-            self.unions += 1
-        for variant_key in ("anyOf", "allOf"):
-            variants = schema.get(variant_key)
-            if is_array(variants):
-                self.unions += variant_key == "anyOf"
-                for variant in variants:
-                    self.visit(variant, references)
-        for each in kind if is_array(kind) else [kind]:
-            self._visit_type(each, schema, references)
-        if kind is None and not schema.keys() & {
-            "anyOf",
-            "allOf",
-            "enum",
-            "const",
-            "$defs",
-            "properties",
-        }:
-            raise _refuse("a schema needs a 'type', 'anyOf', 'allOf', 'enum' or 'const'")
-
-    def _visit_type(self, kind: Any, schema: Json, references: tuple[str, ...]) -> None:
-        barred = sorted(_ANTHROPIC_BARRED.get(kind, frozenset()) & schema.keys())
-        if barred:
-            names = ", ".join(barred)
-            verb = "property" if len(barred) == 1 else "properties"
-            not_supported = "is not supported" if len(barred) == 1 else "are not supported"
-            raise _refuse(f"For '{kind}' type, {verb} {names} {not_supported}")
-        if kind == "object":
-            if schema.get("additionalProperties") is not False:
-                raise _refuse(
-                    "For 'object' type, 'additionalProperties' must be explicitly set to false"
-                )
-            properties = schema.get("properties", {})
-            required = schema.get("required", [])
-            for name, child in properties.items():
-                self.optional += name not in required
-                self.visit(child, references)
-        elif kind == "array":
-            if schema.get("minItems", 0) not in (0, 1):
-                raise _refuse(
-                    "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
-                )
-            if "items" in schema:
-                self.visit(schema["items"], references)
-        elif kind == "string":
-            form = schema.get("format")
-            if form is not None and form not in _ANTHROPIC_FORMATS:
-                raise _refuse(f"For 'string' type, format '{form}' is not supported")
-
-    def _follow(self, reference: str, references: tuple[str, ...]) -> None:
+def _loose_problems(
+    schema: Any, root: Json, references: tuple[str, ...], seen: Counter[str]
+) -> Iterator[str]:
+    if not is_object(schema):
+        yield "every schema must be an object"
+        return
+    yield from (f"'{key}' is not supported" for key in _ANTHROPIC_UNKNOWN if key in schema)
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        target = resolve_reference(root, reference)
         if not reference.startswith("#"):
-            raise _refuse(f"external $ref '{reference}' is not supported")
+            yield f"external $ref '{reference}' is not supported"
         if reference in references:
-            raise _refuse(f"recursive $ref '{reference}' is not supported")
-        target = resolve_reference(self.root, reference)
+            yield f"recursive $ref '{reference}' is not supported"
         if target is None:
-            raise _refuse(f"$ref '{reference}' does not resolve")
-        self.visit(target, (*references, reference))
+            yield f"$ref '{reference}' does not resolve"
+        yield from _loose_problems(target, root, (*references, reference), seen)
+        return
+    kind = schema.get("type")
+    kinds: list[Any] = kind if is_array(kind) else [kind]
+    seen["unions"] += is_array(kind) + is_array(schema.get("anyOf"))
+    for each in kinds:
+        yield from _type_problems(each, schema)
+    if kind is None and not schema.keys() & _UNTYPED:
+        yield "a schema needs a 'type', 'anyOf', 'allOf', 'enum' or 'const'"
+    if "object" in kinds:
+        required = _required(schema)
+        seen["optional"] += sum(name not in required for name in object_at(schema, "properties"))
+    for place, child in _children(schema, "anyOf", "allOf"):
+        if place[0] not in ("properties", "items") or {"object", "array"} & set(kinds):
+            yield from _loose_problems(child, root, references, seen)
 
 
-def _refuse(problem: str) -> BadRequestError:
-    return BadRequestError(f"output_config.format.schema: {problem}")
+def _required(schema: Json) -> list[Any]:
+    required = schema.get("required")
+    return required if is_array(required) else []
+
+
+def _type_problems(kind: Any, schema: Json) -> Iterator[str]:
+    barred = sorted(_ANTHROPIC_BARRED.get(kind, frozenset()) & schema.keys())
+    if barred:
+        noun, verb = ("property", "is") if len(barred) == 1 else ("properties", "are")
+        yield f"For '{kind}' type, {noun} {', '.join(barred)} {verb} not supported"
+    if kind == "object" and schema.get("additionalProperties") is not False:
+        yield "For 'object' type, 'additionalProperties' must be explicitly set to false"
+    if kind == "array" and schema.get("minItems", 0) not in (0, 1):
+        yield "For 'array' type, 'minItems' values other than 0 or 1 are not supported"
+    form = schema.get("format")
+    if kind == "string" and form is not None and form not in _ANTHROPIC_FORMATS:
+        yield f"For 'string' type, format '{form}' is not supported"
+
+
+def _children(schema: Json, *lists: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The schemas in a schema's properties, items and lists, with where they stand."""
+    for name, child in object_at(schema, "properties").items():
+        yield ("properties", name), child
+    if "items" in schema:
+        yield ("items",), schema["items"]
+    for key in lists:
+        variants = schema.get(key)
+        for number, variant in enumerate(variants if is_array(variants) else ()):
+            yield (key, str(number)), variant
 
 
 def resolve_reference(root: Json, reference: str) -> Json | None:
@@ -145,103 +122,63 @@ def resolve_reference(root: Json, reference: str) -> Json | None:
     return target if is_object(target) else None
 
 
-_OPENAI_BARRED = (
-    "allOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-    "dependentRequired",
-    "dependentSchemas",
-    "uniqueItems",
-    "patternProperties",
-    "prefixItems",
-    "propertyNames",
-    "contains",
-)
-_MAX_NESTING = 10
-_MAX_PROPERTIES = 5000
-
-
 def openai_schema_problem(schema: Any) -> str | None:
     """What is wrong with a strict schema, in the API's words without their opening, or None.
 
     Source: developers.openai.com structured outputs ("Supported schemas").
     """
-    if not is_object(schema):
-        return "schema must be a JSON Schema of 'type: \"object\"', got 'type: \"None\"'."
-    root = resolve_reference(schema, schema["$ref"]) if "$ref" in schema else schema
-    if root is None or root.get("type") != "object":
-        found = (root or {}).get("type")
+    root = schema if is_object(schema) else None
+    if root is not None and "$ref" in root:
+        root = resolve_reference(root, root["$ref"])
+    found = (root or {}).get("type")
+    if found != "object":
         return f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{found}\"'."
-    counted = [0]
-    problem = _strict_problem(schema, (), 0, counted)
-    if problem is None and counted[0] > _MAX_PROPERTIES:
-        return f"Expected at most {_MAX_PROPERTIES} object properties in total, got {counted[0]}."
+    seen: Counter[str] = Counter()
+    problem = next(_strict_problems(schema, (), 0, seen), None)
+    if problem is None and (count := seen["properties"]) > _MAX_PROPERTIES:
+        return f"Expected at most {_MAX_PROPERTIES} object properties in total, got {count}."
     return problem
 
 
-def _strict_problem(
-    schema: Any, context: tuple[str, ...], depth: int, counted: list[int]
-) -> str | None:
+def _strict_problems(
+    schema: Any, context: tuple[str, ...], depth: int, seen: Counter[str]
+) -> Iterator[str]:
+    where = f"In context={context!r}"
     if not is_object(schema):
-        return f"In context={context!r}, schema must be an object."
+        yield f"{where}, schema must be an object."
+        return
     if depth > _MAX_NESTING:
-        return f"{depth} levels of nesting exceeds limit of {_MAX_NESTING}."
-    for key in _OPENAI_BARRED:
-        if key in schema:
-            return f"In context={context!r}, '{key}' is not permitted."
-    if "default" in schema:
-        return f"In context={context!r}, 'default' is not permitted."
-    if "$ref" in schema and len(schema.keys() - {"$ref", "$defs", "definitions"}) > 0:
-        others = sorted(schema.keys() - {"$ref", "$defs", "definitions"})
-        return f"context={context!r}, $ref cannot have keywords {set(others)!r}."
+        yield f"{depth} levels of nesting exceeds limit of {_MAX_NESTING}."
+    yield from (f"{where}, '{key}' is not permitted." for key in schema if key in _OPENAI_BARRED)
+    others = sorted(schema.keys() - _DEFINITIONS)
+    if "$ref" in schema and others:
+        yield f"context={context!r}, $ref cannot have keywords {set(others)!r}."
     kind = schema.get("type")
-    if kind == "object" or (is_array(kind) and "object" in kind) or "properties" in schema:
-        if schema.get("additionalProperties") is not False:
-            return (
-                f"In context={context!r}, 'additionalProperties' is required to be supplied and"
-                " to be false."
-            )
-        properties = schema.get("properties")
-        properties = properties if is_object(properties) else {}
-        counted[0] += len(properties)
-        required = schema.get("required")
-        required = required if is_array(required) else []
-        missing = [name for name in properties if name not in required]
-        if missing:
-            return (
-                f"In context={context!r}, 'required' is required to be supplied and to be an array"
-                f" including every key in properties. Missing '{missing[0]}'."
-            )
-        extra = [name for name in required if name not in properties]
-        if extra:
-            return (
-                f"In context={context!r}, 'required' is required to be supplied and to be an array"
-                f" including every key in properties. Extra required key '{extra[0]}' supplied."
-            )
-        for name, child in properties.items():
-            problem = _strict_problem(child, (*context, "properties", name), depth + 1, counted)
-            if problem:
-                return problem
+    if "object" in (kind if is_array(kind) else [kind]) or "properties" in schema:
+        yield from _object_problems(schema, where, seen)
     if kind == "array" and "items" not in schema:
-        return f"In context={context!r}, array schema missing items."
-    if kind is None and not schema.keys() & {"anyOf", "$ref", "enum", "const", "properties"}:
-        return f"In context={context!r}, schema must have a 'type' key."
-    if "items" in schema:
-        problem = _strict_problem(schema["items"], (*context, "items"), depth + 1, counted)
-        if problem:
-            return problem
-    variants = schema.get("anyOf")
-    for number, variant in enumerate(variants if is_array(variants) else []):
-        problem = _strict_problem(variant, (*context, "anyOf", str(number)), depth, counted)
-        if problem:
-            return problem
+        yield f"{where}, array schema missing items."
+    if kind is None and not schema.keys() & _STRICT_UNTYPED:
+        yield f"{where}, schema must have a 'type' key."
+    for place, child in _children(schema, "anyOf"):
+        deeper = depth + (place[0] != "anyOf")
+        yield from _strict_problems(child, (*context, *place), deeper, seen)
     for key in ("$defs", "definitions"):
-        definitions = schema.get(key)
-        for name, child in definitions.items() if is_object(definitions) else ():
-            problem = _strict_problem(child, (*context, key, name), depth + 1, counted)
-            if problem:
-                return problem
-    return None
+        for name, child in object_at(schema, key).items():
+            yield from _strict_problems(child, (*context, key, name), depth + 1, seen)
+
+
+def _object_problems(schema: Json, where: str, seen: Counter[str]) -> Iterator[str]:
+    if schema.get("additionalProperties") is not False:
+        yield f"{where}, 'additionalProperties' is required to be supplied and to be false."
+    properties, required = [*object_at(schema, "properties")], _required(schema)
+    seen["properties"] += len(properties)
+    missing = [f"Missing '{name}'." for name in properties if name not in required]
+    extra = [
+        f"Extra required key '{name}' supplied." for name in required if name not in properties
+    ]
+    for problem in (*missing, *extra):
+        yield (
+            f"{where}, 'required' is required to be supplied and to be an array including every key"
+            f" in properties. {problem}"
+        )

@@ -8,7 +8,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,19 @@ from typing import Any
 import orjson
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from . import anthropic, openai
+from .anthropic import Anthropic
+from .api import Api, Call, Context, Operation
 from .engine import Engine
 from .faults import Fault, Faults, parse_fault
 from .limits import Limits
-from .routing import Call, Context, find_route
+from .openai import OpenAI
 from .store import Store
-from .wire import RefusedError, Reply, new_id
+from .wire import ERROR_TYPES, RefusedError, Reply
 
 _TICK = 0.5
 _CHUNK = 256 * 1024
@@ -70,19 +72,34 @@ class App:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.apis = {api.name: api for api in (Anthropic(context), OpenAI(context))}
+        self.routers = {name: _router(api) for name, api in self.apis.items()}
+        self.control = Router(
+            [
+                Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
+                Route("/_sandbox/limits", self._limits, methods=["GET", "POST"]),
+                Route("/_sandbox/settle", self._settle, methods=["POST"]),
+                Route("/_sandbox/refresh", self._refresh, methods=["POST"]),
+                Route("/_sandbox/health", self._health, methods=["GET"]),
+            ]
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
         path: str = scope["path"]
         if path.startswith("/_sandbox/"):
-            response = await self._control(request, path.removeprefix("/_sandbox/"))
-            await response(scope, receive, send)
+            await self.control(scope, receive, send)
             return
-        provider, path = _provider(request, path)
-        await self._serve(provider, path, request, self._dated(send))
+        # Without the prefix the two APIs share paths; only Anthropic's clients send this header.
+        named = any(name == b"anthropic-version" for name, _ in scope["headers"])
+        provider = "anthropic" if named else "openai"
+        for name in self.routers:
+            if path.startswith(f"/{name}/"):
+                provider, path = name, path.removeprefix(f"/{name}")
+        scope = {**scope, "path": path, "root_path": ""}
+        await self.routers[provider](scope, receive, self._dated(send))
 
     def _dated(self, send: Send) -> Send:
         """Answers with the time by the sandbox's clock."""
@@ -96,120 +113,100 @@ class App:
 
         return dated
 
-    async def _serve(self, provider: str, path: str, request: Request, send: Send) -> None:
-        rooms = anthropic if provider == "anthropic" else openai
-        found = find_route(rooms.ROUTES, request.method, path)
-        call = Call(self.context, request, found[1] if found else "")
-        if found is None:
-            await _drain(request)
-            await _send_refusal(rooms.unknown(call), provider, request, send)
-            return
-        route, target = found
-        self.context.store.count_call(provider, route.operation)
+    async def _faults(self, request: Request) -> Response:
+        faults = self.context.faults
+        if request.method == "DELETE":
+            faults.clear()
+        elif request.method == "POST":
+            try:
+                faults.add(parse_fault(await request.json()))
+            except ValueError as error:
+                return JSONResponse({"error": str(error)}, 400)
+        return JSONResponse(faults.listed())
+
+    async def _limits(self, request: Request) -> Response:
+        limits = self.context.limits
+        if request.method == "POST":
+            try:
+                limits.change(await request.json())
+            except ValueError as error:
+                return JSONResponse({"error": str(error)}, 400)
+            self.context.store.set_setting("limits", limits.shown())
+        return JSONResponse(limits.shown())
+
+    async def _settle(self, _: Request) -> Response:
+        await self.context.engine.settle()
+        return JSONResponse({})
+
+    async def _refresh(self, _: Request) -> Response:
+        await self.context.engine.catch_up()
+        self.context.store.flush_calls()
+        return JSONResponse({})
+
+    async def _health(self, _: Request) -> Response:
+        return JSONResponse({"pid": os.getpid()})
+
+
+def _router(api: Api) -> Router:
+    async def unknown(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await _drain(request)
+        told = {"method": request.method, "path": request.url.path}
+        await _refused(api, api.refuse("path", **told))(scope, receive, send)
+
+    routes = [
+        Route(each.path, _Served(api, each), methods=[each.method]) for each in api.operations()
+    ]
+    return Router(routes, redirect_slashes=False, default=unknown)
+
+
+class _Served:
+    """One operation of a provider, with the faults that are ordered for it."""
+
+    def __init__(self, api: Api, operation: Operation) -> None:
+        self.api = api
+        self.operation = operation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        api, name, path = self.api, self.operation.name, scope["path"]
+        request = Request(scope, receive)
+        api.context.store.count_call(api.name, name)
         try:
-            rooms.check_headers(call)
+            api.check_key(request.headers)
         except RefusedError as refusal:
             await _drain(request)
-            await _send_refusal(refusal, provider, request, send)
+            await _refused(api, refusal)(scope, receive, send)
             return
-        fault: Fault | None = None
+        taken = api.context.faults.take(api.name, name, path)
+        fault = next((each for each in taken if each.mode != "delay"), None)
         late = 0.0
-        for taken in self.context.faults.take(provider, route.operation, path):
-            if taken.mode != "delay":
-                fault = taken
-            elif taken.options.get("when") == "before":
+        for delay in taken:
+            if delay.mode == "delay" and delay.options.get("when") == "before":
                 request = await _held(request)
-                await asyncio.sleep(float(taken.options.get("seconds", 1)))
-            else:
-                late += float(taken.options.get("seconds", 1))
+                await asyncio.sleep(float(delay.options.get("seconds", 1)))
+            elif delay.mode == "delay":
+                late += float(delay.options.get("seconds", 1))
         if fault is not None and fault.mode == "drop_before":
-            await reset_connection(request.scope)
+            await reset_connection(scope)
             return
+        response = None
         if fault is not None and not fault.options.get("commit"):
-            response = _instead(fault, provider)
-            if response is not None:
-                await _drain(request)
-                await asyncio.sleep(late)
-                await response(request.scope, request.receive, send)
-                return
+            response = _instead(api, fault)
         try:
-            reply = await route.handler(Call(self.context, request, target, fault))
+            if response is None:
+                target = scope["path_params"].get("id", "")
+                reply = await self.operation.handler(Call(request, target, fault))
+                response = (fault and _instead(api, fault)) or _answered(api, reply, fault, scope)
         except ClientDisconnect:
             return
         except RefusedError as refusal:
-            await _drain(request)
-            await asyncio.sleep(late)
-            await _send_refusal(refusal, provider, request, send)
-            return
+            response, fault = _refused(api, refusal), None
+        await _drain(request)
         await asyncio.sleep(late)
         if fault is not None and fault.mode == "drop_after":
-            await reset_connection(request.scope)
+            await reset_connection(scope)
             return
-        response = _instead(fault, provider) if fault is not None else None
-        if response is not None:
-            await response(request.scope, request.receive, send)
-            return
-        if reply.file is not None:
-            await _send_file(reply, provider, fault, request, send)
-            return
-        body = orjson.dumps(reply.body)
-        headers = {**_headers(provider), **reply.headers}
-        response = Response(body, reply.status, headers, "application/json")
-        await response(request.scope, request.receive, send)
-
-    async def _control(self, request: Request, name: str) -> Response:
-        context = self.context
-        asked: Any = orjson.loads(await request.body() or b"{}")
-        shown: Any = {}
-        try:
-            if name == "faults" and request.method == "POST":
-                context.faults.add(parse_fault(asked))
-            elif name == "faults" and request.method == "DELETE":
-                context.faults.clear()
-            elif name == "faults":
-                shown = context.faults.listed()
-            elif name == "limits" and request.method == "POST":
-                context.limits.change(asked)
-                context.store.set_setting("limits", context.limits.shown())
-            elif name == "limits":
-                shown = context.limits.shown()
-            elif name == "settle":
-                await context.engine.settle()
-            elif name == "refresh":
-                await context.engine.catch_up()
-                context.store.flush_calls()
-            elif name == "health":
-                shown = {"pid": os.getpid()}
-            else:
-                return JSONResponse({"error": f"no such control: {name}"}, 404)
-        except ValueError as error:
-            return JSONResponse({"error": str(error)}, 400)
-        return JSONResponse(shown)
-
-
-def _provider(request: Request, path: str) -> tuple[str, str]:
-    for provider in ("anthropic", "openai"):
-        if path.startswith(f"/{provider}/"):
-            return provider, path.removeprefix(f"/{provider}")
-    # Without the prefix the two APIs share paths; only Anthropic's clients send this header.
-    return ("anthropic" if "anthropic-version" in request.headers else "openai"), path
-
-
-def _headers(provider: str) -> dict[str, str]:
-    if provider == "anthropic":
-        return {
-            "request-id": new_id("req_01", 22),
-            "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
-            "anthropic-workspace-id": "wrkspc_01Sandbox",
-            "anthropic-ratelimit-requests-limit": "4000",
-            "anthropic-ratelimit-requests-remaining": "3999",
-        }
-    return {
-        "x-request-id": new_id("req_", 32),
-        "openai-organization": "org-sandbox",
-        "openai-version": "2020-10-01",
-        "openai-processing-ms": "12",
-    }
+        await response(scope, receive, send)
 
 
 async def _drain(request: Request) -> None:
@@ -232,26 +229,13 @@ async def _held(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
-async def _send_refusal(refusal: RefusedError, provider: str, request: Request, send: Send) -> None:
-    headers = {**_headers(provider), **refusal.headers}
-    response = Response(orjson.dumps(refusal.body), refusal.status, headers, "application/json")
-    await response(request.scope, request.receive, send)
+def _refused(api: Api, refusal: RefusedError, more: Mapping[str, str] | None = None) -> Response:
+    headers = {**api.headers(), **(more or {})}
+    body = orjson.dumps(api.error_body(refusal, headers))
+    return Response(body, refusal.status, headers, "application/json")
 
 
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    402: "billing_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-
-
-def _instead(fault: Fault, provider: str) -> Response | None:
+def _instead(api: Api, fault: Fault) -> Response | None:
     """The answer that a fault gives in place of the handler's, if it is of that kind."""
     options = fault.options
     if fault.mode == "garbage":
@@ -259,53 +243,20 @@ def _instead(fault: Fault, provider: str) -> Response | None:
     if fault.mode != "status":
         return None
     status = int(options.get("status", 500))
-    error_type = options.get("error_type")
-    message = options.get("message", f"The sandbox was asked to answer {status}.")
-    if provider == "anthropic":
-        error_type = error_type or _ERROR_TYPES.get(status, "api_error")
-        body: Any = {
-            "type": "error",
-            "error": {"type": error_type, "message": message},
-            "request_id": new_id("req_01", 22),
-        }
-    else:
-        error_type = error_type or (
-            "server_error" if status >= 500 else _ERROR_TYPES.get(status, "invalid_request_error")
-        )
-        body = {
-            "error": {
-                "message": message,
-                "type": error_type,
-                "param": None,
-                "code": options.get("code"),
-            }
-        }
-    headers = {**_headers(provider), **options.get("headers", {})}
-    return Response(orjson.dumps(body), status, headers, "application/json")
+    text = options.get("message", f"The sandbox was asked to answer {status}.")
+    usual = ERROR_TYPES.get(status) if status < 500 else None
+    error_type = options.get("error_type") or usual
+    refusal = RefusedError(text, None, options.get("code"), error_type=error_type, status=status)
+    return _refused(api, refusal, options.get("headers"))
 
 
-async def _send_file(
-    reply: Reply, provider: str, fault: Fault | None, request: Request, send: Send
-) -> None:
-    headers = {**_headers(provider), **reply.headers, "content-type": reply.media_type}
-    await send(
-        {
-            "type": "http.response.start",
-            "status": reply.status,
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        }
-    )
+def _answered(api: Api, reply: Reply, fault: Fault | None, scope: Scope) -> Response:
+    headers = {**api.headers(), **reply.headers}
+    if reply.file is None:
+        return Response(orjson.dumps(reply.body), 200, headers, "application/json")
     cut = fault if fault is not None and fault.mode == "truncate" else None
-    assert reply.file is not None
-    pieces = _pieces(reply.file) if cut is None else _cut_pieces(reply.file, cut)
-    async for piece in pieces:
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-    if cut is not None and cut.options.get("at", "line") == "reset":
-        # What was written must leave before the reset, or the client sees none of it.
-        await asyncio.sleep(0.05)
-        await reset_connection(request.scope)
-        return
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+    pieces = _pieces(reply.file) if cut is None else _cut_pieces(reply.file, cut, scope)
+    return StreamingResponse(pieces, 200, headers, reply.media_type)
 
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
@@ -314,12 +265,16 @@ async def _pieces(path: Path) -> AsyncIterator[bytes]:
             yield piece
 
 
-async def _cut_pieces(path: Path, cut: Fault) -> AsyncIterator[bytes]:
+async def _cut_pieces(path: Path, cut: Fault, scope: Scope) -> AsyncIterator[bytes]:
     lines = (await asyncio.to_thread(path.read_bytes)).splitlines(keepends=True)
     rows = min(int(cut.options.get("rows", len(lines) // 2)), len(lines))
     yield b"".join(lines[:rows])
     if cut.options.get("at", "line") != "line" and rows < len(lines):
         yield lines[rows][: max(1, len(lines[rows]) // 2)]
+    if cut.options.get("at", "line") == "reset":
+        # What was written must leave before the reset, or the client sees none of it.
+        await asyncio.sleep(0.05)
+        await reset_connection(scope)
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -284,6 +285,19 @@ class Store:
             "insert into settings values (?, ?) on conflict do update set value = excluded.value",
             (name, orjson.dumps(value).decode()),
         )
+
+
+def save_index(path: Path, places: array[int]) -> None:
+    """Keep the places (start, end, start, end, ...) of a batch's requests in its file."""
+    with path.open("wb") as file:
+        places.tofile(file)
+
+
+def load_index(path: Path) -> array[int]:
+    """The places that `save_index` kept."""
+    places: array[int] = array("Q")
+    places.frombytes(path.read_bytes())
+    return places
 
 
 _INSERT_BILL = (

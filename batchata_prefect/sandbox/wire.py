@@ -14,6 +14,19 @@ import orjson
 
 Json = dict[str, Any]
 
+ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+"""What Anthropic calls the error of a status (platform.claude.com api/errors)."""
+
 _ALPHABET = string.digits + string.ascii_letters
 
 
@@ -22,36 +35,25 @@ class Reply:
     """What a handler answers: a JSON body, or a file that is streamed."""
 
     body: Any = None
-    status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     file: Path | None = None
     media_type: str = "application/json"
 
 
 class RefusedError(Exception):
-    """A call that the provider would not take: status and the provider's own error body."""
+    """A call or a batch row that the provider refuses.
 
-    def __init__(self, status: int, body: Json, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(body)
-        self.status = status
-        self.body = body
-        self.headers: Mapping[str, str] = headers or {}
-
-
-class BadRequestError(Exception):
-    """A request body that the provider refuses, for a batch row or a realtime call.
-
-    `error_type`, `param` and `code` are the fields of the provider's error object; `status` is
-    the HTTP status that a realtime call answers with.
+    `error_type`, `param` and `code` are the fields of the provider's error object, `error_type`
+    told by the status where it is None; `status` is the HTTP status that a call answers with.
     """
 
     def __init__(
         self,
         message: str,
-        *,
-        error_type: str = "invalid_request_error",
         param: str | None = None,
         code: str | None = None,
+        *,
+        error_type: str | None = None,
         status: int = 400,
         at_run_time: bool = False,
     ) -> None:
@@ -82,6 +84,12 @@ def is_integer(value: object) -> TypeGuard[int]:
 def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a JSON value is a number; `true` is not one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def object_at(value: Json, key: str) -> Json:
+    """The object under a key, empty where there is none."""
+    found = value.get(key)
+    return found if found is not None and is_object(found) else {}
 
 
 def new_id(prefix: str, length: int) -> str:

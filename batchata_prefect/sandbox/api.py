@@ -1,0 +1,342 @@
+"""What both providers' HTTP APIs do alike: batches, files, models and direct calls.
+
+`Api` is the base of the two; what it leaves open are their words and the shapes of their objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import orjson
+from starlette.requests import Request
+
+from .content import find_marker
+from .engine import Engine
+from .faults import Fault, Faults
+from .limits import Limits
+from .reading import Form, MalformedBodyError, TooLargeError, copy_range, read_form, save_body
+from .rows import Encoder, make_bill
+from .shapes import MisfitError, Shape, check, closed
+from .store import Batch, Store, StoredFile
+from .wire import Json, RefusedError, Reply, body_digest, is_object, new_id
+
+KEY_START = b"sandbox"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running sandbox that handlers use. `url` is its address."""
+
+    store: Store
+    engine: Engine
+    faults: Faults
+    limits: Limits
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP call: the request, the id in its path, and the fault that bends it, if any."""
+
+    request: Request
+    target: str
+    fault: Fault | None = None
+
+    def bent(self, mode: str) -> Fault | None:
+        """The call's fault, where it is of this mode."""
+        return self.fault if self.fault is not None and self.fault.mode == mode else None
+
+
+class Operation(NamedTuple):
+    """A method and path of a provider, the operation's name and its handler."""
+
+    method: str
+    path: str
+    name: str
+    handler: Callable[[Call], Awaitable[Reply]]
+
+
+class Refusal(NamedTuple):
+    """What a provider says when it refuses; the text has places for what it speaks of."""
+
+    status: int
+    text: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Upload(NamedTuple):
+    """What a form says of its file. `seconds` is the time until it expires, None for never."""
+
+    purpose: str
+    filename: str
+    media_type: str
+    seconds: int | None
+
+
+class Api(ABC):
+    """One provider's API. Its handlers raise `RefusedError` for what the provider would not do."""
+
+    name: ClassVar[str]
+    canceling: ClassVar[str]
+    status_field: ClassVar[str]
+    file_prefix: ClassVar[str]
+    batches_path: ClassVar[str]
+    refusals: ClassVar[Mapping[str, Refusal]]
+    """What is said of a wrong `key`, an unknown `path`, `batch` or `file`, a body that is no
+    `json`, a `query` that is no number from 1 to `most`, an `ended` batch that cannot be canceled,
+    an upload that is too `large`, and a `stream`."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    @abstractmethod
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """The key that a call brings; it is refused without one, or without a needed header."""
+
+    @abstractmethod
+    def headers(self) -> dict[str, str]:
+        """Headers of every reply."""
+
+    @abstractmethod
+    def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
+        """A refusal in the provider's form; `headers` are those of its reply."""
+
+    @abstractmethod
+    def misfit(self, misfit: MisfitError) -> RefusedError:
+        """What does not fit, in the provider's words."""
+
+    @abstractmethod
+    async def create(self, call: Call) -> Reply:
+        """POST a batch."""
+
+    @abstractmethod
+    async def list_batches(self, call: Call) -> Reply:
+        """GET the batches, newest first."""
+
+    @abstractmethod
+    async def content(self, call: Call) -> Reply:
+        """GET what is in a file."""
+
+    @abstractmethod
+    async def list_files(self, call: Call) -> Reply:
+        """GET the files, newest first."""
+
+    @abstractmethod
+    async def models(self, call: Call) -> Reply:
+        """GET the models."""
+
+    @abstractmethod
+    def batch_body(self, batch: Batch) -> Json:
+        """A batch as the API shows it now."""
+
+    @abstractmethod
+    def file_body(self, file: StoredFile) -> Json:
+        """A file as the API shows it."""
+
+    @abstractmethod
+    def deleted_body(self, file: StoredFile) -> Json:
+        """What the API says of a file that it deleted."""
+
+    @abstractmethod
+    def read_upload(self, form: Form) -> Upload:
+        """Check the form of an upload, and read what it says of the file."""
+
+    @abstractmethod
+    def encoder(self, call: Call) -> Encoder:
+        """What answers a direct call."""
+
+    def operations(self) -> list[Operation]:
+        """Every call that it takes."""
+        batches = self.batches_path
+        return [
+            Operation("POST", batches, "create", self.create),
+            Operation("GET", batches, "list", self.list_batches),
+            Operation("GET", f"{batches}/{{id}}", "retrieve", self.retrieve),
+            Operation("POST", f"{batches}/{{id}}/cancel", "cancel", self.cancel),
+            Operation("POST", "/v1/files", "upload", self.upload),
+            Operation("GET", "/v1/files", "file", self.list_files),
+            Operation("GET", "/v1/files/{id}", "file", self.file),
+            Operation("GET", "/v1/files/{id}/content", "content", self.content),
+            Operation("DELETE", "/v1/files/{id}", "delete", self.delete_file),
+            Operation("GET", "/v1/models", "models", self.models),
+            Operation("GET", "/v1/models/{id}", "models", self.models),
+        ]
+
+    def refuse(self, what: str, **told: object) -> RefusedError:
+        """One of the provider's refusals."""
+        status, text, param, code = self.refusals[what]
+        param = None if param is None else param.format(**told)
+        return RefusedError(text.format(**told), param, code, status=status)
+
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """Refuse a call without a key of the sandbox."""
+        key = self.key_of(headers)
+        if not hmac.compare_digest(key[: len(KEY_START)].encode(), KEY_START):
+            raise self.refuse(
+                "key", key=f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 12 else "***"
+            )
+
+    def find_batch(self, call: Call) -> Batch:
+        """The batch that a call names."""
+        batch = self.context.engine.batches.get(call.target)
+        if batch is None or batch.provider != self.name or batch.deleted:
+            raise self.refuse("batch", id=call.target)
+        return batch
+
+    def find_file(self, call: Call) -> StoredFile:
+        """The file that a call names."""
+        file = self.context.engine.files.get(call.target)
+        if file is None or file.provider != self.name or call.bent("file_vanished"):
+            raise self.refuse("file", id=call.target, param="id")
+        return file
+
+    def newest_files(self) -> list[StoredFile]:
+        """The provider's files, newest first."""
+        files = reversed(self.context.engine.files.values())
+        return [file for file in files if file.provider == self.name]
+
+    def listed_batches(self) -> list[Batch]:
+        """The batches that a list shows, newest first."""
+        batches = reversed(self.context.engine.batches.values())
+        shown = [batch for batch in batches if batch.provider == self.name and not batch.deleted]
+        lag = self.context.faults.standing(self.name, "list_lag")
+        newest = time.time() - (float(lag.options.get("seconds", 1)) if lag is not None else 0)
+        return [batch for batch in shown if lag is None or batch.created_at <= newest]
+
+    def fit(self, shape: Shape, value: Any) -> None:
+        """Refuse what does not fit."""
+        try:
+            check(shape, value)
+        except MisfitError as misfit:
+            raise self.misfit(misfit) from misfit
+
+    def query_integer(self, call: Call, name: str, default: int, most: int) -> int:
+        """A number from the query, from 1 to `most`."""
+        given = call.request.query_params.get(name, str(default))
+        value = int(given) if given.lstrip("-").isdigit() else given
+        self.fit(closed(**{name: Shape("integer", least=1, most=most)}), {name: value})
+        return int(value)
+
+    def after(
+        self, shown: Sequence[Batch] | Sequence[StoredFile], item_id: str | None, what: str
+    ) -> int:
+        """Where the page after an item begins."""
+        ids = [item.id for item in shown]
+        if item_id is not None and item_id not in ids:
+            raise self.refuse(what, id=item_id, param="after")
+        return 0 if item_id is None else ids.index(item_id) + 1
+
+    async def read_object(self, call: Call) -> Json:
+        """The JSON object in a request's body."""
+        try:
+            value = orjson.loads(await call.request.body())
+        except orjson.JSONDecodeError as error:
+            raise self.refuse("json", problem=error) from error
+        if not is_object(value):
+            raise self.refuse("json", problem="expected an object")
+        return value
+
+    async def start_batch(self, batch: Batch) -> Reply:
+        """Keep a new batch, and have it run."""
+        await asyncio.to_thread(self.context.store.add_batch, batch)
+        self.context.engine.add(batch)
+        return Reply(self.batch_body(batch))
+
+    def planned_end(self) -> Json | None:
+        """How a fault will have the batch end that is now created, if one does."""
+        fault = self.context.faults.take_create(self.name)
+        return None if fault is None else {"mode": fault.mode, "options": fault.options}
+
+    async def retrieve(self, call: Call) -> Reply:
+        """GET a batch."""
+        batch = self.find_batch(call)
+        hidden = self.context.faults.standing(self.name, "create_404")
+        if hidden is not None and time.time() - batch.created_at < hidden.options.get("seconds", 1):
+            raise self.refuse("batch", id=call.target)
+        body = self.batch_body(batch)
+        if (odd := call.bent("unknown_status")) is not None:
+            body[self.status_field] = odd.options.get("word", "paused")
+        return Reply(body)
+
+    async def cancel(self, call: Call) -> Reply:
+        """POST a batch's cancel."""
+        batch = self.find_batch(call)
+        if batch.status not in ("in_progress", self.canceling):
+            raise self.refuse("ended", status=batch.status)
+        if batch.cancel_at is None:
+            batch.cancel_at, batch.status = time.time(), self.canceling
+            await asyncio.to_thread(self.context.store.save_batch, batch)
+            self.context.engine.wake(batch)
+        return Reply(self.batch_body(batch))
+
+    async def upload(self, call: Call) -> Reply:
+        """POST a file."""
+        context, engine = self.context, self.context.engine
+        body = context.store.incoming_dir / uuid.uuid4().hex
+        try:
+            # The form around the file takes some bytes of its own.
+            most = context.limits.max_upload_bytes
+            await save_body(call.request.stream(), body, most + 4096)
+            content_type = call.request.headers.get("content-type", "")
+            form = await asyncio.to_thread(read_form, body, content_type)
+            given = self.read_upload(form)
+            start, end = form.file_place or (0, 0)
+            if end - start > most:
+                raise self.refuse("large")
+            file_id, now = new_id(self.file_prefix, 22), time.time()
+            await asyncio.to_thread(copy_range, body, (start, end), engine.file_path(file_id))
+            file = StoredFile(
+                file_id,
+                self.name,
+                given.purpose,
+                given.filename,
+                end - start,
+                given.media_type,
+                now,
+                None if given.seconds is None else now + given.seconds,
+            )
+            await asyncio.to_thread(context.store.add_file, file)
+        except TooLargeError as error:
+            raise self.refuse("large") from error
+        except MalformedBodyError as error:
+            raise RefusedError(f"Could not parse multipart form: {error}") from error
+        finally:
+            body.unlink(missing_ok=True)
+        engine.files[file_id] = file
+        return Reply(self.file_body(file))
+
+    async def file(self, call: Call) -> Reply:
+        """GET what is known of a file."""
+        return Reply(self.file_body(self.find_file(call)))
+
+    async def delete_file(self, call: Call) -> Reply:
+        """DELETE a file."""
+        file = self.find_file(call)
+        await self.context.engine.delete_file(file.id)
+        return Reply(self.deleted_body(file))
+
+    async def message(self, call: Call) -> Reply:
+        """POST a direct call, without streaming."""
+        body = await self.read_object(call)
+        if body.get("stream") is True:
+            raise self.refuse("stream")
+        return await asyncio.to_thread(self._answer, self.encoder(call), body)
+
+    def _answer(self, encoder: Encoder, body: Json) -> Reply:
+        model, prompt = encoder.read(body)
+        marker = find_marker(prompt)
+        if marker is not None and marker.name == "errored":
+            raise encoder.ordered_error(marker)
+        answer, counted = encoder.answer(body, model, prompt, marker, uuid.uuid4().hex)
+        if counted is not None:
+            bill = make_bill(encoder, None, body_digest(body), model.id, counted)
+            self.context.store.bill(bill)
+        return Reply(answer)
