@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Iterator
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,8 +21,11 @@ from batchata_prefect.providers.caps import Download, ReplyTooLargeError, http_c
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.rows import UnreadableRowError
 
-PACKED = gzip.compress(b'{"id": "' + bytes(300_000_000) + b'"}')
-"""300 kB that unpack to 300 MB."""
+
+@cache
+def packed() -> bytes:
+    """300 kB that unpack to 300 MB."""
+    return gzip.compress(b'{"id": "' + bytes(300_000_000) + b'"}')
 
 
 class Gateway(BaseHTTPRequestHandler):
@@ -33,9 +37,9 @@ class Gateway(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body, status, coding = b'{"id": "b1"}', 200, None
         if "bomb" in self.path:
-            body, coding = PACKED, "gzip"
+            body, coding = packed(), "gzip"
         elif "refused" in self.path:
-            body, status, coding = PACKED, 400, "gzip"
+            body, status, coding = packed(), 400, "gzip"
         elif "packed" in self.path:
             body, coding = gzip.compress(body), "gzip"
         elif "brotli" in self.path:
