@@ -108,10 +108,6 @@ def _blocks(value: Any) -> Any:
     return _table(cast("Any", value))
 
 
-def _path(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
-
-
 def _table(value: Any) -> Any:
     return {} if value is None else value
 
@@ -123,7 +119,10 @@ _TABLE = WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "string"}, {"typ
 class RunOptions(BaseModel):
     """How a run goes about its jobs: what `Batch` and `Batch.run` are told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # Built at its first use: whoever imports `Batch` does not pay for all the others.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
+    )
 
     cost_limit_usd: Usd | None = option(
         None, LIMITS, "--budget", "-b", python="add_cost_limit(usd=)"
@@ -211,7 +210,9 @@ class RunOptions(BaseModel):
     task_tags: Texts = option((), SENDING, "--task-tag")
     """Tags of the task runs in Prefect, beside batchata and those of provider and model; Prefect's
     concurrency limits on them hold."""
-    prices: Annotated[Any, BeforeValidator(_path), _TABLE] = option(None, PLACES, form="prices")
+    prices: Annotated[
+        Any, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value), _TABLE
+    ] = option(None, PLACES, form="prices")
     """USD per million tokens, as charged in a batch, for models whose price is unknown or other: a
     table by model id with input and output, and the same under realtime; or the path of a JSON or
     TOML file of it."""
@@ -432,8 +433,7 @@ def takes(face: Face, /, **types: Any) -> Callable[[F], F]:
 
 def _refusal(error: pydantic.ValidationError) -> ValidationError:
     """The faults that pydantic found, in our words."""
-    faults: list[str] = []
-    kind: type[ValidationError] = OptionError
+    faults, kind = list[str](), cast("type[ValidationError]", OptionError)
     for each in error.errors(include_url=False):
         cause = each.get("ctx", {}).get("error")
         name, *inner = map(str, each["loc"] or ("the options",))

@@ -134,6 +134,8 @@ class Settings(RunOptions):
         title: What a person calls them.
     """
 
+    model_config = pydantic.ConfigDict(use_attribute_docstrings=False)
+
     results_dir: str
     run_key: str
     jobs: int
