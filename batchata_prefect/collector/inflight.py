@@ -120,11 +120,7 @@ async def _line(connections: _Connections, entry: Entry) -> BatchStatus:
 
 
 async def _of(entry: Entry, asked: Awaitable[ProviderBatch | None]) -> BatchStatus:
-    """What a provider says of one batch; it may fail alone, and not for the key or the account.
-
-    Raises:
-        ProviderError: The key or the account is refused.
-    """
+    """What a provider says of one batch; it may fail alone, and not for the key or the account."""
     try:
         return _status(entry, await asked)
     except Exception as error:

@@ -21,8 +21,8 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import NOT_AS_ASKED, Entry
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.tokens import estimate_text
+from batchata_prefect.results.codes import FULL, MAX_TOKENS
 from batchata_prefect.results.read import lines
-from batchata_prefect.results.stops import FULL, MAX_TOKENS
 
 logger = logging.getLogger("batchata_prefect")
 

@@ -10,6 +10,7 @@ Batch("out", credentials={"anthropic": "team-a", "openai": "team-b"})
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -20,7 +21,22 @@ from batchata_prefect.errors import MissingCredentialsError
 from batchata_prefect.providers import Key, Provider, providers
 
 
-class AnthropicCredentials(CredentialsBlock):
+class _Credentials(CredentialsBlock):
+    """What the blocks of all providers have."""
+
+    api_key: SecretStr = Field(title="API key", description="The key of the account.")
+    base_url: str | None = Field(
+        default=None,
+        title="Base URL",
+        description="Where requests go, if not to the provider itself.",
+    )
+
+    def key(self) -> Key:
+        """What the provider connects with."""
+        return Key(self.api_key.get_secret_value(), self.base_url)
+
+
+class AnthropicCredentials(_Credentials):
     """A key of one Anthropic workspace.
 
     Example:
@@ -38,23 +54,12 @@ class AnthropicCredentials(CredentialsBlock):
     _documentation_url = cast("Any", "https://platform.claude.com/docs/en/api/overview")
     _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/76263028?s=200")
 
-    api_key: SecretStr = Field(title="API key", description="The key of the workspace.")
-    base_url: str | None = Field(
-        default=None,
-        title="Base URL",
-        description="Where requests go, if not to Anthropic itself.",
-    )
-
-    def key(self) -> Key:
-        """What the provider connects with."""
-        return Key(self.api_key.get_secret_value(), self.base_url)
-
     def get_client(self) -> Any:
         """An `anthropic.AsyncAnthropic`, with the timeouts and retries that runs use."""
         return providers()["anthropic"].connect(self.key())
 
 
-class OpenAICredentials(CredentialsBlock):
+class OpenAICredentials(_Credentials):
     """A key of one OpenAI project.
 
     Example:
@@ -72,12 +77,6 @@ class OpenAICredentials(CredentialsBlock):
     _documentation_url = cast("Any", "https://developers.openai.com/api/docs/guides/batch")
     _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/14957082?s=200")
 
-    api_key: SecretStr = Field(title="API key", description="The key of the project.")
-    base_url: str | None = Field(
-        default=None,
-        title="Base URL",
-        description="Where requests go, if not to OpenAI itself.",
-    )
     organization: str | None = Field(
         default=None, description="Organization that is charged, where the key is of several."
     )
@@ -89,7 +88,7 @@ class OpenAICredentials(CredentialsBlock):
         """What the provider connects with."""
         named = {"organization": self.organization, "project": self.project}
         options = {name: value for name, value in named.items() if value}
-        return Key(self.api_key.get_secret_value(), self.base_url, options)
+        return replace(super().key(), options=options)
 
     def get_client(self) -> Any:
         """An `openai.AsyncOpenAI`, with the timeouts and retries that runs use."""

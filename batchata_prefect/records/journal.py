@@ -39,11 +39,7 @@ class Journal:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Make it, empty and synced; before the chunk's intent is written.
-
-        Raises:
-            OSError: The disk is full or not writable.
-        """
+        """Make it, empty and synced; before the chunk's intent is written."""
         with whole_file(self._path):
             pass
 

@@ -60,11 +60,7 @@ def read_note(results_dir: Path) -> Note | None:
 
 
 def write_note(results_dir: Path, note: Note) -> None:
-    """Write it, synced, in the place of the one that was read before.
-
-    Raises:
-        OSError: The disk is full or not writable.
-    """
+    """Write it, synced, in the place of the one that was read before."""
     write_json(results_dir / NAME, asdict(note))
 
 

@@ -71,12 +71,7 @@ class DurableFileSystem(LocalFileSystem):
 
 @contextmanager
 def _creating() -> Generator[None]:
-    """Create a record where there is none.
-
-    Raises:
-        FileExistsError: There is one.
-        CannotCreateError: The storage does not know how.
-    """
+    """Create a record where there is none."""
     try:
         yield
     except FileExistsError:

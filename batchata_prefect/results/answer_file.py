@@ -65,9 +65,6 @@ def answer_writer(path: Path, source: str) -> Generator[AnswerWriter]:
         path: The file.
         source: What the rows depend on besides the replies: where that has changed, they are read
             anew.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     # Rows without an index are read again, which an index of other rows would prevent.
     _index_of(path).unlink(missing_ok=True)
@@ -98,11 +95,7 @@ class AnswerFile:
     source: str
 
     def index(self) -> tuple[array[int], array[int]]:
-        """Place in the chunk and bytes of each row, as the rows lie.
-
-        Raises:
-            OSError: The file cannot be read.
-        """
+        """Place in the chunk and bytes of each row, as the rows lie."""
         places, lengths = array("I"), array("I")
         with _index_of(self.path).open("rb") as file:
             places.fromfile(file, self.count)
@@ -117,11 +110,7 @@ class AnswerFile:
 
 
 def open_answers(path: Path) -> AnswerFile | None:
-    """The answers in a file; None where there is none, or one of another version.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
+    """The answers in a file; None where there is none, or one of another version."""
     index = _index_of(path)
     try:
         with index.open("rb") as file:

@@ -30,11 +30,7 @@ def is_there(results: Path) -> bool:
 
 
 def hold(results: Path, own_dir: Path) -> None:
-    """Hold the results that are there, before others take their place.
-
-    Raises:
-        OSError: The disk is full.
-    """
+    """Hold the results that are there, before others take their place."""
     before = own_dir / _BEFORE
     if before.exists():
         # A run died after it had written its results: what they have replaced is not kept yet.
@@ -59,9 +55,6 @@ def keep_gone(results: Path, own_dir: Path) -> int:
 
     Returns:
         How many answers went over.
-
-    Raises:
-        OSError: The disk is full.
     """
     before, archive = own_dir / _BEFORE, results.with_name(NAME)
     if not before.exists():

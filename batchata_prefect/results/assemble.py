@@ -54,9 +54,6 @@ def assemble(
         unanswered: Jobs that were canceled to be sent again, and were not: that says less of them
             than the row of a job without any answer.
         each_to: Folder for one file a job; None for none.
-
-    Raises:
-        OSError: The results cannot be written.
     """
     places = _Places(parts, count)
     places.drop(unanswered)
@@ -97,9 +94,6 @@ def last_rows(
         parts: The answers of ended chunks, oldest first.
         count: Number of jobs.
         wanted: Whether the job of an ordinal is wanted.
-
-    Raises:
-        OSError: A file cannot be read.
     """
     places = _Places(parts, count)
     ordinal = 0

@@ -38,11 +38,7 @@ class EachJob:
         self._taken: set[str] = set()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write a row of the results to a file of its own.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+        """Write a row of the results to a file of its own."""
         values = from_row(row, {}).to_dict()
         if row["parsed_response_json"] is not None:
             values["parsed_response"] = loads_exact(row["parsed_response_json"], as_written=True)

@@ -75,9 +75,6 @@ def begin(results_dir: Path, head: Mapping[str, Any], ended: Iterable[Words]) ->
         results_dir: Where the run's answers go.
         head: `source` of its answers, `job_set` and number of `jobs`.
         ended: What has ended so far.
-
-    Raises:
-        OSError: It cannot be written.
     """
     with whole_file(results_dir / LIST, synced=False) as file:
         file.write(orjson.dumps(dict(head), option=orjson.OPT_APPEND_NEWLINE))
@@ -86,11 +83,7 @@ def begin(results_dir: Path, head: Mapping[str, Any], ended: Iterable[Words]) ->
 
 
 def add(results_dir: Path, words: Words) -> None:
-    """Have one more batch in the list.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Have one more batch in the list."""
     append(results_dir / LIST, words.line(), synced=False)
 
 
@@ -104,9 +97,6 @@ def batch_rows(
         words: Of which jobs it has the last word.
         earlier: Answers of batches that ended before and in which the jobs may have been.
         count: Number of jobs of the run.
-
-    Raises:
-        OSError: A file cannot be read.
     """
     if not earlier:
         for place, line in part.answers.rows():
@@ -146,11 +136,7 @@ class EndedRows:
             self._ended = [Words.of_line(line) for line in file if line.endswith(b"\n")]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows in the order of the job set, with all attempts of each job.
-
-        Raises:
-            OSError: A file cannot be read.
-        """
+        """The rows in the order of the job set, with all attempts of each job."""
         count: int = self.head["jobs"]
         words = bytearray(count)
         parts: list[Part] = []

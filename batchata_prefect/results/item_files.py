@@ -47,11 +47,7 @@ class ItemFiles:
         self._count = 0
 
     def put(self, items: Iterable[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
-        """The items with `path` in place of the bytes; what is no base64 stays as it is.
-
-        Raises:
-            OSError: A file cannot be written.
-        """
+        """The items with `path` in place of the bytes; what is no base64 stays as it is."""
         return tuple(self._item(item) for item in items)
 
     def _item(self, item: Mapping[str, Any]) -> Mapping[str, Any]:

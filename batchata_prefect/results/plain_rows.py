@@ -13,8 +13,8 @@ import orjson
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.jobs.spool import ACCEPTS_TRUNCATED, Context, Stored
+from batchata_prefect.results.codes import CUTS, ENDS
 from batchata_prefect.results.row import Reading
-from batchata_prefect.results.stops import CUTS, ENDS
 from batchata_prefect.results.tally import Tally
 
 _HELD_PRICES = 20_000

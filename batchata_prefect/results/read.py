@@ -118,9 +118,6 @@ def collect(
         read: The provider's reader of one row.
         no_reply: Place -> (mark, error code, error) of a request without a row.
         source: What the answers depend on besides the replies.
-
-    Raises:
-        OSError: The answers cannot be written.
     """
     chunk = reading.chunk
     marks = bytearray(chunk.count)
@@ -233,11 +230,7 @@ def _odd(
 
 
 def _with_files(reply: Reply, results_dir: Path) -> Reply:
-    """The reply with its images and sounds as files.
-
-    Raises:
-        OSError: They cannot be written.
-    """
+    """The reply with its images and sounds as files."""
     try:
         return reply._replace(items=ItemFiles(results_dir, reply.custom_id).put(reply.items))
     except OSError:
@@ -287,9 +280,6 @@ def give_up(
         jobs: Looks up jobs.
         error: What reading raised.
         source: What the answers depend on besides the replies.
-
-    Raises:
-        OSError: The answers cannot be written.
     """
     marks = bytearray(len(ordinals))
     told = FAILED, UNREADABLE, reading.unread(error)

@@ -76,11 +76,7 @@ def working_folder(url: str) -> Path:
 
 
 def _open(url: str) -> tuple[Any, str]:
-    """The file system of a URL, with nothing remembered from earlier, and the path in it.
-
-    Raises:
-        ValidationError: No file system is known for it, or its driver is not installed.
-    """
+    """The file system of a URL, with nothing remembered from earlier, and the path in it."""
     import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
     try:

@@ -30,11 +30,7 @@ _JOB_ID = re.compile(rb'\{"job_id":("(?:[^"\\]|\\.)*")')
 
 
 class ResultFile:
-    """A `results.jsonl`, read from its start each time that it is gone through.
-
-    Raises:
-        OSError: It cannot be read.
-    """
+    """A `results.jsonl`, read from its start each time that it is gone through."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -28,8 +28,7 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.bodies import held_in
 from batchata_prefect.providers.items import call, why_none
 from batchata_prefect.providers.rows import UNREADABLE
-from batchata_prefect.results.codes import named
-from batchata_prefect.results.stops import ENDS, FULL, cut_words, is_cut, unfinished
+from batchata_prefect.results.codes import ENDS, FULL, cut_words, is_cut, named, unfinished
 
 
 def reply_file(token: str) -> str:
@@ -286,9 +285,6 @@ def _parsed(reply: Reply, read: Callable[[str], _T]) -> _T:
     """An answer's form, which may stand behind remarks.
 
     That is behind the last work of a provider's tools, or as the last of several texts.
-
-    Raises:
-        ParseError: It stands nowhere; of the first place.
     """
     blocks, first = reply.blocks, None
     starts = dict.fromkeys((reply.final if reply.final < len(blocks) else 0, len(blocks) - 1, 0))

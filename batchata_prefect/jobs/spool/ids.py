@@ -88,11 +88,7 @@ class Ids:
         return may_repeat
 
     def repeats(self) -> list[tuple[int, int]]:
-        """Number the ids that we made up where they repeat; gives (ordinal, number).
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Number the ids that we made up where they repeat; gives (ordinal, number)."""
         database = self._open()
         repeats: list[tuple[int, int]] = database.execute(_REPEATS).fetchall()
         database.executemany(
@@ -120,11 +116,7 @@ class Ids:
             )
 
     def search(self, print_: bytes) -> int:
-        """The job with a fingerprint; -1 where there is none.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """The job with a fingerprint; -1 where there is none."""
         database = self._open()
         database.execute("CREATE INDEX IF NOT EXISTS prints ON jobs (fingerprint)")
         row = database.execute(

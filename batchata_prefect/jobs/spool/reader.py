@@ -92,11 +92,7 @@ class SpoolReader:
         return start, start + size
 
     def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
-        """The request bodies of jobs, in the order asked for; quick where that is their own order.
-
-        Raises:
-            OSError: The file is gone or cut short.
-        """
+        """The requests of jobs, in the order asked for; quick where that is their own order."""
         records = Records(self._index)
         fd, held_from, held = self._bodies.fileno(), 0, b""
         for ordinal in ordinals:
@@ -114,11 +110,7 @@ class SpoolReader:
             yield body
 
     def continued(self, ordinal: int, round_: int) -> bytes | None:
-        """The request that a job was sent with in a round, where it continued an answer.
-
-        Raises:
-            OSError: The file is gone or cut short.
-        """
+        """The request that a job was sent with in a round, where it continued an answer."""
         changed = self._amended.get(ordinal)
         while changed is not None and changed.after_round >= round_:
             changed = changed.before
@@ -130,11 +122,7 @@ class SpoolReader:
         return body
 
     def _check(self, ordinal: int, body: bytes, print_: bytes) -> None:
-        """See that a request of an earlier start is what it was.
-
-        Raises:
-            OSError: It is not.
-        """
+        """See that a request of an earlier start is what it was."""
         assert self._behind_ids is not None
         _, _, start, size, *_, nth, _, _ = RECORD.unpack(
             os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)

@@ -68,11 +68,7 @@ class Spool:
 
     @classmethod
     def create(cls, parent: Path) -> Spool:
-        """A new, empty spool in a folder of its own below `parent`.
-
-        Raises:
-            OSError: The folder cannot be written.
-        """
+        """A new, empty spool in a folder of its own below `parent`."""
         make_folder(parent)
         directory = Path(tempfile.mkdtemp(prefix="spool-", dir=parent))
         (directory / "owner").touch(0o600)
@@ -103,9 +99,6 @@ class Spool:
             request: Its request.
             named: Whether the user gave the id; other ids are numbered where they repeat.
             answer_schema: Digest of its answer schema.
-
-        Raises:
-            OSError: The disk is full.
         """
         context: dict[str, Any] = {"id": job.id}
         if job.metadata:
@@ -150,9 +143,6 @@ class Spool:
             body: Its request.
             estimate: Tokens of its request.
             named: Whether the user gave the id.
-
-        Raises:
-            OSError: The disk is full.
         """
         if not self._writer.is_open:
             self._take_more()
@@ -164,11 +154,7 @@ class Spool:
             self._store_new()
 
     def _store_new(self) -> None:
-        """Write down what was only gathered so far.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Write down what was only gathered so far."""
         if self._new_families:
             self._writer.flush(len(self.states.codes))
             self.states.add(self._new_families)
@@ -364,9 +350,6 @@ class Spool:
             tokens: Likely and most input tokens, and most output tokens.
             after_round: The round whose answer it was made from.
             continues: Whether it ends with what the model has said, for the model to go on.
-
-        Raises:
-            OSError: The disk is full.
         """
         with (self.directory / "bodies").open("ab") as bodies:
             start = bodies.tell()

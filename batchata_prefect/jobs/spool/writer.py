@@ -38,11 +38,7 @@ class Writer:
         self._hashed: deque[tuple[int, tuple[int, ...], Future[bytes]]] = deque()
 
     def open(self) -> None:
-        """Open the files, which are made where there are none.
-
-        Raises:
-            OSError: They cannot be written.
-        """
+        """Open the files, which are made where there are none."""
         for name in ("bodies", "index", "contexts"):
             (self._directory / name).touch(0o600)
         self._bodies = (self._directory / "bodies").open("ab", buffering=BUFFER_BYTES)
@@ -62,11 +58,7 @@ class Writer:
         *,
         named: bool,
     ) -> None:
-        """Add a job; its body is written, the rest of it gathered until `flush`.
-
-        Raises:
-            OSError: The disk is full.
-        """
+        """Add a job; its body is written, the rest of it gathered until `flush`."""
         start, context_start = self.ends
         size, context_size = self._bodies.write(body), len(packed)
         self.ends = (start + size, context_start + context_size)
@@ -103,9 +95,6 @@ class Writer:
 
         Args:
             before: Number of jobs that are in the index already.
-
-        Raises:
-            OSError: The disk is full.
         """
         while self._hashed:
             self._take_hashed()

@@ -104,9 +104,6 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
     Args:
         manifest: The run's manifest.
         results: Its `results.jsonl`; where there is none the figures are those of the manifest.
-
-    Raises:
-        OSError: The results cannot be read.
     """
     prices = PriceBook()
     inputs: list[int] = []

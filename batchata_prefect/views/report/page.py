@@ -27,9 +27,6 @@ def write_page(results_dir: Path, manifest: Mapping[str, Any]) -> Path:
 
     Returns:
         Its path.
-
-    Raises:
-        OSError: The results cannot be read or the page not be written.
     """
     path = results_dir / "report.html"
     drawn = figures(manifest, results_dir / "results.jsonl")

@@ -11,8 +11,7 @@ import pytest
 from batchata_prefect.answers import Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
 from batchata_prefect.providers.items import why_none
-from batchata_prefect.results.codes import mark, named
-from batchata_prefect.results.stops import unfinished
+from batchata_prefect.results.codes import mark, named, unfinished
 
 CHAT = "/v1/chat/completions"
 

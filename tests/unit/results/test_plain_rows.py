@@ -18,10 +18,10 @@ from batchata_prefect.models import Chunk
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.results.answer_file import open_answers
+from batchata_prefect.results.codes import CUTS, ENDS
 from batchata_prefect.results.plain_rows import Bills, PlainRows
 from batchata_prefect.results.read import collect
 from batchata_prefect.results.row import Reading
-from batchata_prefect.results.stops import CUTS, ENDS
 from batchata_prefect.results.tally import Tally
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
