@@ -109,49 +109,38 @@ LISTED = (
 
 
 def model_info(model: ClaudeModel) -> Json:
-    """The model as `GET /v1/models/{id}` shows it (anthropic/types/model_info.py)."""
+    """The model as `GET /v1/models/{id}` shows it (anthropic/types/model_info.py).
 
-    def supported(value: bool = True) -> Json:
-        return {"supported": value}
+    Of its capabilities those are told by which requests are taken or refused here.
+    """
 
+    def supported(value: object = True, **parts: object) -> Json:
+        return {"supported": bool(value), **parts}
+
+    efforts = {effort: supported(effort in model.efforts) for effort in _EFFORTS}
+    may_rest = supported(not model.always_thinks)
+    types = {
+        "adaptive": supported(model.takes_adaptive_thinking),
+        "between_tools": may_rest,
+        "disabled": may_rest,
+        "enabled": supported(model.takes_enabled_thinking),
+    }
+    lines = ("haiku", "sonnet", "opus", "fable", "mythos")
+    always = ("batch", "citations", "image_input", "pdf_input", "structured_outputs")
     return {
         "type": "model",
         "id": model.id,
         "display_name": model.id.replace("-", " ").title(),
         "created_at": "2026-01-01T00:00:00Z",
         "lifecycle": "active",
-        "line": model.line
-        if model.line in ("haiku", "sonnet", "opus", "fable", "mythos")
-        else None,
+        "line": model.line if model.line in lines else None,
         "deprecated_at": None,
         "retires_at": None,
         "max_input_tokens": model.max_input_tokens,
         "max_tokens": model.max_tokens,
         "capabilities": {
-            "batch": supported(),
-            "citations": supported(),
-            "code_execution": supported(),
-            "context_management": {"supported": True},
-            "effort": {
-                "supported": bool(model.efforts),
-                **{effort: supported(effort in model.efforts) for effort in _EFFORTS},
-            },
-            "image_input": supported(),
-            "pdf_input": supported(),
-            "server_tools": {
-                "supported": True,
-                "code_execution": supported(),
-                "web_search": supported(),
-            },
-            "structured_outputs": supported(),
-            "thinking": {
-                "supported": True,
-                "types": {
-                    "adaptive": supported(model.takes_adaptive_thinking),
-                    "between_tools": supported(not model.always_thinks),
-                    "disabled": supported(not model.always_thinks),
-                    "enabled": supported(model.takes_enabled_thinking),
-                },
-            },
+            **{name: supported() for name in always},
+            "effort": supported(model.efforts, **efforts),
+            "thinking": supported(types=types),
         },
     }

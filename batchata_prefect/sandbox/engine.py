@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .anthropic_answers import Claude
 from .faults import Faults
@@ -300,29 +300,24 @@ class Engine:
         )
 
     def _commit(self, batch: Batch, outcome: Outcome) -> None:
-        ended = replace(
-            batch,
-            ended_at=time.time(),
-            counts=outcome.counts,
-            errors=outcome.errors,
-            usage=outcome.usage,
-            output_file_id=outcome.output_file_id,
-            error_file_id=outcome.error_file_id,
-            final=True,
-        )
+        changes: dict[str, Any] = {
+            "ended_at": time.time(),
+            "counts": outcome.counts,
+            "errors": outcome.errors,
+            "usage": outcome.usage,
+            "output_file_id": outcome.output_file_id,
+            "error_file_id": outcome.error_file_id,
+            # Last, because whoever sees an ended batch asks for its files at once.
+            "final": True,
+        }
         for temporary, final in outcome.moves:
             temporary.replace(final)
+        ended = replace(batch, **changes)
         self.store.end_batch(ended, outcome.bills, outcome.files, outcome.seen)
         for file in outcome.files:
             self.files[file.id] = file
-        batch.ended_at = ended.ended_at
-        batch.counts = ended.counts
-        batch.errors = ended.errors
-        batch.usage = ended.usage
-        batch.output_file_id = ended.output_file_id
-        batch.error_file_id = ended.error_file_id
-        # Last, because whoever sees an ended batch asks for its files at once.
-        batch.final = True
+        for name, value in changes.items():
+            setattr(batch, name, value)
 
     async def _thread(self, function: Callable[..., _T], *args: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)

@@ -7,62 +7,38 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .shapes import names
 from .wire import Json
 
-_DEFAULT_OPERATIONS: dict[str, tuple[str, ...]] = {
+_CALL_MODES: dict[str, tuple[str, ...]] = {
+    "status": (),
+    "drop_before": (),
+    "drop_after": (),
+    "delay": (),
+    "garbage": (),
     "truncate": ("results", "content"),
     "results_not_ready": ("results",),
     "unknown_status": ("retrieve",),
     "no_output": ("retrieve",),
     "file_vanished": ("content",),
-    "batch_failed": ("create",),
-    "batch_expired": ("create",),
-    "no_unrun_rows": ("create",),
+}
+"""Modes that end or bend one call, with the operations that they mean where none is named; a call
+that they match uses one of their `times`."""
+
+_CREATE_MODES = dict.fromkeys(("batch_failed", "batch_expired", "no_unrun_rows"), ("create",))
+"""Modes that decide at create how that batch will end."""
+
+_STANDING_MODES = {
     "list_lag": ("list",),
     "create_404": ("retrieve",),
     "stuck_canceling": ("cancel",),
 }
-"""Modes that mean one operation only, so that a caller need not name it."""
-
-CALL_MODES = frozenset(
-    {
-        "status",
-        "drop_before",
-        "drop_after",
-        "delay",
-        "truncate",
-        "garbage",
-        "results_not_ready",
-        "unknown_status",
-        "no_output",
-        "file_vanished",
-    }
-)
-"""Modes that end or bend one call; a call that they match uses one of their `times`."""
-
-CREATE_MODES = frozenset({"batch_failed", "batch_expired", "no_unrun_rows"})
-"""Modes that decide at create how that batch will end."""
-
-STANDING_MODES = frozenset({"list_lag", "create_404", "stuck_canceling"})
 """Modes that hold until they are cleared, whatever `times` says."""
 
-MODES = CALL_MODES | CREATE_MODES | STANDING_MODES
-
-OPERATIONS = frozenset(
-    {
-        "create",
-        "retrieve",
-        "list",
-        "results",
-        "cancel",
-        "delete",
-        "upload",
-        "content",
-        "file",
-        "message",
-        "models",
-        "count_tokens",
-    }
+_MODES = {**_CALL_MODES, **_CREATE_MODES, **_STANDING_MODES}
+_OPERATIONS = names(
+    """create retrieve list results cancel delete upload content file message models
+    count_tokens"""
 )
 
 
@@ -95,23 +71,23 @@ def parse_fault(asked: Json) -> Fault:
     """
     rest = dict(asked)
     mode = rest.pop("mode", None)
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(sorted(MODES))}")
+    if mode not in _MODES:
+        raise ValueError(f"mode {mode!r} is not one of {', '.join(sorted(_MODES))}")
     provider = rest.pop("provider", None)
     if provider not in (None, "anthropic", "openai"):
         raise ValueError(f"provider {provider!r} is neither 'anthropic' nor 'openai'")
     operation = rest.pop("operation", None)
     operations = (
-        _DEFAULT_OPERATIONS.get(mode, ())
+        _MODES[mode]
         if operation is None
         else (operation,)
         if isinstance(operation, str)
         else tuple(operation)
     )
-    unknown = set(operations) - OPERATIONS
+    unknown = set(operations) - _OPERATIONS
     if unknown:
         raise ValueError(
-            f"operation {min(unknown)!r} is not one of {', '.join(sorted(OPERATIONS))}"
+            f"operation {min(unknown)!r} is not one of {', '.join(sorted(_OPERATIONS))}"
         )
     return Fault(
         mode=mode,
@@ -161,7 +137,7 @@ class Faults:
             taken: list[Fault] = []
             changed = False
             for rule in self._rules:
-                if rule.mode not in CALL_MODES or not rule.matches(provider, operation, path):
+                if rule.mode not in _CALL_MODES or not rule.matches(provider, operation, path):
                     continue
                 if rule.mode != "delay" and any(earlier.mode != "delay" for earlier in taken):
                     continue
@@ -177,7 +153,7 @@ class Faults:
         with self._lock:
             for rule in self._rules:
                 if (
-                    rule.mode in CREATE_MODES
+                    rule.mode in _CREATE_MODES
                     and rule.matches(provider, "create", "")
                     and self._use(rule)
                 ):

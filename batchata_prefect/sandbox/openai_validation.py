@@ -22,6 +22,8 @@ from .store import Batch, StoredFile
 from .wire import Json, is_array, is_object
 
 _MOST_ERRORS = 100
+_Problem = tuple[str, str, str | None]
+"""Code, text and parameter of what is wrong with a line."""
 
 
 @dataclass(slots=True)
@@ -52,59 +54,37 @@ def validate_file(
         enqueued: gives the tokens of a model that wait already.
     """
     found = Validation()
-    fault = batch.fault
+    fault, most = batch.fault, limits.enqueued_tokens
     if fault is not None and fault.get("mode") == "batch_failed":
-        found.errors.append(_ordered_failure(fault.get("options", {}), batch))
-        return found
-    if file is None or path is None or not path.exists() or file.purpose != "batch":
-        found.errors.append(
-            _error(
-                "invalid_request",
-                f"The input file '{batch.input_file_id}' does not exist or does not have the"
-                " purpose 'batch'.",
-                "file_id",
-                None,
+        found.errors.append(_ordered_failure(fault.get("options", {})))
+    elif file is None or path is None or not path.exists() or file.purpose != "batch":
+        text = f"The input file '{batch.input_file_id}' does not exist or does not have the purpose"
+        found.errors.append(_error("invalid_request", f"{text} 'batch'.", "file_id"))
+    else:
+        if file.bytes:
+            with (
+                path.open("rb") as opened,
+                mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
+                _Check(batch, limits, found).lines(data)
+        found.count = len(found.places) // 2
+        if not found.errors and file.bytes > limits.max_file_bytes:
+            text = f"The batch input file is larger than the {limits.max_file_bytes} maximum for"
+            found.errors.append(
+                _error("invalid_request", f"{text} the {found.model} model", "file_id")
             )
-        )
-        return found
-    if file.bytes == 0:
-        found.errors.append(_error("empty_file", "The batch input file is empty.", None, None))
-        return found
-    check = _Check(batch, limits, found)
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        check.lines(data)
-    found.count = len(found.places) // 2
-    if file.bytes > limits.max_file_bytes and not found.errors:
-        found.errors.append(
-            _error(
-                "invalid_request",
-                f"The batch input file is larger than the {limits.max_file_bytes} maximum for the"
-                f" {found.model} model",
-                "file_id",
-                None,
-            )
-        )
-    if not found.errors and found.count == 0:
-        found.errors.append(_error("empty_file", "The batch input file is empty.", None, None))
-    if not found.errors and found.model is not None and limits.enqueued_tokens is not None:
-        waiting = enqueued(found.model)
-        if waiting + found.tokens > limits.enqueued_tokens:
-            found.errors.append(token_limit_error(found.model, limits.enqueued_tokens))
+        if not found.errors and found.count == 0:
+            found.errors.append(_error("empty_file", "The batch input file is empty."))
+        if not found.errors and most is not None:
+            waiting = enqueued(found.model or "")
+            if waiting + found.tokens > most:
+                found.errors.append(_token_limit_error(found.model, most))
     return found
 
 
-def token_limit_error(model: str | None, limit: int) -> Json:
-    """The error of a batch that would pass the enqueued-token limit (openai-python#2084)."""
-    return _error(
-        "token_limit_exceeded",
-        f"Enqueued token limit reached for {model} in organization org-sandbox. Limit: {limit:,}"
-        " enqueued tokens. Please try again once some in_progress batches have been completed.",
-        None,
-        None,
-    )
-
-
 class _Check:
+    """Walks the lines of a file and notes their places and errors."""
+
     def __init__(self, batch: Batch, limits: Limits, found: Validation) -> None:
         self.endpoint = batch.endpoint
         self.limits = limits
@@ -114,136 +94,100 @@ class _Check:
         self.count_tokens = limits.enqueued_tokens is not None
 
     def lines(self, data: mmap.mmap) -> None:
+        """Check all lines, up to a hundred errors."""
+        found, limits = self.found, self.limits
         start, number, size = 0, 0, len(data)
-        while start < size and len(self.found.errors) < _MOST_ERRORS:
+        while start < size and len(found.errors) < _MOST_ERRORS:
             end = data.find(b"\n", start)
             end = size if end < 0 else end
             number += 1
             raw = data[start:end]
             if raw.strip():
-                self._line(raw, number)
-                self.found.places.extend((start, end))
+                problem = self._line(raw)
+                if problem is not None:
+                    found.errors.append(_error(*problem, line=number))
+                found.places.extend((start, end))
             start = end + 1
-            if len(self.found.places) // 2 > self.limits.max_lines:
-                self._add(
-                    "too_many_tasks",
-                    "The batch input file contains too many requests. The maximum is"
-                    f" {self.limits.max_lines}.",
-                    None,
-                    None,
-                )
+            if len(found.places) // 2 > limits.max_lines:
+                found.errors.append(_too_many("requests", limits.max_lines))
                 return
-        if self.inputs > self.limits.embedding_inputs:
-            self._add(
-                "too_many_tasks",
-                "The batch input file contains too many embedding inputs. The maximum is"
-                f" {self.limits.embedding_inputs}.",
-                None,
-                None,
-            )
+        if self.inputs > limits.embedding_inputs:
+            found.errors.append(_too_many("embedding inputs", limits.embedding_inputs))
 
-    def _line(self, raw: bytes, number: int) -> None:
+    def _line(self, raw: bytes) -> _Problem | None:
         try:
             line = orjson.loads(raw)
         except orjson.JSONDecodeError:
             line = None
         if not is_object(line):
-            message = "This line is not parseable as valid JSON."
-            self._add("invalid_json_line", message, None, number)
-            return
-        custom_id = line.get("custom_id")
+            return "invalid_json_line", "This line is not parseable as valid JSON.", None
+        custom_id, body = line.get("custom_id"), line.get("body")
         if not isinstance(custom_id, str):
-            self._missing("custom_id", number)
-            return
+            return _missing("custom_id")
         if custom_id in self.custom_ids:
-            self._add(
-                "duplicate_custom_id",
-                f"The custom_id for this request is a duplicate of another request: {custom_id}.",
-                "custom_id",
-                number,
-            )
-            return
+            text = f"The custom_id for this request is a duplicate of another request: {custom_id}."
+            return "duplicate_custom_id", text, "custom_id"
         self.custom_ids.add(custom_id)
-        if line.get("method") != "POST":
-            if "method" not in line:
-                self._missing("method", number)
-            else:
-                message = "The HTTP method of a batch request must be 'POST'."
-                self._add("invalid_method", message, "method", number)
-            return
+        if "method" not in line:
+            return _missing("method")
+        if line["method"] != "POST":
+            text = "The HTTP method of a batch request must be 'POST'."
+            return "invalid_method", text, "method"
         if line.get("url") != self.endpoint:
-            self._add(
-                "invalid_url",
-                f"The URL provided for this request does not match the batch endpoint"
-                f" {self.endpoint}.",
-                "url",
-                number,
-            )
-            return
-        body = line.get("body")
-        if not is_object(body):
-            self._missing("body", number)
-            return
-        self._body(body, number)
+            text = "The URL provided for this request does not match the batch endpoint"
+            return "invalid_url", f"{text} {self.endpoint}.", "url"
+        return self._body(body) if is_object(body) else _missing("body")
 
-    def _body(self, body: Json, number: int) -> None:
-        model = body.get("model")
+    def _body(self, body: Json) -> _Problem | None:
+        model, found = body.get("model"), self.found
         if not isinstance(model, str):
-            message = "The request body must name a model."
-            self._add("invalid_request", message, "body.model", number)
-            return
-        if self.found.model is None:
-            if openai_model(model) is None:
-                self._add(
-                    "model_not_found",
-                    f"The provided model '{model}' is not supported by the Batch API.",
-                    "body.model",
-                    number,
-                )
-                return
-            self.found.model = model
-        elif model != self.found.model:
-            self._add(
-                "mismatched_model",
-                "The provided model does not match the model of the other requests in the batch:"
-                f" '{model}' is not '{self.found.model}'.",
-                "body.model",
-                number,
-            )
-            return
+            return "invalid_request", "The request body must name a model.", "body.model"
+        if found.model is None and openai_model(model) is None:
+            text = f"The provided model '{model}' is not supported by the Batch API."
+            return "model_not_found", text, "body.model"
+        found.model = found.model or model
+        if model != found.model:
+            text = "The provided model does not match the model of the other requests in the batch:"
+            return "mismatched_model", f"{text} '{model}' is not '{found.model}'.", "body.model"
         if body.get("stream") is True:
-            message = "Streaming is not supported in the Batch API."
-            self._add("streaming_unsupported", message, "body.stream", number)
-            return
+            text = "Streaming is not supported in the Batch API."
+            return "streaming_unsupported", text, "body.stream"
         if self.endpoint == "/v1/embeddings":
             given: Any = body.get("input")
             self.inputs += len(given) if is_array(given) else 1
         if self.count_tokens:
-            self.found.tokens += _prompt_tokens(body)
-
-    def _missing(self, name: str, number: int) -> None:
-        message = f"Missing required parameter: '{name}'."
-        self._add("missing_required_parameter", message, name, number)
-
-    def _add(self, code: str, message: str, param: str | None, line: int | None) -> None:
-        self.found.errors.append(_error(code, message, param, line))
+            found.tokens += _prompt_tokens(body)
+        return None
 
 
-def _error(code: str, message: str, param: str | None, line: int | None) -> Json:
+def _missing(name: str) -> _Problem:
+    return "missing_required_parameter", f"Missing required parameter: '{name}'.", name
+
+
+def _too_many(what: str, most: int) -> Json:
+    text = f"The batch input file contains too many {what}. The maximum is {most}."
+    return _error("too_many_tasks", text)
+
+
+def _token_limit_error(model: str | None, limit: int) -> Json:
+    """The error of a batch that would pass the enqueued-token limit (openai-python#2084)."""
+    return _error(
+        "token_limit_exceeded",
+        f"Enqueued token limit reached for {model} in organization org-sandbox. Limit: {limit:,}"
+        " enqueued tokens. Please try again once some in_progress batches have been completed.",
+    )
+
+
+def _error(code: str, message: str, param: str | None = None, line: int | None = None) -> Json:
     return {"code": code, "line": line, "message": message, "param": param}
 
 
-def _ordered_failure(options: Json, batch: Batch) -> Json:
-    code = options.get("code", "token_limit_exceeded")
-    message = options.get("message")
+def _ordered_failure(options: Json) -> Json:
+    code, message = options.get("code", "token_limit_exceeded"), options.get("message")
     if code == "token_limit_exceeded" and message is None:
-        return token_limit_error(options.get("model", "gpt-6-luna"), 2_000_000)
-    return _error(
-        code,
-        message or "The sandbox was asked to fail this batch.",
-        options.get("param"),
-        options.get("line"),
-    )
+        return _token_limit_error(options.get("model", "gpt-6-luna"), 2_000_000)
+    message = message or "The sandbox was asked to fail this batch."
+    return _error(code, message, options.get("param"), options.get("line"))
 
 
 def _prompt_tokens(value: Any) -> int:

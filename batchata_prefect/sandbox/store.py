@@ -9,67 +9,14 @@ from __future__ import annotations
 import sqlite3
 import threading
 from array import array
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from .wire import Json
-
-SCHEMA = """
-create table if not exists batches (
-    seq integer primary key autoincrement,
-    id text unique not null,
-    provider text not null,
-    endpoint text not null,
-    model text,
-    status text not null,
-    final integer not null default 0,
-    count integer not null,
-    created_at real not null,
-    metadata text not null,
-    record text not null
-);
-create table if not exists files (
-    seq integer primary key autoincrement,
-    id text unique not null,
-    provider text not null,
-    purpose text not null,
-    filename text not null,
-    bytes integer not null,
-    mime_type text not null,
-    created_at real not null,
-    expires_at real,
-    deleted integer not null default 0
-);
-create table if not exists billed (
-    seq integer primary key autoincrement,
-    provider text not null,
-    endpoint text not null,
-    batch_id text,
-    custom_id text,
-    body_digest text not null,
-    model text not null,
-    input_tokens integer not null,
-    output_tokens integer not null,
-    cache_read_tokens integer not null,
-    cache_write_5m_tokens integer not null,
-    cache_write_1h_tokens integer not null,
-    extras text not null,
-    at real not null
-);
-create index if not exists billed_batch on billed (batch_id);
-create table if not exists seen (body_digest text primary key);
-create table if not exists calls (
-    provider text not null,
-    operation text not null,
-    count integer not null,
-    primary key (provider, operation)
-);
-create table if not exists settings (name text primary key, value text not null);
-"""
 
 
 class Bill(NamedTuple):
@@ -148,6 +95,25 @@ class StoredFile:
     expires_at: float | None
 
 
+_FILE_COLUMNS = ", ".join(each.name for each in fields(StoredFile))
+_FILE_PLACES = ", ".join(f":{each.name}" for each in fields(StoredFile))
+_BILL_COLUMNS = ", ".join(Bill._fields)
+_BILL_PLACES = ", ".join("?" for _ in Bill._fields)
+_INSERT_FILE = f"insert into files ({_FILE_COLUMNS}) values ({_FILE_PLACES})"  # noqa: S608
+_INSERT_BILL = f"insert into billed ({_BILL_COLUMNS}) values ({_BILL_PLACES})"  # noqa: S608
+_SEQ = "seq integer primary key autoincrement"
+_SCHEMA = f"""
+create table if not exists batches ({_SEQ}, id unique not null, provider, endpoint, model, status,
+    final, count, created_at, metadata, record);
+create table if not exists files ({_SEQ}, {_FILE_COLUMNS}, deleted default 0);
+create table if not exists billed ({_SEQ}, {_BILL_COLUMNS});
+create index if not exists billed_batch on billed (batch_id);
+create table if not exists seen (body_digest text primary key);
+create table if not exists calls (provider, operation, count, primary key (provider, operation));
+create table if not exists settings (name text primary key, value text not null);
+"""
+
+
 class Store:
     """The SQLite file and the directories beside it. Safe to use from any thread."""
 
@@ -161,7 +127,7 @@ class Store:
         self._threads = threading.local()
         self._calls: dict[tuple[str, str], int] = {}
         self._calls_lock = threading.Lock()
-        self.connection().executescript(SCHEMA)
+        self.connection().executescript(_SCHEMA)
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection, in autocommit mode."""
@@ -184,19 +150,13 @@ class Store:
         """Make a new batch durable."""
         self.connection().execute(
             "insert into batches (id, provider, endpoint, model, status, final, count, created_at,"
-            " metadata, record) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                batch.id,
-                batch.provider,
-                batch.endpoint,
-                batch.model,
-                batch.status,
-                batch.final,
-                batch.count,
-                batch.created_at,
-                orjson.dumps(batch.metadata or {}).decode(),
-                orjson.dumps(asdict(batch)).decode(),
-            ),
+            " metadata, record) values (:id, :provider, :endpoint, :model, :status, :final, :count,"
+            " :created_at, :metadata, :record)",
+            {
+                **asdict(batch),
+                "metadata": orjson.dumps(batch.metadata or {}).decode(),
+                "record": orjson.dumps(batch).decode(),
+            },
         )
 
     def save_batch(self, batch: Batch) -> None:
@@ -217,7 +177,7 @@ class Store:
                 # Charged when the batch ends, whenever its rows were computed.
                 at = (batch.ended_at,)
                 connection.executemany(_INSERT_BILL, (bill[:-1] + at for bill in bills))
-                connection.executemany(_INSERT_FILE, map(_file_row, files))
+                connection.executemany(_INSERT_FILE, [asdict(file) for file in files])
                 connection.executemany(
                     "insert or ignore into seen values (?)", ((digest,) for digest in seen)
                 )
@@ -239,14 +199,13 @@ class Store:
     def load_files(self) -> list[StoredFile]:
         """Every file that was not deleted, oldest first."""
         rows = self.connection().execute(
-            "select id, provider, purpose, filename, bytes, mime_type, created_at, expires_at"
-            " from files where not deleted order by seq"
+            f"select {_FILE_COLUMNS} from files where not deleted order by seq"  # noqa: S608
         )
         return [StoredFile(*row) for row in rows]
 
     def add_file(self, file: StoredFile) -> None:
         """Make an uploaded file durable."""
-        self.connection().execute(_INSERT_FILE, _file_row(file))
+        self.connection().execute(_INSERT_FILE, asdict(file))
 
     def delete_file(self, file_id: str, *, in_use: bool) -> None:
         """Forget a file, and its bytes unless a running batch still reads them."""
@@ -300,30 +259,16 @@ def load_index(path: Path) -> array[int]:
     return places
 
 
-_INSERT_BILL = (
-    "insert into billed (provider, endpoint, batch_id, custom_id, body_digest, model, input_tokens,"
-    " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, extras, at)"
-    " values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_INSERT_FILE = (
-    "insert into files (id, provider, purpose, filename, bytes, mime_type, created_at, expires_at)"
-    " values (:id, :provider, :purpose, :filename, :bytes, :mime_type, :created_at, :expires_at)"
-)
-
-
-def _file_row(file: StoredFile) -> Mapping[str, Any]:
-    return asdict(file)
-
-
 def _update(connection: sqlite3.Connection, batch: Batch) -> None:
     connection.execute(
-        "update batches set model = ?, status = ?, final = ?, count = ?, record = ? where id = ?",
-        (
-            batch.model,
-            batch.status,
-            batch.final,
-            batch.count,
-            orjson.dumps(asdict(batch)).decode(),
-            batch.id,
-        ),
+        "update batches set model = :model, status = :status, final = :final, count = :count,"
+        " record = :record where id = :id",
+        {
+            "id": batch.id,
+            "model": batch.model,
+            "status": batch.status,
+            "final": batch.final,
+            "count": batch.count,
+            "record": orjson.dumps(batch).decode(),
+        },
     )
