@@ -139,8 +139,7 @@ async def shoot(
             await page.shoot(out / "report.png", 1060, 880)
             await page.open(f"{stack.url}/runs/flow-run/{failed['run']}", "overdue")
             await page.shoot(out / "failed.png", 1200, 820)
-            await page.open(f"{stack.url}/runs?tab=task-runs&tags=provider:anthropic", "claude")
-            await page.click("Task runs")
+            await page.open(f"{stack.url}/runs?tag=provider:anthropic", "overdue")
             await page.shoot(out / "tags.png", 1200, 820)
     finally:
         browser.terminate()

@@ -80,7 +80,7 @@ def test_the_artifacts_of_a_run(tmp_path: Path, sandbox, monkeypatch: pytest.Mon
 
 
 def test_the_results_are_an_asset(tmp_path: Path, sandbox, events: Any) -> None:
-    """With rows, failures and cost; once for what is made once, and failed without an answer."""
+    """With rows, failures and cost; once for what is made once, and none without an answer."""
     batch = make(tmp_path)
     batch.add_job(prompt=f"{tmp_path} [[sandbox:truncated]]", model="gpt-6-luna", max_tokens=100)
     run = batch.run()
@@ -99,7 +99,7 @@ def test_the_results_are_an_asset(tmp_path: Path, sandbox, events: Any) -> None:
     none = Batch(tmp_path / "none")
     none.add_job(prompt=f"{tmp_path} [[sandbox:truncated]]", model="gpt-6-luna", max_tokens=100)
     none.run()
-    assert told("prefect.asset.materialization")[-1].event.endswith(".failed")
+    assert len(told("prefect.asset.materialization")) == 1
 
 
 def test_an_asset_that_cannot_be_told_is_no_matter(

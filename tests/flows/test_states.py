@@ -259,7 +259,9 @@ def test_run_deployment_reads_the_facts(tmp_path: Path, sandbox: Sandbox, served
         ).run_count < 2 or not again.state.is_final():
             assert time.monotonic() < deadline, again.state
             time.sleep(0.3)
-    assert (again.state.name, again.state.message) == ("Failed", failed.state.message)
+    assert (again.state.type, again.state.name) == (FAILED, "Failed")
+    assert "0 of 2 jobs answered" in again.state.message
+    assert "of which $0.0000 in this run" in again.state.message
     assert len(list(sandbox.ledger.billed())) == billed
 
 
