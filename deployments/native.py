@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -60,10 +61,13 @@ class Stack:
     ) -> subprocess.Popen[bytes]:
         """Start a process whose output goes to a log of its name."""
         log = (self.directory / f"{name}.log").open("ab")
+        # The workers alone need the providers' keys.
+        keys = () if name.startswith("worker") else ("ANTHROPIC_", "OPENAI_")
+        own = {key: value for key, value in self.environment.items() if not key.startswith(keys)}
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env={**self.environment, **(environment or {})},
+            env={**own, **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -100,6 +104,15 @@ class Stack:
         subprocess.run(
             command, cwd=ROOT, env=self.environment, check=True, capture_output=True, timeout=180
         )
+
+    @property
+    def password(self) -> str:
+        """Of the database and of Redis; made once, and kept beside their data."""
+        path = self.directory / "password"
+        if not path.exists():
+            path.touch(0o600)
+            path.write_text(secrets.token_hex(24))
+        return path.read_text()
 
     def log(self, name: str) -> str:
         """The end of a process's log."""
@@ -187,13 +200,21 @@ def _start_postgres(found: Stack) -> dict[str, str]:
                 # Directories of tests are closed to all but their owner.
                 if parent.is_relative_to(tempfile.gettempdir()):
                     parent.chmod(parent.stat().st_mode | 0o011)
-        subprocess.run(
-            [tools / "initdb", "--pgdata", data, "--username", "prefect", "--auth", "trust"],
-            check=True,
-            capture_output=True,
-            user=user,
-            cwd=data,
-        )
+        with tempfile.NamedTemporaryFile("w") as file:
+            file.write(found.password)
+            file.flush()
+            if user is not None:
+                shutil.chown(file.name, user)
+            subprocess.run(
+                [
+                    *(tools / "initdb", "--pgdata", data, "--username", "prefect"),
+                    *("--auth", "scram-sha-256", "--pwfile", file.name),
+                ],
+                check=True,
+                capture_output=True,
+                user=user,
+                cwd=data,
+            )
     port = _free_port()
     log = (found.directory / "postgres.log").open("ab")
     found.processes["postgres"] = subprocess.Popen(
@@ -207,7 +228,7 @@ def _start_postgres(found: Stack) -> dict[str, str]:
     )
     ready = [tools / "pg_isready", "--host", "127.0.0.1", "--port", str(port)]
     _wait_for("postgres", found, lambda: subprocess.run(ready, capture_output=True).returncode == 0)
-    url = f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
+    url = f"postgresql+asyncpg://prefect:{found.password}@127.0.0.1:{port}/postgres"
     return {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
 
 
@@ -216,7 +237,8 @@ def _start_redis(found: Stack) -> dict[str, str]:
     port, data = _free_port(), found.directory / "redis"
     data.mkdir(exist_ok=True)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(data)]
-    found.start("redis", ["redis-server", *options, "--appendonly", "yes"])
+    options += ["--appendonly", "yes", "--requirepass", found.password]
+    found.start("redis", ["redis-server", *options])
     _wait_for("redis", found, lambda: _listens(port))
     return {
         "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "prefect_redis.messaging",
@@ -226,7 +248,8 @@ def _start_redis(found: Stack) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
         "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1",
         "PREFECT_REDIS_MESSAGING_PORT": str(port),
-        "PREFECT_SERVER_DOCKET_URL": f"redis://127.0.0.1:{port}/1",
+        "PREFECT_REDIS_MESSAGING_PASSWORD": found.password,
+        "PREFECT_SERVER_DOCKET_URL": f"redis://:{found.password}@127.0.0.1:{port}/1",
     }
 
 
