@@ -152,7 +152,7 @@ class BatchRun(RunAnswers):
         run = self._session
         run.spool.reset()
         # What is missing is said before a server starts for nothing.
-        self._connect(only_unsure=True)
+        await self._connect(only_unsure=True)
         name = enter(run)
         with ExitStack() as stack:
             stack.callback(leave, name)
@@ -167,7 +167,7 @@ class BatchRun(RunAnswers):
                 from batchata_prefect.engine.suspend import deployed_run, fall_asleep, may_suspend
                 from batchata_prefect.engine.suspend import leave as leave_sleepers
 
-                self._connect()
+                await self._connect()
                 run_batch.serialize_parameters(run.shown)
 
             ticker = asyncio.create_task(self._tick(callbacks))
@@ -198,7 +198,7 @@ class BatchRun(RunAnswers):
                 self._report(callbacks)
         return self
 
-    def _connect(self, *, only_unsure: bool = False) -> None:
+    async def _connect(self, *, only_unsure: bool = False) -> None:
         """Connect to the providers whose keys lie in no block.
 
         Args:
@@ -213,7 +213,8 @@ class BatchRun(RunAnswers):
             is_sure = only_unsure and os.environ.get(f"{name.upper()}_API_KEY")
             if not is_sure and name not in run.clients and name not in run.settings.credentials:
                 run.providers[name] = provider_for(family.model, name)
-                run.clients[name] = run.providers[name].connect()
+                # To make a client takes a while, in which other runs of the process go on.
+                run.clients[name] = await asyncio.to_thread(run.providers[name].connect)
 
     async def _start_prefect(self, stack: ExitStack) -> None:
         from batchata_prefect.engine.trouble import tell

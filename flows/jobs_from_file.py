@@ -1,65 +1,14 @@
-"""Answers a file of jobs: the flow to deploy when others should start runs from the Prefect UI.
+"""Serves the flow that answers a file of jobs, so that others can start runs from the Prefect UI.
 
-Start it from a terminal with `python flows/jobs_from_file.py`, which serves it to the UI, or
-deploy it to a work pool with `deployments/prefect.yaml`. The jobs go by reference: Prefect keeps
-a run's parameters in its database, and half a megabyte of them at most.
+To have workers run it, deploy it with `batchata deploy --pool` or `deployments/prefect.yaml`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path, PurePath
-from typing import Any
-from urllib.parse import urlsplit
+from prefect.types.entrypoint import EntrypointType
 
-from prefect import flow, get_client
-from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
-from pydantic import ImportString
-
-from batchata_prefect.batch import add_file, batch_of
-from batchata_prefect.options import FileOptions, takes
-from batchata_prefect.views.states import of_run
-
-
-def name() -> str:
-    """The name of a flow run, until its jobs are counted."""
-    jobs = str(flow_run.parameters["jobs"])
-    return PurePath(urlsplit(jobs).path or jobs).name or "jobs"
-
-
-@flow(
-    name="jobs-from-file",
-    flow_run_name=name,
-    # What it came to, for a parent flow and `run_deployment`; the answers are files.
-    persist_result=True,
-    result_serializer="json",
-)
-@takes("flow", response_model=ImportString[Any] | dict[str, Any] | None)
-async def jobs_from_file(**options: Any) -> State[dict[str, Any]]:
-    """Send every job of a file through the provider's batch API and write the answers.
-
-    The run fails only if no job at all was answered; failed jobs are counted in its message and
-    explained in its results.
-
-    Args:
-        **options: Those of `batchata_prefect.options.FileOptions`, each a field of the form.
-
-    Returns:
-        Where the results are, counts, cost in USD, failures by code and the provider batches.
-    """
-    told = FileOptions.of(options)
-    batch = batch_of(told, run_key=str(flow_run.id))
-    # Reading and rendering a million jobs takes a while, in which Prefect must go on.
-    await asyncio.to_thread(add_file, batch, told)
-    async with get_client() as client:
-        await client.update_flow_run(flow_run.id, name=batch.title)
-    run = await batch.arun()
-    return of_run(run.manifest, f"{run.results_url or run.results_dir}/results.jsonl")
-
+from batchata_prefect.deployed import jobs_from_file
 
 if __name__ == "__main__":
-    # By its source: a served flow runs in processes of its own, which load it from there.
-    here = Path(__file__)
-    served: Any = jobs_from_file.from_source(str(here.parent), f"{here.name}:jobs_from_file")
-    served.serve(name="jobs-from-file")
+    # A served flow runs in processes of its own, which load it by its name in the package.
+    jobs_from_file.serve(name="jobs-from-file", entrypoint_type=EntrypointType.MODULE_PATH)

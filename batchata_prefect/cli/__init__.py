@@ -84,10 +84,21 @@ def main() -> None:
     except BatchataError as error:
         fail(str(error))
         sys.exit(exit_code(error))
-    except KeyboardInterrupt as error:
-        fail(str(error) or "interrupted")
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has seen enough, as head does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        # Whichever command asked for it: a server of Prefect that is not there is no fault of ours.
+        if "prefect" not in sys.modules:
+            raise
+        from batchata_prefect.engine.trouble import refused, unreachable
+
+        told = refused(error) or unreachable(error)
+        if told is None:
+            raise
+        fail(told)
+        sys.exit(3)
+    except KeyboardInterrupt as error:
+        fail(str(error) or "interrupted")
+        sys.exit(130)

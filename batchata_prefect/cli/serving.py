@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, checked, given
 from batchata_prefect.cli.orders import whole
 from batchata_prefect.cli.output import tell
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.money.own import read_prices
 from batchata_prefect.options import FileOptions
 
@@ -57,6 +57,10 @@ def sandbox(
         return 130
 
 
+_OURS = "batchata-deploy"
+"""Tag of the deployments that this command makes, and may replace."""
+
+
 def deploy(
     jobs: JobsFile,
     *,
@@ -67,14 +71,17 @@ def deploy(
     cron: str | None = None,
     timezone: str | None = None,
     pool: str | None = None,
+    replace: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> int:
     """Have Prefect run a file of jobs: on a schedule, or when somebody asks for it in its UI.
 
     Without --pool this process serves the deployment until Ctrl-C. With it, the deployment is
-    written to the Prefect server, and the workers of that work pool run it; they need this package
-    and the providers' keys.
+    written to the Prefect server, and the workers of that work pool run it; they need this package,
+    wherever it is installed there, and the providers' keys. Give URLs where they run elsewhere: the
+    path of a file here is not theirs.
 
-    Start a Prefect server first (prefect server start) and set PREFECT_API_URL to its address.
+    Start a Prefect server first (prefect server start --background) and set PREFECT_API_URL to its
+    address.
 
     For example:
 
@@ -89,10 +96,13 @@ def deploy(
         cron: When it runs by itself, as a cron line.
         timezone: Time zone of the cron line, such as Europe/Berlin.
         pool: Work pool whose workers run it.
+        replace: Whether to replace a deployment of this name that another command made.
     """
-    from prefect import Flow
     from prefect.schedules import Cron
     from prefect.settings import PREFECT_API_URL
+    from prefect.types.entrypoint import EntrypointType
+
+    from batchata_prefect.deployed import jobs_from_file
 
     if not PREFECT_API_URL.value():
         raise StateError(
@@ -106,31 +116,72 @@ def deploy(
             schedule = Cron(cron, timezone=timezone)
         except ValueError as error:
             raise ValidationError(f"--cron {cron!r}: {error}") from error
-    path = _flow_file()
-    # By its source: a served flow runs in processes of its own, which load it from there.
-    entrypoint = f"{path.name}:{path.stem}"
-    flow: Any = cast("Any", Flow).from_source(source=str(path.parent), entrypoint=entrypoint)
-    told = {"parameters": parameters, "schedule": schedule, "tags": ["batchata"]}
+    flow: Any = jobs_from_file
+    full = f"{flow.name}/{name}"
+    if not replace:
+        _refuse_anothers(full)
+    how: dict[str, Any] = {
+        "parameters": parameters,
+        "schedule": schedule,
+        "tags": ["batchata", _OURS],
+        # By its name in the package, which each process that runs it has at a place of its own.
+        "entrypoint_type": EntrypointType.MODULE_PATH,
+    }
     if pool is None:
-        tell(f"Serving {flow.name}/{name}; Ctrl-C ends it.")
-        tell(f"Run it now from another terminal: prefect deployment run {flow.name}/{name}")
-        flow.serve(name=name, **told)
+        tell(f"Serving {full}; Ctrl-C ends it.")
+        tell(f"Run it now from another terminal: prefect deployment run {full}")
+        flow.serve(name=name, **how)
         return 0
-    flow.deploy(name=name, work_pool_name=pool, build=False, print_next_steps=False, **told)
-    tell(f"Deployed {flow.name}/{name} to the work pool {pool!r}.")
+    try:
+        flow.deploy(name=name, work_pool_name=pool, build=False, print_next_steps=False, **how)
+    except ValueError as error:
+        raise StateError(
+            f"{one_line(error)} A pool of processes is made by: prefect work-pool create --type "
+            f"process {pool}"
+        ) from error
+    tell(f"Deployed {full} to the work pool {pool!r}.")
+    for line in _only_here(parameters):
+        tell(line)
     tell(f"Start a worker where there is none: prefect worker start --pool {pool}")
-    tell(f"Run it now: prefect deployment run {flow.name}/{name}")
+    tell(f"Run it now: prefect deployment run {full}")
     return 0
 
 
-def _flow_file() -> Path:
-    """The deployable flow: in the installed package, or in the checkout that it is run from."""
-    package = Path(__file__).parents[1]
-    for folder in (package, package.parent):
-        path = folder / "flows" / "jobs_from_file.py"
-        if path.exists():
-            return path
-    raise StateError("flows/jobs_from_file.py is missing from this installation; install it again")
+def _refuse_anothers(full: str) -> None:
+    """Keep what another command deployed, with its schedule and parameters.
+
+    Raises:
+        ValidationError: There is one, and this command did not make it.
+    """
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            there = client.read_deployment_by_name(full)
+        except ObjectNotFound:
+            return
+    if _OURS not in there.tags:
+        raise ValidationError(
+            f"the deployment {full} is there already, and `batchata deploy` did not make it. Give "
+            "--name another name, or --replace to lose its schedule, parameters and work pool"
+        )
+
+
+def _only_here(parameters: Mapping[str, Any]) -> Iterator[str]:
+    """What a worker on another machine would look for in vain."""
+    names = ("jobs", "results_dir", "documents_root", "state")
+    paths = [value for name in names if Path(value := str(parameters.get(name, ""))).is_absolute()]
+    if paths:
+        yield (
+            f"Workers on this machine alone have these paths: {', '.join(paths)}. For others, give "
+            "URLs, such as s3://bucket/jobs.csv, or paths that all of them share."
+        )
+    jobs = parameters["jobs"]
+    if Path(jobs).is_absolute() and not Path(jobs).exists():
+        yield f"{jobs} is not here: a run fails until it is."
+    if isinstance(model := parameters.get("response_model"), str):
+        yield f"The workers must be able to import {model}."
 
 
 def _parameters(

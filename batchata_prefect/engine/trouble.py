@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import aget_state_exception
 
 from batchata_prefect.engine.session import Session
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, one_line
 
 logger = logging.getLogger("batchata_prefect")
 
@@ -18,19 +18,29 @@ _PREFECT_UNREACHABLE = ("Failed to reach API", "Timed out while attempting to co
 """How Prefect says that its server does not answer; it has no error class for it."""
 
 
-def _is_connection(error: Exception) -> bool:
-    """Whether an error came from the connection to Prefect's server, which uses httpx."""
-    return type(error).__module__.partition(".")[0] in {"httpx", "httpcore"}
-
-
-def _refused(error: BaseException | None) -> int | None:
-    """The status by which Prefect's server refuses us; None where that is not the trouble."""
+def refused(error: BaseException | None) -> str | None:
+    """Words for a Prefect server that refuses us; None where that is not the trouble."""
     while error is not None:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in {401, 403}:
-            return status
+            return (
+                f"Prefect refuses this process ({status} from {PREFECT_API_URL.value()}). Check "
+                "PREFECT_API_KEY or PREFECT_API_AUTH_STRING"
+            )
         error = error.__cause__
     return None
+
+
+def unreachable(error: Exception) -> str | None:
+    """Words for a Prefect server that does not answer; None where that is not the trouble."""
+    # The connection uses httpx.
+    is_connection = type(error).__module__.partition(".")[0] in {"httpx", "httpcore"}
+    if not is_connection and not str(error).startswith(_PREFECT_UNREACHABLE):
+        return None
+    return (
+        f"Prefect cannot be reached at {PREFECT_API_URL.value()} ({one_line(error)}). Start its "
+        "server (prefect server start), or check PREFECT_API_URL"
+    )
 
 
 async def raise_trouble(run: Session, state: Any) -> None:
@@ -51,23 +61,18 @@ def tell(run: Session, error: Exception) -> None:
     """
     if run.error is not None:
         raise run.error from None
-    status = _refused(error)
-    if status is not None and not run.ledger:
-        raise StateError(
-            f"Prefect refuses this process ({status} from {PREFECT_API_URL.value()}); this "
-            "start sent nothing. Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING, and run "
-            "again"
-        ) from None
-    unreachable = str(error).startswith(_PREFECT_UNREACHABLE) or _is_connection(error)
-    if unreachable and run.manifest is not None:
+    told = refused(error)
+    if told is not None and not run.ledger:
+        raise StateError(f"{told}; this start sent nothing") from None
+    told = unreachable(error)
+    if told is not None and run.manifest is not None:
         logger.warning(
             "the run is over and its results are written, but Prefect could not be told: %s",
             error,
         )
         return
-    if unreachable and not run.ledger:
+    if told is not None and not run.ledger:
         raise StateError(
-            f"Prefect cannot be reached: {error} This start sent nothing. Check "
-            "PREFECT_API_URL, or unset it to run with a server of its own"
+            f"{told}, or unset it to run with a server of its own. This start sent nothing"
         ) from error
     raise error

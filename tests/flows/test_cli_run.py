@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import yaml
 
 from batchata_prefect.cli import main
 from tests.chaos.killing import Forker, until
@@ -238,9 +239,62 @@ def test_deploy_writes_a_deployment_with_its_options_and_schedule(cities: Path, 
         "results_dir": str(cities / "results" / "{run_key}"),
     }
     assert wanted.items() <= made.parameters.items()
+    assert {"batchata", "batchata-deploy"} <= set(made.tags)
     refused = here(cities, *told, "--sandbox")
     assert refused.returncode == 2
     assert "--sandbox: the deployed flow has no such parameter" in refused.stderr
+
+
+def test_deploy_replaces_what_it_made_and_nothing_of_others(cities: Path, here: Here) -> None:
+    """What `prefect deploy` made keeps its schedule and parameters until --replace is given."""
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    told = ["deploy", "cities.csv", "-p", "{city}", "-m", "gpt-6-luna", "--pool", "run"]
+    nowhere = here(cities, *told, "--name", "theirs")
+    assert nowhere.returncode == 3
+    assert "prefect work-pool create --type process run" in nowhere.stderr
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="run", type="process"))
+        flow_id = client.create_flow_from_name("jobs-from-file")
+        client.create_deployment(flow_id=flow_id, name="theirs", parameters={"model": "x"})
+        refused = here(cities, *told, "--name", "theirs")
+        assert refused.returncode == 2
+        assert "`batchata deploy` did not make it" in refused.stderr
+        there = client.read_deployment_by_name("jobs-from-file/theirs")
+        assert there.parameters == {"model": "x"}
+        for more in ["--replace"], []:
+            assert here(cities, *told, "--name", "theirs", *more).returncode == 0
+        there = client.read_deployment_by_name("jobs-from-file/theirs")
+        assert there.parameters["model"] == "gpt-6-luna"
+    with (Path(__file__).parents[2] / "deployments" / "prefect.yaml").open() as file:
+        names = {each["name"] for each in yaml.safe_load(file)["deployments"]}
+    assert names.isdisjoint({"nightly", "jobs-from-file"})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("deploy", "cities.csv", "-p", "{city}", "-m", "gpt-6-luna", "--pool", "p"),
+        ("run", "cities.csv", "-p", "{city}", "-m", "gpt-6-luna"),
+        ("status", "--run-key", "k", "--state", "s3-bucket/records"),
+    ],
+)
+def test_a_prefect_server_that_is_not_there_is_one_sentence(
+    cities: Path, sandbox, arguments: tuple[str, ...]
+) -> None:
+    """And an exit code, whichever command asks it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "batchata_prefect.cli", *arguments],
+        cwd=cities,
+        env={**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"},
+        capture_output=True,
+        text=True,
+    )
+    said = " ".join(done.stderr.split())
+    assert "Prefect cannot be reached at http://127.0.0.1:9/api" in said
+    assert "Traceback" not in said
+    assert done.returncode == 3
 
 
 def test_models_have_batch_prices(tmp_path: Path, here: Here) -> None:

@@ -1,11 +1,14 @@
-"""The deployed flow under a real process worker: run, and cancelled in the UI."""
+"""The deployed flow under a real worker with an environment of its own: run, and cancelled."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
+import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +36,19 @@ def prefect(*arguments: str, environment: dict[str, str]) -> None:
     )
 
 
+def other_environment(folder: Path) -> Path:
+    """The Python of another virtual environment, with the package at another path.
+
+    All but the package is this one's, so that it is made in a moment.
+    """
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    shutil.copytree(ROOT / "batchata_prefect", packages / "batchata_prefect")
+    # Named so, a path is added after those of the environment, and its own .pth files are not read.
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))
+    return folder / "bin" / "python"
+
+
 @pytest.fixture(scope="module")
 def worker(
     prefect_server, tmp_path_factory: pytest.TempPathFactory
@@ -45,8 +61,8 @@ def worker(
             **sandbox.environment(),
             "PREFECT_API_URL": PREFECT_API_URL.value(),
             "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
-            "PYTHONPATH": str(ROOT),
         }
+        environment.pop("PYTHONPATH", None)
         prefect(
             *("work-pool", "create", "--type", "process", "batchata", "--overwrite"),
             environment=environment,
@@ -56,9 +72,10 @@ def worker(
             environment=environment,
         )
         log = (home / "worker.log").open("w")
+        python = other_environment(home / "environment")
         process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "batchata"],
-            cwd=ROOT,
+            [python, "-m", "prefect", "worker", "start", "--pool", "batchata"],
+            cwd=home,
             env={**environment, "PREFECT_WORKER_QUERY_SECONDS": "1"},
             stdout=log,
             stderr=log,
@@ -137,3 +154,36 @@ def test_cancelled_in_the_ui_and_run_again(worker: tuple[Sandbox, Path]) -> None
     assert f"{JOBS} of {JOBS} jobs answered" in str(state.message)
     billed = list(sandbox.ledger.billed())
     assert len({row.body_digest for row in billed}) == len(billed) == JOBS
+
+
+@pytest.mark.timeout(240)
+def test_deployed_by_the_command_it_runs_where_the_package_lies_elsewhere(
+    worker: tuple[Sandbox, Path],
+) -> None:
+    """Nothing of the place that it was deployed from is stored but what it was told."""
+    sandbox, home = worker
+    jobs = home / "words.csv"
+    jobs.write_text("word\none\ntwo\n")
+    sandbox.limits(seconds=0.1)
+    told = ["deploy", str(jobs), "--prompt", "{word}", "--model", "gpt-6-luna", "--max-tokens"]
+    told += ["50", "--out", str(home / "words"), "--state", str(home / "state"), "--name", "words"]
+    done = subprocess.run(
+        [sys.executable, "-m", "batchata_prefect.cli", *told, "--pool", "batchata"],
+        cwd=home,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Workers on this machine alone have these paths: {jobs}, {home / 'words'}" in (
+        done.stderr.replace("\n", " ")
+    )
+    with get_client(sync_client=True) as client:
+        made = client.read_deployment_by_name("jobs-from-file/words")
+        assert made.entrypoint == "batchata_prefect.deployed.jobs_from_file"
+        assert not made.pull_steps
+        assert not made.path
+        flow_run = client.create_flow_run_from_deployment(made.id)
+    state = wait_for(flow_run.id, home)
+    assert state.name == "Completed", (state, (home / "worker.log").read_text()[-4000:])
+    assert "2 of 2 jobs answered" in str(state.message)

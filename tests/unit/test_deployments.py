@@ -36,9 +36,10 @@ def test_parameters_of_the_deployments_are_the_flows() -> None:
     """A parameter that was renamed is renamed in the deployments too."""
     from prefect.flows import load_flow_from_entrypoint
 
+    assert read("prefect.yaml")["pull"] == []
     for deployment in read("prefect.yaml")["deployments"]:
-        path, name = deployment["entrypoint"].split(":")
-        flow = load_flow_from_entrypoint(f"{ROOT / path}:{name}")
+        assert deployment["entrypoint"].startswith("batchata_prefect.deployed.")
+        flow = load_flow_from_entrypoint(deployment["entrypoint"])
         required = dict.fromkeys(flow.parameters.required or [], "x")
         flow.validate_parameters({**required, **deployment.get("parameters", {})})
 
