@@ -52,6 +52,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> It
                 }
             ),
         ):
+            # That of earlier tests would go on telling their server.
+            EventsWorker.drain_all()
             yield stack
             # What is not told before the server ends is tried for ever when the process ends.
             EventsWorker.drain_all()
