@@ -18,7 +18,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.numbers import Count, NumberError, Seconds, Usd, number_field, whole_field
+from batchata_prefect.numbers import (
+    Checked,
+    Count,
+    NumberError,
+    Seconds,
+    Usd,
+    number,
+    number_field,
+    whole_field,
+)
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -88,13 +97,17 @@ def _canary(value: float) -> float:
     return value
 
 
-def _time_limit(hours: float) -> float:
+def _time_limit(name: str, value: Any) -> float:
+    hours = number(name, value)
     seconds = round(hours * 3600, 6)
     if not 10 <= seconds <= 24 * 3600:
         raise NumberError(
             f"the time limit must be between 10 seconds and 24 hours, not {seconds:g} seconds"
         )
     return hours
+
+
+_TIME_LIMIT = Checked(_time_limit, {}, {"type": "number", "minimum": 0, "maximum": 24})
 
 
 def _blocks(value: Any) -> Any:
@@ -131,8 +144,8 @@ class RunOptions(BaseModel):
     shared_budget: str | None = option(None, LIMITS, python="Batch(budget=)")
     """Name of a budget, such as team-a-2026-11, that runs of any process share through the Prefect
     server; the cost limit of each is then that of all together."""
-    time_limit_hours: Annotated[float, number_field(0, 24), AfterValidator(_time_limit)] | None = (
-        option(None, LIMITS, "--time-limit", form="duration", python="add_time_limit(hours=)")
+    time_limit_hours: Annotated[float, _TIME_LIMIT] | None = option(
+        None, LIMITS, "--time-limit", form="duration", python="add_time_limit(hours=)"
     )
     """Time after the first start at which what is not answered is cancelled, from 10 seconds to 24
     hours."""

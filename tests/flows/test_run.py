@@ -529,7 +529,7 @@ def test_limits_are_checked_when_they_are_set(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"time limit|at least"):
             batch.add_time_limit(**wrong)
     batch.add_time_limit(hours=1, minutes=30, seconds=15)
-    assert batch._time_limit_seconds == 5415
+    assert batch._options.time_limit_seconds == 5415
     for amount in (0, -1, "much", float("nan"), float("inf")):
         with pytest.raises(ValueError, match="cost limit"):
             batch.add_cost_limit(amount)
