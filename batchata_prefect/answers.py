@@ -236,6 +236,33 @@ class Citation:
     match_reason: str | None = None
 
 
+class FieldCitations(dict[str, list[Citation]]):
+    """Field path -> citations; the name of a list or an object answers with all that is in it.
+
+    Its keys are the paths that have citations, such as `key_points[0]`. `key_points` is none of
+    them, and stands for the citations of all of its items.
+    """
+
+    def __missing__(self, field: str) -> list[Citation]:
+        found: list[Citation] = []
+        for path, citations in self.items():
+            if path.startswith((f"{field}[", f"{field}.")):
+                found += [each for each in citations if each not in found]
+        if not found:
+            raise KeyError(field)
+        return found
+
+    def __contains__(self, field: object) -> bool:
+        return super().__contains__(field) or self.get(field) is not None
+
+    def get(self, field: Any, default: Any = None) -> Any:
+        """The citations of a field, or the default where it has none."""
+        try:
+            return self[field]
+        except KeyError:
+            return default
+
+
 @dataclass(slots=True)
 class ToolCall:
     """A tool that the model calls, or that the provider called for it.
@@ -285,7 +312,8 @@ class JobResult:
         parsed_response: The answer as the job's response model, made by one validation of the
             JSON that the model gave; or a dict for a JSON schema.
         citations: Citations of the answer.
-        citation_mappings: Field path of the parsed answer -> citations that support it.
+        citation_mappings: Field path of the parsed answer -> citations that support it; see
+            `FieldCitations`.
         citations_dropped: Quotes that were dropped because they stand in no document.
         input_tokens: Input tokens, cached ones included.
         output_tokens: Output tokens, thinking included.
@@ -381,9 +409,9 @@ class JobResult:
             "Mapping[str, list[dict[str, Any]]] | None", values.get("citation_mappings")
         )
         if mappings is not None:
-            values["citation_mappings"] = {
-                path: [Citation(**item) for item in items] for path, items in mappings.items()
-            }
+            values["citation_mappings"] = FieldCitations(
+                (path, [Citation(**item) for item in items]) for path, items in mappings.items()
+            )
         values["attempts"] = [Attempt(**item) for item in values.get("attempts") or ()]
         values["tool_calls"] = [ToolCall(**item) for item in values.get("tool_calls") or ()]
         values["items"] = list(values.get("items") or ())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -28,20 +27,13 @@ from batchata_prefect.options import (
     Wait,
     described,
 )
+from batchata_prefect.original import LEVELS, Config
 from batchata_prefect.providers import providers
 from batchata_prefect.records.note import directory_of
 from batchata_prefect.results.frames import require
 from batchata_prefect.results.remote import is_url, normal, probe, working_folder
 from batchata_prefect.run import BatchRun, ProgressCallback
 
-logger = logging.getLogger("batchata_prefect")
-
-_VERBOSITY = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -137,6 +129,7 @@ class Batch(JobsBuilder):
         self._run_key = run_key
         self._prices = PriceBook(self._options.prices)
         super().__init__(self._results_dir)
+        self._verbosity: str | None = None
         self._latest_run: BatchRun | None = None
 
     def set_state(self, file: str | Path | None = None, reuse_state: bool = True) -> Self:
@@ -234,15 +227,26 @@ class Batch(JobsBuilder):
         return self
 
     def set_verbosity(self, level: str) -> Self:
-        """Set the level of this package's log lines: debug, info, warn or error.
+        """Set from which level on log lines are shown during the run, Prefect's too.
+
+        Prefect's UI has all of them in any case.
+
+        Args:
+            level: `debug`, `info`, `warn` or `error`.
 
         Raises:
             ValueError: Another word.
         """
-        if level.lower() not in _VERBOSITY:
-            raise ValueError(f"verbosity must be one of {sorted(_VERBOSITY)}, not {level!r}")
-        logger.setLevel(_VERBOSITY[level.lower()])
+        if level.lower() not in LEVELS:
+            raise ValueError(f"verbosity must be one of {sorted(LEVELS)}, not {level!r}")
+        self._verbosity = level.lower()
         return self
+
+    @property
+    def config(self) -> Config:
+        """What the batch was told so far, under the original library's names; to be read only."""
+        place = self._results_url or self._results_dir
+        return Config.of(self._options, place, self._intake.defaults, self._verbosity)
 
     @property
     def title(self) -> str:
@@ -361,7 +365,8 @@ class Batch(JobsBuilder):
         )
         run.set_on_progress(on_progress, progress_interval).set_on_batch(on_batch)
         self._latest_run = run
-        run.print_status = print_status
+        run.print_status, run.verbosity = print_status, self._verbosity
+        run.config = self.config
         return run
 
     def __repr__(self) -> str:

@@ -31,15 +31,17 @@ from batchata_prefect.engine.session import (
 )
 from batchata_prefect.engine.status import (
     FailureCodes,
+    planned_batches,
     progress_batches,
     progress_stats,
     say_how_to_resume,
     say_what_happens_now,
 )
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.spool import Spool
+from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, Spool
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
+from batchata_prefect.original import MOST_LISTED, Config, listed, quiet
 from batchata_prefect.providers import provider_for
 from batchata_prefect.results.run_answers import RunAnswers
 
@@ -56,6 +58,9 @@ class BatchRun(RunAnswers):
         print_status: Whether the progress is shown on the terminal.
         manifest: What the run came to: counts, cost, batches; None until it is finished.
         planned: What a dry run found; None for a real one.
+        verbosity: From which level on log lines are shown while it goes on; see
+            `Batch.set_verbosity`.
+        config: What the batch was told, as `Batch.config`.
     """
 
     def __init__(
@@ -68,10 +73,13 @@ class BatchRun(RunAnswers):
     ) -> None:
         self.print_status = False
         self.planned: dict[str, Any] | None = None
+        self.verbosity: str | None = None
+        self.config: Config | None = None
         self._session = Session(settings, spool, prices, schemas, pace)
         super().__init__(schemas, spool.digest)
         self._callback: ProgressCallback | None = None
         self._interval = 1.0
+        self._faulty: set[int] = set()
         self._failures = FailureCodes()
         self._began: float | None = None
         self._elapsed: float | None = None
@@ -175,6 +183,8 @@ class BatchRun(RunAnswers):
             # thousand replies; set aside, they cost a run a fifth less time.
             gc.freeze()
             try:
+                # Prefect, which is imported by now, has set up its logs.
+                stack.enter_context(quiet(self.verbosity))
                 await self._start_prefect(stack)
                 run.around_id = deployed_run()
                 if run.settings.wait == "suspend":
@@ -274,9 +284,9 @@ class BatchRun(RunAnswers):
         except KeyboardInterrupt:
             if self.manifest is not None:
                 written = f"the run was interrupted; its results so far are in {self.results_dir}"
-                raise KeyboardInterrupt(written) from None
+                raise _interruption(written) from None
             say_how_to_resume(self._session)
-            raise KeyboardInterrupt from None
+            raise _interruption() from None
         stopped = self._session.stopped
         if stopped is not None and stopped.reason == TERMINATED:
             raise SystemExit(128 + signal.SIGTERM)
@@ -327,13 +337,17 @@ class BatchRun(RunAnswers):
             await asyncio.sleep(self._interval)
 
     def _report(self, callbacks: list[ProgressCallback]) -> None:
-        for callback in list(callbacks):
+        for callback in callbacks:
             try:
-                callback(self.status(), self.elapsed_seconds, progress_batches(self._session))
+                batches = progress_batches(self._session)
+                if callback is self._callback:
+                    batches |= planned_batches(self._session)
+                callback(self.status(), self.elapsed_seconds, batches)
             except Exception:
                 # A view that fails must not take the run with it.
-                logger.exception("the progress callback failed and is not called again")
-                callbacks.remove(callback)
+                if id(callback) not in self._faulty:
+                    logger.exception("the progress callback failed; this is not said again")
+                    self._faulty.add(id(callback))
 
     @property
     def elapsed_seconds(self) -> float:
@@ -346,7 +360,7 @@ class BatchRun(RunAnswers):
         """Where the run stands.
 
         Args:
-            print_status: Whether to log it as well.
+            print_status: Whether to print it as well.
 
         Returns:
             The original library's keys: total, pending, active, completed, failed, cancelled,
@@ -364,17 +378,49 @@ class BatchRun(RunAnswers):
         )
         stats = progress_stats(self._session, codes)
         if print_status:
-            for name, value in stats.items():
-                logger.info("%s: %s", name, value)
+            from batchata_prefect.views.terminal import say
+
+            say("\n".join(f"{name}: {value}" for name, value in stats.items()))
         return stats
 
+    @property
+    def pending_jobs(self) -> list[dict[str, str]]:
+        """Id and model of each job without a result; looked up at each call."""
+        spool = self._session.spool
+        if self.is_complete:
+            return []
+        reader, ended = spool.reader(), {ANSWERED, FAILED, CANCELED}
+        try:
+            return [
+                {"id": reader.context(each).job_id, "model": reader.family(each).model}
+                for each in range(spool.count)
+                if spool.states.state(each) not in ended
+            ]
+        finally:
+            reader.close()
+
     def to_json(self) -> dict[str, Any]:
-        """The run as JSON-ready values: settings, status and manifest."""
+        """The run as JSON-ready values.
+
+        Returns:
+            `status`, `manifest`, `flow_run_id`, `created_at`, `config` and `total_cost_usd` (None
+            where a price is unknown); and the jobs as the lists `pending_jobs`,
+            `completed_results`, `failed_jobs` and `cancelled_jobs`, each None where the run has
+            more than 10,000 jobs: their numbers are in `status`, the jobs in `iter_results`.
+        """
+        stats, kinds = self.status(), ("pending", "failed", "cancelled")
+        jobs: dict[str, Any] = {"completed_results": None} | {f"{k}_jobs": None for k in kinds}
+        if self._session.spool.count <= MOST_LISTED:
+            answers = self.results_dir / "results.jsonl"
+            jobs = listed(self.pending_jobs, self.iter_results(), answers)
+        config = {} if self.config is None else self.config.to_json()
         return {
             "created_at": datetime.now(UTC).isoformat(),
             "flow_run_id": self.flow_run_id,
-            "config": self._session.settings.model_dump(mode="json"),
-            "status": self.status(),
+            **jobs,
+            "total_cost_usd": stats["cost_usd"],
+            "config": self._session.settings.model_dump(mode="json") | config,
+            "status": stats,
             "manifest": self.manifest,
         }
 
@@ -389,6 +435,13 @@ class BatchRun(RunAnswers):
         self.planned = dry_run(self._session)
         show(self.planned)
         return self
+
+
+def _interruption(*said: str) -> KeyboardInterrupt:
+    error = KeyboardInterrupt(*said)
+    # For whoever called `run` from Python, which would have given it back; the command has none.
+    error.add_note("batch.latest_run is the run that was interrupted")
+    return error
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -19,9 +20,13 @@ from batchata_prefect.jobs.spool import IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
 from batchata_prefect.numbers import plain_usd
+from batchata_prefect.providers import provider_for
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 logger = logging.getLogger("batchata_prefect")
+
+_PLANNED_TOLD = 100
+"""Batches at most that a callback is told of before they are cut."""
 
 _FAILED_ROW = b'"status":"failed"'
 
@@ -184,6 +189,41 @@ def progress_batches(run: Session) -> dict[str, dict[str, Any]]:
     return {batch.key: _batch(batch) for batch in batch_statuses(run)}
 
 
+def planned_batches(run: Session) -> dict[str, dict[str, Any]]:
+    """The next batches that a run will make of the jobs that wait, told by their number alone.
+
+    How many jobs really fit into one, and what it may cost, is known when it is cut.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if run.manifest is not None or run.stopped is not None:
+        return found
+    for family in run.spool.families():
+        provider = provider_for(family.model, family.provider)
+        most = min(run.settings.items_per_batch, provider.limits.max_requests)
+        attempts = range(run.settings.max_attempts)
+        left = sum(run.spool.states.waiting(family.id, each) for each in attempts)
+        while left > 0 and len(found) < _PLANNED_TOLD:
+            count = min(most, left)
+            left -= count
+            found[f"pending_{len(run.ledger) + len(found)}"] = {
+                "start_time": None,
+                "status": "pending",
+                "total": count,
+                "jobs": count,
+                "completed": 0,
+                "failed": 0,
+                "cost": 0.0,
+                "estimated_cost": None,
+                "provider": family.provider,
+                "model": family.model,
+                "name": f"{family.provider} {family.model}",
+                "batch_id": None,
+                "completion_time": None,
+                "error": None,
+            }
+    return found
+
+
 def _batch(batch: BatchStatus) -> dict[str, Any]:
     chunk = batch.entry.chunk
     if batch.entry.ending is None:
@@ -191,9 +231,10 @@ def _batch(batch: BatchStatus) -> dict[str, Any]:
     else:
         status = "cancelled" if batch.was_canceled else "failed" if batch.failed else "complete"
     return {
-        "start_time": batch.entry.receipt.created_at if batch.entry.receipt else None,
+        "start_time": _local(batch.entry.receipt.created_at) if batch.entry.receipt else None,
         "status": status,
         "total": chunk.count,
+        "jobs": chunk.count,
         "completed": batch.answered,
         "failed": batch.failed,
         "cost": plain_usd(batch.cost_usd) if batch.entry.ending else 0.0,
@@ -202,9 +243,14 @@ def _batch(batch: BatchStatus) -> dict[str, Any]:
         "model": chunk.model,
         "name": chunk.name,
         "batch_id": batch.batch_id,
-        "completion_time": batch.ended_at,
+        "completion_time": _local(batch.ended_at) if batch.ended_at else None,
         "error": batch.reason,
     }
+
+
+def _local(at: datetime) -> datetime:
+    """A time as `datetime.now()` gives it."""
+    return at.astimezone().replace(tzinfo=None)
 
 
 def say_what_happens_now(run: Session) -> None:

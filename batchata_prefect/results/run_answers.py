@@ -119,6 +119,25 @@ class RunAnswers(ABC):
             if result.status == "failed"
         }
 
+    @property
+    def completed_results(self) -> dict[str, JobResult]:
+        """Job id -> result of all completed jobs; read, and held in memory, at each call."""
+        return {each.job_id: each for each in self.iter_results() if each.status == "completed"}
+
+    @property
+    def failed_jobs(self) -> dict[str, str]:
+        """Job id -> error of all failed jobs, as `get_failed_jobs`."""
+        return self.get_failed_jobs()
+
+    @property
+    def cancelled_jobs(self) -> dict[str, str]:
+        """Job id -> reason of all cancelled jobs; read at each call."""
+        return {
+            each.job_id: each.error or ""
+            for each in self.iter_results()
+            if each.status == "cancelled"
+        }
+
     def diff(self, other: RunAnswers | str | Path) -> RunDiff:
         """What changed against an earlier run of the same jobs, such as one with another prompt.
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Self, TextIO, cast
 
@@ -210,7 +210,7 @@ class View:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The bar of jobs, the batches that matter now, cost and time."""
         width = min(options.max_width, _MOST_COLUMNS)
-        now = self.now or datetime.now(UTC)
+        now = self.now or datetime.now()
         ordered = _by_interest(self.batches.values())
         shown = ordered[: max(3, min(12, console.height - 10))]
         parts: list[RenderableType] = [_bar(self.stats, width)]

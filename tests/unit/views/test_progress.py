@@ -15,7 +15,7 @@ from rich.console import Console
 from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.views.terminal import LINE_SECONDS, Progress, View, plain_line
 
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+NOW = datetime(2026, 11, 22, 12, 0)
 
 
 def stats(**changes: Any) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""What the original library tells of a batch and a run in words of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from batchata_prefect.answers import JobResult
+from batchata_prefect.options import RunOptions
+
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+"""Words of `Batch.set_verbosity`, and what they stand for."""
+
+
+MOST_LISTED = 10_000
+"""Jobs up to which `BatchRun.to_json` lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a batch was told, under the original library's names.
+
+    Attributes:
+        state_file: Where the records of the run are kept; None for Prefect's own storage.
+        results_dir: Directory for the answers; with results at a URL, that.
+        max_parallel_batches: Provider batches in flight at once.
+        items_per_batch: Jobs in one provider batch at most.
+        cost_limit_usd: What the run may cost in USD; None for no limit.
+        default_params: Values for the jobs that do not give their own.
+        reuse_state: Whether to resume.
+        raw_files: Whether request files are kept.
+        verbosity: Level of the log lines; None where none was set.
+        time_limit_seconds: From the first start to the deadline; None for no limit.
+    """
+
+    state_file: str | None
+    results_dir: str
+    max_parallel_batches: int
+    items_per_batch: int
+    cost_limit_usd: float | None
+    default_params: Mapping[str, Any]
+    reuse_state: bool
+    raw_files: bool
+    verbosity: str | None
+    time_limit_seconds: float | None
+
+    @classmethod
+    def of(
+        cls,
+        options: RunOptions,
+        results_dir: Path | str,
+        default_params: Mapping[str, Any],
+        verbosity: str | None,
+    ) -> Config:
+        """What these options are under the original's names."""
+        limit = options.cost_limit_usd
+        return cls(
+            state_file=options.state,
+            results_dir=str(results_dir),
+            max_parallel_batches=options.max_parallel_batches,
+            items_per_batch=options.items_per_batch,
+            cost_limit_usd=None if limit is None else float(limit),
+            default_params=dict(default_params),
+            reuse_state=options.reuse_state,
+            raw_files=options.raw_files,
+            verbosity=verbosity,
+            time_limit_seconds=options.time_limit_seconds,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready values; a class among the defaults becomes its name."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return values | {"default_params": _json_ready(dict(self.default_params))}
+
+
+def _json_ready(value: Any) -> Any:
+    """The value where JSON has it, else its name or text."""
+    return orjson.loads(orjson.dumps(value, default=lambda it: getattr(it, "__name__", str(it))))
+
+
+def listed(
+    pending: Iterable[Mapping[str, str]], results: Iterable[JobResult], answers: Path
+) -> dict[str, Any]:
+    """The jobs of a run in the original's four lists.
+
+    Args:
+        pending: The jobs without a result.
+        results: The others.
+        answers: The file that holds their answers.
+    """
+    now = datetime.now().isoformat()
+    found: dict[str, list[dict[str, Any]]] = {
+        "completed_results": [],
+        "failed_jobs": [],
+        "cancelled_jobs": [],
+    }
+    for each in results:
+        if each.status == "completed":
+            row = {"job_id": each.job_id, "file_path": str(answers)}
+            found["completed_results"].append(row)
+        else:
+            word = "error" if each.status == "failed" else "reason"
+            row = {"id": each.job_id, word: each.error, "timestamp": now}
+            found[f"{each.status}_jobs"].append(row)
+    return {"pending_jobs": list(pending), **found}
+
+
+@contextmanager
+def quiet(verbosity: str | None) -> Generator[None]:
+    """Show log lines of this package and of Prefect from a level on; Prefect's UI has them all.
+
+    Args:
+        verbosity: One of `LEVELS`; None changes nothing.
+    """
+    if verbosity is None:
+        yield
+        return
+    level, logger = LEVELS[verbosity], logging.getLogger("batchata_prefect")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        ours = record.name.partition(".")[0] in {"prefect", "batchata_prefect"}
+        return record.levelno >= level or not ours
+
+    before, handlers = logger.level, list(logging.root.handlers)
+    logger.setLevel(level)
+    for handler in handlers:
+        handler.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        for handler in handlers:
+            handler.removeFilter(is_shown)
