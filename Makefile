@@ -66,6 +66,8 @@ types: $(VENV)/.tools
 	@$(PYTHON) -m pyright
 
 bench: $(VENV)/.tools
+	@$(PYTHON) -m tests.bench.starts
+	@$(PYTHON) -m tests.bench.starts --growth 200
 	@$(PYTHON) -m tests.bench $(BENCH)
 
 # Needs 20 minutes and 30 GB of room for a while. `python -m tests.bench.publish tests/bench` puts
