@@ -235,7 +235,13 @@ def histories(draw: st.DrawFn) -> list[tuple[list[int], str]]:
 
 def row_of(job: int, number: int, mark: str) -> dict[str, Any]:
     attempts = [{"round": number, "error_code": mark, "cost_usd": 1.0}]
-    return {"job_id": job, "by": number, "attempts_json": json.dumps(attempts), "cost_usd": 1.0}
+    return {
+        "job_id": job,
+        "status": "completed",
+        "by": number,
+        "attempts_json": json.dumps(attempts),
+        "cost_usd": 1.0,
+    }
 
 
 @settings(
