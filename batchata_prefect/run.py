@@ -171,9 +171,12 @@ class BatchRun(RunAnswers):
             with _no_collector():
                 # Prefect takes seconds to import; whoever only builds or reads does not pay for
                 # it. All of this is done while the server starts.
+                from prefect import tags
+
                 from batchata_prefect.engine.flow import run_batch
                 from batchata_prefect.engine.suspend import deployed_run, fall_asleep, may_suspend
                 from batchata_prefect.engine.suspend import leave as leave_sleepers
+                from batchata_prefect.engine.tasks import run_tags
 
                 await self._connect()
                 run_batch.serialize_parameters(run.shown)
@@ -189,6 +192,7 @@ class BatchRun(RunAnswers):
                 run.around_id = deployed_run()
                 if run.settings.wait == "suspend":
                     await may_suspend(run)
+                stack.enter_context(tags(*run_tags(run)))
                 while run.flow_run_id is None:
                     flow: Any = run_batch(**run.shown, return_state=True)
                     await self._in_order(flow)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TagsContext
 from prefect.states import Cancelled
 
 from batchata_prefect.engine.canary import canary_holds
@@ -65,7 +65,9 @@ async def run_batch(
     run = session()
     run.flow_run_id, run.waiting_for = _flow_run_id(), None
     try:
-        return await _from_start_to_end(run, run.spool.directory.name)
+        # A limit on a tag of the run holds for what it buys, and not for what it tells.
+        with TagsContext(current_tags=set()):
+            return await _from_start_to_end(run, run.spool.directory.name)
     except BatchataError as error:
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
         run.error = run.broken or error

@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from prefect import get_run_logger
 
-from batchata_prefect.engine.account_limits import account_of, batches_limit, find_limits
 from batchata_prefect.engine.retries import patiently
 from batchata_prefect.engine.session import Session
 from batchata_prefect.errors import StateError
@@ -33,9 +32,6 @@ KEEP_SECONDS = 600.0
 """How often a living run says what it holds of a quota."""
 
 _LIVING_SECONDS = 3 * KEEP_SECONDS
-
-_BATCHES = "batches in flight"
-"""In place of a model, where a run's part in them is kept beside its quotas."""
 
 
 async def open_shares(run: Session) -> None:
@@ -52,7 +48,6 @@ async def open_shares(run: Session) -> None:
         most = quota.limit(run.ledger, family.provider, family.model, run.settings.quota)
         if most is not None:
             _quota_share(run, family.provider, family.model, most)
-    await find_limits(run)
     await settle_quotas(run)
 
 
@@ -83,40 +78,6 @@ def _quota_share(run: Session, provider: str, model: str, most: int) -> Share:
         run.quota_shares[provider, model] = share
     share.limit = most
     return share
-
-
-def _batches_share(run: Session, provider: str, most: int) -> Share:
-    """The run's part in the provider batches that an account may have in flight."""
-    share = run.quota_shares.get((provider, _BATCHES))
-    if share is None:
-
-        def mine() -> int:
-            return sum(
-                1
-                for entry in run.ledger
-                if entry.ending is None
-                and entry.chunk.provider == provider
-                and not entry.chunk.realtime
-            )
-
-        name = f"{_BATCHES} of {provider} at {account_of(run, provider)}"
-        share = Share(name, _owner(run), most, mine, lasts=_LIVING_SECONDS)
-        run.quota_shares[provider, _BATCHES] = share
-    share.limit = most
-    return share
-
-
-async def has_room(run: Session, provider: str) -> bool:
-    """Whether all runs together may have one more batch of the provider in flight."""
-    most = await batches_limit(run, provider)
-    if most is None:
-        run.quota_shares.pop((provider, _BATCHES), None)
-        return True
-    try:
-        return await _batches_share(run, provider, most).room() >= 1
-    except StateError as error:
-        get_run_logger().debug("%s", error)
-        return True
 
 
 async def room_usd(run: Session) -> Decimal | None:
@@ -167,15 +128,6 @@ async def claim(run: Session, chunk: Chunk) -> Claim | None:
         StateError: Prefect does not answer, and the budget is shared.
     """
     parts: list[tuple[Share, Decimal]] = []
-    batches_share = run.quota_shares.get((chunk.provider, _BATCHES))
-    if batches_share is not None and not chunk.realtime:
-        try:
-            if not await batches_share.claim(1):
-                return None
-        except StateError as error:
-            get_run_logger().debug("%s", error)
-        else:
-            parts.append((batches_share, Decimal(1)))
     quota_share = run.quota_shares.get((chunk.provider, chunk.model))
     if quota_share is not None and not chunk.realtime:
         part = input_share(run.ledger, chunk.provider, chunk.model)

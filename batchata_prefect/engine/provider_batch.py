@@ -7,7 +7,7 @@ money, and only `create` is never repeated before it is proven that it made noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.results import get_result_store
 from prefect.tasks import Task
 
-from batchata_prefect.engine.account_limits import take_turn
 from batchata_prefect.engine.realtime import answer_now, goes_over
 from batchata_prefect.engine.retries import (
     GaveUpError,
@@ -76,6 +75,7 @@ async def _provider_batch(label: str, session_name: str, sequence: int) -> State
     """
     run = session(session_name)
     flight = run.flights[sequence]
+    flight.begin()
     error = remark = None
     if flight.entry.ending is None:
         try:
@@ -94,15 +94,17 @@ async def _provider_batch(label: str, session_name: str, sequence: int) -> State
     )
 
 
-async def provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
-    """The task with the retries, the time and the tags that the run was told; see its words."""
+async def provider_batch(
+    label: str, session_name: str, sequence: int, tags: Iterable[str] = ()
+) -> State[Any]:
+    """The task with these tags, and the retries and the time that the run was told."""
     told = session(session_name).settings
     # Not given at the decorator: there is one task for the runs of a process, each told its own.
     task = _provider_batch.with_options(
         retries=told.task_retries,
         retry_delay_seconds=told.task_retry_delay_seconds,
         timeout_seconds=told.task_timeout_seconds,
-        tags=told.task_tags,
+        tags=tags,
     )
     return await task(label, session_name, sequence)
 
@@ -180,16 +182,18 @@ class _UncertainError(Exception):
 
 
 async def _create(run: Session, flight: Flight) -> ProviderBatch | None:
-    """Create the batch when its turn has come; None where it is held back."""
+    """Create the batch; None where it is held back."""
     chunk = flight.entry.chunk
     assert flight.requests is not None
-    await take_turn(run, flight)
     size = await _room_to_send(run, flight)
     if chunk.provider in run.closed:
         flight.held_back = f"{chunk.provider} takes no batch"
         return None
     if run.is_ending or run.is_realtime:
         flight.held_back = _why_end(run, flight) or REALTIME
+        return None
+    if run.suspending:
+        flight.held_back = "the run sleeps until there may be a slot for it"
         return None
     await own(run, flight.entry)
     flight.fresh = False

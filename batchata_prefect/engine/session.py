@@ -182,6 +182,9 @@ class Flight:
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
         parked: Whether there is nothing to do but to wait for the provider.
+        tags: Tags of its task, whose limits it waits for before it begins; none where it does not.
+        has_begun: Whether its task has begun.
+        on_begin: Called when its task begins.
     """
 
     entry: Entry
@@ -203,19 +206,15 @@ class Flight:
     succeeded: int = 0
     failed: int = 0
     parked: bool = False
+    tags: frozenset[str] = frozenset()
+    has_begun: bool = False
+    on_begin: Callable[[], None] = field(default=lambda: None, repr=False)
 
-
-@dataclass(frozen=True, slots=True)
-class AccountLimits:
-    """The global concurrency limits that stand at the Prefect server for a provider's account.
-
-    Attributes:
-        batches: Name of the limit of batches in flight; None where there is none.
-        creates: Name of the limit of creations; None where there is none.
-    """
-
-    batches: str | None
-    creates: str | None
+    def begin(self) -> None:
+        """Say that its task has begun."""
+        if not self.has_begun:
+            self.has_begun, self.waiting_for = True, None
+            self.on_begin()
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +258,6 @@ class Session:
         canary: What the canary came to; None where there is none, or it is not over.
         share: Its part in a budget that other runs share.
         quota_shares: Provider and model -> its part in a quota that other runs share.
-        account_limits: Provider -> limits of its account.
         sending_bytes: Bytes of the request files that are on their way to a provider.
         quotas_told: Monotonic time at which the others were told what it holds of the quotas.
         slots: Held by each realtime request in flight.
@@ -306,7 +304,6 @@ class Session:
     quota_shares: dict[tuple[str, str], Share] = field(
         default_factory=dict[tuple[str, str], "Share"]
     )
-    account_limits: dict[str, AccountLimits] = field(default_factory=dict[str, AccountLimits])
     sending_bytes: int = 0
     quotas_told: float = 0.0
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
@@ -448,14 +445,20 @@ class Session:
         if self.is_ending:
             self.end_now()
 
-    def turn_away(self, provider: str, model: str) -> int:
+    def turn_away(self, provider: str, model: str, seconds: float | None = None) -> int:
         """A batch of the model was turned away: others wait, and the next one is tried later.
+
+        Args:
+            provider: The provider.
+            model: The model.
+            seconds: When it is tried; longer each time where that is not given.
 
         Returns:
             How often that happened since the last one was let in.
         """
         times, _ = self._turned_away.get((provider, model), (0, 0.0))
-        seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
+        if seconds is None:
+            seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
         self._turned_away[provider, model] = (times + 1, time.monotonic() + seconds)
         return times + 1
 

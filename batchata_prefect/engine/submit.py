@@ -12,26 +12,24 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
 
 from prefect import get_run_logger
 
 from batchata_prefect.engine.limits import (
     KEEP_SECONDS,
     claim,
-    has_room,
     room_tokens,
     room_usd,
     settle_quotas,
     settle_shares,
 )
-from batchata_prefect.engine.provider_batch import provider_batch
 from batchata_prefect.engine.realtime import AT_MOST
 from batchata_prefect.engine.realtime import room_usd as realtime_room
 from batchata_prefect.engine.recovery import note_records
 from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.tasks import Tasks, is_crowded
 from batchata_prefect.engine.uploads import ensure_uploads
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
 from batchata_prefect.jobs import chunks
@@ -51,63 +49,71 @@ _CLOCK_SECONDS = 10.0
 
 async def buy_all(run: Session, session_name: str) -> None:
     """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
-    running: dict[asyncio.Task[Any], int] = {}
-
-    def take_up(flight: Flight) -> None:
-        chunk = flight.entry.chunk
-        task = asyncio.create_task(provider_batch(chunk.name, session_name, chunk.sequence))
-        running[task] = chunk.sequence
-
+    tasks = Tasks(run, session_name)
     for flight in run.flights.values():
-        take_up(flight)
+        tasks.start(flight)
     try:
         while True:
-            while _has_slot(run, len(running)):
+            while _has_slot(run, len(tasks)):
                 flight = await _next_flight(run)
                 if flight is None:
                     break
-                take_up(flight)
+                tasks.start(flight)
             wait = None if run.is_ending else _next_try(run)
-            if not running:
-                if run.suspending:
-                    if not run.is_ending and _open(run):
-                        return
-                    run.carry_on()
-                    for flight in _taken_up_again(run):
-                        take_up(flight)
-                    continue
-                if wait is None:
-                    return
-                if run.settings.wait == "suspend" and wait > run.pace.suspend:
-                    run.next_try = datetime.now(UTC) + timedelta(seconds=wait)
-                    run.suspend()
-                    return
-                run.waiting_for = "room for more tokens or batches at the provider"
-                await run.pause(wait)
-                run.waiting_for = None
-                continue
-            if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
-                wait = seconds if wait is None else min(wait, seconds)
-            if run.settings.wait == "suspend":
-                wait = _LOOK_SECONDS if wait is None else min(wait, _LOOK_SECONDS)
-            if run.quota_shares:
-                wait = min(KEEP_SECONDS, KEEP_SECONDS if wait is None else wait)
-            done, _ = await asyncio.wait(running, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                flight = run.flights.pop(running.pop(task))
-                _take_error(run, flight, flight.error or task.exception())
-            if done:
-                await settle_shares(run)
-            elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
-                await settle_quotas(run)
-            if not done and not run.suspending and _may_suspend(run):
-                run.suspend()
+            if len(tasks):
+                await _wait(run, tasks, wait)
+            elif not await _goes_on(run, tasks, wait):
+                return
     except BaseException:
-        # What is in flight goes on at the provider and stands in the records.
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await tasks.cancel()
         raise
+
+
+async def _wait(run: Session, tasks: Tasks, wait: float | None) -> None:
+    """Wait until something can be done, for `wait` seconds at most, and take what has ended."""
+    waits = [wait]
+    if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
+        waits.append(seconds)
+    if run.settings.wait == "suspend":
+        waits.append(_LOOK_SECONDS)
+    if run.quota_shares:
+        waits.append(KEEP_SECONDS)
+    ended = await tasks.wait(min((each for each in waits if each is not None), default=None))
+    for flight, error in ended:
+        del run.flights[flight.entry.chunk.sequence]
+        _take_error(run, flight, error)
+    if ended:
+        await settle_shares(run)
+    elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
+        await settle_quotas(run)
+    if not ended and not run.suspending and _may_suspend(run):
+        run.suspend()
+
+
+async def _goes_on(run: Session, tasks: Tasks, wait: float | None) -> bool:
+    """Whether there is more to do although no task is going; waits for room where that is all."""
+    if run.suspending:
+        if not run.is_ending and _open(run):
+            run.next_try = _in(wait)
+            return False
+        run.carry_on()
+        for flight in _taken_up_again(run):
+            tasks.start(flight)
+        return True
+    if wait is None:
+        return False
+    if run.settings.wait == "suspend" and wait > run.pace.suspend:
+        run.next_try = _in(wait)
+        run.suspend()
+        return False
+    run.waiting_for = "room for more tokens or batches at the provider"
+    await run.pause(wait)
+    run.waiting_for = None
+    return True
+
+
+def _in(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 def _may_suspend(run: Session) -> bool:
@@ -117,6 +123,8 @@ def _may_suspend(run: Session) -> bool:
     began = max((flight.started for flight in run.flights.values()), default=0.0)
     return time.monotonic() - began >= run.pace.suspend and all(
         flight.parked
+        # It waits for a slot, which a run that sleeps does not hold.
+        or (flight.fresh and not flight.has_begun)
         # Nobody has answered for it since this process began: that may take hours.
         or (flight.batch is None and flight.waiting_for and flight.entry.receipt is not None)
         for flight in run.flights.values()
@@ -179,8 +187,7 @@ async def _next_flight(run: Session) -> Flight | None:
     for family, attempts in _eligible(run):
         if family.provider in run.closed or run.seconds_until_let_in(family.provider, family.model):
             continue
-        if not await has_room(run, family.provider):
-            run.turn_away(family.provider, family.model)
+        if is_crowded(run, family.provider):
             continue
         provider = run.providers[family.provider]
         settings = run.settings
