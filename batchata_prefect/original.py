@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.answers import JobResult
+from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, Spool
 from batchata_prefect.options import RunOptions
 
 LEVELS = {
@@ -26,6 +27,11 @@ LEVELS = {
 
 MOST_LISTED = 10_000
 """Jobs up to which `BatchRun.to_json` lists them."""
+
+NOT_LISTED: Mapping[str, Any] = dict.fromkeys(
+    ("pending_jobs", "completed_results", "failed_jobs", "cancelled_jobs")
+)
+"""What `listed` would give, where there are more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +96,26 @@ def _json_ready(value: Any) -> Any:
     return orjson.loads(orjson.dumps(value, default=lambda it: getattr(it, "__name__", str(it))))
 
 
+def pending(spool: Spool) -> list[dict[str, str]]:
+    """Id and model of each job that has not ended."""
+    reader, ended = spool.reader(), {ANSWERED, FAILED, CANCELED}
+    try:
+        return [
+            {"id": reader.context(each).job_id, "model": reader.family(each).model}
+            for each in range(spool.count)
+            if spool.states.state(each) not in ended
+        ]
+    finally:
+        reader.close()
+
+
 def listed(
-    pending: Iterable[Mapping[str, str]], results: Iterable[JobResult], answers: Path
-) -> dict[str, Any]:
+    waiting: Iterable[Mapping[str, str]], results: Iterable[JobResult], answers: Path
+) -> Mapping[str, Any]:
     """The jobs of a run in the original's four lists.
 
     Args:
-        pending: The jobs without a result.
+        waiting: The jobs without a result.
         results: The others.
         answers: The file that holds their answers.
     """
@@ -114,7 +133,7 @@ def listed(
             word = "error" if each.status == "failed" else "reason"
             row = {"id": each.job_id, word: each.error, "timestamp": now}
             found[f"{each.status}_jobs"].append(row)
-    return {"pending_jobs": list(pending), **found}
+    return {"pending_jobs": list(waiting), **found}
 
 
 @contextmanager

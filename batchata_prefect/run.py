@@ -38,10 +38,10 @@ from batchata_prefect.engine.status import (
     say_what_happens_now,
 )
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, Spool
+from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
-from batchata_prefect.original import MOST_LISTED, Config, listed, quiet
+from batchata_prefect.original import MOST_LISTED, NOT_LISTED, Config, listed, pending, quiet
 from batchata_prefect.providers import provider_for
 from batchata_prefect.results.run_answers import RunAnswers
 
@@ -390,18 +390,7 @@ class BatchRun(RunAnswers):
     @property
     def pending_jobs(self) -> list[dict[str, str]]:
         """Id and model of each job without a result; looked up at each call."""
-        spool = self._session.spool
-        if self.is_complete:
-            return []
-        reader, ended = spool.reader(), {ANSWERED, FAILED, CANCELED}
-        try:
-            return [
-                {"id": reader.context(each).job_id, "model": reader.family(each).model}
-                for each in range(spool.count)
-                if spool.states.state(each) not in ended
-            ]
-        finally:
-            reader.close()
+        return [] if self.is_complete else pending(self._session.spool)
 
     def to_json(self) -> dict[str, Any]:
         """The run as JSON-ready values.
@@ -412,9 +401,8 @@ class BatchRun(RunAnswers):
             `completed_results`, `failed_jobs` and `cancelled_jobs`, each None where the run has
             more than 10,000 jobs: their numbers are in `status`, the jobs in `iter_results`.
         """
-        stats, kinds = self.status(), ("pending", "failed", "cancelled")
-        jobs: dict[str, Any] = {"completed_results": None} | {f"{k}_jobs": None for k in kinds}
-        if self._session.spool.count <= MOST_LISTED:
+        stats, jobs = self.status(), NOT_LISTED
+        if stats["total"] <= MOST_LISTED:
             answers = self.results_dir / "results.jsonl"
             jobs = listed(self.pending_jobs, self.iter_results(), answers)
         config = {} if self.config is None else self.config.to_json()
