@@ -365,8 +365,7 @@ class Batch(JobsBuilder):
         )
         run.set_on_progress(on_progress, progress_interval).set_on_batch(on_batch)
         self._latest_run = run
-        run.print_status, run.verbosity = print_status, self._verbosity
-        run.config = self.config
+        run.print_status, run.config = print_status, self.config
         return run
 
     def __repr__(self) -> str:

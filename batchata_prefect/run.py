@@ -58,8 +58,6 @@ class BatchRun(RunAnswers):
         print_status: Whether the progress is shown on the terminal.
         manifest: What the run came to: counts, cost, batches; None until it is finished.
         planned: What a dry run found; None for a real one.
-        verbosity: From which level on log lines are shown while it goes on; see
-            `Batch.set_verbosity`.
         config: What the batch was told, as `Batch.config`.
     """
 
@@ -73,7 +71,6 @@ class BatchRun(RunAnswers):
     ) -> None:
         self.print_status = False
         self.planned: dict[str, Any] | None = None
-        self.verbosity: str | None = None
         self.config: Config | None = None
         self._session = Session(settings, spool, prices, schemas, pace)
         super().__init__(schemas, spool.digest)
@@ -187,7 +184,7 @@ class BatchRun(RunAnswers):
             gc.freeze()
             try:
                 # Prefect, which is imported by now, has set up its logs.
-                stack.enter_context(quiet(self.verbosity))
+                stack.enter_context(quiet(self.config and self.config.verbosity))
                 await self._start_prefect(stack)
                 run.around_id = deployed_run()
                 if run.settings.wait == "suspend":
