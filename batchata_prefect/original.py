@@ -15,6 +15,7 @@ import orjson
 from batchata_prefect.answers import JobResult
 from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, Spool
 from batchata_prefect.options import RunOptions
+from batchata_prefect.results.result_file import NAME
 
 LEVELS = {
     "debug": logging.DEBUG,
@@ -110,14 +111,14 @@ def pending(spool: Spool) -> list[dict[str, str]]:
 
 
 def listed(
-    waiting: Iterable[Mapping[str, str]], results: Iterable[JobResult], answers: Path
+    waiting: Iterable[Mapping[str, str]], results: Iterable[JobResult], results_dir: Path
 ) -> Mapping[str, Any]:
     """The jobs of a run in the original's four lists.
 
     Args:
         waiting: The jobs without a result.
         results: The others.
-        answers: The file that holds their answers.
+        results_dir: Where their answers lie.
     """
     now = datetime.now().isoformat()
     found: dict[str, list[dict[str, Any]]] = {
@@ -127,7 +128,7 @@ def listed(
     }
     for each in results:
         if each.status == "completed":
-            row = {"job_id": each.job_id, "file_path": str(answers)}
+            row = {"job_id": each.job_id, "file_path": str(results_dir / NAME)}
             found["completed_results"].append(row)
         else:
             word = "error" if each.status == "failed" else "reason"

@@ -400,8 +400,7 @@ class BatchRun(RunAnswers):
         """
         stats, jobs = self.status(), NOT_LISTED
         if stats["total"] <= MOST_LISTED:
-            answers = self.results_dir / "results.jsonl"
-            jobs = listed(self.pending_jobs, self.iter_results(), answers)
+            jobs = listed(self.pending_jobs, self.iter_results(), self.results_dir)
         config = {} if self.config is None else self.config.to_json()
         return {
             "created_at": datetime.now(UTC).isoformat(),
