@@ -70,38 +70,34 @@ def test_the_async_client_is_served_too(box: Sandbox) -> None:
     assert asyncio.run(live()) == ["r-0"]
 
 
-LONG_ID = "a" * 65
-BAD_CREATES: dict[str, tuple[Any, int, str]] = {
-    "empty": ([], 400, "requests: List should have at least 1 item after validation, not 0"),
-    "no list": ("x", 400, "requests: Input should be a valid list"),
-    "no id": ([{"params": params()}], 400, "requests.0.custom_id: Field required"),
+PATTERN = "String should match pattern '^[a-zA-Z0-9_-]{1,64}$'"
+BAD_CREATES: dict[str, tuple[Any, str]] = {
+    "empty": ([], "requests: List should have at least 1 item after validation, not 0"),
+    "no list": ("x", "requests: Input should be a valid list"),
+    "no id": ([{"params": params()}], "requests.0.custom_id: Field required"),
     "long id": (
-        [{"custom_id": LONG_ID, "params": params()}],
-        400,
+        [{"custom_id": "a" * 65, "params": params()}],
         "requests.0.custom_id: String should have at most 64 characters",
     ),
     "odd id": (
         [{"custom_id": "a", "params": params()}, {"custom_id": "a b", "params": params()}],
-        400,
-        "requests.1.custom_id: String should match pattern '^[a-zA-Z0-9_-]{1,64}$'",
+        f"requests.1.custom_id: {PATTERN}",
     ),
-    "empty id": (
-        [{"custom_id": "", "params": params()}],
-        400,
-        "requests.0.custom_id: String should match pattern '^[a-zA-Z0-9_-]{1,64}$'",
+    "empty id": ([{"custom_id": "", "params": params()}], f"requests.0.custom_id: {PATTERN}"),
+    "line break in id": (
+        [{"custom_id": "a\n", "params": params()}],
+        f"requests.0.custom_id: {PATTERN}",
     ),
     "double id": (
         [{"custom_id": "dup", "params": params()}] * 2,
-        400,
         "requests: custom_id's must be unique within a batch. Duplicate custom_id found: dup",
     ),
-    "no params": ([{"custom_id": "a"}], 400, "requests.0.params: Field required"),
+    "no params": ([{"custom_id": "a"}], "requests.0.params: Field required"),
     "more keys": (
         [{"custom_id": "a", "params": params(), "extra": 1}],
-        400,
         "requests.0.extra: Extra inputs are not permitted",
     ),
-    "not a request": ([7], 400, "requests.0: Input should be a valid dictionary or object"),
+    "not a request": ([7], "requests.0: Input should be a valid dictionary or object"),
 }
 
 
@@ -110,30 +106,25 @@ def test_a_create_is_refused_as_a_whole(
     box: Sandbox, claude: anthropic.Anthropic, case: str
 ) -> None:
     """One bad element of `requests` refuses the batch with the API's own text; nothing is made."""
-    requests, status, message = BAD_CREATES[case]
+    requests, message = BAD_CREATES[case]
     before = len(box.ledger.batches())
-    with pytest.raises(anthropic.APIStatusError) as caught:
+    with pytest.raises(anthropic.BadRequestError) as caught:
         claude.messages.batches.create(requests=requests)
     body: Any = caught.value.body
-    assert caught.value.status_code == status
     assert body["error"] == {"type": "invalid_request_error", "message": message}
     assert len(box.ledger.batches()) == before
 
 
+NO_JSON = "The request body is not valid JSON: "
 RAW_BODIES = {
-    "cut": (b'{"requests": [{"custom_id": "a"', 400, "The request body is not valid JSON: "),
-    "nothing": (b"", 400, "The request body is not valid JSON: "),
-    "NaN": (
-        b'{"requests": [{"custom_id":"a","params":{"max_tokens":NaN}}]}',
-        400,
-        "The request body is not valid JSON: ",
-    ),
-    "no UTF-8": (b'{"requests": ["\xff"]}', 400, "The request body is not valid JSON: "),
-    "no requests": (b"{}", 400, "requests: Field required"),
-    "more after": (b'{"requests": []} x', 400, "requests: List should have at least 1 item"),
+    "cut": (b'{"requests": [{"custom_id": "a"', NO_JSON),
+    "nothing": (b"", NO_JSON),
+    "NaN": (b'{"requests": [{"custom_id":"a","params":{"max_tokens":NaN}}]}', NO_JSON),
+    "no UTF-8": (b'{"requests": ["\xff"]}', NO_JSON),
+    "no requests": (b"{}", "requests: Field required"),
+    "more after": (b'{"requests": []} x', "requests: List should have at least 1 item"),
     "other member": (
         b'{"other": [1, {"a": "}"}], "requests": [{"custom_id":"a","params":{}}]}',
-        400,
         "other: Extra inputs are not permitted",
     ),
 }
@@ -142,9 +133,9 @@ RAW_BODIES = {
 @pytest.mark.parametrize("case", RAW_BODIES)
 def test_a_body_that_is_no_create_is_refused(box: Sandbox, case: str) -> None:
     """Bytes that are not a create body get a 400 that says why."""
-    body, status, message = RAW_BODIES[case]
+    body, message = RAW_BODIES[case]
     answered, error = post_raw(box, "/v1/messages/batches", body)
-    assert answered == status
+    assert answered == 400
     assert error["error"]["message"].startswith(message)
 
 
@@ -221,10 +212,30 @@ def prop(schema: Any) -> dict[str, Any]:
 
 TEXT = {"type": "text", "text": "Hello"}
 CITED = {"citations": {"enabled": True}}
-SCHEMA = "output_config.format.schema: "
-RECURSIVE = {
-    "$defs": {"node": prop({"$ref": "#/$defs/node"})},
-    "$ref": "#/$defs/node",
+OPEN = "For 'object' type, 'additionalProperties' must be explicitly set to false"
+UNIONS = {f"p{n}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for n in range(17)}
+RECURSIVE = {"$defs": {"node": prop({"$ref": "#/$defs/node"})}, "$ref": "#/$defs/node"}
+BAD_SCHEMAS: dict[str, tuple[Any, str]] = {
+    "open object": (OBJECT, OPEN),
+    "open object inside": (prop({"type": "array", "items": OBJECT}), OPEN),
+    "minimum": (
+        prop({"type": "integer", "minimum": 1, "maximum": 3}),
+        "For 'integer' type, properties maximum, minimum are not supported",
+    ),
+    "maxLength": (
+        prop({"type": "string", "maxLength": 3}),
+        "For 'string' type, property maxLength is not supported",
+    ),
+    "minItems": (
+        prop({"type": "array", "minItems": 2, "items": {"type": "string"}}),
+        "For 'array' type, 'minItems' values other than 0 or 1 are not supported",
+    ),
+    "oneOf": (prop({"oneOf": [{"type": "string"}]}), "'oneOf' is not supported"),
+    "recursion": (RECURSIVE, "recursive $ref '#/$defs/node' is not supported"),
+    "too many unions": (
+        {**CLOSED, "properties": UNIONS, "required": [*UNIONS]},
+        "Schema is too complex for compilation.",
+    ),
 }
 CACHE = {"type": "ephemeral"}
 BAD_PARAMS: dict[str, tuple[dict[str, Any], str]] = {
@@ -281,6 +292,7 @@ BAD_PARAMS: dict[str, tuple[dict[str, Any], str]] = {
         content({"type": "text", "text": " "}),
         "messages: text content blocks must be non-empty",
     ),
+    "type of no kind": (content({"type": ["text"]}), "messages.0.content.0: Input tag '['text']'"),
     "odd block": (content({"type": "video"}), "messages.0.content.0: Input tag 'video' found"),
     "block key": (
         content({**TEXT, "foo": 1}),
@@ -346,49 +358,13 @@ BAD_PARAMS: dict[str, tuple[dict[str, Any], str]] = {
         content(doc(**CITED), TEXT, **form(CLOSED)),
         "output_config.format: structured outputs cannot be used together with citations",
     ),
-    "open object": (
-        params(**form(OBJECT)),
-        SCHEMA + "For 'object' type, 'additionalProperties' must be explicitly set to false",
-    ),
-    "open object inside": (
-        params(**form(prop({"type": "array", "items": OBJECT}))),
-        SCHEMA + "For 'object' type, 'additionalProperties' must be explicitly set to false",
-    ),
-    "minimum": (
-        params(**form(prop({"type": "integer", "minimum": 1, "maximum": 3}))),
-        SCHEMA + "For 'integer' type, properties maximum, minimum are not supported",
-    ),
-    "maxLength": (
-        params(**form(prop({"type": "string", "maxLength": 3}))),
-        SCHEMA + "For 'string' type, property maxLength is not supported",
-    ),
-    "minItems": (
-        params(**form(prop({"type": "array", "minItems": 2, "items": {"type": "string"}}))),
-        SCHEMA + "For 'array' type, 'minItems' values other than 0 or 1 are not supported",
-    ),
-    "oneOf": (
-        params(**form(prop({"oneOf": [{"type": "string"}]}))),
-        SCHEMA + "'oneOf' is not supported",
-    ),
-    "recursion": (
-        params(**form(RECURSIVE)),
-        SCHEMA + "recursive $ref '#/$defs/node' is not supported",
-    ),
-    "too many unions": (
-        params(
-            **form(
-                {
-                    **CLOSED,
-                    "properties": {
-                        f"p{n}": {"anyOf": [{"type": "string"}, {"type": "null"}]}
-                        for n in range(17)
-                    },
-                    "required": [f"p{n}" for n in range(17)],
-                }
-            )
-        ),
-        SCHEMA + "Schema is too complex for compilation.",
-    ),
+    **{
+        case: (
+            params(output_config={"format": {"type": "json_schema", "schema": schema}}),
+            f"output_config.format.schema: {text}",
+        )
+        for case, (schema, text) in BAD_SCHEMAS.items()
+    },
     "effort": (
         params(output_config={"effort": "xhigh"}, model="claude-opus-4-6"),
         "This model does not support effort level 'xhigh'. Supported levels: high, low, max,"

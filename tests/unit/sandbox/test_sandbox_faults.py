@@ -169,43 +169,39 @@ def test_garbage_is_not_json(box: Sandbox, gpt: openai.OpenAI) -> None:
     assert isinstance(gpt.batches.retrieve(batch.id), str)
 
 
-def test_claude_results_can_be_cut(box: Sandbox, claude: Any) -> None:
+@pytest.mark.parametrize("provider", CREATES)
+def test_results_can_be_cut(box: Sandbox, provider: str) -> None:
     """A cut at a line's end is silent, in a line a JSON error, a reset a protocol error."""
-    batch = claude.messages.batches.create(requests=requests_of(*[params()] * 20))
-    box.settle()
+    if provider == "anthropic":
+        claude = claude_of(box).messages.batches
+        batch_id = claude.create(requests=requests_of(*[params()] * 20)).id
+        box.settle()
+    else:
+        gpt = gpt_of(box)
+        file_id = ended(box, gpt, lines_of(*[chat()] * 20)).output_file_id
 
     def read() -> int:
-        count = 0
-        for _ in claude.messages.batches.results(batch.id):
-            count += 1
-        return count
+        if provider == "anthropic":
+            return sum(1 for _ in claude.results(batch_id))
+        with gpt.files.with_streaming_response.content(file_id) as response:
+            return len([json.loads(line) for line in response.iter_lines()])
 
-    box.fault("anthropic", mode="truncate", at="line", rows=7)
-    assert read() == 7
-    box.fault("anthropic", mode="truncate", at="middle", rows=7)
-    with pytest.raises(json.JSONDecodeError):
-        read()
-    box.fault("anthropic", mode="truncate", at="reset", rows=7)
-    with pytest.raises((httpx2.ReadError, httpx2.RemoteProtocolError)):
-        read()
+    for at, wanted in (
+        ("line", 7),
+        ("middle", json.JSONDecodeError),
+        ("reset", (httpx2.ReadError, httpx2.RemoteProtocolError)),
+    ):
+        box.fault(provider, mode="truncate", at=at, rows=7)
+        if wanted == 7:
+            assert read() == 7
+        else:
+            with pytest.raises(wanted):
+                read()
     assert read() == 20
 
 
-def test_openai_content_can_be_cut(box: Sandbox, gpt: openai.OpenAI) -> None:
-    """The same for the content of an output file."""
-    batch = ended(box, gpt, lines_of(*[chat()] * 20))
-    box.fault("openai", mode="truncate", rows=7)
-    assert len(output(gpt, batch.output_file_id)) == 7
-    box.fault("openai", mode="truncate", at="middle", rows=7)
-    with pytest.raises(json.JSONDecodeError):
-        output(gpt, batch.output_file_id)
-    box.fault("openai", mode="truncate", at="reset", rows=7)
-    with (
-        pytest.raises((httpx2.ReadError, httpx2.RemoteProtocolError)),
-        gpt.files.with_streaming_response.content(batch.output_file_id) as response,
-    ):
-        list(response.iter_lines())
-    assert len(output(gpt, batch.output_file_id)) == 20
+def batches_of(box: Sandbox, provider: str) -> Any:
+    return claude_of(box).messages.batches if provider == "anthropic" else gpt_of(box).batches
 
 
 @pytest.mark.parametrize("provider", CREATES)
@@ -215,9 +211,7 @@ def test_a_lagging_list_hides_fresh_batches(box: Sandbox, provider: str) -> None
     made = CREATES[provider](box)
 
     def listed() -> bool:
-        batches: Any = (
-            claude_of(box).messages.batches if provider == "anthropic" else gpt_of(box).batches
-        )
+        batches = batches_of(box, provider)
         assert batches.retrieve(made).id == made
         return made in [batch.id for batch in batches.list(limit=5).data]
 
@@ -230,9 +224,7 @@ def test_a_fresh_batch_can_be_unknown_for_a_while(box: Sandbox, provider: str) -
     """With `create_404` retrieve does not find a batch that was just made."""
     box.fault(provider, mode="create_404", seconds=0.4)
     made = CREATES[provider](box)
-    batches: Any = (
-        claude_of(box).messages.batches if provider == "anthropic" else gpt_of(box).batches
-    )
+    batches = batches_of(box, provider)
     with pytest.raises((anthropic.NotFoundError, openai.NotFoundError)):
         batches.retrieve(made)
     time.sleep(0.45)

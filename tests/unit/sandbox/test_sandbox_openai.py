@@ -231,10 +231,28 @@ def part(**given: Any) -> dict[str, Any]:
 PDF_URL = "data:application/pdf;base64," + base64.b64encode(b"%PDF-broken").decode()
 TEXT_URL = "data:text/plain;base64," + base64.b64encode(b"hi").decode()
 CHAT = "/v1/chat/completions"
-OPEN_OBJECT = (
-    "Invalid schema for response_format 'answer': In context=(), 'additionalProperties' is required"
-    " to be supplied and to be false."
+BAD_FORMAT = "Invalid schema for response_format 'answer': "
+OPEN = "'additionalProperties' is required to be supplied and to be false."
+KEYED = (
+    "'required' is required to be supplied and to be an array including every key in properties."
 )
+AT_A = "In context=('properties', 'a'), "
+FREE = {"type": "object", "additionalProperties": {"type": "string"}}
+BAD_SCHEMAS: dict[str, tuple[Any, str]] = {
+    "open object": (OBJECT, f"In context=(), {OPEN}"),
+    "optional property": ({**CLOSED, "required": []}, f"In context=(), {KEYED} Missing 'a'."),
+    "required of no kind": ({**CLOSED, "required": 5}, f"In context=(), {KEYED} Missing 'a'."),
+    "free dictionary": (prop(FREE), f"{AT_A}{OPEN}"),
+    "oneOf": (prop({"oneOf": [{"type": "string"}]}), f"{AT_A}'oneOf' is not permitted."),
+    "default": (
+        prop({"type": "string", "default": "x"}),
+        f"{AT_A}'default' is not permitted.",
+    ),
+    "root union": (
+        {"anyOf": [CLOSED, CLOSED]},
+        "schema must be a JSON Schema of 'type: \"object\"'",
+    ),
+}
 BAD_BODIES: dict[str, tuple[str, dict[str, Any], str, str | None, str | None]] = {
     "unknown key": (
         CHAT,
@@ -306,47 +324,10 @@ BAD_BODIES: dict[str, tuple[str, dict[str, Any], str, str | None, str | None]] =
         "tools",
         "unsupported_parameter",
     ),
-    "open object": (CHAT, chat(**chat_format(OBJECT)), OPEN_OBJECT, "response_format", None),
-    "optional property": (
-        CHAT,
-        chat(**chat_format({**CLOSED, "required": []})),
-        "Invalid schema for response_format 'answer': In context=(), 'required' is required to be"
-        " supplied and to be an array including every key in properties. Missing 'a'.",
-        "response_format",
-        None,
-    ),
-    "free dictionary": (
-        CHAT,
-        chat(**chat_format(prop({"type": "object", "additionalProperties": {"type": "string"}}))),
-        "Invalid schema for response_format 'answer': In context=('properties', 'a'),"
-        " 'additionalProperties' is required to be supplied and to be false.",
-        "response_format",
-        None,
-    ),
-    "oneOf": (
-        CHAT,
-        chat(**chat_format(prop({"oneOf": [{"type": "string"}]}))),
-        "Invalid schema for response_format 'answer': In context=('properties', 'a'), 'oneOf' is"
-        " not permitted.",
-        "response_format",
-        None,
-    ),
-    "default": (
-        CHAT,
-        chat(**chat_format(prop({"type": "string", "default": "x"}))),
-        "Invalid schema for response_format 'answer': In context=('properties', 'a'), 'default' is"
-        " not permitted.",
-        "response_format",
-        None,
-    ),
-    "root union": (
-        CHAT,
-        chat(**chat_format({"anyOf": [CLOSED, CLOSED]})),
-        "Invalid schema for response_format 'answer': schema must be a JSON Schema of 'type:"
-        ' "object"\'',
-        "response_format",
-        None,
-    ),
+    **{
+        case: (CHAT, chat(**chat_format(schema)), f"{BAD_FORMAT}{text}", "response_format", None)
+        for case, (schema, text) in BAD_SCHEMAS.items()
+    },
     "odd name": (
         CHAT,
         chat(**chat_format(CLOSED, name="my answer")),
@@ -408,7 +389,7 @@ BAD_BODIES: dict[str, tuple[str, dict[str, Any], str, str | None, str | None]] =
     "responses: open object": (
         RESPONSES,
         ask(**text_format(OBJECT)),
-        OPEN_OBJECT,
+        f"{BAD_FORMAT}In context=(), {OPEN}",
         "text.format.schema",
         "invalid_json_schema",
     ),
