@@ -132,7 +132,7 @@ class Anthropic(Api):
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`."""
-        context, limits, now = self.context, self.context.limits, time.time()
+        context, limits = self.context, self.context.limits
         batch_id, headers = new_id("msgbatch_01", 22), call.request.headers
         path = context.store.batches_dir / f"{batch_id}.json"
         try:
@@ -141,6 +141,7 @@ class Anthropic(Api):
             self._check_queue(len(places) // 2)
             index = context.store.batches_dir / f"{batch_id}.index"
             await asyncio.to_thread(save_index, index, places)
+            now = time.time()
             batch = Batch(
                 id=batch_id,
                 provider=self.name,

@@ -328,10 +328,11 @@ class Api(ABC):
         body = await self.read_object(call)
         if body.get("stream") is True:
             raise self.refuse("stream")
-        return await asyncio.to_thread(self._answer, self.encoder(call), body)
+        size = len(await call.request.body())
+        return await asyncio.to_thread(self._answer, self.encoder(call), body, size)
 
-    def _answer(self, encoder: Encoder, body: Json) -> Reply:
-        model, prompt = encoder.read(body)
+    def _answer(self, encoder: Encoder, body: Json, size: int) -> Reply:
+        model, prompt = encoder.read(body, size)
         marker = find_marker(prompt)
         if marker is not None and marker.name == "errored":
             raise encoder.ordered_error(marker)

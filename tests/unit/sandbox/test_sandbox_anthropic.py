@@ -533,6 +533,8 @@ def test_a_direct_message_is_refused_with_the_same_words(claude: anthropic.Anthr
 
 def test_limits_of_a_batch_hold(box: Sandbox, claude: anthropic.Anthropic) -> None:
     """Too many requests are a 400, too many bytes a 413, a full queue a 429."""
+    with pytest.raises(anthropic.RequestTooLargeError):
+        claude.messages.create(**params("x" * 32_000_000))
     box.limits(max_requests=2)
     with pytest.raises(anthropic.BadRequestError, match="at most 2 items after validation, not 3"):
         claude.messages.batches.create(requests=requests_of(*[params()] * 3))
