@@ -202,6 +202,9 @@ class BatchRun(RunAnswers):
                 elif run.settings.wait == "suspend":
                     await leave_sleepers(run)
             finally:
+                # Of what this run has made, clients with their certificates lie in cycles; many
+                # runs in one process would pile them up until the collector sees to all objects.
+                gc.collect()
                 gc.unfreeze()
                 run.waiting_for = None
                 ticker.cancel()
