@@ -130,6 +130,7 @@ def test_a_prefect_that_refuses_us(provider: Sandbox, tmp_path: Path, status: in
         server.shutdown()
     assert code == 1
     last = Path(job["log"]).read_text().strip().splitlines()[-1]
-    assert f"Prefect refuses this process ({status} from {url}); this start sent nothing" in last
+    assert f"Prefect refuses this process ({status} from {url}). Check PREFECT_API_KEY" in last
+    assert last.endswith("; this start sent nothing")
     assert log_of(job).count("Traceback") == 1, log_of(job)
     assert len(list(provider.ledger.batches())) == known
