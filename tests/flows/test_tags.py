@@ -45,6 +45,8 @@ class Limit:
 
     def set(self, limit: int) -> None:
         ask(lambda client: client.create_concurrency_limit(self.tag, limit))
+        # Prefect's client knows for so long that a tag has no limit [prefect/concurrency/services].
+        time.sleep(5.1)
 
     def hold(self, slots: int) -> Any:
         """Hold slots as another run does; gives the id of the lease."""
