@@ -91,6 +91,8 @@ def sandbox(sandbox_process, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
     yield sandbox_process
     sandbox_process.clear_faults()
+    # What goes on there would be billed while the next test counts.
+    sandbox_process.settle()
 
 
 @pytest.fixture
