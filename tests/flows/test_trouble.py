@@ -216,13 +216,14 @@ def test_a_receipt_that_cannot_be_stored(
     tmp_path: Path, sandbox, billed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storage of records fails just after the create: the next run adopts the batch."""
-    sandbox.fault("openai", operation="create", mode="delay", seconds=1.5, times=None)
-    sandbox.fault("anthropic", operation="create", mode="delay", seconds=1.5, times=None)
+    sandbox.fault("openai", operation="create", mode="delay", seconds=4, times=None)
+    sandbox.fault("anthropic", operation="create", mode="delay", seconds=4, times=None)
     batch = make(tmp_path)
     run = batch._prepare(None, 0.1)
     state, away = tmp_path / "state", tmp_path / "away"
 
     def take_away() -> None:
+        time.sleep(1.5)  # by then both creates are on their way
         state.rename(away)
         state.write_text("no directory")
 
