@@ -27,7 +27,7 @@ from batchata_prefect.exact_json import fraction
 
 _PARQUET_ROWS = 1000
 _CSV_FIELD_CHARACTERS = 2**31 - 1
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 18
 _HEAD_BYTES = 1 << 16
 _PACKED_BYTES = 1 << 13
 _KINDS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".pq")
@@ -98,10 +98,9 @@ def _kind(source: str) -> tuple[str, str | None]:
 def _open(source: str, packed: str | None) -> IO[bytes]:
     """The unpacked bytes of a file."""
     try:
-        file = _opened(source)
-        # BufferedReader's peek, which neither fsspec's files nor plain ones all have
-        head = file.read(8)
-        file.seek(0)
+        # A server that knows no ranges gives a stream that cannot go back.
+        file = io.BufferedReader(_opened(source), buffer_size=_PIECE_BYTES)
+        head = file.peek(8)[:8]
     except FileNotFoundError:
         raise ValidationError(f"{source!r}: there is no such file") from None
     except IsADirectoryError:
@@ -115,24 +114,24 @@ def _open(source: str, packed: str | None) -> IO[bytes]:
                 f"give it a name that ends in {suffix}, or unpack it"
             )
     if packed is None:
-        return file
+        return cast("IO[bytes]", file)
     if head and not head.startswith(_MAGIC[packed]):
         raise ValidationError(
             f"{source!r} is no {packed} file, although its name says so; mend its name, or the file"
         )
     if packed == ".zip":
-        return _only_member(file, source)
-    unpacked = _Unpacked(file, _decompressor(source, packed))
+        return _only_member(cast("IO[bytes]", file), source)
+    unpacked = _Unpacked(cast("IO[bytes]", file), _decompressor(source, packed))
     return cast("IO[bytes]", io.BufferedReader(unpacked, buffer_size=_PIECE_BYTES))
 
 
-def _opened(source: str) -> IO[bytes]:
+def _opened(source: str) -> Any:
     if "://" not in source:
         # Not by fsspec, to which `::` in a name is a chain of file systems.
-        return Path(os.path.expanduser(source)).open("rb", buffering=_PIECE_BYTES)  # noqa: PTH111
+        return Path(os.path.expanduser(source)).open("rb", buffering=0)  # noqa: PTH111
     if source.startswith("file://"):
         path = Path(urlsplit(source.replace("#", "%23").replace("?", "%3F")).path)
-        return (path if path.exists() else Path(unquote(str(path)))).open("rb")
+        return (path if path.exists() else Path(unquote(str(path)))).open("rb", buffering=0)
     import fsspec  # pyright: ignore[reportMissingTypeStubs]
 
     return cast("Any", fsspec).open(source, "rb", compression=None).open()

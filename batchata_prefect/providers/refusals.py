@@ -2,7 +2,8 @@
 
 A batch takes any body, and the row comes back hours later as an error. Tables say what belongs to
 which endpoint: what is another's is refused with its name here. Parameters that nobody knows go
-out, as do parts for models of other names: an API may be newer than this package, or another's.
+out, and so does all of it for models of other names: an API may be newer than this package, and a
+compatible server takes more.
 
 Sources: anthropic/types/message_create_params.py and *_block_param.py (2.12.0); openai/types/chat
 and types/responses *_param.py (3.54.0); platform.claude.com: vision, prompt-caching,
@@ -135,7 +136,7 @@ _OTHERS = {
 }
 """Parameters of other endpoints, and what is given here in their place."""
 
-_KNOWN = ("claude", "gpt-", "chatgpt-", "o1", "o3", "o4")
+_KNOWN = ("claude", "gpt-", "chatgpt-", "ft:", "o1", "o3", "o4")
 """Models of the providers' own; what another server takes is not for us to say."""
 
 LEAST_THINKING = 1_024
@@ -182,6 +183,8 @@ def foreign(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
         if name in params:
             raise fault(job, f"{name} is an argument of the SDK and no part of a request: {place}")
     left_out: tuple[str, ...] = ()
+    if not job.model.startswith(_KNOWN):
+        return left_out
     for name, instead in _OTHERS[endpoint].items():
         if name in params:
             reason = f"{endpoint} does not know it; {instead}"
@@ -198,11 +201,12 @@ def check_part(job: Job, part: Any, role: str, endpoint: str) -> None:
     kind = cast("Message", part).get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise fault(job, f"part of a message is no block with a type: {part!r:.80}")
-    if kind not in PARTS[endpoint] and any(kind in parts for parts in PARTS.values()):
+    is_known = job.model.startswith(_KNOWN)
+    if is_known and kind not in PARTS[endpoint] and any(kind in each for each in PARTS.values()):
         same = next((each[endpoint] for each in _SAME if kind in each.values()), None)
         instead = f"give a part of type {same!r}" if same else "leave it out"
         raise fault(job, f"{endpoint} knows no part of type {kind!r}; {instead}")
-    if kind not in PARTS[endpoint] and role == "user" and job.model.startswith(_KNOWN):
+    if is_known and kind not in PARTS[endpoint] and role == "user":
         known = ", ".join(sorted(PARTS[endpoint]))
         raise fault(job, f"{endpoint} knows no part of type {kind!r}; it knows {known}")
     text = cast("Message", part).get("text")

@@ -9,9 +9,11 @@ import itertools
 import json
 import lzma
 import sys
+import threading
 import tracemalloc
 import zipfile
 from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,32 @@ def test_rows_of_a_url() -> None:
     with fsspec.open("memory://jobs/a.csv", "wb") as file:
         file.write(CSV.encode())
     assert list(read_rows("memory://jobs/a.csv")) == ROWS
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_rows_of_a_server_that_knows_no_ranges(tmp_path: Path, packed: bool) -> None:
+    """What it sends is a stream, which cannot go back to its beginning."""
+
+    class Plain(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(gzip.compress(CSV.encode()) if packed else CSV.encode())
+
+        def do_HEAD(self) -> None:
+            self.send_response(405)
+            self.end_headers()
+
+        def log_message(self, *_args: Any) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Plain)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        name = f"a.csv{'.gz' if packed else ''}?key=1"
+        assert list(read_rows(f"http://127.0.0.1:{server.server_port}/{name}")) == ROWS
+    finally:
+        server.shutdown()
 
 
 def test_rows_of_parquet(tmp_path: Path) -> None:

@@ -209,6 +209,8 @@ def test_what_is_just_inside_goes_out(claude: Anthropic, gpt: OpenAI) -> None:
         {"messages": [*SIX, {"role": "tool", "tool_call_id": "1", "content": [
             {"type": "text", "text": ""}]}]},
         {"prompt": "a", "not_known_yet": 1},
+        {"model": "qwen3", "prompt": "a", "top_k": 40, "thinking": {"type": "enabled"}},
+        {"model": "qwen3", "messages": [turn({"type": "image", "image": "x"}, QUESTION)]},
     ):  # fmt: skip
         gpt.render(gpt_job(**split(values)))
 
