@@ -132,9 +132,9 @@ def _begun(run: Session) -> datetime:
     begun = datetime.fromisoformat(manifest["started_at"])
     if manifest["status"] != "completed" or manifest["job_set"] == run.spool.digest:
         return begun
-    finished = datetime.fromisoformat(manifest["finished_at"])
-    since = [entry.since for entry in run.ledger if entry.since > finished]
-    return min(since, default=datetime.now(UTC))
+    # By their place: the clock of a provider is not that of the manifest.
+    later = run.ledger[manifest["ledger"][1] :]
+    return min((entry.since for entry in later), default=datetime.now(UTC))
 
 
 async def _connect(run: Session, name: str, model: str) -> None:

@@ -26,6 +26,8 @@ DAMAGED = "damaged_row"
 BLANK = blank_row(Context(0, "", {}, None, None, (), 0, 0), "", "")
 """A row of no job, with every column that a row has."""
 
+_NEEDED = {"job_id", "status"}
+
 _JOB_ID = re.compile(rb'\{"job_id":("(?:[^"\\]|\\.)*")')
 
 
@@ -69,8 +71,8 @@ def row_of(line: bytes, number: int | None = None) -> dict[str, Any]:
     """
     try:
         row: Any = orjson.loads(line)
-        if len(row) >= len(BLANK):
-            return row
+        if len(row) >= len(BLANK) and isinstance(row, dict) and row.keys() >= _NEEDED:
+            return cast("dict[str, Any]", row)
         # One that an earlier version wrote lacks the columns that are new.
         return {**BLANK, **row, "job_id": row["job_id"], "status": row["status"]}
     except (ValueError, LookupError, TypeError, AttributeError) as error:

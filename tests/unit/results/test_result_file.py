@@ -35,6 +35,9 @@ DAMAGES = {
     "nothing of it": lambda _: b"\n",
     "zeros of a lost block": lambda whole: b"\0" * (len(whole) - 1) + b"\n",
     "no object": lambda _: b"[1, 2]\n",
+    "no object, of many values": lambda _: b"[" + b"1, " * 99 + b"2]\n",
+    "a text as long as a row": lambda whole: b'"' + b"a" * len(whole) + b'"\n',
+    "a long object that is no row": lambda _: orjson.dumps({str(n): n for n in range(99)}) + b"\n",
     "no row": lambda _: b'{"a": 1}\n',
     "no text": lambda whole: whole.replace(b"answer", b"\xff\xfe"),
 }
