@@ -131,7 +131,8 @@ def main() -> int:
 def demo(provider: str, results_dir: Path, console: Console) -> int:
     """Run the jobs and say what came of them."""
     providers = list(MODELS) if provider in ("sandbox", "both") else [provider]
-    began = datetime.now(UTC)
+    # Providers tell when a batch was made in whole seconds.
+    began = datetime.now(UTC).replace(microsecond=0)
     with ExitStack() as stack:
         if provider == "sandbox":
             console.print("Starting the sandbox, a local server in place of both providers.")

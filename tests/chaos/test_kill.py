@@ -117,6 +117,7 @@ def test_a_full_disk_during_collection(forker: Forker, tmp_path: Path, billed) -
     assert code == 1
     assert "make room and run again, nothing is paid twice" in log_of(job)
     assert not (tmp_path / "out" / "results.jsonl").exists()
-    assert len(billed()) == 1000
+    # The first batch that finds no room stops the run, sometimes before the second one is sent.
+    assert len(billed()) in {500, 1000}
     assert forker.run(job)[0] == 0, log_of(job)
     check_all_paid_once(billed(), tmp_path / "out", 1000)
