@@ -12,6 +12,7 @@ from rich.text import Text
 from batchata_prefect.answers import Usage
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
+from batchata_prefect.money.listed import LISTED_AS
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import providers
 
@@ -70,7 +71,7 @@ def models(
     - `batchata models gpt-6 --json`
 
     Args:
-        provider: Only this provider's: anthropic or openai.
+        provider: Only this provider's: anthropic, gemini or openai.
         every: Also those without a batch price and those that the provider retires.
     """
     found = [
@@ -119,11 +120,12 @@ def known_models(everything: bool = False) -> list[Known]:
 
     prices = PriceBook()
     found: list[Known] = []
+    ours = {LISTED_AS.get(name, name): name for name in providers()}
     for source in get_snapshot().providers:
-        if source.id not in providers():
+        if source.id not in ours:
             continue
         for entry in source.models:
-            known = _known(prices, source.id, entry)
+            known = _known(prices, ours[source.id], entry)
             if known is None or any(word in known.model for word in _NOT_LISTED):
                 continue
             is_current = not entry.deprecated and not _has_no_batch_price(known)

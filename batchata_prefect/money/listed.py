@@ -30,6 +30,8 @@ _HORIZON = timedelta(hours=48)
 """How long after the moment of the prices a batch of the run may still be billed: a day in the
 queue of the run, and a provider's 24 hours."""
 _STEP = timedelta(minutes=30)
+LISTED_AS = {"gemini": "google"}
+"""Name of a provider -> its id in genai-prices, where that is another."""
 
 _Prices: TypeAlias = "Mapping[str, Any]"
 
@@ -49,12 +51,13 @@ def listed_tariff(
     from genai_prices import Usage as Tokens  # its price table takes a while to load
     from genai_prices import calc_price
 
+    listed = LISTED_AS.get(provider, provider)
     try:
-        found = calc_price(Tokens(), model, provider_id=provider, genai_request_timestamp=at)
+        found = calc_price(Tokens(), model, provider_id=listed, genai_request_timestamp=at)
     except LookupError:
         return None
     # Providers are matched loosely: "my-openai-proxy" must not get OpenAI's prices.
-    if found.provider.id != provider or not _is_meant(found.model, model.lower()):
+    if found.provider.id != listed or not _is_meant(found.model, model.lower()):
         return None
     # A model lent by another provider is priced without its variants, as genai-prices does.
     lent = not any(found.model is each for each in found.provider.models)

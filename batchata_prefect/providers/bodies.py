@@ -1,13 +1,14 @@
 """Rendered requests, read again by their shape and changed.
 
-What holds `messages` is Anthropic's Messages or a chat completion, what holds `input` a response or
-an embedding. Everything that looks into a body after it was rendered stands here: its files and
-what is cited of its documents, the prefix that it shares with others, and the same request once
-more.
+What holds `messages` is Anthropic's Messages or a chat completion, what holds `contents` Gemini's,
+and what holds `input` a response or an embedding. Everything that looks into a body after it was
+rendered stands here: its files and what is cited of its documents, the prefix that it shares with
+others, and the same request once more.
 
 Wire forms: `document`, `image` and `search_result` blocks of Anthropic
 [anthropic/types/*_block_param.py, *_source_param.py]; `file` and `image_url` parts of OpenAI's chat
-completions, `input_file` and `input_image` of its Responses [guides/file-inputs].
+completions, `input_file` and `input_image` of its Responses [guides/file-inputs]; `inlineData` of
+Gemini, whose parts have no type [google/genai/types.py].
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ tenth."""
 
 _LEADING = frozenset({"system", "developer"})
 
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-"""Names of the output limit: Messages and older chat models, chat completions, Responses."""
+_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
+"""Names of the output limit: Messages and older chat models, chat completions, Responses, and
+`generationConfig` of Gemini."""
 
 _DATA_URL = re.compile(r"data:([^;,]*)(?:;[\w.=-]+)*;base64,")
 
@@ -56,14 +58,22 @@ _CORRECTION = (
 
 def _turns(body: Mapping[str, Any]) -> tuple[str, Any]:
     """Name and value of a body's conversation."""
-    name = "messages" if "messages" in body else "input"
+    name = next((each for each in ("messages", "contents") if each in body), "input")
     return name, body.get(name)
+
+
+def _turn(name: str, role: str, text: str) -> Message:
+    """A turn of one text, as it stands in a conversation of that name."""
+    if name == "contents":
+        return {"role": "model" if role == "assistant" else role, "parts": [{"text": text}]}
+    return {"role": role, "content": text}
 
 
 def _parts(turns: Any, *, inner: bool = False) -> Iterator[Message]:
     """The parts of all turns, with `inner` those in tool results too."""
     for turn in cast("list[Any]", turns) if isinstance(turns, list) else ():
-        content: Any = cast("Message", turn).get("content") if isinstance(turn, dict) else ()
+        message = cast("Message", turn) if isinstance(turn, dict) else {}
+        content: Any = message.get("content", message.get("parts"))
         for item in cast("list[Any]", content) if isinstance(content, list) else ():
             if not isinstance(item, dict):
                 continue
@@ -76,6 +86,11 @@ def _parts(turns: Any, *, inner: bool = False) -> Iterator[Message]:
 def file_in(part: Mapping[str, Any]) -> tuple[str, str] | None:
     """Type and base64 text of the file in a part; None where it holds none."""
     kind = part.get("type")
+    inline = object_at(part, "inlineData") or object_at(part, "inline_data")
+    if inline:
+        data = inline.get("data")
+        kind = inline.get("mimeType", inline.get("mime_type"))
+        return (str(kind), data) if isinstance(data, str) else None
     if kind in {"document", "image"}:
         source = object_at(part, "source")
         data = source.get("data")
@@ -120,7 +135,7 @@ def attachments(body: Mapping[str, Any]) -> Iterator[Attachment]:
     for part in _parts(_turns(body)[1]):
         found = file_in(part)
         # A chat completion takes no id in place of an image's URL.
-        if found is None or part["type"] == "image_url" or len(found[1]) * 3 // 4 < LEAST_BYTES:
+        if found is None or part.get("type") == "image_url" or len(found[1]) * 3 // 4 < LEAST_BYTES:
             continue
         import pybase64  # jobs without large files do not wait for it
 
@@ -231,7 +246,7 @@ def _sent_documents(blocks: Sequence[Message], sources: Sequence[str]) -> Iterat
 
 
 def _is_text(block: Message) -> bool:
-    return block.get("type") in {"text", "input_text"}
+    return block.get("type", "text" if "text" in block else None) in {"text", "input_text"}
 
 
 def _is_first(block: Message, name: str) -> bool:
@@ -316,33 +331,33 @@ def reworded(body: bytes, answer: str, fault: str) -> Again | None:
     """The request with the answer to it and with what was wrong; None where it has no dialogue."""
     data: dict[str, Any] = orjson.loads(body)
     name, turns = _turns(data)
-    limit = _limit(data)
+    settings, limit = _limit(data)
     # Anthropic refuses an assistant turn that is empty or ends in white space.
     said = answer.strip()
     if limit is None or not said or not isinstance(turns, (str, list)):
         return None
     if isinstance(turns, str):
-        turns = [{"role": "user", "content": turns}]
+        turns = [_turn(name, "user", turns)]
     request = _CORRECTION.format(fault=fault)
     data[name] = [
         *cast("list[Any]", turns),
-        {"role": "assistant", "content": said},
-        {"role": "user", "content": request},
+        _turn(name, "assistant", said),
+        _turn(name, "user", request),
     ]
-    return Again(orjson.dumps(data), said + request, data[limit])
+    return Again(orjson.dumps(data), said + request, settings[limit])
 
 
 def roomier(body: bytes, most: int | None) -> Again | None:
     """The request with twice the output tokens, at most `most`; None where it has all of them."""
     data: dict[str, Any] = orjson.loads(body)
-    limit = _limit(data)
+    settings, limit = _limit(data)
     if limit is None:
         return None
-    wanted = 2 * data[limit]
+    wanted = 2 * settings[limit]
     wanted = wanted if most is None else min(wanted, most)
-    if wanted <= data[limit]:
+    if wanted <= settings[limit]:
         return None
-    data[limit] = wanted
+    settings[limit] = wanted
     return Again(orjson.dumps(data), "", wanted)
 
 
@@ -362,7 +377,7 @@ def continued(body: bytes, message: Mapping[str, Any], *, goes_on: bool) -> Agai
     if not isinstance(turns, list) or not isinstance(content, list):
         return None
     said = _trimmed(cast("list[Any]", content))
-    limit = _limit(data)
+    settings, limit = _limit(data)
     if limit is None or not said:
         return None
     turns = cast("list[Any]", turns)
@@ -379,7 +394,7 @@ def continued(body: bytes, message: Mapping[str, Any], *, goes_on: bool) -> Agai
             if isinstance(given, dict)
             else container
         )
-    return Again(dumps(data).encode(), dumps(said), data[limit])
+    return Again(dumps(data).encode(), dumps(said), settings[limit])
 
 
 def handed_back(body: bytes) -> list[Any]:
@@ -401,5 +416,7 @@ def _trimmed(content: list[Any]) -> list[Any]:
     return kept
 
 
-def _limit(data: dict[str, Any]) -> str | None:
-    return next((name for name in _LIMITS if isinstance(data.get(name), int)), None)
+def _limit(data: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """What holds the output limit, and its name there."""
+    settings: dict[str, Any] = data.get("generationConfig") or data
+    return settings, next((name for name in _LIMITS if isinstance(settings.get(name), int)), None)

@@ -25,14 +25,15 @@ class ReplyTooLargeError(ProviderError):
     """A server sends more than is read of a reply; a batch that was created goes on there."""
 
 
-def http_client(kind: Any) -> Any:
+def http_client(kind: Any, **more: Any) -> Any:
     """An SDK's own default HTTP client, with a cap on what it reads.
 
     Args:
         kind: `DefaultAsyncHttpxClient` of the SDK.
+        more: Further arguments of it.
     """
     # What is packed in other ways cannot be unpacked up to a size with the standard library.
-    return kind(headers={"Accept-Encoding": "gzip"}, event_hooks={"response": [_cap]})
+    return kind(headers={"Accept-Encoding": "gzip"}, event_hooks={"response": [_cap]}, **more)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ same answer, so that nothing more is to be sent there; any other refusal is of w
 
 Sources: anthropic/_error_classes.py and types/shared (2.12.0), openai/_exceptions.py (3.54.0),
 Claude docs, api/errors and rate-limits; OpenAI's error codes guide and its help pages on 429s and
-on spend limits (November 2026); recorded replies.
+on spend limits (November 2026); google/genai/errors.py (3.6.1), google/rpc/error_details.proto,
+ai.google.dev, troubleshooting; recorded replies.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from typing import Any, Literal, TypeAlias, cast
 
 import orjson
 
 from batchata_prefect.errors import ProviderError, one_line
+from batchata_prefect.providers.rows import objects_at
 
 Kind: TypeAlias = Literal["wait", "refused", "absent", "unseen", "account", "ours"]
 """What to do about an error:
@@ -55,7 +58,8 @@ _MONEY = re.compile(
 
 _MONEY_SAID = re.compile(
     r"credit balance is too low|reached your specified (?:\w+ )?api usage limits"
-    r"|billing hard limit|billing is not active",
+    r"|billing hard limit|billing is not active|monthly spending cap"
+    r"|prepay(?:ment)? (?:credits?|balance|funds) (?:is|are) depleted",
     re.IGNORECASE,
 )
 """The same where only the text tells, as of a 400 `invalid_request_error` at Anthropic [api/errors,
@@ -71,6 +75,8 @@ _CLOSED = frozenset(
         "user_profile_not_billable",
         "cmek_key_disabled",
         "cmek_key_network_blocked",
+        "api_key_invalid",
+        "api_key_expired",
     }
 )
 """Codes that refuse the key or the account itself, with whatever status they come."""
@@ -87,12 +93,17 @@ _PASSING = frozenset(
 """Codes of a limit of rates or of an overload, which pass, also where a server or a gateway gives
 them another status than 429, 503 or 529."""
 
-_CLOSED_SAID = re.compile(r"organization has been disabled", re.IGNORECASE)
+_CLOSED_SAID = re.compile(
+    r"organization has been disabled|user location is not supported|api key (?:not valid|expired)"
+    r"|free tier is not available in your country",
+    re.IGNORECASE,
+)
 
 _UNSEEN = re.compile(
     r"(?:can(?:no|')t|could ?n(?:o|')t|unable to) (?:find|locate|access) (?:the )?(?:input )?file"
     r"|no such file|\bfile\b[^.]{0,120}(?:not (?:be )?found|does(?: no|n')t exist"
-    r"|not (?:yet )?(?:been )?(?:ready|available|processed)|being processed)",
+    r"|not (?:yet )?(?:been )?(?:ready|available|processed)|being processed"
+    r"|not in an ACTIVE state)",
     re.IGNORECASE,
 )
 """Texts with which a file that was uploaded a moment ago is not seen yet: OpenAI and servers that
@@ -220,13 +231,15 @@ def asked_seconds(error: BaseException) -> float | None:
     """Seconds that a reply asks to wait, at most `LONGEST_SECONDS`; None where it does not say.
 
     `retry-after` counts, as seconds or as a date by the provider's own clock, before it the more
-    exact `retry-after-ms`, and after it the times at which a limit that is used up comes back.
+    exact `retry-after-ms`, and after it the times at which a limit that is used up comes back, and
+    `google.rpc.RetryInfo` in the body.
     """
     headers: Any = getattr(getattr(error, "response", None), "headers", None)
     if not isinstance(headers, Mapping):
         return None
     given = cast("Mapping[str, Any]", headers)
-    for seconds in _asked(given, limited=status_of(error) == 429):
+    said = [_span(each["retryDelay"]) for each in _details(_told(error)) if "retryDelay" in each]
+    for seconds in chain(_asked(given, limited=status_of(error) == 429), said):
         if seconds is not None and math.isfinite(seconds) and seconds > 0:
             return min(seconds, LONGEST_SECONDS)
     return None
@@ -352,9 +365,15 @@ def _names(told: Mapping[str, Any]) -> Iterator[str]:
         if isinstance(details, Mapping)
         else None
     )
-    for value in (inner, told.get("code"), told.get("type")):
+    reasons = [each.get("reason") for each in _details(told)]
+    for value in (inner, *reasons, told.get("code"), told.get("type"), told.get("status")):
         if name := _text(value):
             yield name.lower()
+
+
+def _details(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What Google tells beside its error: objects with a type each [google.rpc.ErrorInfo, ...]."""
+    return objects_at(told, "details")
 
 
 def _text(value: Any) -> str | None:
@@ -387,15 +406,13 @@ def _is_network(error: BaseException) -> bool:
 def _never_sent(error: BaseException) -> bool:
     import httpx2
 
-    cause = error.__cause__ or error
-    return isinstance(
-        cause,
-        (
-            HeldBackError,
-            httpx2.ConnectError,
-            httpx2.ConnectTimeout,
-            httpx2.PoolTimeout,
-            httpx2.ProxyError,
-            httpx2.UnsupportedProtocol,
-        ),
+    # An SDK's own error has it as its cause, or there is none between.
+    never = (
+        HeldBackError,
+        httpx2.ConnectError,
+        httpx2.ConnectTimeout,
+        httpx2.PoolTimeout,
+        httpx2.ProxyError,
+        httpx2.UnsupportedProtocol,
     )
+    return isinstance(error, never) or isinstance(error.__cause__, never)

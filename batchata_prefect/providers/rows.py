@@ -21,7 +21,9 @@ UNREADABLE = "unreadable_reply"
 MOST_TOKENS = 1_000_000_000
 """What no answer takes: a larger count is a server's mistake, and what it cost is not known."""
 
-_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*"([\w-]{1,64})"', re.ASCII)
+_CUSTOM_ID = re.compile(
+    rb'"custom_id"\s*:\s*"([\w-]{1,64})"|"key"\s*:\s*"([0-9a-f]{16}-\d{1,12})"', re.ASCII
+)
 
 
 class UnreadableRowError(ParseError):
@@ -36,11 +38,14 @@ class UnreadableRowError(ParseError):
         self.reply = reply
 
 
-def parse(row: bytes, *, is_exact: bool = True) -> tuple[str, dict[str, Any]]:
+def parse(
+    row: bytes, *, is_exact: bool = True, name: str = "custom_id"
+) -> tuple[str, dict[str, Any]]:
     """The custom_id of a row, and the row.
 
     Args:
         row: The row.
+        name: The field that holds the custom_id.
         is_exact: Whether fractions that a float does not hold come as `Decimal`. Costly for
             vectors.
     """
@@ -48,12 +53,12 @@ def parse(row: bytes, *, is_exact: bool = True) -> tuple[str, dict[str, Any]]:
         raise _unread(row, ParseError(f"a result row has {why}", "bad_row"))
     try:
         data: Any = loads_exact(row) if is_exact else _floats(row)
-        custom_id = data["custom_id"]
+        custom_id = data[name]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         told = ParseError(f"a result row is cut off or no result: {row[:60]!r}", "bad_row")
         raise _unread(row, told) from error
     if not isinstance(custom_id, str):
-        raise ParseError(f"a result row has custom_id {str(custom_id)[:60]!r}", "bad_row")
+        raise ParseError(f"a result row has {name} {str(custom_id)[:60]!r}", "bad_row")
     return custom_id, data
 
 
@@ -93,7 +98,7 @@ def rescued(row: bytes, error: Exception) -> Reply | None:
     if named is None or not row.rstrip().endswith(b"}"):
         return None
     what = str(error) if isinstance(error, ParseError) else f"{type(error).__name__}: {error}"
-    return unreadable(named[1].decode(), what[:300])
+    return unreadable((named[1] or named[2]).decode(), what[:300])
 
 
 def opened(value: Any) -> Any:

@@ -110,12 +110,19 @@ _PAGE_TEXT_BOUND = 3_000
 _UNREADABLE_PAGE = 10_000
 """Text tokens of a PDF page whose content pypdf cannot read, but a provider may."""
 
-_PAGE_IMAGE = {"anthropic": (1_600, 1_800), "openai": (2_500, 3_800)}
+_PAGE_IMAGE = {"anthropic": (1_600, 1_800), "openai": (2_500, 3_800), "gemini": (560, 2_240)}
 """Tokens of the picture of a PDF page. Anthropic: an empty page is 1,590 (recorded reply of
 claude-sonnet-4-5), a scanned one about 1,530 on Sonnet 5.5 (public measurement); the bound and the
 text bound together also cover the largest image, 4,784. OpenAI: `detail` is high by default from
 GPT-5.6 on (openai SDK, response_input_file_param), 2,500 patches at 1.2 tokens; the bound is the
-dearest of the small models, 1,536 patches at 2.46 (guide images-vision)."""
+dearest of the small models, 1,536 patches at 2.46 (guide images-vision). Gemini: 258 up to 2.5, and
+from 3 on 560 by default, at most those of an image (guides document-processing, media-resolution).
+"""
+
+_GEMINI_TILE = 258
+_GEMINI_MOST = 2_240
+"""Tokens of a Gemini image: a tile's up to 2.5; from 3 on those of the resolution that is asked
+for, ultra high at most (guides image-understanding, media-resolution)."""
 
 _LARGEST_SIDE = 8_000
 """Largest side of an image in pixels. Source: Claude docs, vision."""
@@ -180,6 +187,9 @@ def _image(document: Document, provider: str, model: str | None) -> tuple[int, i
         # 3 or 4 tokens around each image, and about 40 where it was shrunk (public measurements).
         tokens = min(_patches(width, height, 28), 4_784)
         return tokens + 4, tokens + 100
+    if provider == "gemini":
+        tokens = _GEMINI_TILE * _gemini_tiles(width, height)
+        return tokens, max(tokens, _GEMINI_MOST)
     # Patches of 32 pixels. The large models count 1.2 tokens each, GPT-6 without any limit where
     # `detail` is left alone (14,364 for 4032 x 3024, public measurement); small ones up to 2.46
     # for at most 1,536. Models that count tiles stay below, but for gpt-4o-mini.
@@ -206,6 +216,14 @@ def _tiles(width: int, height: int) -> int:
     scale = min(1.0, 2_048 / max(width, height))
     scale = min(scale, 768 / min(width, height)) if min(width, height) * scale > 768 else scale
     return math.ceil(width * scale / 512) * math.ceil(height * scale / 512)
+
+
+def _gemini_tiles(width: int, height: int) -> int:
+    """Tiles that an image is cut into, of 256 to 768 pixels; a small one is a tile."""
+    if max(width, height) <= 384:
+        return 1
+    side = min(max(min(width, height) * 2 // 3, 256), 768)
+    return -(-width // side) * -(-height // side)
 
 
 def _patches(width: int, height: int, side: int) -> int:

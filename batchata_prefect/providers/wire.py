@@ -10,7 +10,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Mapping,
+)
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
@@ -154,12 +162,12 @@ def base_url(client: Any) -> str:
 async def get(
     client: Any, path: str, key: str, params: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The JSON object at a path; `key` is what it must at least hold."""
+    """The JSON object at a path; `key` is what it must at least hold, empty for nothing."""
     return await _small(client.get, path, key, {"params": dict(params or {})})
 
 
-async def post(client: Any, path: str, key: str) -> dict[str, Any]:
-    """Post once, without retries, and read the JSON object of the reply."""
+async def post(client: Any, path: str, key: str | None) -> dict[str, Any]:
+    """Post once, without retries, and read the JSON object of the reply, if it matters."""
     return await _small(client.post, path, key, {"max_retries": 0})
 
 
@@ -175,12 +183,12 @@ def _json_headers(size: int) -> dict[str, str]:
     return {"Content-Type": "application/json", "Content-Length": str(size)}
 
 
-async def delete(client: Any, path: str) -> None:
-    """Delete what is at a path; nothing there is fine."""
+async def delete(client: Any, path: str, *, gone: Collection[int] = (404,)) -> None:
+    """Delete what is at a path; nothing there, which these statuses say, is fine."""
     try:
         await _small(client.delete, path, None, {})
     except Exception as error:
-        if status_of(error) != 404:
+        if status_of(error) not in gone:
             raise
 
 
@@ -294,7 +302,7 @@ def read_object(response: Any, key: str) -> dict[str, Any]:
         data: Any = None if too_many_values(response.content) else orjson.loads(response.content)
     except orjson.JSONDecodeError:
         data = None
-    if not isinstance(data, dict) or key not in data:
+    if not isinstance(data, dict) or (key and key not in data):
         start = blanked(str(response.text))[:80]
         raise httpx2.DecodingError(
             f"the reply of status {response.status_code} is not what was asked for: {start!r}",
@@ -337,9 +345,7 @@ async def batches_since(
     """
     found: list[dict[str, Any]] = []
     async for items in batch_pages(client, path, cursor):
-        ahead = datetime.now(UTC) - (now(client) or datetime.now(UTC))
-        # Whose clock it was is not known: an earlier start may have had another one.
-        oldest = min(since, since - ahead) - CLOCK_MARGIN
+        oldest = oldest_since(client, since)
         moments = [moment(item.get("created_at")) for item in items]
         found += [
             item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
@@ -347,6 +353,18 @@ async def batches_since(
         if moments and moments[-1] is not None and moments[-1] <= oldest:
             break
     return found
+
+
+def oldest_since(client: Any, since: datetime) -> datetime:
+    """When, by the provider's clock, a batch was made at the earliest that was made since a time.
+
+    Args:
+        client: The SDK client, with which something was just called.
+        since: The time, by the provider's clock or by ours.
+    """
+    ahead = datetime.now(UTC) - (now(client) or datetime.now(UTC))
+    # Whose clock it was is not known: an earlier start may have had another one.
+    return min(since, since - ahead) - CLOCK_MARGIN
 
 
 async def batch_pages(client: Any, path: str, cursor: str) -> AsyncGenerator[list[dict[str, Any]]]:

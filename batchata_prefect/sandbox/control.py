@@ -21,6 +21,7 @@ from .ledger import Ledger
 
 ANTHROPIC_KEY = "sandbox-anthropic-key"
 OPENAI_KEY = "sandbox-openai-key"
+GEMINI_KEY = "sandbox-gemini-key"
 _START_SECONDS = 30.0
 _PORTS_TRIED = 5
 
@@ -30,12 +31,16 @@ class SandboxError(RuntimeError):
 
 
 def environment_for(url: str) -> dict[str, str]:
-    """The environment variables that point both SDKs at a sandbox."""
+    """The environment variables that point the SDKs at a sandbox."""
     return {
         "ANTHROPIC_BASE_URL": f"{url}/anthropic",
         "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
         "OPENAI_BASE_URL": f"{url}/openai/v1",
         "OPENAI_API_KEY": OPENAI_KEY,
+        "GOOGLE_GEMINI_BASE_URL": f"{url}/gemini",
+        "GEMINI_API_KEY": GEMINI_KEY,
+        # Google's SDK takes this one before the other, where it is not empty.
+        "GOOGLE_API_KEY": "",
     }
 
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .anthropic_answers import Claude
 from .faults import Faults
+from .gemini_answers import GeminiRows, failure, line_places
 from .limits import Limits
 from .openai_answers import Gpt
 from .openai_validation import Validation, validate_file
@@ -148,10 +149,8 @@ class Engine:
     async def _live(self, run: _Run) -> None:
         batch = run.batch
         try:
-            if batch.provider == "openai":
-                outcome = await self._live_openai(run)
-            else:
-                outcome = await self._live_anthropic(run)
+            live = {"openai": self._live_openai, "gemini": self._live_gemini}
+            outcome = await live.get(batch.provider, self._live_anthropic)(run)
             await self._light(self._commit, batch, outcome)
         except Exception:
             # The batch stays open: a test that waits for it must see why it never ends.
@@ -168,6 +167,23 @@ class Engine:
             run, lambda: Claude(self.read_file, batch), folder / f"{batch.id}.json", places
         )
         batch.status = "ended"
+        return outcome
+
+    async def _live_gemini(self, run: _Run) -> Outcome:
+        batch, path = run.batch, self.file_path(run.batch.input_file_id or "")
+        places = await self._light(line_places, path)
+        ordered = None if batch.fault is None else batch.fault.get("mode")
+        if ordered == "batch_failed" or places is None:
+            await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
+            batch.status = "FAILED"
+            return Outcome(errors=[failure(batch)])
+        outcome = await self._computed(
+            run, lambda: GeminiRows(batch.endpoint, self.read_file, batch), path, places
+        )
+        if batch.cancel_at is not None:
+            batch.status = "CANCELLED"
+        else:
+            batch.status = "EXPIRED" if ordered == "batch_expired" else "SUCCEEDED"
         return outcome
 
     async def _live_openai(self, run: _Run) -> Outcome:

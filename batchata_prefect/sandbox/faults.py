@@ -36,6 +36,7 @@ _STANDING_MODES = {
 """Modes that hold until they are cleared, whatever `times` says."""
 
 _MODES = {**_CALL_MODES, **_CREATE_MODES, **_STANDING_MODES}
+_PROVIDERS = ("anthropic", "gemini", "openai")
 _OPERATIONS = names(
     """create retrieve list results cancel delete upload content file message models
     count_tokens"""
@@ -74,8 +75,8 @@ def parse_fault(asked: Json) -> Fault:
     if mode not in _MODES:
         raise ValueError(f"mode {mode!r} is not one of {', '.join(sorted(_MODES))}")
     provider = rest.pop("provider", None)
-    if provider not in (None, "anthropic", "openai"):
-        raise ValueError(f"provider {provider!r} is neither 'anthropic' nor 'openai'")
+    if provider not in (None, *_PROVIDERS):
+        raise ValueError(f"provider {provider!r} is not one of {', '.join(_PROVIDERS)}")
     operation = rest.pop("operation", None)
     operations = (
         _MODES[mode]

@@ -140,6 +140,8 @@ _FEES = {"web_searches": "web_searches", "file_searches": "storage_searches"}
 _SMALL = ("gpt-4o-mini", "gpt-4.1-mini")
 """What a search of theirs finds is billed as 8,000 tokens of input."""
 
+_LISTED_AS = {"gemini": "google"}
+
 _REGIONS = {"us": Decimal("1.1")}
 """What `inference_geo` makes of the price of tokens; searches cost the same everywhere."""
 
@@ -195,7 +197,8 @@ def _price(
     # genai-prices warns of keys that a model has no price for, even where they are zero.
     usage = Usage(**{name: count for name, count in counts.items() if count})
     try:
-        price = calc_price(usage, model, provider_id=provider, price_context=context or None)
+        listed = _LISTED_AS.get(provider, provider)
+        price = calc_price(usage, model, provider_id=listed, price_context=context or None)
     except LookupError:
         return None
     return price.total_price

@@ -1,4 +1,4 @@
-"""Running a batch: from its requests on disk to result rows and bills, for both providers."""
+"""Running a batch: from its requests on disk to result rows and bills, for all providers."""
 
 from __future__ import annotations
 
@@ -98,6 +98,8 @@ class Encoder(ABC):
     """
 
     provider: ClassVar[str]
+    id_key: ClassVar[str] = "custom_id"
+    """Where its id lies in a request of a batch."""
     body_key: ClassVar[str]
     """Where the body lies in a request of a batch."""
 
@@ -188,7 +190,7 @@ def run_batch(
                     kind, row = runner.run(entry, raw, ordinal)
                 else:
                     kind, number = rest, encoder.number(ordinal)
-                    row = encoder.row(entry["custom_id"], number, kind, None)
+                    row = encoder.row(entry[encoder.id_key], number, kind, None)
                     row = None if batch.lists_no_unrun else row
                 runner.kinds[kind] += 1
                 if row is not None:
@@ -220,7 +222,7 @@ class _Runner:
     def run(self, entry: Json, raw: bytes, ordinal: int) -> tuple[str, Json | None]:
         """Kind and row (None for a missing one) of a request."""
         encoder = self.encoder
-        custom_id: str = entry["custom_id"]
+        custom_id: str = entry[encoder.id_key]
         body: Json = entry[encoder.body_key]
         digest, number, marker = body_digest(body), encoder.number(ordinal), None
         try:

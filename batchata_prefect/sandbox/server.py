@@ -25,6 +25,7 @@ from .anthropic import Anthropic
 from .api import Api, Call, Context, Operation
 from .engine import Engine
 from .faults import Fault, Faults, parse_fault
+from .gemini import Gemini
 from .limits import Limits
 from .openai import OpenAI
 from .store import Store
@@ -72,7 +73,9 @@ class App:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.apis = {api.name: api for api in (Anthropic(context), OpenAI(context))}
+        self.apis = {
+            api.name: api for api in (Anthropic(context), Gemini(context), OpenAI(context))
+        }
         self.routers = {name: _router(api) for name, api in self.apis.items()}
         self.control = Router(
             [

@@ -12,7 +12,8 @@ the field otherwise:
 | tuple of several types | object with one named slot an item | the list, as long as it is given |
 | set | list | unchanged |
 | field that may be left out (OpenAI) | required, or null | left out, so that the default holds |
-| values of any type, external `$ref`, recursion (Anthropic) | refused | |
+| `const` (Gemini) | `enum` of one value | unchanged |
+| values of any type, external `$ref`, recursion (Anthropic, Gemini) | refused | |
 
 Sources: Anthropic "Structured outputs", JSON schema limitations and schema complexity limits, and
 `anthropic/lib/_parse/_transform.py`; OpenAI "Structured model outputs", supported schemas. Errors
@@ -210,7 +211,8 @@ class _Conversion:
         out: Schema = {"type": kinds[0]} if len(kinds) == 1 else {}
         if len(kinds) > 1 and self.dialect.all_required:
             out["type"] = kinds
-        out |= {"enum": values} if "enum" in plain else {"const": plain["const"]}
+        is_enum = "enum" in plain or not self.dialect.constants
+        out |= {"enum": values} if is_enum else {"const": plain["const"]}
         return self._described(out, plain, used={"type", "enum", "const"})
 
     def _object(self, plain: Schema, path: str) -> Schema:

@@ -22,6 +22,7 @@ class Dialect:
         all_required: Whether every property must be required.
         recursion: Whether a schema may refer to itself.
         patterns: Whether simple patterns may stay.
+        constants: Whether `const` is taken, and not only an `enum` of one value.
         max_optional: Properties that need not be required; None without a limit.
         max_unions: Places with more than one type; None without a limit.
         max_depth: Levels of nested objects; None without a limit.
@@ -35,6 +36,7 @@ class Dialect:
     all_required: bool
     recursion: bool
     patterns: bool
+    constants: bool = True
     max_optional: int | None = None
     max_unions: int | None = None
     max_depth: int | None = None
@@ -70,6 +72,19 @@ OPENAI = Dialect(
     max_enum_values=1000,
 )
 """OpenAI "Structured model outputs", supported schemas, of 2026-09."""
+
+GEMINI = Dialect(
+    name="Gemini",
+    formats=frozenset({"date-time", "date", "time"}),
+    keywords=frozenset({"minimum", "maximum", "minItems", "maxItems"}),
+    all_required=False,
+    recursion=False,
+    patterns=False,
+    constants=False,
+)
+"""`responseJsonSchema` of Gemini [google/genai/types.py 3.6.1, GenerateContentConfig; guide
+"Structured output"]. A reference to itself is only taken in places that may be left out, and there
+only to an undocumented depth, so that none is sent."""
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ from batchata_prefect.content.schema import (
     asked_for,
     parse_answer,
 )
-from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
+from batchata_prefect.content.schema.dialects import ANTHROPIC, GEMINI, OPENAI
 from batchata_prefect.errors import ValidationError
 
 
@@ -568,6 +568,25 @@ def openai_faults(schema: dict[str, Any]) -> list[str]:
         if "(?" in node.get("pattern", ""):
             faults.append(f"{path}: lookaround")
     return faults
+
+
+GEMINI_KEYWORDS = {
+    "$defs", "$ref", "type", "format", "title", "description", "enum", "items", "minItems",
+    "maxItems", "minimum", "maximum", "anyOf", "properties", "additionalProperties", "required",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_schema_for_gemini_keeps_its_rules(name: str) -> None:
+    """It holds no keyword that is not documented, and what cannot be said is refused."""
+    schema = answer_schema(SHAPES[name].model)
+    try:
+        asked = asked_for(schema, GEMINI, job_id="a")
+    except ValidationError:
+        assert isinstance(SHAPES[name].anthropic, str)
+        return
+    assert common_faults(asked, GEMINI_KEYWORDS, {"date-time", "date", "time"}) == []
+    assert not is_recursive(asked)
 
 
 FAULTS = {"anthropic": anthropic_faults, "openai": openai_faults}

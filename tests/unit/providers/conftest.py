@@ -17,6 +17,7 @@ from pypdf import PdfWriter
 from batchata_prefect.models import Job, Request
 from batchata_prefect.providers import Provider
 from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.gemini import Gemini
 from batchata_prefect.providers.openai.batches import OpenAI
 
 from .orders import Order
@@ -48,6 +49,11 @@ def claude() -> Anthropic:
 
 
 @pytest.fixture(scope="session")
+def gemini() -> Gemini:
+    return Gemini()
+
+
+@pytest.fixture(scope="session")
 def gpt() -> OpenAI:
     return OpenAI()
 
@@ -59,6 +65,11 @@ def claude_job(**values: Any) -> Job:
 
 def gpt_job(**values: Any) -> Job:
     values = {"id": "j", "model": "gpt-6-luna", **values}
+    return Job(**values if "messages" in values else {"prompt": "Hello", **values})
+
+
+def gemini_job(**values: Any) -> Job:
+    values = {"id": "j", "model": "gemini-2.5-flash", **values}
     return Job(**values if "messages" in values else {"prompt": "Hello", **values})
 
 
@@ -90,6 +101,19 @@ def _adapter(endpoint: str) -> TypeAdapter[Any]:
     return TypeAdapter(Params)
 
 
+def _check_gemini(body: dict[str, Any]) -> None:
+    """Against the SDK's own types, which forbid what they do not know."""
+    from google.genai import types
+
+    config = {
+        **body.pop("generationConfig"),
+        "systemInstruction": body.pop("systemInstruction", None),
+    }
+    for content in body.pop("contents"):
+        types.Content.model_validate(content)
+    types.GenerateContentConfig.model_validate({**config, **body})
+
+
 _SCHEMAS = {
     "/v1/messages": ("anthropic", "CreateMessageParams"),
     "/v1/chat/completions": ("openai", "CreateChatCompletionRequest"),
@@ -107,6 +131,9 @@ def conforms() -> Iterator[Callable[[Request], None]]:
     loaded: dict[str, Any] = {}
 
     def check(request: Request) -> None:
+        if request.provider == "gemini":
+            _check_gemini(body(request))
+            return
         consumed(_adapter(request.endpoint).validate_python(body(request)))
         provider, name = _SCHEMAS[request.endpoint]
         path = specs / f"{provider}.openapi.json"
@@ -122,9 +149,9 @@ def conforms() -> Iterator[Callable[[Request], None]]:
     yield check
 
 
-@pytest.fixture(params=["anthropic", "openai"])
+@pytest.fixture(params=[Anthropic, Gemini, OpenAI], ids=lambda kind: kind.name)
 def provider(request: pytest.FixtureRequest, sandbox: Any) -> Provider:
-    return Anthropic() if request.param == "anthropic" else OpenAI()
+    return request.param()
 
 
 @pytest.fixture

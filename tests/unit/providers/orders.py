@@ -18,16 +18,31 @@ T = TypeVar("T")
 NOBODY: frozenset[str] = frozenset()
 
 
+MODELS = {
+    "anthropic": "claude-sonnet-5-5",
+    "gemini": "gemini-2.5-flash",
+    "openai": "gpt-6-luna",
+}
+
+BASE_URLS = {
+    "anthropic": "ANTHROPIC_BASE_URL",
+    "gemini": "GOOGLE_GEMINI_BASE_URL",
+    "openai": "OPENAI_BASE_URL",
+}
+UNKNOWN = {"anthropic": "msgbatch_x", "gemini": "batches/x", "openai": "batch_x"}
+"""Ids of batches that do not exist."""
+
+
 class Order:
     """A chunk and its file, ready to be created."""
 
     def __init__(self, provider: Provider, path: Path, prompts: list[str], salt: str = "") -> None:
-        claude = provider.name == "anthropic"
-        model = "claude-sonnet-5-5" if claude else "gpt-6-luna"
-        bodies = [
-            provider.render(Job(id=str(at), model=model, prompt=prompt, max_tokens=50)).body
+        model = MODELS[provider.name]
+        made = [
+            provider.render(Job(id=str(at), model=model, prompt=prompt, max_tokens=50))
             for at, prompt in enumerate(prompts)
         ]
+        bodies = [request.body for request in made]
         self.provider = provider
         self.path = path
         self.requests = partial(path.open, "rb")
@@ -36,7 +51,7 @@ class Order:
             round=0,
             token=hashlib.sha256(b"\n".join([salt.encode(), *bodies])).hexdigest(),
             provider=provider.name,
-            endpoint="/v1/messages" if claude else "/v1/chat/completions",
+            endpoint=made[0].endpoint,
             model=model,
             count=len(bodies),
             size_bytes=0,

@@ -152,7 +152,10 @@ def test_a_row_of_too_many_values_is_not_parsed(
 ) -> None:
     """The lease cannot be renewed while a parser works: its job fails, as paid, and by name."""
     error = b'{"error":{"message":"no","type":"invalid_request_error"},"list":[[],[],{"a":1}]}'
-    row = b'{"custom_id":"a-0","result":{"type":"errored","error":%b},"error":%b}' % (error, error)
+    row = b'{"custom_id":"a-0","key":"a-0","result":{"type":"errored","error":%b},"error":%b}' % (
+        error,
+        error,
+    )
     marks = sum(map(row.count, (b",", b"[", b"{")))
     monkeypatch.setenv("BATCHATA_MOST_ROW_VALUES", str(marks - fewer))
     bounds.cache_clear()

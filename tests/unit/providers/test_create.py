@@ -16,7 +16,7 @@ from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.providers.failures import NotSentError, classify, status_of
 from batchata_prefect.providers.openai.batches import OpenAI
 
-from .orders import Order, answers, finished, run
+from .orders import BASE_URLS, Order, answers, finished, run
 
 
 def test_a_batch_lives_from_create_to_its_answers(sandbox, provider, order):
@@ -142,7 +142,7 @@ def test_a_refused_connection_proves_that_nothing_was_created(provider, order, m
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv(f"{provider.name.upper()}_BASE_URL", address)
+    monkeypatch.setenv(BASE_URLS[provider.name], address)
     monkeypatch.setattr(wire, "RETRIES", 0)
 
     async def fail(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import ssl
@@ -15,10 +16,12 @@ import httpx2
 import openai
 import orjson
 import pytest
+from google.genai import errors
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchata_prefect.errors import blanked, keep_secret, one_line
+from batchata_prefect.providers import Key
 from batchata_prefect.providers.failures import (
     LONGEST_SECONDS,
     Failure,
@@ -27,12 +30,15 @@ from batchata_prefect.providers.failures import (
     classify_code,
     is_transient,
 )
+from batchata_prefect.providers.gemini.client import Client
 
-BOTH = ("anthropic", "openai")
+BOTH = ("anthropic", "gemini", "openai")
 
 
 @cache
 def sdk(provider: str) -> Any:
+    if provider == "gemini":
+        return Client(Key("sandbox", "http://127.0.0.1:1"))
     if provider == "anthropic":
         return anthropic.AsyncAnthropic(api_key="sandbox", base_url="http://127.0.0.1:1")
     return openai.AsyncOpenAI(api_key="sandbox", base_url="http://127.0.0.1:1/v1")
@@ -44,15 +50,21 @@ def status_error(
     """The error that the provider's own SDK makes of a response."""
     request = httpx2.Request("POST", "http://127.0.0.1:1/v1/batches")
     response = httpx2.Response(status, headers=headers or {}, content=content, request=request)
+    if provider == "gemini":
+        with pytest.raises(errors.APIError) as refused:
+            asyncio.run(sdk(provider)._refuse(response))
+        return refused.value
     return sdk(provider)._make_status_error_from_response(response)
 
 
-def told(provider: str, status: int, **error: Any) -> Exception:
+def told(provider: str, status: int, /, **error: Any) -> Exception:
     """The same with the provider's own error body."""
     error = {"message": "What was wrong.", **error}
     body = {"type": "error", "error": error} if provider == "anthropic" else {"error": error}
     return status_error(provider, status, orjson.dumps(body))
 
+
+QUOTA = "You exceeded your current quota, please check your plan and billing details."
 
 TABLE: list[tuple[str, int, dict[str, Any], str, bool]] = [
     # provider, status, error, kind, of money
@@ -153,6 +165,43 @@ TABLE: list[tuple[str, int, dict[str, Any], str, bool]] = [
     ("anthropic", 413, {"type": "request_too_large"}, "refused", False),
     ("anthropic", 529, {"type": "overloaded_error"}, "wait", False),
     ("anthropic", 504, {"type": "timeout_error"}, "wait", False),
+    ("gemini", 429, {"status": "RESOURCE_EXHAUSTED", "message": QUOTA}, "wait", False),
+    ("gemini", 402, {"status": "RESOURCE_EXHAUSTED"}, "account", True),
+    (
+        "gemini",
+        429,
+        {"message": "Your project has exceeded its monthly spending cap."},
+        "account",
+        True,
+    ),
+    ("gemini", 429, {"message": "Your prepayment credits are depleted."}, "account", True),
+    ("gemini", 400, {"details": [{"reason": "API_KEY_INVALID"}]}, "account", False),
+    (
+        "gemini",
+        400,
+        {"message": "API key not valid. Please pass a valid API key."},
+        "account",
+        False,
+    ),
+    ("gemini", 403, {"status": "PERMISSION_DENIED"}, "account", False),
+    (
+        "gemini",
+        400,
+        {"message": "User location is not supported for the API use."},
+        "account",
+        False,
+    ),
+    ("gemini", 400, {"message": "The File x is not in an ACTIVE state."}, "unseen", False),
+    ("gemini", 400, {"status": "INVALID_ARGUMENT"}, "refused", False),
+    ("gemini", 404, {"status": "NOT_FOUND"}, "absent", False),
+    (
+        "gemini",
+        503,
+        {"status": "UNAVAILABLE", "message": "The model is overloaded."},
+        "wait",
+        False,
+    ),
+    ("gemini", 504, {"status": "DEADLINE_EXCEEDED"}, "wait", False),
 ]
 
 
@@ -163,6 +212,15 @@ def test_what_an_error_means(
     """A wait passes, a refusal does not, and the account's refusals are told from the others."""
     failure = classify(told(provider, status, **error))
     assert (failure.kind, failure.of_money, failure.status) == (kind, of_money, status)
+
+
+@pytest.mark.parametrize(("delay", "seconds"), [("34.07s", 34.07), ("0s", None), ("soon", None)])
+def test_googles_delay_stands_in_the_body(delay: str, seconds: float | None) -> None:
+    """A 429 of Gemini's says in its details how long to wait."""
+    kinds = "type.googleapis.com/google.rpc."
+    details = [{"@type": f"{kinds}Help"}, {"@type": f"{kinds}RetryInfo", "retryDelay": delay}]
+    error = told("gemini", 429, status="RESOURCE_EXHAUSTED", details=details)
+    assert classify(error).seconds == seconds
 
 
 AFTER: list[tuple[dict[str, str], float | None]] = [

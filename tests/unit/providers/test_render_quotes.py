@@ -1,4 +1,4 @@
-"""Requests that ask for quotes: the same on both providers and on all endpoints of text."""
+"""Requests that ask for quotes: the same on all providers and on all endpoints of text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Job, Request
 from batchata_prefect.providers.bodies import held_in
 from tests.unit.content.test_documents import PNG, make_pdf
-from tests.unit.providers.conftest import claude_job, gpt_job, pdf
+from tests.unit.providers.conftest import claude_job, gemini_job, gpt_job, pdf
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 TEXT = b"Total: 500 EUR"
@@ -30,6 +30,8 @@ def schema_of(request: Request) -> dict[str, Any]:
     body = orjson.loads(request.body)
     if request.provider == "anthropic":
         return body["output_config"]["format"]["schema"]
+    if request.provider == "gemini":
+        return body["generationConfig"]["responseJsonSchema"]
     if request.endpoint == CHAT:
         assert body["response_format"]["json_schema"]["strict"] is True
         return body["response_format"]["json_schema"]["schema"]
@@ -37,13 +39,15 @@ def schema_of(request: Request) -> dict[str, Any]:
     return body["text"]["format"]["schema"]
 
 
-@pytest.fixture(params=["anthropic", CHAT, RESPONSES])
-def ask(request: pytest.FixtureRequest, claude: Any, gpt: Any) -> Any:
+@pytest.fixture(params=["anthropic", "gemini", CHAT, RESPONSES])
+def ask(request: pytest.FixtureRequest, claude: Any, gemini: Any, gpt: Any) -> Any:
     """Renders a job of some values for each endpoint."""
 
     def render(**values: Any) -> Request:
         if request.param == "anthropic":
             return claude.render(claude_job(**values))
+        if request.param == "gemini":
+            return gemini.render(gemini_job(**values))
         return gpt.render(gpt_job(endpoint=request.param, **values))
 
     return render

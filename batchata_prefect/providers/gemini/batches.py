@@ -1,0 +1,290 @@
+"""Gemini's Batch API: a file of requests goes up, a batch is made of it, a file of rows comes down.
+
+Sources: google/genai/batches.py, files.py and _transformers.py (3.6.1); ai.google.dev:
+gemini-api/docs/batch-api, api/batch-mode, api/files, gemini-api/docs/rate-limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from io import RawIOBase
+from os import SEEK_END
+from typing import Any, BinaryIO, cast
+
+from typing_extensions import override
+
+from batchata_prefect.answers import Reply
+from batchata_prefect.errors import blanked, one_line
+from batchata_prefect.exact_json import dumps
+from batchata_prefect.models import (
+    BatchFault,
+    BatchState,
+    Chunk,
+    EndingKind,
+    Job,
+    ProviderBatch,
+    Request,
+)
+from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers.failures import NotSentError, is_transient, status_of
+from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
+from batchata_prefect.providers.gemini.client import Client
+from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
+from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
+
+_VERSION = "/v1beta"
+_UPLOADS = "/upload/v1beta/files"
+_JSONL = "application/jsonl"
+_TOKEN = re.compile(r"batchata-([0-9a-f]{64})")
+_STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
+    "CANCELLING": ("canceling", None),
+    "SUCCEEDED": ("ended", "ended"),
+    "PARTIALLY_SUCCEEDED": ("ended", "ended"),
+    "CANCELLED": ("ended", "canceled"),
+    "EXPIRED": ("ended", "expired"),
+    "FAILED": ("ended", "failed"),
+}
+"""`BATCH_STATE_...` on the wire and `JOB_STATE_...` in the SDK -> what it is here."""
+
+_GONE = frozenset({403, 404})
+"""What is said of a file that does not exist: "You do not have permission to access the File ... or
+it may not exist" [public reports]."""
+
+_LASTS = timedelta(hours=48)
+"""After this a batch expires [batch-api]."""
+
+
+class Gemini(Provider):
+    """Batches of `generateContent`, each of one model."""
+
+    name = "gemini"
+    limits = LIMITS
+    # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
+    batches_path = _VERSION
+    files_path = _VERSION
+
+    @override
+    def serves(self, model: str) -> bool:
+        return model.startswith("gemini-")
+
+    @override
+    def most_output(self, model: str) -> int | None:
+        return most_tokens(model)
+
+    @override
+    def takes_temperature(self, model: str) -> bool | None:
+        return True
+
+    @override
+    def connect(self, key: Key | None = None) -> Any:
+        # The SDK's own variables: `GEMINI_API_KEY`, `GOOGLE_API_KEY`, `GOOGLE_GEMINI_BASE_URL`.
+        client = Client(key)
+        wire.check_keys(client, GEMINI_API_KEY=client.api_key)
+        return client
+
+    @override
+    def render(self, job: Job) -> Request:
+        return render(job)
+
+    @override
+    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        return b'{"key":"%b","request":%b}' % (custom_id.encode(), body)
+
+    @override
+    def wire_bytes(self, lines_bytes: int, count: int) -> int:
+        return lines_bytes + count
+
+    @override
+    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
+        with await asyncio.to_thread(requests) as lines:
+            try:
+                file = await self._uploaded(client, chunk, lines)
+            except Exception as error:
+                raise NotSentError(
+                    f"{chunk.name}: its request file could not be uploaded ({one_line(error)}); "
+                    "nothing was created or paid"
+                ) from error
+        batch = {"displayName": f"batchata-{chunk.token}", "inputConfig": {"fileName": file}}
+        path = chunk.endpoint.removesuffix(":generateContent") + ":batchGenerateContent"
+        return self.batch(await wire.buy(client, path, "name", {"batch": batch}))
+
+    async def _uploaded(self, client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str:
+        """The name of the chunk's file, which an earlier create may have left there.
+
+        It is ours to choose, so that no upload is ever lost or made twice.
+        """
+        name = _file_name(chunk.token)
+        size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
+        try:
+            found = await wire.get(client, f"{_VERSION}/{name}", "name")
+        except Exception as error:
+            if status_of(error) not in _GONE:
+                raise
+        else:
+            if count_at(found, "sizeBytes") == size and text_at(found, "state") != "FAILED":
+                return name
+            await self.forget(client, name)
+        body = {"file": {"name": name, "displayName": name, "mimeType": _JSONL}}
+        files = [("file", (name, requests, _JSONL))]
+        await wire.send(client, _UPLOADS, "file", headers={}, body=body, files=files)
+        return name
+
+    @override
+    async def withdraw(self, client: Any, chunk: Chunk) -> None:
+        await self.forget(client, _file_name(chunk.token))
+
+    @override
+    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
+        # A blocked prompt has no candidates.
+        answered, _, error = await wire.ask(client, endpoint, "usageMetadata", body)
+        if answered is not None:
+            return b'{"key":"%b","response":%b}' % (custom_id.encode(), answered)
+        told = dumps(error["error"] if isinstance(error, dict) and "error" in error else error)
+        return b'{"key":"%b","error":%b}' % (custom_id.encode(), told.encode())
+
+    async def _pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
+        # Without a size the list has been seen to be empty [python-genai#1250].
+        params: dict[str, Any] = {"pageSize": wire.PAGE}
+        while True:
+            page = await wire.get(client, f"{_VERSION}/batches", "", params)
+            yield cast("list[Mapping[str, Any]]", list_at(page, "operations"))
+            following = text_at(page, "nextPageToken")
+            if not following or following == params.get("pageToken"):
+                return
+            params = {**params, "pageToken": following}
+
+    @override
+    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
+        async for items in self._pages(client):
+            yield [self.batch(item) for item in items]
+
+    async def _since(self, client: Any, since: datetime) -> list[tuple[str | None, ProviderBatch]]:
+        """Token, where it is one of ours, and batch of all that were made since a time."""
+        found: list[tuple[str | None, ProviderBatch]] = []
+        # To the last page: that the newest come first is not documented.
+        async for items in self._pages(client):
+            oldest = wire.oldest_since(client, since)
+            for item in items:
+                batch = self.batch(item)
+                if batch.created_at is None or batch.created_at > oldest:
+                    found.append((_token(item), batch))
+        return found
+
+    @override
+    async def find(
+        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
+    ) -> Found:
+        for token, batch in await self._since(client, since):
+            if token == chunk.token and batch.batch_id not in known:
+                return Found(batch)
+        return Found()
+
+    @override
+    async def ours(self, client: Any, since: datetime) -> list[Ours]:
+        found = await self._since(client, since)
+        return [Ours(batch, token[:16]) for token, batch in found if token is not None]
+
+    @override
+    def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
+        # An operation, whose metadata is the batch.
+        about = object_at(data, "metadata") or data
+        state, token = text_at(about, "state") or "", _token(data)
+        is_done = data.get("done") is True
+        error = object_at(data, "error") or object_at(about, "error")
+        otherwise = ("ended", "failed" if error else "ended") if is_done else ("in_progress", None)
+        shown, ending = _STATES.get(state.partition("_STATE_")[2], otherwise)
+        counts = object_at(about, "batchStats")
+        succeeded = count_at(counts, "successfulRequestCount")
+        created = wire.moment(about.get("createTime"))
+        output = object_at(about, "output") or object_at(data, "response")
+        rows = text_at(output, "responsesFile")
+        if ending == "failed" and (rows or succeeded):
+            ending = "ended"  # it was begun, and what ran of it may have been billed
+        given = text_at(object_at(about, "inputConfig"), "fileName")
+        return ProviderBatch(
+            batch_id=str(data["name"]),
+            state=shown,
+            raw_status=state,
+            ending=ending,
+            total=count_at(counts, "requestCount") or None,
+            succeeded=succeeded,
+            failed=count_at(counts, "failedRequestCount"),
+            created_at=created,
+            expires_at=None if created is None else created + _LASTS,
+            ended_at=wire.moment(about.get("endTime")),
+            faults=(_fault(error),) if error and ending == "failed" else (),
+            output_file_id=rows,
+            # Whether the API tells the file is not documented; its name follows from the batch's.
+            input_file_id=given or (None if token is None else _file_name(token)),
+        )
+
+    @override
+    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
+        return self.batch(await wire.get(client, f"{_VERSION}/{batch_id}", "name"))
+
+    @override
+    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
+        # The answer to it is empty; a batch that has ended may be refused.
+        try:
+            await wire.post(client, f"{_VERSION}/{batch_id}:cancel", None)
+        except Exception as error:
+            if status_of(error) not in {400, 404, 409}:
+                raise
+        batch = await self.poll(client, batch_id)
+        # No state says that it is being canceled.
+        return batch if batch.state == "ended" else replace(batch, state="canceling")
+
+    @override
+    async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
+        if batch.output_file_id is None:
+            return
+        pieces = wire.stream(client, f"{_VERSION}/{batch.output_file_id}:download?alt=media")
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            await pieces.aclose()
+
+    @override
+    def read(self, row: bytes, endpoint: str) -> Reply:
+        # The fast way first: it takes only what it reads exactly as the other one would.
+        if (reply := ordinary(row)) is not None:
+            return reply
+        return read_row(*parse(row, name="key"))
+
+    @override
+    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
+        return {}  # documents go in the requests; see `render`
+
+    @override
+    async def forget(self, client: Any, file_id: str) -> None:
+        await wire.delete(client, f"{_VERSION}/{file_id}", gone=_GONE)
+
+    @override
+    async def discard(self, client: Any, batch: ProviderBatch) -> None:
+        if batch.input_file_id is not None:
+            await self.forget(client, batch.input_file_id)
+
+
+def _file_name(token: str) -> str:
+    """The name of a chunk's file: at most 40 of `[a-z0-9-]` after the slash [api/files]."""
+    return f"files/batchata-{token[:31]}"
+
+
+def _token(item: Mapping[str, Any]) -> str | None:
+    """The token of the chunk that an operation's batch was made for; None where it is not ours."""
+    about = object_at(item, "metadata") or item
+    match = _TOKEN.fullmatch(text_at(about, "displayName") or "")
+    return match[1] if match else None
+
+
+def _fault(error: Mapping[str, Any]) -> BatchFault:
+    number = count_at(error, "code")
+    word, status = CODES.get(number, ("unknown", number))
+    said = (text_at(error, "status") or word).lower()
+    code = f"http_{status}" if is_transient(status) else said
+    return BatchFault(code, blanked(text_at(error, "message")) or f"no reason given ({said})")
