@@ -33,6 +33,9 @@ _STEP = timedelta(minutes=30)
 LISTED_AS = {"gemini": "google"}
 """Name of a provider -> its id in genai-prices, where that is another."""
 
+_UNNAMED = frozenset({"azure"})
+"""Providers whose models have names that their user gave: a name tells no price."""
+
 _Prices: TypeAlias = "Mapping[str, Any]"
 
 
@@ -48,6 +51,8 @@ def listed_tariff(
         context: Which of the model's prices is wanted: `BATCH`, none for the standard one, or
             that of a service tier, which the model must have.
     """
+    if provider in _UNNAMED:
+        return None
     from genai_prices import Usage as Tokens  # its price table takes a while to load
     from genai_prices import calc_price
 

@@ -18,7 +18,11 @@ from batchata_prefect.money.observed import input_share
 TURNED_AWAY_CODE = "token_limit_exceeded"
 """Code of such a refusal [openai-python#2084]."""
 
-_LIMIT = re.compile(r"limit:?\s*(\d[\d,._]*\d|\d)", re.IGNORECASE)
+_LIMIT = re.compile(
+    r"limit(?: of|:)?\s*(?:(\d+(?:\.\d+)?)([KMB])\b|(\d[\d,._]*\d|\d))", re.IGNORECASE
+)
+"""OpenAI writes `Limit: 2,000,000 enqueued tokens`, and Azure `the configured limit of 30K`."""
+_UNITS = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 
 
 def is_turned_away(batch: ProviderBatch) -> bool:
@@ -31,7 +35,11 @@ def is_turned_away(batch: ProviderBatch) -> bool:
 def told(reason: str | None) -> int | None:
     """The limit in tokens that a refusal names; None where it names none."""
     match = _LIMIT.search(reason or "")
-    return int(re.sub(r"\D", "", match[1])) if match else None
+    if match is None:
+        return None
+    if match[2]:
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+    return int(re.sub(r"\D", "", match[3]))
 
 
 def limit(

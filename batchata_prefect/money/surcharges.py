@@ -83,6 +83,7 @@ def fees(provider: str, model: str, prices: Mapping[str, object]) -> dict[str, D
 
 USUAL_TIERS = {
     "anthropic": frozenset({"auto", "standard_only"}),
+    "azure": frozenset({"auto", "default"}),
     "openai": frozenset({"auto", "default"}),
 }
 """Tiers, asked for or named in a reply, that stand for the price of the way that was taken: of a

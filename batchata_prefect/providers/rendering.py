@@ -55,11 +55,18 @@ def fault(job: Job, text: str) -> ValidationError:
 
 
 class Tally:
-    """Adds up the tokens of a request."""
+    """Adds up the tokens of a request.
 
-    def __init__(self, job: Job, provider: str) -> None:
+    Args:
+        job: The job.
+        provider: The provider whose models count them.
+        model: The model; None where its name does not tell what it is.
+    """
+
+    def __init__(self, job: Job, provider: str, model: str | None) -> None:
         self.job = job
         self.provider = provider
+        self.model = model
         self.likely, self.bound = FRAME
         self.pages = 0
         self.files: list[tuple[str, int]] = []
@@ -91,9 +98,7 @@ class Tally:
             self.images.append(document)
         if document.kind in {"pdf", "image"} and len(document.data) >= LEAST_BYTES:
             self.files.append((document.digest, len(document.data)))
-        self.add(
-            estimate_document(document, self.provider, model=self.job.model, citations=citations)
-        )
+        self.add(estimate_document(document, self.provider, model=self.model, citations=citations))
 
     def part(self, part: Message) -> None:
         """Add the file in a part, by the checks of `file=`; of URLs and uploads we see nothing."""

@@ -350,7 +350,9 @@ async def batches_since(
         found += [
             item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
         ]
-        if moments and moments[-1] is not None and moments[-1] <= oldest:
+        first, last = (moments[0], moments[-1]) if moments else (None, None)
+        # A list whose oldest come first, or whose order nobody tells, is read to its end.
+        if first is not None and last is not None and last <= oldest and last <= first:
             break
     return found
 

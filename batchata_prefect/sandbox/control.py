@@ -20,6 +20,7 @@ from typing import Any, Self
 from .ledger import Ledger
 
 ANTHROPIC_KEY = "sandbox-anthropic-key"
+AZURE_KEY = "sandbox-azure-key"
 OPENAI_KEY = "sandbox-openai-key"
 GEMINI_KEY = "sandbox-gemini-key"
 _START_SECONDS = 30.0
@@ -35,6 +36,8 @@ def environment_for(url: str) -> dict[str, str]:
     return {
         "ANTHROPIC_BASE_URL": f"{url}/anthropic",
         "ANTHROPIC_API_KEY": ANTHROPIC_KEY,
+        "AZURE_OPENAI_ENDPOINT": f"{url}/azure",
+        "AZURE_OPENAI_API_KEY": AZURE_KEY,
         "OPENAI_BASE_URL": f"{url}/openai/v1",
         "OPENAI_API_KEY": OPENAI_KEY,
         "GOOGLE_GEMINI_BASE_URL": f"{url}/gemini",
@@ -180,7 +183,7 @@ class Sandbox:
         """Order something to go wrong; `faults.py` lists modes and operations.
 
         Args:
-            provider: `anthropic`, `openai`, or None for both.
+            provider: `anthropic`, `azure`, `gemini`, `openai`, or None for all.
             operation: which calls; None for those that the mode is about, or all.
             mode: what happens.
             times: how many matching calls; None for all until `clear_faults`.

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .anthropic_answers import Claude
+from .azure_answers import AzureCheck, AzureGpt
 from .faults import Faults
 from .gemini_answers import GeminiRows, failure, line_places
 from .limits import Limits
 from .openai_answers import Gpt
-from .openai_validation import Validation, validate_file
+from .openai_validation import Check, Validation, validate_file
 from .rows import AbandonedError, Encoder, Outcome, run_batch
 from .store import Batch, Store, StoredFile, load_index
 
@@ -30,6 +31,12 @@ VALIDATING_SHARE = 0.15
 
 FINALIZING_SHARE = 0.9
 """Part of a batch's time after which OpenAI shows it as finalizing."""
+
+_FILES: dict[str, tuple[type[Check], type[Gpt]]] = {
+    "azure": (AzureCheck, AzureGpt),
+    "openai": (Check, Gpt),
+}
+"""Providers whose batches are files of lines: how they check them and answer."""
 
 _CANCEL_SHARE = 0.25
 _CANCEL_MOST = 2.0
@@ -149,8 +156,8 @@ class Engine:
     async def _live(self, run: _Run) -> None:
         batch = run.batch
         try:
-            live = {"openai": self._live_openai, "gemini": self._live_gemini}
-            outcome = await live.get(batch.provider, self._live_anthropic)(run)
+            live = self._live_gemini if batch.provider == "gemini" else self._live_anthropic
+            outcome = await (self._live_openai if batch.provider in _FILES else live)(run)
             await self._light(self._commit, batch, outcome)
         except Exception:
             # The batch stays open: a test that waits for it must see why it never ends.
@@ -188,6 +195,7 @@ class Engine:
 
     async def _live_openai(self, run: _Run) -> Outcome:
         batch = run.batch
+        _, gpt = _FILES[batch.provider]
         found = await self._light(self._validate, run)
         await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
         if batch.cancel_at is None and found.errors:
@@ -203,7 +211,7 @@ class Engine:
             return Outcome()
         outcome = await self._computed(
             run,
-            lambda: Gpt(batch.endpoint, self.read_file, batch),
+            lambda: gpt(found.endpoint or batch.endpoint, self.read_file, batch),
             self.file_path(batch.input_file_id or ""),
             found.places,
         )
@@ -301,7 +309,8 @@ class Engine:
         path = self.file_path(file.id) if file is not None else None
         # One at a time: two batches that each fit the enqueued limit may not fit together.
         with self._validating:
-            found = validate_file(run.batch, file, path, self.limits, self._enqueued)
+            check, _ = _FILES[run.batch.provider]
+            found = validate_file(run.batch, file, path, self.limits, self._enqueued, check)
             run.validation = found
         return found
 

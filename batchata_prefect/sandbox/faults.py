@@ -36,7 +36,7 @@ _STANDING_MODES = {
 """Modes that hold until they are cleared, whatever `times` says."""
 
 _MODES = {**_CALL_MODES, **_CREATE_MODES, **_STANDING_MODES}
-_PROVIDERS = ("anthropic", "gemini", "openai")
+_PROVIDERS = ("anthropic", "azure", "gemini", "openai")
 _OPERATIONS = names(
     """create retrieve list results cancel delete upload content file message models
     count_tokens"""

@@ -140,7 +140,7 @@ _FEES = {"web_searches": "web_searches", "file_searches": "storage_searches"}
 _SMALL = ("gpt-4o-mini", "gpt-4.1-mini")
 """What a search of theirs finds is billed as 8,000 tokens of input."""
 
-_LISTED_AS = {"gemini": "google"}
+_LISTED_AS = {"azure": "openai", "gemini": "google"}
 
 _REGIONS = {"us": Decimal("1.1")}
 """What `inference_geo` makes of the price of tokens; searches cost the same everywhere."""

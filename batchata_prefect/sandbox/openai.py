@@ -76,6 +76,7 @@ class OpenAI(Api):
     status_field = "status"
     file_prefix = "file-"
     batches_path = "/v1/batches"
+    create_shape = _CREATE
     refusals: ClassVar[Mapping[str, Refusal]] = {
         "key": Refusal(
             401,
@@ -144,7 +145,7 @@ class OpenAI(Api):
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: only the shape is checked; the file is checked while validating."""
         limits, asked, now = self.context.limits, await self.read_object(call), time.time()
-        self.fit(_CREATE, asked)
+        self.fit(self.create_shape, asked)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
         return await self.start_batch(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import mmap
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
@@ -32,6 +32,8 @@ class Validation:
 
     errors: list[Json] = field(default_factory=list[Json])
     model: str | None = None
+    endpoint: str | None = None
+    """That of its lines, where it is not told by the batch."""
     count: int = 0
     tokens: int = 0
     places: array[int] = field(default_factory=lambda: array("Q"))
@@ -43,6 +45,7 @@ def validate_file(
     path: Path | None,
     limits: Limits,
     enqueued: Callable[[str], int],
+    check: type[Check],
 ) -> Validation:
     """Check the input file of a batch.
 
@@ -52,6 +55,7 @@ def validate_file(
         path: where the file's bytes lie.
         limits: limits in force.
         enqueued: gives the tokens of a model that wait already.
+        check: the provider's check of lines.
     """
     found = Validation()
     fault, most = batch.fault, limits.enqueued_tokens
@@ -66,7 +70,7 @@ def validate_file(
                 path.open("rb") as opened,
                 mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
             ):
-                _Check(batch, limits, found).lines(data)
+                check(batch, limits, found).lines(data)
         found.count = len(found.places) // 2
         if not found.errors and file.bytes > limits.max_file_bytes:
             text = f"The batch input file is larger than the {limits.max_file_bytes} maximum for"
@@ -78,20 +82,42 @@ def validate_file(
         if not found.errors and most is not None:
             waiting = enqueued(found.model or "")
             if waiting + found.tokens > most:
-                found.errors.append(_token_limit_error(found.model, most))
+                found.errors.append(_error(*check.too_many_tokens(found.model, most)))
     return found
 
 
-class _Check:
+class Check:
     """Walks the lines of a file and notes their places and errors."""
+
+    codes: ClassVar[Mapping[str, str]] = {"url": "invalid_url", "model": "mismatched_model"}
+    """Codes of a line whose `url`, or whose `model`, is another than that of the others."""
 
     def __init__(self, batch: Batch, limits: Limits, found: Validation) -> None:
         self.endpoint = batch.endpoint
         self.limits = limits
+        self.most_lines = limits.max_lines
         self.found = found
         self.custom_ids: set[str] = set()
         self.inputs = 0
         self.count_tokens = limits.enqueued_tokens is not None
+
+    def fits(self, url: Any) -> bool:
+        """Whether a line is for the endpoint of the batch."""
+        return url == self.endpoint
+
+    def knows(self, model: str) -> bool:
+        """Whether batches can be made of requests to a model."""
+        return openai_model(model) is not None
+
+    @staticmethod
+    def too_many_tokens(model: str | None, limit: int) -> tuple[str, str]:
+        """Code and text of what passes the enqueued-token limit (openai-python#2084)."""
+        return (
+            "token_limit_exceeded",
+            f"Enqueued token limit reached for {model} in organization org-sandbox. Limit:"
+            f" {limit:,} enqueued tokens. Please try again once some in_progress batches have been"
+            " completed.",
+        )
 
     def lines(self, data: mmap.mmap) -> None:
         """Check all lines, up to a hundred errors."""
@@ -108,8 +134,8 @@ class _Check:
                     found.errors.append(_error(*problem, line=number))
                 found.places.extend((start, end))
             start = end + 1
-            if len(found.places) // 2 > limits.max_lines:
-                found.errors.append(_too_many("requests", limits.max_lines))
+            if len(found.places) // 2 > self.most_lines:
+                found.errors.append(_too_many("requests", self.most_lines))
                 return
         if self.inputs > limits.embedding_inputs:
             found.errors.append(_too_many("embedding inputs", limits.embedding_inputs))
@@ -133,22 +159,22 @@ class _Check:
         if line["method"] != "POST":
             text = "The HTTP method of a batch request must be 'POST'."
             return "invalid_method", text, "method"
-        if line.get("url") != self.endpoint:
+        if not self.fits(line.get("url")):
             text = "The URL provided for this request does not match the batch endpoint"
-            return "invalid_url", f"{text} {self.endpoint}.", "url"
+            return self.codes["url"], f"{text} {self.endpoint}.", "url"
         return self._body(body) if is_object(body) else _missing("body")
 
     def _body(self, body: Json) -> _Problem | None:
         model, found = body.get("model"), self.found
         if not isinstance(model, str):
             return "invalid_request", "The request body must name a model.", "body.model"
-        if found.model is None and openai_model(model) is None:
+        if found.model is None and not self.knows(model):
             text = f"The provided model '{model}' is not supported by the Batch API."
             return "model_not_found", text, "body.model"
         found.model = found.model or model
         if model != found.model:
             text = "The provided model does not match the model of the other requests in the batch:"
-            return "mismatched_model", f"{text} '{model}' is not '{found.model}'.", "body.model"
+            return self.codes["model"], f"{text} '{model}' is not '{found.model}'.", "body.model"
         if body.get("stream") is True:
             text = "Streaming is not supported in the Batch API."
             return "streaming_unsupported", text, "body.stream"
@@ -169,15 +195,6 @@ def _too_many(what: str, most: int) -> Json:
     return _error("too_many_tasks", text)
 
 
-def _token_limit_error(model: str | None, limit: int) -> Json:
-    """The error of a batch that would pass the enqueued-token limit (openai-python#2084)."""
-    return _error(
-        "token_limit_exceeded",
-        f"Enqueued token limit reached for {model} in organization org-sandbox. Limit: {limit:,}"
-        " enqueued tokens. Please try again once some in_progress batches have been completed.",
-    )
-
-
 def _error(code: str, message: str, param: str | None = None, line: int | None = None) -> Json:
     return {"code": code, "line": line, "message": message, "param": param}
 
@@ -185,7 +202,7 @@ def _error(code: str, message: str, param: str | None = None, line: int | None =
 def _ordered_failure(options: Json) -> Json:
     code, message = options.get("code", "token_limit_exceeded"), options.get("message")
     if code == "token_limit_exceeded" and message is None:
-        return _token_limit_error(options.get("model", "gpt-6-luna"), 2_000_000)
+        return _error(*Check.too_many_tokens(options.get("model", "gpt-6-luna"), 2_000_000))
     message = message or "The sandbox was asked to fail this batch."
     return _error(code, message, options.get("param"), options.get("line"))
 

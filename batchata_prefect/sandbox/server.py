@@ -23,6 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .anthropic import Anthropic
 from .api import Api, Call, Context, Operation
+from .azure import Azure
 from .engine import Engine
 from .faults import Fault, Faults, parse_fault
 from .gemini import Gemini
@@ -73,9 +74,8 @@ class App:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.apis = {
-            api.name: api for api in (Anthropic(context), Gemini(context), OpenAI(context))
-        }
+        kinds = (Anthropic, Azure, Gemini, OpenAI)
+        self.apis: dict[str, Api] = {kind.name: kind(context) for kind in kinds}
         self.routers = {name: _router(api) for name, api in self.apis.items()}
         self.control = Router(
             [
@@ -101,6 +101,7 @@ class App:
         for name in self.routers:
             if path.startswith(f"/{name}/"):
                 provider, path = name, path.removeprefix(f"/{name}")
+                break
         scope = {**scope, "path": path, "root_path": ""}
         await self.routers[provider](scope, receive, self._dated(send))
 

@@ -69,7 +69,7 @@ def render(job: Job) -> Request:
     """The job's exact request."""
     if job.endpoint not in {None, ENDPOINT}:
         raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
-    tally = Tally(job, "anthropic")
+    tally = Tally(job, "anthropic", job.model)
     params = parameters(job)
     left_out: tuple[str, ...] = ()
     if params:

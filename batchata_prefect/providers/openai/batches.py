@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar, cast
 from typing_extensions import override
 
 from batchata_prefect.answers import Reply
-from batchata_prefect.errors import MissingCredentialsError, blanked, one_line
+from batchata_prefect.errors import MissingCredentialsError, ProviderError, blanked, one_line
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchFault,
@@ -48,6 +48,7 @@ _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
     "cancelling": ("canceling", None),
     "completed": ("ended", "ended"),
     "cancelled": ("ended", "canceled"),
+    "canceled": ("ended", "canceled"),
     "expired": ("ended", "expired"),
     "failed": ("ended", "failed"),
 }
@@ -75,6 +76,8 @@ class OpenAI(Provider):
     batches_path = "/batches"
     batches_cursor = "after"
     files_path = "/files"
+    batch_fields: ClassVar[Mapping[str, Any]] = {"purpose": "batch"}
+    """What goes up beside the file of a batch."""
     upload_fields: ClassVar = {
         "purpose": "user_data",
         "expires_after": {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS},
@@ -181,10 +184,17 @@ class OpenAI(Provider):
                 left = await _left(client, chunk)
                 upload.file_id = next((id_ for id_, bytes_ in left if bytes_ == size), None)
         if upload.file_id is None:
-            upload.file_id = await _upload(client, chunk, requests)
+            upload.file_id = await _upload(client, chunk, requests, self.batch_fields)
         # A server may not tell names either.
         self._tokens[upload.file_id] = chunk.token
+        if not await self._is_usable(client, upload.file_id):
+            del self._begun[chunk.token]
+            raise ProviderError("the provider cannot read the file; it is uploaded again")
         return upload
+
+    async def _is_usable(self, client: Any, file_id: str) -> bool:
+        """Whether a batch can be made of an uploaded file, once that is known."""
+        return True
 
     async def _not_seen(self, client: Any, chunk: Chunk, upload: _Upload) -> None:
         """Have the file uploaded again where the API goes on not to see it."""
@@ -204,9 +214,11 @@ class OpenAI(Provider):
     @override
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
         # The client's base URL ends in /v1.
-        answered, status, error = await wire.ask(
-            client, endpoint.removeprefix("/v1"), "object", body
-        )
+        return await self._asked(client, custom_id, body, endpoint.removeprefix("/v1"))
+
+    async def _asked(self, client: Any, custom_id: str, body: bytes, path: str) -> bytes:
+        """Send one realtime request to a path: the reply as a result row."""
+        answered, status, error = await wire.ask(client, path, "object", body)
         told = answered if answered is not None else dumps({"error": error}).encode()
         form = b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}'
         return form % (custom_id.encode(), status, told)
@@ -257,7 +269,8 @@ class OpenAI(Provider):
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
         status = str(data.get("status"))
-        state, ending = _STATES.get(status, ("in_progress", None))
+        # Azure's documents have them with a capital as well, and an empty text for no file.
+        state, ending = _STATES.get(status.lower(), ("in_progress", None))
         counts = object_at(data, "request_counts")
         ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
         return ProviderBatch(
@@ -273,9 +286,9 @@ class OpenAI(Provider):
             expires_at=wire.moment(data.get("expires_at")),
             ended_at=ended[0] if ended else None,
             faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
-            output_file_id=text_at(data, "output_file_id"),
-            error_file_id=text_at(data, "error_file_id"),
-            input_file_id=text_at(data, "input_file_id"),
+            output_file_id=text_at(data, "output_file_id") or None,
+            error_file_id=text_at(data, "error_file_id") or None,
+            input_file_id=text_at(data, "input_file_id") or None,
         )
 
     @override
@@ -340,14 +353,16 @@ async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
     ]
 
 
-async def _upload(client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> str:
+async def _upload(
+    client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase, fields: Mapping[str, Any]
+) -> str:
     # The SDK reads a path into memory, and streams an open file [openai/_files.py].
     reply = await wire.send(
         client,
         "/files",
         "id",
         headers={"Content-Type": "multipart/form-data"},
-        body={"purpose": "batch"},
+        body=dict(fields),
         files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
     )
     return str(reply["id"])

@@ -79,13 +79,18 @@ def reasons(model: str) -> bool:
     return _O_SERIES.match(model) is not None or (match is not None and int(match[1]) >= 5)
 
 
-def render(job: Job) -> Request:
-    """The job's exact request."""
-    embeds = job.model.startswith("text-embedding-")
+def render(job: Job, *, is_named: bool = True) -> Request:
+    """The job's exact request.
+
+    Args:
+        job: The job.
+        is_named: Whether the model's name tells what it is, and what it takes.
+    """
+    embeds = is_named and job.model.startswith("text-embedding-")
     endpoint = job.endpoint or (EMBEDDINGS if embeds else CHAT)
     if endpoint not in (CHAT, RESPONSES, EMBEDDINGS):
         raise fault(job, f"endpoint {endpoint!r} is not one of {CHAT}, {RESPONSES}, {EMBEDDINGS}")
-    tally = Tally(job, "openai")
+    tally = Tally(job, "openai", job.model if is_named else None)
     params = parameters(job)
     if endpoint == EMBEDDINGS:
         return _embedding(job, tally, params)
@@ -103,7 +108,7 @@ def render(job: Job) -> Request:
         )
     if params:
         left_out += foreign(job, params, endpoint)
-        left_out += _drop_sampling(job, params, endpoint)
+        left_out += _drop_sampling(tally, params, endpoint)
         check_tool_choice(job, params, endpoint)
     write = _chat if endpoint == CHAT else _response
     body, limit, sources = write(job, tally, params, quoted=quoted)
@@ -120,17 +125,17 @@ def render(job: Job) -> Request:
         left_out=left_out,
         sources=sources,
         prefix=key_for_openai(body) if job.cache_prefix else None,
-        terms=terms_of(job.model, params),
+        terms=terms_of(tally.model or "", params),
     )
 
 
-def _drop_sampling(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
+def _drop_sampling(tally: Tally, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
     """Take out what only models without reasoning take, unless reasoning is switched off.
 
     They need effort `none` [docs: guides "using GPT-5.2" and later]; whether a model takes that
     effort is for the API to say.
     """
-    if not reasons(job.model):
+    if not reasons(tally.model or ""):
         return ()
     reasoning: Any = params.get("reasoning")
     effort = params.get("reasoning_effort")
@@ -145,15 +150,16 @@ def _drop_sampling(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str
     ]
     switch = "reasoning_effort='none'" if endpoint == CHAT else "reasoning={'effort': 'none'}"
     return drop_unsupported(
-        job,
+        tally.job,
         params,
         names,
         f"it is a reasoning model; leave it out, or give {switch} where the model takes that",
     )
 
 
-def _limit(job: Job, params: dict[str, Any], names: Sequence[str], least: int) -> int:
-    return max_tokens(job, params, names, least=least, most=most_tokens(job.model))
+def _limit(tally: Tally, params: dict[str, Any], names: Sequence[str], least: int) -> int:
+    most = most_tokens(tally.model or "")
+    return max_tokens(tally.job, params, names, least=least, most=most)
 
 
 def most_tokens(model: str) -> int | None:
@@ -164,7 +170,7 @@ def most_tokens(model: str) -> int | None:
 def _chat(
     job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
 ) -> tuple[dict[str, Any], int, Sequence[str]]:
-    limit = _limit(job, params, ("max_tokens", "max_completion_tokens"), 1)
+    limit = _limit(tally, params, ("max_tokens", "max_completion_tokens"), 1)
     messages, sources = _messages(job, tally, _CHAT_ROLES, _chat_part, "text")
     system = params.pop("system", None)
     if system is not None:
@@ -191,7 +197,7 @@ def _response(
     if "max_completion_tokens" in params:
         raise fault(job, f"max_completion_tokens is not of {RESPONSES}; give max_tokens")
     # The least that the endpoint takes is 16 [O: types/responses/response_create_params.py].
-    limit = _limit(job, params, ("max_tokens", "max_output_tokens"), 16)
+    limit = _limit(tally, params, ("max_tokens", "max_output_tokens"), 16)
     messages, sources = _messages(job, tally, _RESPONSES_ROLES, _response_part, "input_text")
     system = params.pop("system", None)
     if system is not None:

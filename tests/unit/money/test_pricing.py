@@ -538,7 +538,8 @@ def test_unknown_price_is_none_and_said(provider, model):
         ("openai", "gpt-5-codex", "priced as 'gpt-5'"),
         ("openai", "ft:gpt-4o-mini-2024-07-18:org::id", "priced as 'ft:gpt-4o-mini'"),
         ("openai", "gpt-image-1", "images are priced as text"),
-        ("azure", "gpt-6-luna", "no batch price is known"),
+        # Lent by another provider.
+        ("gemini", "claude-haiku-4-5-20251001", "no batch price is known"),
     ],
 )
 def test_what_a_price_leaves_unsaid_is_noted(provider, model, note):

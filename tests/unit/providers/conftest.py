@@ -17,6 +17,7 @@ from pypdf import PdfWriter
 from batchata_prefect.models import Job, Request
 from batchata_prefect.providers import Provider
 from batchata_prefect.providers.anthropic.batches import Anthropic
+from batchata_prefect.providers.azure import Azure
 from batchata_prefect.providers.gemini import Gemini
 from batchata_prefect.providers.openai.batches import OpenAI
 
@@ -149,7 +150,7 @@ def conforms() -> Iterator[Callable[[Request], None]]:
     yield check
 
 
-@pytest.fixture(params=[Anthropic, Gemini, OpenAI], ids=lambda kind: kind.name)
+@pytest.fixture(params=[Anthropic, Azure, Gemini, OpenAI], ids=lambda kind: kind.name)
 def provider(request: pytest.FixtureRequest, sandbox: Any) -> Provider:
     if request.param is Gemini:
         pytest.importorskip("google.genai", reason="an extra")

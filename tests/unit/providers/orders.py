@@ -20,16 +20,18 @@ NOBODY: frozenset[str] = frozenset()
 
 MODELS = {
     "anthropic": "claude-sonnet-5-5",
+    "azure": "fleet",
     "gemini": "gemini-2.5-flash",
     "openai": "gpt-6-luna",
 }
 
 BASE_URLS = {
     "anthropic": "ANTHROPIC_BASE_URL",
+    "azure": "AZURE_OPENAI_ENDPOINT",
     "gemini": "GOOGLE_GEMINI_BASE_URL",
     "openai": "OPENAI_BASE_URL",
 }
-UNKNOWN = {"anthropic": "msgbatch_x", "gemini": "batches/x", "openai": "batch_x"}
+UNKNOWN = {"anthropic": "msgbatch_x", "gemini": "batches/x", "azure": "batch_x", "openai": "batch_x"}
 """Ids of batches that do not exist."""
 
 

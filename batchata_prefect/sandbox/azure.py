@@ -1,0 +1,160 @@
+"""Azure OpenAI's HTTP API: OpenAI's, below `/openai/v1`, or `/openai` with the day of a version.
+
+Sources: learn.microsoft.com, foundry/openai: how-to/batch (August 2026), api-version-lifecycle,
+authoring-reference-preview; openai-dotnet#312 for files that are not processed yet. The texts of
+refusals are of public reports, or the sandbox's own.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import ClassVar
+
+from .api import Call, Operation, Refusal, Upload
+from .azure_answers import URLS, AzureGpt
+from .openai import OpenAI
+from .openai_answers import DAYS_30
+from .openai_rules import CHAT, METADATA, RESPONSES
+from .reading import Form
+from .shapes import ANYTHING, NAMED, closed, one_of
+from .store import Batch, StoredFile
+from .wire import Json, RefusedError, Reply, new_id
+
+_CREATE = closed(
+    input_file_id=NAMED,
+    endpoint=one_of(*URLS, required=True),
+    completion_window=one_of("24h", required=True),
+    metadata=METADATA,
+    output_expires_after=ANYTHING,
+)
+_V1 = (None, "v1", "preview", "latest")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
+_DAYS_14 = 14 * 86400
+_PROCESSED_SECONDS = 0.05
+"""Time after an upload in which no batch can be made of the file."""
+
+
+class Azure(OpenAI):
+    """The API of a resource under `/azure`."""
+
+    name = "azure"
+    create_shape = _CREATE
+    refusals: ClassVar[Mapping[str, Refusal]] = {
+        **OpenAI.refusals,
+        "key": Refusal(
+            401,
+            "Access denied due to invalid subscription key or wrong API endpoint. Make sure to"
+            " provide a valid key for an active subscription and use a correct regional API"
+            " endpoint for your resource.",
+            code="401",
+        ),
+        "no key": Refusal(
+            401,
+            "Access denied due to missing subscription key. Make sure to include subscription key"
+            " when making requests to an API.",
+            code="401",
+        ),
+        "path": Refusal(404, "Resource not found", code="404"),
+        "pending": Refusal(
+            400, "The file '{id}' has not been processed yet.", code="invalidPayload"
+        ),
+        "purpose": Refusal(400, "Invalid purpose: '{id}'.", code="invalidPayload"),
+        "expires": Refusal(
+            400,
+            "expires_after must be created_at and 1209600 to 2592000 seconds.",
+            code="invalidPayload",
+        ),
+    }
+
+    def operations(self) -> list[Operation]:
+        """As `Api.operations`, below both paths; there is no batch of embeddings."""
+        found: list[Operation] = []
+        for method, path, name, handler in super().operations():
+            rest = path.removeprefix("/v1")
+            if rest.startswith(("/embeddings", "/responses/")):
+                continue
+            dated = f"/deployments/{{id}}{rest}" if path == CHAT else rest
+            found += [
+                Operation(method, f"/openai/v1{rest}", name, self._of_v1(handler)),
+                Operation(method, f"/openai{dated}", name, self._of_a_day(handler)),
+            ]
+        return found
+
+    def _of_v1(
+        self, handler: Callable[[Call], Awaitable[Reply]]
+    ) -> Callable[..., Awaitable[Reply]]:
+        async def served(call: Call) -> Reply:
+            if call.request.query_params.get("api-version") not in _V1:
+                raise self.refuse("path")
+            return await handler(call)
+
+        return served
+
+    def _of_a_day(
+        self, handler: Callable[[Call], Awaitable[Reply]]
+    ) -> Callable[..., Awaitable[Reply]]:
+        async def served(call: Call) -> Reply:
+            if not _DAY.fullmatch(call.request.query_params.get("api-version", "")):
+                raise self.refuse("path")
+            return await handler(call)
+
+        return served
+
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """As `Api.key_of`: in a header of its own, or a token of Microsoft Entra ID."""
+        return headers.get("api-key") or super().key_of(headers)
+
+    def headers(self) -> dict[str, str]:
+        """As `Api.headers`."""
+        return {"apim-request-id": new_id("", 32), "x-ms-region": "Sandbox"}
+
+    def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
+        """As `Api.error_body`; what refuses the resource has a code and a text alone."""
+        if problem.code is not None and problem.code.isdigit():
+            return {"error": {"code": problem.code, "message": problem.message}}
+        return super().error_body(problem, headers)
+
+    def encoder(self, call: Call) -> AzureGpt:
+        """As `Api.encoder`."""
+        endpoint = CHAT if call.request.scope["path"].endswith("/chat/completions") else RESPONSES
+        return AzureGpt(endpoint, self.context.engine.read_file, None)
+
+    async def create(self, call: Call) -> Reply:
+        """As `Api.create`: of a file that is processed."""
+        given = (await self.read_object(call)).get("input_file_id")
+        file = self.context.engine.files.get(str(given))
+        if file is not None and _is_pending(file):
+            raise self.refuse("pending", id=file.id)
+        return await super().create(call)
+
+    def batch_body(self, batch: Batch) -> Json:
+        """As `Api.batch_body`: without what Azure's has not, and with empty names of files."""
+        body = super().batch_body(batch)
+        for name in ("model", "usage"):
+            del body[name]
+        for name in ("output_file_id", "error_file_id"):
+            body[name] = body[name] or ""
+        return body
+
+    def read_upload(self, form: Form) -> Upload:
+        """As `Api.read_upload`."""
+        if form.fields.get("purpose") == "user_data":
+            raise self.refuse("purpose", id="user_data")
+        anchor, seconds = (form.fields.get(f"expires_after[{at}]") for at in ("anchor", "seconds"))
+        upload = super().read_upload(form)
+        if anchor is None and seconds is None:
+            return upload._replace(seconds=None)
+        if not _DAYS_14 <= int(seconds or 0) <= DAYS_30:
+            raise self.refuse("expires")
+        return upload
+
+    def file_body(self, file: StoredFile) -> Json:
+        """As `Api.file_body`."""
+        status = "pending" if _is_pending(file) else "processed"
+        return {**super().file_body(file), "status": status}
+
+
+def _is_pending(file: StoredFile) -> bool:
+    return file.purpose == "batch" and time.time() - file.created_at < _PROCESSED_SECONDS
