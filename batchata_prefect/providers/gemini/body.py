@@ -84,7 +84,7 @@ def render(job: Job) -> Request:
     endpoint = _ENDPOINT.format(job.model)
     if job.endpoint not in {None, endpoint}:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")
-    tally = Tally(job, "gemini")
+    tally = Tally(job, "gemini", job.model)
     params = parameters(job)
     left_out: tuple[str, ...] = ()
     quoted = wants_quotes(job)

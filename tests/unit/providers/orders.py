@@ -31,7 +31,18 @@ BASE_URLS = {
     "gemini": "GOOGLE_GEMINI_BASE_URL",
     "openai": "OPENAI_BASE_URL",
 }
-UNKNOWN = {"anthropic": "msgbatch_x", "gemini": "batches/x", "azure": "batch_x", "openai": "batch_x"}
+KEYS = {
+    "anthropic": "ANTHROPIC_API_KEY",
+    "azure": "AZURE_OPENAI_API_KEY",
+    "gemini": "GEMINI_API_KEY",
+    "openai": "OPENAI_API_KEY",
+}
+UNKNOWN = {
+    "anthropic": "msgbatch_x",
+    "gemini": "batches/x",
+    "azure": "batch_x",
+    "openai": "batch_x",
+}
 """Ids of batches that do not exist."""
 
 

@@ -15,7 +15,7 @@ from batchata_prefect.providers import wire
 from batchata_prefect.providers.anthropic.batches import Anthropic, ResultsNotReadyError
 from batchata_prefect.providers.openai.batches import OpenAI
 
-from .orders import BASE_URLS, UNKNOWN, Order, answers, finished, rows, run
+from .orders import BASE_URLS, KEYS, UNKNOWN, Order, answers, finished, rows, run
 
 
 def test_a_canceled_batch_gives_what_it_has(sandbox, provider, order):
@@ -192,15 +192,17 @@ def test_no_key_gets_into_errors(sandbox, tmp_path, monkeypatch):
 def test_a_missing_key_names_its_variable(provider, monkeypatch, key: str | None, tmp_path):
     """Without a key, the error says which variable to set."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("ANTHROPIC_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY"):
+    # Of all that Azure can log in with this one alone asks nobody.
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
+    for name in KEYS.values():
         monkeypatch.delenv(name) if key is None else monkeypatch.setenv(name, key)
-    with pytest.raises(MissingCredentialsError, match=f"{provider.name.upper()}_API_KEY"):
+    with pytest.raises(MissingCredentialsError, match=KEYS[provider.name]):
         provider.connect()
 
 
 def test_a_key_with_a_line_break_is_refused_without_showing_it(provider, monkeypatch):
     """The HTTP stack would print such a key; the error names the variable only."""
-    name = f"{provider.name.upper()}_API_KEY"
+    name = KEYS[provider.name]
     monkeypatch.setenv(name, "sandbox\n-secret")
     with pytest.raises(MissingCredentialsError, match=name) as refused:
         provider.connect()
@@ -214,12 +216,13 @@ def test_the_account_is_the_base_url_without_secrets(provider, monkeypatch):
     async def name(client: Any) -> str:
         return provider.account(client)
 
-    assert run(provider, name) == "https://proxy.example:8443/v1"
+    path = "/v1/openai" if provider.name == "azure" else "/v1"
+    assert run(provider, name) == f"https://proxy.example:8443{path}"
 
 
 def test_a_key_that_a_gateway_repeats_is_in_no_error(sandbox, provider, monkeypatch):
     """Whatever it looks like."""
-    secret, variable = "sandbox/Geheimes+Wort=7", f"{provider.name.upper()}_API_KEY"
+    secret, variable = "sandbox/Geheimes+Wort=7", KEYS[provider.name]
     monkeypatch.setenv(variable, secret)
     message = f"The key {secret} is unknown."
     sandbox.fault(provider.name, operation="retrieve", mode="status", status=418, message=message)
@@ -248,6 +251,6 @@ def test_the_password_of_a_base_url_is_in_no_error(provider, monkeypatch):
 def test_a_base_url_that_is_none_is_told_without_its_password(provider, monkeypatch):
     """The HTTP stack would take a part of the password for the port, and show it."""
     monkeypatch.setenv(BASE_URLS[provider.name], "http://me:geh/eim@host:1")
-    with pytest.raises(MissingCredentialsError, match="BASE_URL") as refused:
+    with pytest.raises(MissingCredentialsError, match=BASE_URLS[provider.name]) as refused:
         provider.connect()
     assert "geh" not in str(refused.value)
