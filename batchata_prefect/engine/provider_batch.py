@@ -222,7 +222,7 @@ def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], fl
             raise _UncertainError(failure.text) from error
         flight.fresh = True
         if failure.kind == "refused":
-            flight.refused = failure.text
+            flight.refused, flight.refused_code = failure.text, failure.code
             flight.refused_places = dict(failure.places)
             raise _RefusedError from error
         if failure.kind == "unseen":

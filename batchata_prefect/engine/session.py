@@ -173,6 +173,7 @@ class Flight:
         waiting_for: What it waits for, for a person.
         is_overdue: Whether it was told that the provider has not ended it in time.
         refused: Why the provider would not create the batch; None where it did not refuse.
+        refused_code: The provider's own name for that, where it gave one.
         held_back: Why we did not create the batch; None where we did, or tried to.
         refused_places: Place in the chunk -> what the provider has against that request, where
             it refused the chunk for some of its requests only.
@@ -198,6 +199,7 @@ class Flight:
     waiting_for: str | None = None
     is_overdue: bool = False
     refused: str | None = None
+    refused_code: str | None = None
     held_back: str | None = None
     refused_places: dict[int, str] = field(default_factory=dict[int, str])
     error: BatchataError | None = None

@@ -28,7 +28,7 @@ from batchata_prefect.money.ledger import (
     Entry,
 )
 from batchata_prefect.money.observed import input_share
-from batchata_prefect.money.quota import is_turned_away, told
+from batchata_prefect.money.quota import TURNED_AWAY_CODE, is_turned_away, told
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.failures import Failure, Kind, classify_code
 from batchata_prefect.results.read import Collected
@@ -47,8 +47,8 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> None:
     """Download and read the replies, write the ending, and tell the jobs what became of them."""
     entry = flight.entry
     chunk = entry.chunk
-    if is_turned_away(batch) and not _is_too_large(run, chunk, batch):
-        await _turned_away(run, flight, batch)
+    if is_turned_away(batch) and not _is_too_large(run, chunk, fault_text(batch)):
+        await _turned_away(run, flight, fault_text(batch), batch)
         return
     if batch.ending == "failed" and (kind := _not_for_its_jobs(batch)) is not None:
         await _sent_back(run, flight, batch, kind)
@@ -118,16 +118,18 @@ def _tell_overshoot(chunk: Chunk, ending: Ending) -> None:
         )
 
 
-def _is_too_large(run: Session, chunk: Chunk, batch: ProviderBatch) -> bool:
+def _is_too_large(run: Session, chunk: Chunk, reason: str | None) -> bool:
     """Whether a job that was alone in its batch would be turned away for ever."""
-    most = told(fault_text(batch))
+    most = told(reason)
     part = input_share(run.ledger, chunk.provider, chunk.model)
     return chunk.count == 1 and most is not None and chunk.input_tokens * part > most
 
 
-async def _turned_away(run: Session, flight: Flight, batch: ProviderBatch) -> None:
+async def _turned_away(
+    run: Session, flight: Flight, reason: str | None, batch: ProviderBatch | None
+) -> None:
     """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
-    chunk, reason = flight.entry.chunk, fault_text(batch)
+    chunk = flight.entry.chunk
     await _end_unpaid(run, flight, "turned_away", reason, batch)
     run.turn_away(chunk.provider, chunk.model)
     get_run_logger().warning(
@@ -253,8 +255,16 @@ def _bound(run: Session, chunk: Chunk, ordinal: int) -> Decimal | None:
 
 async def never_created(run: Session, flight: Flight) -> None:
     """Close a chunk that the provider does not have: its jobs fail, or go out again."""
-    marks = None
-    if flight.refused is not None:
+    marks, refused = None, flight.refused
+    # Azure says so of the create, in place of a batch that fails ["fail fast" in how-to/batch].
+    if (
+        refused is not None
+        and flight.refused_code == TURNED_AWAY_CODE
+        and not _is_too_large(run, flight.entry.chunk, refused)
+    ):
+        await _turned_away(run, flight, refused, None)
+        return
+    if refused is not None:
         collected = await run.alone(
             read_chunk,
             run,
@@ -262,11 +272,11 @@ async def never_created(run: Session, flight: Flight) -> None:
             flight.ordinals,
             None,
             None,
-            flight.refused,
+            refused,
             refused_places=flight.refused_places,
         )
         marks = collected.marks
-    reason = flight.refused or flight.held_back
+    reason = refused or flight.held_back
     await _end_unpaid(run, flight, "never_created", reason, None, marks)
 
 

@@ -129,6 +129,14 @@ class Azure(OpenAI):
             raise self.refuse("pending", id=file.id)
         return await super().create(call)
 
+    async def start_batch(self, batch: Batch) -> Reply:
+        """As `Api.start_batch`, where as many tokens may wait."""
+        if self.context.limits.fails_fast and self.context.limits.enqueued_tokens is not None:
+            for error in (await self.context.engine.checked(batch)).errors:
+                if error["code"] == "token_limit_exceeded":
+                    raise RefusedError(error["message"], code=error["code"])
+        return await super().start_batch(batch)
+
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body`: without what Azure's has not, and with empty names of files."""
         body = super().batch_body(batch)

@@ -314,6 +314,10 @@ class Engine:
             run.validation = found
         return found
 
+    async def checked(self, batch: Batch) -> Validation:
+        """What the check of a file would find, of which a batch is to be made."""
+        return await self._light(self._validate, _Run(batch))
+
     def _enqueued(self, model: str) -> int:
         """Tokens of the model's batches that were let in and have not ended."""
         return sum(

@@ -39,7 +39,9 @@ class Limits:
     keeps_metadata: bool = True
     """Whether an OpenAI batch gives back the metadata that it was made with."""
     enqueued_tokens: int | None = None
-    """Prompt tokens per OpenAI model in batches that have not ended."""
+    """Prompt tokens per OpenAI model, or deployment of Azure, in batches that have not ended."""
+    fails_fast: bool = True
+    """Whether Azure tells by its create that there would be more, as some of its regions do."""
 
     def change(self, wanted: Json) -> None:
         """Set some limits.

@@ -17,6 +17,8 @@ from batchata_prefect.records import shares
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 GPT = "gpt-6-luna"
+AZURE = {"model": "fleet", "provider": "azure"}
+PRICES = {"fleet": {"input": 0.05, "output": 0.25}}
 BATCHES, JOBS_EACH = 20, 5
 TEXT = "word " * 80
 
@@ -29,12 +31,16 @@ def tight(sandbox):
     sandbox.limits(enqueued_tokens=None, seconds=0.1)
 
 
-def make(tmp_path: Path, name: str = "out", **options: Any) -> Batch:
+def make(
+    tmp_path: Path, name: str = "out", job: dict[str, Any] | None = None, **options: Any
+) -> Batch:
     batch = Batch(tmp_path / name, items_per_batch=JOBS_EACH, **options)
     batch.set_state(file=tmp_path / "state")
     for n in range(BATCHES * JOBS_EACH):
         text = f"{tmp_path} {name} {n}: {TEXT}"
-        batch.add_job(prompt=text, model=GPT, max_tokens=50, accept_truncated=True, id=f"j{n}")
+        batch.add_job(
+            prompt=text, **(job or {"model": GPT}), max_tokens=50, accept_truncated=True, id=f"j{n}"
+        )
     return batch
 
 
@@ -48,10 +54,15 @@ def check(run: BatchRun) -> Counter[str]:
     return Counter(batch["status"] for batch in run.manifest["batches"])
 
 
-def test_batches_wait_for_room(tmp_path: Path, tight) -> None:
-    """The limit is learnt from the first refusals, and after them few are turned away."""
+@pytest.mark.parametrize("where", ["openai", "azure"])
+def test_batches_wait_for_room(tmp_path: Path, tight, where: str) -> None:
+    """The limit is learnt from the first refusals, and after them few are turned away.
+
+    OpenAI refuses a batch that was made, and Azure its create.
+    """
     before = len(list(tight.ledger.billed()))
-    statuses = check(make(tmp_path).run())
+    batch = make(tmp_path) if where == "openai" else make(tmp_path, job=AZURE, prices=PRICES)
+    statuses = check(batch.run())
     assert statuses["turned_away"] >= 1
     assert statuses["turned_away"] <= 12
     billed = list(tight.ledger.billed())[before:]

@@ -114,7 +114,7 @@ class Azure(OpenAI):
     def render(self, job: Job) -> Request:
         if job.endpoint == EMBEDDINGS:
             raise fault(job, "Azure OpenAI has no batches of embeddings; send it to OpenAI")
-        return render(job, is_named=False)
+        return render(job, is_named=False)._replace(provider=self.name)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
