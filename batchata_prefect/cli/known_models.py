@@ -135,14 +135,14 @@ def known_models(everything: bool = False) -> list[Known]:
 
 
 def _has_no_batch_price(known: Known) -> bool:
-    return known.note is not None and "standard rate" in known.note
+    return known.note is not None and "; priced at the standard rate" in known.note
 
 
 def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
     model = cast("str", entry.id)
     one, out = Usage(input_tokens=1000), Usage(output_tokens=1_000_000)
     batch = prices.cost(provider, model, one)
-    if batch is None or not batch:
+    if batch is None or not batch or not providers()[provider].serves(model):
         return None
     realtime = prices.realtime_cost(provider, model, one)
     output, realtime_output = prices.cost(provider, model, out), None

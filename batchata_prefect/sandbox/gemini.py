@@ -210,7 +210,10 @@ class Gemini(Api):
         """As `Api.batch_body`: an operation, whose metadata is the batch."""
         share = (time.time() - batch.created_at) / max(batch.due_at - batch.created_at, 0.001)
         running = "PENDING" if share < 0.15 and batch.cancel_at is None else "RUNNING"
-        ahead = self.context.limits.clock_seconds
+        limits = self.context.limits
+        ahead = limits.clock_seconds
+        # No time of expiry is told: one that is overdue was created longer ago.
+        overdue = _LASTS_SECONDS - limits.expires_seconds if limits.expires_seconds < 0 else 0
         done = batch.counts if batch.final else {}
         counts = {
             "requestCount": batch.count,
@@ -222,7 +225,7 @@ class Gemini(Api):
             "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
             "model": f"models/{batch.model}",
             "displayName": (batch.metadata or {})["displayName"],
-            "createTime": _moment(batch.created_at + ahead),
+            "createTime": _moment(batch.created_at + ahead - overdue),
             "updateTime": _moment((batch.ended_at or batch.created_at) + ahead),
             # Counts of 64 bits are texts in proto JSON, and those of 0 are left out.
             "batchStats": {name: str(count) for name, count in counts.items() if count},

@@ -51,7 +51,8 @@ def failure(batch: Batch) -> Json:
     """The error of a batch that failed as a whole: as a test ordered it, or of its file."""
     options = (batch.fault or {}).get("options", {})
     text = options.get("message", "Failed to parse the input file as requests with a key each.")
-    return {"code": options.get("code", 3), "message": text}
+    code = options.get("code")
+    return {"code": code if isinstance(code, int) else 3, "message": text}
 
 
 class GeminiRows(Encoder):

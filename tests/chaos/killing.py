@@ -20,6 +20,14 @@ from typing import Any
 import orjson
 from prefect.settings import PREFECT_API_URL
 
+MODELS = {
+    "anthropic": "claude-sonnet-5-5",
+    "gemini": "gemini-2.5-flash",
+    "openai": "gpt-6-luna",
+}
+TWO = ("anthropic", "openai")
+"""Where what is tried is long and not of the wire, two of them show it."""
+
 NOBODY = "http://127.0.0.1:9/api"
 
 

@@ -13,11 +13,19 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once, log_of, manifest_of, told, until
+from tests.chaos.killing import (
+    MODELS,
+    TWO,
+    Forker,
+    check_all_paid_once,
+    log_of,
+    manifest_of,
+    told,
+    until,
+)
 
 pytestmark = pytest.mark.timeout(240)
 
-MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6-luna"}
 JOBS = 4
 ENVIRONMENT = {
     "BATCHATA_SETTLE_SECONDS": "900",
@@ -51,7 +59,7 @@ def test_a_batch_days_past_its_expiry_is_canceled(
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO)
 def test_one_that_does_not_end_then_either_is_left_open(
     forker: Forker, provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:
@@ -75,7 +83,7 @@ def test_one_that_does_not_end_then_either_is_left_open(
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO)
 def test_sigterm_after_the_time_limit(
     forker: Forker, provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once, log_of, told, until
+from tests.chaos.killing import MODELS, Forker, check_all_paid_once, log_of, told, until
 
 CHAOS = int(os.environ.get("BATCHATA_CHAOS", "0"))
 KILLS = CHAOS or 12
 DROPPED = CHAOS // 16 or 2
 JOBS = 16
-MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6-luna"}
 CALLS = [f"anthropic.{call}" for call in ("create", "retrieve", "results")]
 CALLS += [f"openai.{call}" for call in ("upload", "create", "retrieve", "content")]
 
@@ -29,7 +28,7 @@ CALLS += [f"openai.{call}" for call in ("upload", "create", "retrieve", "content
 def trial(tmp_path: Path, number: int) -> dict[str, Any]:
     root = tmp_path / str(number)
     root.mkdir()
-    return told(root, jobs=JOBS)
+    return told(root, jobs=JOBS, models=[*MODELS.values()])
 
 
 # A create that its provider does long after its sender has died can be known by nobody.
@@ -37,6 +36,7 @@ def trial(tmp_path: Path, number: int) -> dict[str, Any]:
     ("call", "when"),
     [
         *((call, "after") for call in CALLS),
+        *((f"gemini.{call}", "after") for call in ("upload", "create", "content")),
         *((call, "before") for call in CALLS if not call.endswith("create")),
     ],
 )
@@ -59,7 +59,7 @@ def test_killed_while_a_call_waits_for_its_answer(
 
 @pytest.mark.timeout(400)
 def test_killed_at_random_instants(forker: Forker, tmp_path: Path, billed) -> None:
-    """Over both providers, every request is billed once."""
+    """Over all providers, every request is billed once."""
     chance = random.Random(20261122)
     kills = number = 0
     longest = 1.5

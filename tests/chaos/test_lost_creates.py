@@ -14,11 +14,17 @@ import pytest
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told
+from tests.chaos.killing import (
+    MODELS,
+    Forker,
+    check_all_paid_once,
+    log_of,
+    start_until_sent,
+    told,
+)
 
 pytestmark = pytest.mark.timeout(240)
 
-MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6-luna"}
 JOBS = 4
 
 

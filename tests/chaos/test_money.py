@@ -19,12 +19,11 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, log_of, manifest_of, rows_of, told
+from tests.chaos.killing import MODELS, Forker, log_of, manifest_of, rows_of, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
 SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "2"))
 SECONDS = 0.3
-MODELS = ["claude-sonnet-5-5", "gpt-6-luna"]
 
 
 def once_each(billed: list[Any], told: str) -> None:
@@ -53,10 +52,11 @@ def test_parallel_runs_under_one_budget(
     # No cache prices of their own: then cached tokens cost as the others.
     prices = {
         model: {"input": round(pick.uniform(0.1, 50), 3), "output": round(pick.uniform(1, 90), 3)}
-        for model in MODELS
+        for model in MODELS.values()
     }
     jobs = pick.randrange(8, 25)
-    upper = sum(400 * p["input"] + 60 * p["output"] for p in prices.values()) / 2e6 * jobs * 2
+    upper = sum(400 * p["input"] + 60 * p["output"] for p in prices.values())
+    upper *= 2 * jobs / len(MODELS) / 1e6
     limit = round(upper * pick.uniform(0.1, 1.2), 6)
 
     def job(which: int) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def test_parallel_runs_under_one_budget(
             jobs=jobs,
             items_per_batch=pick.choice([2, 5, 9]),
             max_parallel_batches=pick.choice([1, 3, 10]),
+            models=[*MODELS.values()],
             prompts=prompts,
             cost_limit_usd=limit,
             options={"prices": prices, "budget": f"{tmp_path}"},
@@ -119,12 +120,13 @@ def test_killed_among_realtime_requests(
     pick = random.Random(number)
     jobs = 40
     provider.limits(seconds=60)
-    for name in ("anthropic", "openai"):
+    for name in MODELS:
         slow = {"seconds": pick.choice([0.1, 0.6]), "when": pick.choice(["before", "after"])}
         provider.fault(name, operation="message", mode="delay", times=100_000, **slow)
         provider.fault(name, operation="message", mode="drop_after", after=pick.randrange(jobs))
     job = told(
         tmp_path,
+        models=[*MODELS.values()],
         jobs=jobs,
         items_per_batch=pick.choice([4, 10]),
         time_limit_seconds=40,

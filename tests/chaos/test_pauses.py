@@ -17,11 +17,10 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, check_all_paid_once, log_of, told, until
+from tests.chaos.killing import MODELS, TWO, Forker, check_all_paid_once, log_of, told, until
 
 pytestmark = pytest.mark.timeout(240)
 
-MODELS = {"anthropic": "claude-sonnet-5-5", "openai": "gpt-6-luna"}
 JOBS = 6
 ENVIRONMENT = {"BATCHATA_LEASE_SECONDS": "3"}
 
@@ -96,7 +95,7 @@ def test_stopped_while_its_file_goes_up(
     check_all_paid_once(billed(), tmp_path / "b", JOBS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TWO)
 def test_stopped_among_realtime_requests(
     forkers: list[Forker], provider: Sandbox, tmp_path: Path, name: str, billed
 ) -> None:

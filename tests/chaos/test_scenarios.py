@@ -22,7 +22,7 @@ import orjson
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, told
+from tests.chaos.killing import MODELS, Forker, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
 SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "8"))
@@ -107,6 +107,7 @@ class Scenario:
             **told(root, run_key=str(root), jobs=JOBS),
             "results_dir": pick.choice([str(place), str(place), f"file://{place}"]),
             "fsync_seconds": pick.choice([0, 0, 0, 0.05]),
+            "models": [*MODELS.values()],
             "numbers": list(range(JOBS)),
             "items_per_batch": pick.choice([3, 5, 9]),
             "max_parallel_batches": pick.choice([1, 2, 10]),
@@ -230,11 +231,12 @@ def test_scenario(
             scenario.start_over(provider, job)
         for _ in range(pick.randrange(3)):
             operation, mode, options = pick.choice(FAULTS)
-            name = pick.choice(["anthropic", "openai"])
-            if (name, mode) in {("anthropic", "batch_failed"), ("openai", "results_not_ready")}:
+            name = pick.choice([*MODELS])
+            wrong = "results_not_ready" if name == "openai" else "batch_failed"
+            if mode == wrong:
                 continue
             if operation == "upload" or mode == "no_output":
-                name = "openai"
+                name = pick.choice(["gemini", "openai"])
             scenario.events.append(f"{name} {operation} {mode} {options}")
             provider.fault(
                 name,
@@ -372,10 +374,11 @@ def check_nothing_lost(
     Replies also where another machine has put them that took the run over.
     """
     replies = {
-        orjson.loads(line)["custom_id"]
+        row.get("custom_id") or row["key"]
         for path in scenario.root.glob("*/raw_files/responses/*.jsonl")
         for line in path.open("rb")
         if not line.isspace()
+        for row in [orjson.loads(line)]
     }
     lost = [row.custom_id for row in mine if row.custom_id not in replies]
     assert not lost, f"paid replies are not there: {lost}\n{told}"

@@ -306,7 +306,8 @@ def test_models_have_batch_prices(tmp_path: Path, here: Here) -> None:
     assert claude["cites"]
     assert not claude["takes_temperature"]
     assert found["batch_limits"]["anthropic"]["requests"] == 100_000
-    assert {each["provider"] for each in found["models"]} == {"anthropic", "openai"}
+    assert {each["provider"] for each in found["models"]} == {"anthropic", "gemini", "openai"}
+    assert by_id["gemini-2.5-flash"]["output_usd"] == 1.25
 
 
 def test_help_needs_no_prefect(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Gemini(Provider):
 
     @override
     def serves(self, model: str) -> bool:
-        return model.startswith("gemini-")
+        return model.startswith("gemini-") and "embedding" not in model
 
     @override
     def most_output(self, model: str) -> int | None:
@@ -284,7 +284,7 @@ def _token(item: Mapping[str, Any]) -> str | None:
 
 def _fault(error: Mapping[str, Any]) -> BatchFault:
     number = count_at(error, "code")
-    word, status = CODES.get(number, ("unknown", number))
+    word, status = CODES.get(number, ("unknown", number or 400))
     said = (text_at(error, "status") or word).lower()
     code = f"http_{status}" if is_transient(status) else said
     return BatchFault(code, blanked(text_at(error, "message")) or f"no reason given ({said})")

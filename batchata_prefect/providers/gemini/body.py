@@ -81,6 +81,8 @@ def render(job: Job) -> Request:
     """The job's exact request."""
     if not _MODEL.fullmatch(job.model):
         raise fault(job, f"{job.model!r} is no model of Gemini's; give its name without 'models/'")
+    if "embedding" in job.model:
+        raise fault(job, "Gemini's embeddings are not taken; give an OpenAI model for them")
     endpoint = _ENDPOINT.format(job.model)
     if job.endpoint not in {None, endpoint}:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")

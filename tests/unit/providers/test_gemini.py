@@ -122,6 +122,7 @@ def test_a_form_is_asked_for_by_its_json_schema(gemini, conforms):
     ("values", "told"),
     [
         ({"model": "models/gemini-2.5-flash"}, "without 'models/'"),
+        ({"model": "gemini-embedding-2"}, "embeddings"),
         ({"endpoint": "/v1/messages"}, "only take"),
         ({"max_tokens": 70_000}, "65,536"),
         ({"params": {"n": 2}}, "one answer"),
