@@ -32,8 +32,6 @@ _CREATE = closed(
 _V1 = (None, "v1", "preview", "latest")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 _DAYS_14 = 14 * 86400
-_PROCESSED_SECONDS = 0.05
-"""Time after an upload in which no batch can be made of the file."""
 
 
 class Azure(OpenAI):
@@ -125,7 +123,7 @@ class Azure(OpenAI):
         """As `Api.create`: of a file that is processed."""
         given = (await self.read_object(call)).get("input_file_id")
         file = self.context.engine.files.get(str(given))
-        if file is not None and _is_pending(file):
+        if file is not None and self._is_pending(file):
             raise self.refuse("pending", id=file.id)
         return await super().create(call)
 
@@ -160,9 +158,9 @@ class Azure(OpenAI):
 
     def file_body(self, file: StoredFile) -> Json:
         """As `Api.file_body`."""
-        status = "pending" if _is_pending(file) else "processed"
+        status = "pending" if self._is_pending(file) else "processed"
         return {**super().file_body(file), "status": status}
 
-
-def _is_pending(file: StoredFile) -> bool:
-    return file.purpose == "batch" and time.time() - file.created_at < _PROCESSED_SECONDS
+    def _is_pending(self, file: StoredFile) -> bool:
+        age = time.time() - file.created_at
+        return file.purpose == "batch" and age < self.context.limits.pending_seconds

@@ -40,6 +40,8 @@ class Limits:
     """Whether an OpenAI batch gives back the metadata that it was made with."""
     enqueued_tokens: int | None = None
     """Prompt tokens per OpenAI model, or deployment of Azure, in batches that have not ended."""
+    pending_seconds: float = 0.05
+    """Time after an upload to Azure in which no batch can be made of the file."""
     fails_fast: bool = True
     """Whether Azure tells by its create that there would be more, as some of its regions do."""
 

@@ -42,18 +42,20 @@ import batchata_prefect.views.report.page  # noqa: F401
 from batchata_prefect import Batch
 from batchata_prefect.bounds import bounds
 
+AZURE_PRICES = {"fleet": {"input": 0.05, "output": 0.25, "cache_read": 0.005}}
+"""Of the model of the sandbox's deployment, whose name tells none."""
 PROMPT = "Say what number {n} is. Number: {n}"
 
 
 def run_jobs(told: dict[str, Any]) -> None:
-    """The script that is killed: jobs for both providers, run to the end."""
+    """The script that is killed: jobs for some providers, run to the end."""
     batch = Batch(
         told["results_dir"],
         items_per_batch=told.get("items_per_batch", 4),
         max_parallel_batches=told.get("max_parallel_batches", 10),
         run_key=told.get("run_key"),
         upload_files=told.get("upload_files"),
-        **told.get("options", {}),
+        **{"prices": AZURE_PRICES, **told.get("options", {})},
     ).set_state(file=told["state"], reuse_state=told.get("reuse_state", True))
     if told.get("cost_limit_usd"):
         batch.add_cost_limit(told["cost_limit_usd"])
@@ -61,12 +63,14 @@ def run_jobs(told: dict[str, Any]) -> None:
         batch.add_time_limit(seconds=told["time_limit_seconds"], **told.get("deadline", {}))
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
     for n in told["numbers"] if "numbers" in told else range(told["jobs"]):
+        provider, _, model = models[n % len(models)].rpartition("/")
         batch.add_job(
             prompt=told["prompts"][n]
             if "prompts" in told
             else told.get("prompt", PROMPT).format(n=n),
             file=told.get("file"),
-            model=models[n % len(models)],
+            model=model,
+            provider=provider or None,
             max_tokens=told.get("max_tokens", {}).get(str(n), 200),
             id=f"job-{n}",
             metadata={"n": n},

@@ -25,6 +25,8 @@ MODELS = {
     "gemini": "gemini-2.5-flash",
     "openai": "gpt-6-luna",
 }
+EVERYWHERE = {**MODELS, "azure": "azure/fleet"}
+"""Azure, whose deployment tells no price, as well: at the forker's own price."""
 TWO = ("anthropic", "openai")
 """Where what is tried is long and not of the wire, two of them show it."""
 

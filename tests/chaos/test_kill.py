@@ -15,20 +15,21 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import MODELS, Forker, check_all_paid_once, log_of, told, until
+from tests.chaos.killing import EVERYWHERE, Forker, check_all_paid_once, log_of, told, until
 
 CHAOS = int(os.environ.get("BATCHATA_CHAOS", "0"))
 KILLS = CHAOS or 12
 DROPPED = CHAOS // 16 or 2
 JOBS = 16
 CALLS = [f"anthropic.{call}" for call in ("create", "retrieve", "results")]
+CALLS += ["azure.file", "azure.create"]
 CALLS += [f"openai.{call}" for call in ("upload", "create", "retrieve", "content")]
 
 
 def trial(tmp_path: Path, number: int) -> dict[str, Any]:
     root = tmp_path / str(number)
     root.mkdir()
-    return told(root, jobs=JOBS, models=[*MODELS.values()])
+    return told(root, jobs=JOBS, models=[*EVERYWHERE.values()])
 
 
 # A create that its provider does long after its sender has died can be known by nobody.
@@ -47,7 +48,7 @@ def test_killed_while_a_call_waits_for_its_answer(
     name, operation = call.split(".")
     known = provider.ledger.calls().get(call, 0)
     provider.fault(name, operation=operation, mode="delay", when=when, seconds=20)
-    job = told(tmp_path, models=[MODELS[name]])
+    job = told(tmp_path, models=[EVERYWHERE[name]])
     pid = forker.start(job)
     until(lambda: provider.ledger.calls().get(call, 0) > known, job)
     os.kill(pid, signal.SIGKILL)
@@ -88,7 +89,7 @@ def test_kills_and_dropped_creates_together(
         job = trial(tmp_path, number)
         before = len(billed())
         for _ in range(4):
-            for name in MODELS:
+            for name in EVERYWHERE:
                 mode = chance.choice(["drop_before", "drop_after"])
                 provider.fault(name, operation="create", mode=mode, after=chance.randrange(2))
             code, _ = forker.run(job, kill_after=chance.uniform(0.1, 1.5))

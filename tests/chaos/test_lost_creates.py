@@ -15,6 +15,7 @@ from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.sandbox import Sandbox
 from tests.chaos.killing import (
+    EVERYWHERE,
     MODELS,
     Forker,
     check_all_paid_once,
@@ -40,7 +41,7 @@ def lose_the_create(forker: Forker, provider: Sandbox, name: str, job: dict[str,
     provider.clear_faults()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERYWHERE)
 @pytest.mark.parametrize(
     ("mode", "hours"), [("drop_before", 0), ("drop_after", -2), ("drop_after", 2)]
 )
@@ -50,7 +51,7 @@ def test_a_dropped_create(
     """Before or after it was committed, by a clock that is hours away from ours or not."""
     provider.limits(clock_seconds=hours * 3600)
     provider.fault(name, operation="create", mode=mode, times=2)
-    job = jobs(tmp_path, MODELS[name])
+    job = jobs(tmp_path, EVERYWHERE[name])
     assert forker.run(job)[0] == 0, log_of(job)
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 

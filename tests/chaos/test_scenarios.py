@@ -22,7 +22,7 @@ import orjson
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import MODELS, Forker, told
+from tests.chaos.killing import EVERYWHERE, Forker, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
 SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "8"))
@@ -107,7 +107,7 @@ class Scenario:
             **told(root, run_key=str(root), jobs=JOBS),
             "results_dir": pick.choice([str(place), str(place), f"file://{place}"]),
             "fsync_seconds": pick.choice([0, 0, 0, 0.05]),
-            "models": [*MODELS.values()],
+            "models": [*EVERYWHERE.values()],
             "numbers": list(range(JOBS)),
             "items_per_batch": pick.choice([3, 5, 9]),
             "max_parallel_batches": pick.choice([1, 2, 10]),
@@ -231,12 +231,12 @@ def test_scenario(
             scenario.start_over(provider, job)
         for _ in range(pick.randrange(3)):
             operation, mode, options = pick.choice(FAULTS)
-            name = pick.choice([*MODELS])
-            wrong = "results_not_ready" if name == "openai" else "batch_failed"
+            name = pick.choice([*EVERYWHERE])
+            wrong = "results_not_ready" if name in {"azure", "openai"} else "batch_failed"
             if mode == wrong:
                 continue
             if operation == "upload" or mode == "no_output":
-                name = pick.choice(["gemini", "openai"])
+                name = pick.choice(["azure", "gemini", "openai"])
             scenario.events.append(f"{name} {operation} {mode} {options}")
             provider.fault(
                 name,
