@@ -30,10 +30,20 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from batchata_prefect.batch import Batch, add_file, batch_of
 from batchata_prefect.errors import StateError
 from batchata_prefect.options import FileOptions, OptionError, how, options
-from batchata_prefect.records.credentials import AnthropicCredentials, OpenAICredentials
+from batchata_prefect.records.credentials import (
+    AnthropicCredentials,
+    GeminiCredentials,
+    OpenAICredentials,
+)
 from batchata_prefect.run import BatchRun
 
-__all__ = ["AnthropicCredentials", "JobsFile", "JobsFileRun", "OpenAICredentials"]
+__all__ = [
+    "AnthropicCredentials",
+    "GeminiCredentials",
+    "JobsFile",
+    "JobsFileRun",
+    "OpenAICredentials",
+]
 
 _LOOK_SECONDS = 0.2
 

@@ -109,6 +109,9 @@ _UNSEEN = re.compile(
 """Texts with which a file that was uploaded a moment ago is not seen yet: OpenAI and servers that
 speak its API [public reports; recorded replies]."""
 
+_HIDDEN = re.compile(r"permission to access the File \S+ or it may not exist")
+"""How Google's Files API says with a 403 that there is no such file [public reports]."""
+
 _PLACE = re.compile(r"\brequests[.\[](\d+)\b")
 """The request that a refusal of a whole create names, counted from 0: `requests.3.custom_id: ...`
 [recorded replies of Anthropic's create]."""
@@ -315,6 +318,8 @@ def _kind(status: int, names: list[str], said: str) -> Kind:
     # neither says more, as it may quote what was sent.
     if status not in {401, 407} and not _PASSING.isdisjoint(names):
         return "wait"
+    if status == 403 and _HIDDEN.search(said):
+        return "unseen"
     if status in {401, 403, 407} or not _CLOSED.isdisjoint(names):
         return "account"
     if status in {400, 403} and _CLOSED_SAID.search(said):

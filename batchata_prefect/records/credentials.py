@@ -59,6 +59,29 @@ class AnthropicCredentials(_Credentials):
         return providers()["anthropic"].connect(self.key())
 
 
+class GeminiCredentials(_Credentials):
+    """A key of one Google project.
+
+    Example:
+        ```python
+        from batchata_prefect.blocks import GeminiCredentials
+
+        credentials = GeminiCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Batchata Gemini Credentials"
+    _block_type_slug = "batchata-gemini-credentials"
+    _description = "A key for Gemini's Batch API, as batchata-prefect uses it."
+    _documentation_url = cast("Any", "https://ai.google.dev/gemini-api/docs/batch-api")
+    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/161781182?s=200")
+
+    def get_client(self) -> Any:
+        """A client with which the verbs of `providers.gemini` are called."""
+        return providers()["gemini"].connect(self.key())
+
+
 class OpenAICredentials(_Credentials):
     """A key of one OpenAI project.
 
@@ -97,6 +120,7 @@ class OpenAICredentials(_Credentials):
 
 _KINDS = {
     "anthropic": AnthropicCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
+    "gemini": GeminiCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
     "openai": OpenAICredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
 }
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from .api import Api, Call, Operation, Refusal, Upload
 from .gemini_answers import GeminiRows, line_count
-from .gemini_rules import VERSION, error_body, exists, fitting, google_refusal
+from .gemini_rules import VERSIONS, error_body, exists, fitting, google_refusal
 from .reading import Form, TooLargeError, save_body
 from .shapes import ANYTHING, NAMED, STRING, MisfitError, Shape, closed, needed
 from .store import Batch, StoredFile
@@ -37,7 +37,16 @@ _CREATE = closed(
         )
     )
 )
-_START = closed(file=closed(name=STRING, displayName=Shape("string", most=512), mimeType=NAMED))
+_START = closed(
+    file=needed(
+        closed(
+            "sizeBytes sha256Hash uri source state",
+            name=STRING,
+            displayName=Shape("string", most=512),
+            mimeType=NAMED,
+        )
+    )
+)
 
 
 class Gemini(Api):
@@ -47,7 +56,7 @@ class Gemini(Api):
     canceling = "CANCELLING"
     status_field = "state"
     file_prefix = ""
-    batches_path = f"{VERSION}/batches"
+    batches_path = ""
     refusals: ClassVar[Mapping[str, Refusal]] = {
         "key": Refusal(
             400, "API key not valid. Please pass a valid API key.", code="API_KEY_INVALID"
@@ -87,7 +96,10 @@ class Gemini(Api):
 
     def operations(self) -> list[Operation]:
         """As `Api.operations`."""
-        batches, files, models = (f"{VERSION}/{each}" for each in ("batches", "files", "models"))
+        return [each for version in VERSIONS for each in self._operations(version)]
+
+    def _operations(self, version: str) -> list[Operation]:
+        batches, files, models = (f"{version}/{each}" for each in ("batches", "files", "models"))
         return [
             Operation("POST", f"{models}/{{id}}:batchGenerateContent", "create", self.create),
             Operation("POST", f"{models}/{{id}}:generateContent", "message", self.message),
@@ -97,8 +109,8 @@ class Gemini(Api):
             Operation("POST", f"{batches}/{{id}}:cancel", "cancel", self.cancel),
             Operation("GET", f"{batches}/{{id}}", "retrieve", self.retrieve),
             Operation("DELETE", f"{batches}/{{id}}", "delete", self.delete_batch),
-            Operation("POST", "/upload/v1beta/files", "file", self.start_upload),
-            Operation("POST", "/upload/v1beta/files/{id}", "upload", self.upload),
+            Operation("POST", f"/upload{files}", "file", self.start_upload),
+            Operation("POST", f"/upload{files}/{{id}}", "upload", self.upload),
             Operation("GET", files, "file", self.list_files),
             Operation("GET", f"{files}/{{id}}:download", "content", self.content),
             Operation("GET", f"{files}/{{id}}", "file", self.file),
@@ -107,6 +119,8 @@ class Gemini(Api):
 
     def key_of(self, headers: Mapping[str, str]) -> str:
         """As `Api.key_of`."""
+        if headers.get("x-goog-upload-offset") is not None:
+            return "sandbox"  # the address of an upload is its key
         key = headers.get("x-goog-api-key")
         if not key:
             raise self.refuse("no key")
@@ -126,7 +140,7 @@ class Gemini(Api):
 
     def encoder(self, call: Call) -> GeminiRows:
         """As `Api.encoder`."""
-        endpoint = f"{VERSION}/models/{call.target}:generateContent"
+        endpoint = f"/models/{call.target}:generateContent"
         return GeminiRows(endpoint, self.context.engine.read_file, None)
 
     def find_batch(self, call: Call) -> Batch:
@@ -153,7 +167,7 @@ class Gemini(Api):
             Batch(
                 id=f"batches/{uuid.uuid4().hex}",
                 provider=self.name,
-                endpoint=f"{VERSION}/models/{call.target}:generateContent",
+                endpoint=f"/models/{call.target}:generateContent",
                 model=call.target,
                 status="in_progress",
                 count=await asyncio.to_thread(line_count, engine.file_path(file_id)),
@@ -274,10 +288,10 @@ class Gemini(Api):
             raise self.refuse("taken")
         upload = uuid.uuid4().hex
         self.begun[upload] = {**asked["file"], "name": name, "size": int(size)}
-        address = (
-            f"{self.context.url}/gemini/upload/v1beta/files/{upload}?upload_protocol=resumable"
+        place = f"/gemini/upload{VERSIONS[0]}/files/{upload}?upload_protocol=resumable"
+        return Reply(
+            {}, {"x-goog-upload-url": self.context.url + place, "x-goog-upload-status": "active"}
         )
-        return Reply({}, {"x-goog-upload-url": address, "x-goog-upload-status": "active"})
 
     async def upload(self, call: Call) -> Reply:
         """POST the bytes of a file, all of them."""
@@ -314,7 +328,7 @@ class Gemini(Api):
     def file_body(self, file: StoredFile) -> Json:
         """As `Api.file_body` (types.File)."""
         made = file.purpose == "batch_output"
-        uri = f"https://generativelanguage.googleapis.com/v1beta/files/{file.id}"
+        uri = f"https://generativelanguage.googleapis.com/v1/files/{file.id}"
         return {
             "name": f"files/{file.id}",
             "displayName": file.filename,

@@ -36,7 +36,7 @@ from .shapes import (
 )
 from .wire import Json, RefusedError, is_array, is_object, object_at
 
-VERSION = "/v1beta"
+VERSIONS = ("/v1", "/v1beta")
 MOST_OUTPUT_TOKENS = 65_536
 _EXISTS = re.compile(r"gemini-[\w.-]+")
 _NAMES = {
@@ -87,7 +87,7 @@ def canonical(shape: Shape, value: Any) -> Any:
     for key, inner in value.items():
         head, *rest = key.split("_")
         name = head + "".join(word.title() for word in rest)
-        name = name if name in shape.fields else key
+        name = name if name in (shape.names or ()) else key
         found[name] = canonical(shape.fields.get(name, ANYTHING), inner)
     return found
 

@@ -49,6 +49,7 @@ def of_every_kind(tmp_path: Path) -> Batch:
 
 def test_jobs_of_every_kind(tmp_path: Path, sandbox, billed) -> None:
     """A model that names no provider goes to Gemini; each answer is paid once, and read once."""
+    known = {file.id for file in sandbox.ledger.files()}
     run = of_every_kind(tmp_path).run()
     found = by_id(run)
     codes = {name: result.error_code for name, result in found.items() if result.error_code}
@@ -63,8 +64,8 @@ def test_jobs_of_every_kind(tmp_path: Path, sandbox, billed) -> None:
     assert max(Counter(row.body_digest for row in paid).values()) == 1
     assert run.manifest["cost_usd"] == pytest.approx(float(sum(row.cost_usd for row in paid)))
     assert run.manifest["reserved_usd"] == 0
-    kept = [file for file in sandbox.ledger.files() if file.provider == "gemini"]
-    assert {file.purpose for file in kept if not file.deleted} == {"batch_output"}
+    new = [file for file in sandbox.ledger.files() if file.id not in known]
+    assert {file.purpose: file.deleted for file in new} == {"batch": True, "batch_output": False}
     again = by_id(of_every_kind(tmp_path).run())
     assert {name: result.raw_response for name, result in again.items()} == {
         name: result.raw_response for name, result in found.items()

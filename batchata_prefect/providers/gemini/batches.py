@@ -36,8 +36,6 @@ from batchata_prefect.providers.gemini.client import Client
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
-_VERSION = "/v1beta"
-_UPLOADS = "/upload/v1beta/files"
 _JSONL = "application/jsonl"
 _TOKEN = re.compile(r"batchata-([0-9a-f]{64})")
 _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
@@ -64,8 +62,8 @@ class Gemini(Provider):
     name = "gemini"
     limits = LIMITS
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
-    batches_path = _VERSION
-    files_path = _VERSION
+    batches_path = ""
+    files_path = ""
 
     @override
     def serves(self, model: str) -> bool:
@@ -120,7 +118,7 @@ class Gemini(Provider):
         name = _file_name(chunk.token)
         size = await asyncio.to_thread(requests.seek, 0, SEEK_END)
         try:
-            found = await wire.get(client, f"{_VERSION}/{name}", "name")
+            found = await wire.get(client, f"/{name}", "name")
         except Exception as error:
             if status_of(error) not in _GONE:
                 raise
@@ -130,7 +128,7 @@ class Gemini(Provider):
             await self.forget(client, name)
         body = {"file": {"name": name, "displayName": name, "mimeType": _JSONL}}
         files = [("file", (name, requests, _JSONL))]
-        await wire.send(client, _UPLOADS, "file", headers={}, body=body, files=files)
+        await wire.send(client, "/files", "file", headers={}, body=body, files=files)
         return name
 
     @override
@@ -150,7 +148,7 @@ class Gemini(Provider):
         # Without a size the list has been seen to be empty [python-genai#1250].
         params: dict[str, Any] = {"pageSize": wire.PAGE}
         while True:
-            page = await wire.get(client, f"{_VERSION}/batches", "", params)
+            page = await wire.get(client, "/batches", "", params)
             yield cast("list[Mapping[str, Any]]", list_at(page, "operations"))
             following = text_at(page, "nextPageToken")
             if not following or following == params.get("pageToken"):
@@ -224,13 +222,13 @@ class Gemini(Provider):
 
     @override
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
-        return self.batch(await wire.get(client, f"{_VERSION}/{batch_id}", "name"))
+        return self.batch(await wire.get(client, f"/{batch_id}", "name"))
 
     @override
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         # The answer to it is empty; a batch that has ended may be refused.
         try:
-            await wire.post(client, f"{_VERSION}/{batch_id}:cancel", None)
+            await wire.post(client, f"/{batch_id}:cancel", None)
         except Exception as error:
             if status_of(error) not in {400, 404, 409}:
                 raise
@@ -242,7 +240,7 @@ class Gemini(Provider):
     async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
         if batch.output_file_id is None:
             return
-        pieces = wire.stream(client, f"{_VERSION}/{batch.output_file_id}:download?alt=media")
+        pieces = wire.stream(client, f"/{batch.output_file_id}:download?alt=media")
         try:
             async for piece in pieces:
                 yield piece
@@ -262,7 +260,7 @@ class Gemini(Provider):
 
     @override
     async def forget(self, client: Any, file_id: str) -> None:
-        await wire.delete(client, f"{_VERSION}/{file_id}", gone=_GONE)
+        await wire.delete(client, f"/{file_id}", gone=_GONE)
 
     @override
     async def discard(self, client: Any, batch: ProviderBatch) -> None:

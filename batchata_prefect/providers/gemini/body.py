@@ -41,7 +41,8 @@ LIMITS = Limits(max_requests=100_000, max_bytes=200_000_000, max_request_bytes=2
 [rate-limits]: a hundred of 200 MB. No number of requests is documented; 20 MB are those of a
 request with its files in it [document-processing]."""
 
-_ENDPOINT = "/v1beta/models/{}:generateContent"
+_ENDPOINT = "/models/{}:generateContent"
+"""Below the version of the API, which is the SDK's."""
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*")
 _LEAST_65K = re.compile(r"gemini-(?:2\.5|[3-9](?:\.\d+)?)-(?:pro|flash|flash-lite)(?!-image|.*tts)")
 

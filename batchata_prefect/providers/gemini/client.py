@@ -32,7 +32,7 @@ class Client:
     """A ready client of the Gemini API.
 
     Attributes:
-        base_url: Where requests go, without the version of the API.
+        base_url: Where requests go, without the version of the API, which is the SDK's own.
         api_key: The key.
     """
 
@@ -76,6 +76,7 @@ class Client:
                 "GOOGLE_GEMINI_BASE_URL or the base URL of the account is no address that can be "
                 "called. Nothing was sent; look at its host and port"
             ) from None
+        self._version: str = shown["api_version"]
         self._headers: dict[str, str] = dict(shown["headers"])
         self._errors: Any = errors
 
@@ -117,7 +118,7 @@ class Client:
         options: dict[str, Any] = {**asked["options"], "headers": {}}
         begun = await self._send(
             "POST",
-            path,
+            f"{self.base_url}/upload/{self._version}{path}",
             {"content": orjson.dumps(asked["body"]), "options": options},
             headers={
                 "X-Goog-Upload-Protocol": "resumable",
@@ -155,7 +156,7 @@ class Client:
         more: dict[str, Any] = {"timeout": options["timeout"]} if "timeout" in options else {}
         request = self._http.build_request(
             method,
-            path if "://" in path else self.base_url + path,
+            path if "://" in path else f"{self.base_url}/{self._version}{path}",
             params=options.get("params") or None,
             headers={**self._headers, **options.get("headers", {}), **(headers or {})},
             content=asked.get("content"),
@@ -179,9 +180,9 @@ class Client:
         with suppress(orjson.JSONDecodeError):
             told = orjson.loads(response.content)
         status = response.status_code
-        page = {"message": response.text, "status": response.reason_phrase}
+        page: Any = {"message": response.text, "status": response.reason_phrase}
+        shown: Any = told if isinstance(told, dict) else page
         try:
-            shown = told if isinstance(told, dict) else page
             await self._errors.APIError.raise_error_async(status, shown, response)
         except self._errors.APIError as error:
             error.status_code, error.body = status, told

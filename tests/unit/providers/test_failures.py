@@ -66,6 +66,8 @@ def told(provider: str, status: int, /, **error: Any) -> Exception:
 
 QUOTA = "You exceeded your current quota, please check your plan and billing details."
 
+HIDDEN = "You do not have permission to access the File x1 or it may not exist."
+
 TABLE: list[tuple[str, int, dict[str, Any], str, bool]] = [
     # provider, status, error, kind, of money
     ("openai", 429, {"code": "rate_limit_exceeded", "type": "requests"}, "wait", False),
@@ -192,6 +194,7 @@ TABLE: list[tuple[str, int, dict[str, Any], str, bool]] = [
         False,
     ),
     ("gemini", 400, {"message": "The File x is not in an ACTIVE state."}, "unseen", False),
+    ("gemini", 403, {"message": HIDDEN}, "unseen", False),
     ("gemini", 400, {"status": "INVALID_ARGUMENT"}, "refused", False),
     ("gemini", 404, {"status": "NOT_FOUND"}, "absent", False),
     (

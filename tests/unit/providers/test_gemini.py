@@ -47,7 +47,7 @@ def test_a_prompt_with_documents_is_one_turn(gemini, conforms):
     request = gemini.render(job)
     conforms(request)
     sent = body(request)
-    assert request.endpoint == "/v1beta/models/gemini-2.5-flash:generateContent"
+    assert request.endpoint == "/models/gemini-2.5-flash:generateContent"
     assert sent["systemInstruction"] == {"parts": [{"text": "Be brief."}]}
     assert sent["generationConfig"] == {
         "maxOutputTokens": 100,

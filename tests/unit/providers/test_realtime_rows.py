@@ -18,7 +18,7 @@ WHOLE = str(2**65)
 DEEP = '{"a":' * 1_100 + "1" + "}" * 1_100
 ENDPOINTS = {
     "anthropic": "/v1/messages",
-    "gemini": "/v1beta/models/gemini-2.5-flash:generateContent",
+    "gemini": "/models/gemini-2.5-flash:generateContent",
     "openai": "/v1/chat/completions",
 }
 BODIES = {
