@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from io import RawIOBase
 from os import SEEK_END
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import orjson
@@ -181,7 +181,7 @@ class Client:
             told = orjson.loads(response.content)
         status = response.status_code
         page: Any = {"message": response.text, "status": response.reason_phrase}
-        shown: Any = told if isinstance(told, dict) else page
+        shown = page if not isinstance(told, dict) else cast("Any", told)
         try:
             await self._errors.APIError.raise_error_async(status, shown, response)
         except self._errors.APIError as error:

@@ -15,10 +15,9 @@ import pytest
 from pydantic import BaseModel
 
 from batchata_prefect.models import Job
-from batchata_prefect.providers.anthropic.batches import Anthropic
-from batchata_prefect.providers.openai.batches import OpenAI
+from batchata_prefect.providers import provider_for
 
-from .conftest import PNG, claude_job, gpt_job, pdf
+from .conftest import PNG, claude_job, gemini_job, gpt_job, pdf
 
 
 class Answer(BaseModel):
@@ -29,22 +28,17 @@ class Answer(BaseModel):
 def _jobs() -> list[Job]:
     shapes: list[dict[str, Any]] = [
         {},
-        {"params": {"b": 1, "a": {"z": 1, "y": 2}}},
+        {"params": {"tool_config": {"z": 1, "y": 2}}},
         {"response_model": Answer},
         {"file": [b"Some text", PNG], "prompt": "What?"},
         {"messages": [{"role": "system", "content": "ä"}, {"role": "user", "content": "b"}]},
     ]
-    return [make(**shape) for shape in shapes for make in (claude_job, gpt_job)]
+    return [make(**shape) for shape in shapes for make in (claude_job, gemini_job, gpt_job)]
 
 
 def digests() -> list[str]:
     """Digest of each job's request."""
-    return [
-        hashlib.sha256(
-            (Anthropic() if job.model.startswith("claude") else OpenAI()).render(job).body
-        ).hexdigest()
-        for job in _jobs()
-    ]
+    return [hashlib.sha256(provider_for(job.model).render(job).body).hexdigest() for job in _jobs()]
 
 
 def test_a_job_gives_the_same_bytes_in_another_process():
