@@ -25,7 +25,7 @@ def sandbox(
     data_dir: Path = Path("sandbox"),
     batch_seconds: float = 2.0,
 ) -> int:
-    """Run a local server in place of Anthropic's and OpenAI's batch APIs, until Ctrl-C.
+    """Run a local server in place of the providers' batch APIs, until Ctrl-C.
 
     It refuses what they refuse, makes answers up that fit what was asked for, and costs nothing.
     It prints the variables that point programs at it.

@@ -80,7 +80,7 @@ class JobsBuilder:
                 parse the answer into.
             enable_citations: Whether the answer shall cite its documents, with the provider's own
                 citations (Anthropic).
-            citations: `quoted` asks for quotes in the answer's form instead, on both providers,
+            citations: `quoted` asks for quotes in the answer's form instead, on all providers,
                 with or without `response_model`. Each is looked for in the documents; those that
                 stand in none are dropped and counted in the result's `citations_dropped`. Costs
                 the output tokens of the quotes.

@@ -1,4 +1,4 @@
-"""A local server that speaks the batch APIs of Anthropic and OpenAI, strictly and without a key.
+"""A local server that speaks the providers' batch APIs, strictly and without a key.
 
 `Sandbox` runs it beside a test; `python -m batchata_prefect.sandbox` runs it in the foreground.
 It imports nothing of the rest of the package, so that what it says of the providers is a second

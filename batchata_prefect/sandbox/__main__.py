@@ -20,7 +20,7 @@ def main() -> None:
     """Read the command line and serve."""
     parser = argparse.ArgumentParser(
         prog="python -m batchata_prefect.sandbox",
-        description="A local server that speaks the batch APIs of Anthropic and OpenAI.",
+        description="A local server that speaks the batch APIs of Anthropic, Gemini and OpenAI.",
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8765, help="0 for any free port")

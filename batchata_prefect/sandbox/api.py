@@ -1,6 +1,6 @@
-"""What both providers' HTTP APIs do alike: batches, files, models and direct calls.
+"""What the providers' HTTP APIs do alike: batches, files, models and direct calls.
 
-`Api` is the base of the two; what it leaves open are their words and the shapes of their objects.
+`Api` is the base of each; what it leaves open are their words and the shapes of their objects.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def run_batch(
     assert batch is not None
     count = len(places) // 2
     order = list(range(count))
-    # Shuffled, as both providers promise no order, and the same each time for a batch.
+    # Shuffled, as not all providers promise an order, and the same each time for a batch.
     random.Random(batch.id).shuffle(order)  # noqa: S311
     done = count if finished is None else finished
     made = encoder.produced(store)

@@ -128,7 +128,15 @@ class Gemini(Provider):
             await self.forget(client, name)
         body = {"file": {"name": name, "displayName": name, "mimeType": _JSONL}}
         files = [("file", (name, requests, _JSONL))]
-        await wire.send(client, "/files", "file", headers={}, body=body, files=files)
+        try:
+            await wire.send(client, "/files", "file", headers={}, body=body, files=files)
+        except Exception as error:
+            if status_of(error) != 409:
+                raise
+            # What holds the name cannot be seen, such as an upload that was broken off.
+            del body["file"]["name"]
+            made = await wire.send(client, "/files", "file", headers={}, body=body, files=files)
+            return str(made["file"]["name"])
         return name
 
     @override

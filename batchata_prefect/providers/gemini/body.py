@@ -22,7 +22,6 @@ from batchata_prefect.providers.rendering import (
     FORMAT,
     MESSAGE,
     TOOLS,
-    UNSEEN,
     Tally,
     checked_messages,
     documents,
@@ -40,6 +39,9 @@ LIMITS = Limits(max_requests=100_000, max_bytes=200_000_000, max_request_bytes=2
 """A file may have 2 GB and a project's files 20 GB together, with 100 batches at once
 [rate-limits]: a hundred of 200 MB. No number of requests is documented; 20 MB are those of a
 request with its files in it [document-processing]."""
+
+_UNSEEN = (5_000, 1_048_576)
+"""As `rendering.UNSEEN`, with the largest context window of Gemini's models page."""
 
 _ENDPOINT = "/models/{}:generateContent"
 """Below the version of the API, which is the SDK's."""
@@ -234,7 +236,7 @@ def _part(job: Job, tally: Tally, item: Any, role: str) -> Message:
             "{'inlineData': {'mimeType': ..., 'data': base64}}",
         )
     if _FILE_DATA & part.keys():
-        tally.add(UNSEEN)
+        tally.add(_UNSEEN)
     else:
         tally.json(part)
     return part
@@ -269,7 +271,7 @@ def _ask_for_form(job: Job, tally: Tally, config: dict[str, Any], *, quoted: boo
 
 def _count_tools(job: Job, tally: Tally, body: Mapping[str, Any]) -> None:
     if body.get("cachedContent") is not None:
-        tally.add(UNSEEN)
+        tally.add(_UNSEEN)
     tools: Any = body.get("tools")
     if not tools:
         return

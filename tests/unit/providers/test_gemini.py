@@ -17,13 +17,15 @@ from batchata_prefect.content.documents import load_bytes
 from batchata_prefect.errors import MissingCredentialsError, ValidationError
 from batchata_prefect.money.ledger import AGAIN, FAILED
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import provider_for
+from batchata_prefect.providers import provider_for, wire
 from batchata_prefect.providers.bodies import held_in, reworded, roomier
+from batchata_prefect.providers.failures import NotSentError
 from batchata_prefect.providers.gemini import Gemini
 from batchata_prefect.providers.tokens import estimate_document
 from batchata_prefect.results.codes import mark, unfinished
 
 from .conftest import PNG, body, gemini_job, pdf
+from .orders import Order, answers, finished, run
 
 KEY = "0123456789abcdef-0"
 COUNTS = {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14}
@@ -334,3 +336,45 @@ def test_without_the_extra_the_first_use_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "google", None)
     with pytest.raises(MissingCredentialsError, match=r"pip install 'batchata-prefect\[gemini\]'"):
         Gemini().connect()
+
+
+def test_the_file_of_a_refused_create_is_used_again(sandbox, gemini, tmp_path):
+    """Also by a process that knows nothing of it; what is left of it can be withdrawn."""
+    pytest.importorskip("google.genai", reason="an extra")
+    placed = Order(gemini, tmp_path / "r.jsonl", ["a", "b"], str(tmp_path))
+    sandbox.fault("gemini", operation="create", mode="status", status=429)
+
+    async def twice(client: Any) -> None:
+        with pytest.raises(Exception, match="RESOURCE_EXHAUSTED"):
+            await placed.create(client)
+        uploads = sandbox.ledger.calls()["gemini.upload"]
+        placed.provider = Gemini()
+        batch = await placed.create(client)
+        assert sandbox.ledger.calls()["gemini.upload"] == uploads
+        done = await finished(gemini, client, batch.batch_id)
+        await gemini.discard(client, done)
+        await gemini.discard(client, done)
+        await gemini.withdraw(client, placed.chunk)
+        with pytest.raises(Exception, match="may not exist"):
+            await wire.get(client, f"/{batch.input_file_id}", "name")
+        assert len(await answers(placed, client, done)) == 2
+
+    run(gemini, twice)
+
+
+@pytest.mark.parametrize("status", [409, 400])
+def test_a_name_that_is_taken_does_not_stop_an_upload(sandbox, gemini, tmp_path, status):
+    """It goes up under another; any other refusal is one, and nothing was created."""
+    pytest.importorskip("google.genai", reason="an extra")
+    placed = Order(gemini, tmp_path / "r.jsonl", ["a"], str(tmp_path))
+    sandbox.fault("gemini", operation="file", path="/upload/", mode="status", status=status)
+
+    async def create(client: Any) -> None:
+        if status == 400:
+            with pytest.raises(NotSentError, match="nothing was created"):
+                await placed.create(client)
+            return
+        batch = await finished(gemini, client, (await placed.create(client)).batch_id)
+        assert len(await answers(placed, client, batch)) == 1
+
+    run(gemini, create)
