@@ -327,7 +327,7 @@ class FileOptions(RunOptions):
     """Directory for the answers, or a URL such as s3://bucket/answers; {run_key} stands for the run
     key, so that every run has its own."""
     provider: str | None = option(None, JOBS)
-    """Provider of a model id that does not tell it: anthropic, gemini or openai."""
+    """Provider of a model id that does not tell it: anthropic, azure, gemini or openai."""
     endpoint: str | None = option(None, JOBS)
     """OpenAI's endpoint, such as /v1/responses or /v1/embeddings."""
     system: str | None = option(None, JOBS, form="text")

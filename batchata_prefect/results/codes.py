@@ -151,6 +151,11 @@ CODES: dict[str, Code] = {
         FAILED,
         "The model declined to answer. Change the prompt or the model; it is not sent again.",
     ),
+    "content_filter": Code(
+        FAILED,
+        "The provider's content filter refused the prompt. Change it, or the filter of the "
+        "deployment; it is not sent again.",
+    ),
     "unreadable_reply": Code(
         FAILED,
         "The reply is kept in raw_files/responses. Report its form; a newer version of this "
