@@ -32,6 +32,7 @@ from batchata_prefect.errors import StateError
 from batchata_prefect.options import FileOptions, OptionError, how, options
 from batchata_prefect.records.credentials import (
     AnthropicCredentials,
+    AzureCredentials,
     GeminiCredentials,
     OpenAICredentials,
 )
@@ -39,6 +40,7 @@ from batchata_prefect.run import BatchRun
 
 __all__ = [
     "AnthropicCredentials",
+    "AzureCredentials",
     "GeminiCredentials",
     "JobsFile",
     "JobsFileRun",

@@ -59,6 +59,58 @@ class AnthropicCredentials(_Credentials):
         return providers()["anthropic"].connect(self.key())
 
 
+class AzureCredentials(_Credentials):
+    """A login of one Azure OpenAI resource.
+
+    Example:
+        ```python
+        from batchata_prefect.blocks import AzureCredentials
+
+        credentials = AzureCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "Batchata Azure OpenAI Credentials"
+    _block_type_slug = "batchata-azure-credentials"
+    _description = "A login for Azure OpenAI's batch API, as batchata-prefect uses it."
+    _documentation_url = cast(
+        "Any", "https://learn.microsoft.com/azure/foundry/openai/how-to/batch"
+    )
+    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/6844498?s=200")
+
+    api_key: SecretStr = Field(
+        default=SecretStr(""),
+        title="API key",
+        description="The key of the resource; none for a login with Microsoft Entra ID.",
+    )
+    base_url: str | None = Field(
+        default=None,
+        title="Endpoint",
+        description="Address of the resource, such as https://NAME.openai.azure.com.",
+    )
+    api_version: str | None = Field(
+        default=None, description="Day of a version of the API; without one, that of /openai/v1."
+    )
+    realtime_deployment: str | None = Field(
+        default=None, description="Deployment for direct requests, which one for batches refuses."
+    )
+    azure_ad_token_provider: str | None = Field(
+        default=None,
+        description="Class of azure.identity that logs in; DefaultAzureCredential without a key.",
+    )
+
+    def key(self) -> Key:
+        """What the provider connects with."""
+        names = ("api_version", "realtime_deployment", "azure_ad_token_provider")
+        options = {name: value for name in names if (value := getattr(self, name))}
+        return replace(super().key(), options=options)
+
+    def get_client(self) -> Any:
+        """An `openai.AsyncAzureOpenAI`, with the timeouts and retries that runs use."""
+        return providers()["azure"].connect(self.key())
+
+
 class GeminiCredentials(_Credentials):
     """A key of one Google project.
 
@@ -120,6 +172,7 @@ class OpenAICredentials(_Credentials):
 
 _KINDS = {
     "anthropic": AnthropicCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
+    "azure": AzureCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
     "gemini": GeminiCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
     "openai": OpenAICredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
 }

@@ -30,6 +30,7 @@ from batchata_prefect import (
 )
 from batchata_prefect.blocks import (
     AnthropicCredentials,
+    AzureCredentials,
     GeminiCredentials,
     JobsFile,
     OpenAICredentials,
@@ -43,7 +44,8 @@ VARIABLES = ("ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "OPENAI_API_KEY", "OPENA
 
 
 @pytest.mark.parametrize(
-    "block", [AnthropicCredentials, GeminiCredentials, OpenAICredentials, JobsFile]
+    "block",
+    [AnthropicCredentials, AzureCredentials, GeminiCredentials, OpenAICredentials, JobsFile],
 )
 class TestConventions(BlockStandardTestSuite):
     """What Prefect asks of the blocks of a collection."""
@@ -68,6 +70,7 @@ def test_prefect_finds_the_blocks() -> None:
     [
         (AnthropicCredentials(api_key=SecretStr("k")), "api.anthropic.com", "k"),
         (AnthropicCredentials(api_key=SecretStr("k"), base_url="http://a.test"), "a.test", "k"),
+        (AzureCredentials(api_key=SecretStr("k"), base_url="http://z.test"), "z.test", "k"),
         (GeminiCredentials(api_key=SecretStr("k"), base_url="http://g.test"), "g.test", "k"),
         (OpenAICredentials(api_key=SecretStr("k")), "api.openai.com", "k"),
         (OpenAICredentials(api_key=SecretStr("k"), base_url="http://o.test/v1"), "o.test", "k"),

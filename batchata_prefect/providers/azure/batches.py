@@ -74,15 +74,15 @@ class Azure(OpenAI):
         import openai
 
         options = dict(key.options) if key else {}
-        address = key.base_url if key else os.environ.get("AZURE_OPENAI_ENDPOINT")
+        env: Mapping[str, str] = {} if key else os.environ
+        address = key.base_url if key else env.get("AZURE_OPENAI_ENDPOINT")
         if not address:
             raise MissingCredentialsError(
                 "no Azure OpenAI resource: set AZURE_OPENAI_ENDPOINT in the environment or in .env "
                 "to its address, such as https://NAME.openai.azure.com"
             )
-        version = options.pop("api_version", None) or os.environ.get("OPENAI_API_VERSION") or "v1"
-        named = None if key else os.environ.get("AZURE_OPENAI_REALTIME_DEPLOYMENT")
-        live = options.pop("realtime_deployment", named)
+        version = options.pop("api_version", None) or env.get("OPENAI_API_VERSION") or "v1"
+        live = options.pop("realtime_deployment", env.get("AZURE_OPENAI_REALTIME_DEPLOYMENT"))
         login = _login(key, options.pop("azure_ad_token_provider", None))
         root = re.sub(r"/openai(/v1)?/*$", "", address.rstrip("/"))
         client = wire.sdk_client(
