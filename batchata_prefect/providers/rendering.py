@@ -334,3 +334,20 @@ def wants_quotes(job: Job) -> bool:
             "files cannot be",
         )
     return quotable
+
+
+def only_quotes(job: Job, maker: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether the answer is asked for with quotes, and the citations that were left out.
+
+    For a provider that has no citations of its own.
+    """
+    if job.citing != "native":
+        quoted = wants_quotes(job)
+        return quoted, ("citations",) if job.citing == "quoted" and not quoted else ()
+    return False, drop_unsupported(
+        job,
+        {"enable_citations": True},
+        ("enable_citations",),
+        f"{maker} has no citations of its own; give citations='quoted' for quotes that are "
+        "compared with the documents, leave it out, or send the job to a Claude model",
+    )

@@ -30,9 +30,9 @@ from batchata_prefect.providers.rendering import (
     finish,
     is_empty,
     max_tokens,
+    only_quotes,
     parameters,
     refused_kind,
-    wants_quotes,
 )
 
 LIMITS = Limits(max_requests=100_000, max_bytes=200_000_000, max_request_bytes=20_000_000, calls=6)
@@ -91,18 +91,7 @@ def render(job: Job) -> Request:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")
     tally = Tally(job, "gemini", job.model)
     params = parameters(job)
-    left_out: tuple[str, ...] = ()
-    quoted = wants_quotes(job)
-    if job.citing == "quoted" and not quoted:
-        left_out = ("citations",)
-    elif job.citing == "native":
-        left_out = drop_unsupported(
-            job,
-            {"enable_citations": True},
-            ("enable_citations",),
-            "Gemini has no citations of its own; give citations='quoted' for quotes that are "
-            "compared with the documents, leave it out, or send the job to a Claude model",
-        )
+    quoted, left_out = only_quotes(job, "Gemini")
     if job.cache_prefix:
         left_out += drop_unsupported(
             job,

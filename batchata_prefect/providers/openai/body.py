@@ -39,9 +39,9 @@ from batchata_prefect.providers.rendering import (
     finish,
     is_empty,
     max_tokens,
+    only_quotes,
     parameters,
     refused_kind,
-    wants_quotes,
 )
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
@@ -94,18 +94,7 @@ def render(job: Job, *, is_named: bool = True) -> Request:
     params = parameters(job)
     if endpoint == EMBEDDINGS:
         return _embedding(job, tally, params)
-    left_out: tuple[str, ...] = ()
-    quoted = wants_quotes(job)
-    if job.citing == "quoted" and not quoted:
-        left_out = ("citations",)
-    elif job.citing == "native":
-        left_out = drop_unsupported(
-            job,
-            {"enable_citations": True},
-            ("enable_citations",),
-            "OpenAI has no citations of its own; give citations='quoted' for quotes that are "
-            "compared with the documents, leave it out, or send the job to a Claude model",
-        )
+    quoted, left_out = only_quotes(job, "OpenAI")
     if params:
         left_out += foreign(job, params, endpoint)
         left_out += _drop_sampling(tally, params, endpoint)
