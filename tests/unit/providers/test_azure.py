@@ -190,6 +190,15 @@ def test_what_is_not_told_yet_is_read() -> None:
     assert (batch.state, batch.output_file_id, batch.error_file_id) == ("in_progress", None, None)
     assert batch.created_at is not None
     assert AZURE.batch({"id": "batch_1", "status": "Cancelled"}).ending == "canceled"
+    failed: dict[str, Any] = {
+        "id": "batch_1",
+        "status": "failed",
+        "request_counts": {"total": 9, "completed": 0},
+    }
+    assert AZURE.batch(failed).ending == "failed"
+    # It failed on its way: what is answered is fetched.
+    failed["request_counts"] = {"total": 9, "completed": 4, "failed": None}
+    assert AZURE.batch(failed).ending == "ended"
 
 
 LIMITS = {
