@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -351,6 +352,12 @@ def test_the_file_of_a_refused_create_is_used_again(sandbox, gemini, tmp_path):
         placed.provider = Gemini()
         batch = await placed.create(client)
         assert sandbox.ledger.calls()["gemini.upload"] == uploads
+        ours = await gemini.ours(client, datetime.now(UTC))
+        heads = [each.head for each in ours if each.batch.batch_id == batch.batch_id]
+        assert heads == [placed.chunk.head]
+        assert batch.batch_id in [
+            each.batch_id async for page in gemini.listed(client) for each in page
+        ]
         done = await finished(gemini, client, batch.batch_id)
         await gemini.discard(client, done)
         await gemini.discard(client, done)
