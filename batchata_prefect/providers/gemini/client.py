@@ -186,6 +186,8 @@ class Client:
             await self._errors.APIError.raise_error_async(status, shown, response)
         except self._errors.APIError as error:
             error.status_code, error.body = status, told
+            # The SDK writes the whole body, with links and quotas, into its text.
+            error.args = (f"{status} {error.status}: {error.message}",)
             raise
 
 
