@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from batchata_prefect.errors import ProviderError, StateError
+from batchata_prefect.errors import MissingCredentialsError, ProviderError, StateError
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry, Receipt, Start
 from batchata_prefect.providers import Ours, Provider, provider_for, providers
@@ -162,9 +162,17 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus],
                 line = await _of(entry, _find(connections, known, entry))
                 if line.batch is not None or line.trouble is not None:
                     adopted.append(line)
-        names = sorted({entry.chunk.provider for entry in known.entries} or providers())
-        for name in names:
-            provider, client = await connections(name, None)
+        names = {entry.chunk.provider for entry in known.entries}
+        missing: list[MissingCredentialsError] = []
+        for name in sorted(names or providers()):
+            try:
+                provider, client = await connections(name, None)
+            except MissingCredentialsError as error:
+                # Where no record names a provider, those whose key is here are asked.
+                missing.append(error)
+                if names or len(missing) == len(providers()):
+                    raise
+                continue
             since = known.start.started_at - timedelta(days=1)
             try:
                 found_there = await provider.ours(client, since)

@@ -127,6 +127,19 @@ def test_adopt_lists_what_lies_unclaimed(forker: Forker, sandbox, tmp_path: Path
     assert all(unclaimed[batch_id]["token_head"] for batch_id in ids)
 
 
+def test_adopt_asks_the_providers_whose_key_is_here(
+    forker: Forker, sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was sent and no record names one; without any key it says what is missing."""
+    job = {**told(tmp_path), "cost_limit_usd": 1e-9}
+    assert forker.run(job)[0] == 0
+    for name in ("AZURE_OPENAI_ENDPOINT", "GEMINI_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name)
+    assert not asked("adopt", job["results_dir"])["adopted"]
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    assert "no OpenAI key" in batchata("adopt", job["results_dir"]).stderr
+
+
 def test_cancel_of_a_run_that_lives(forker: Forker, sandbox, tmp_path: Path) -> None:
     """It is refused, and says which process runs it."""
     sandbox.limits(seconds=60)
