@@ -29,7 +29,7 @@ _CREATE = closed(
     metadata=METADATA,
     output_expires_after=ANYTHING,
 )
-_V1 = (None, "v1", "preview", "latest")
+_V1 = (None, "v1", "preview")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 _DAYS_14 = 14 * 86400
 

@@ -30,8 +30,8 @@ from batchata_prefect.providers.rendering import fault
 _CHAT = "/chat/completions"
 """What a line and a create call chat completions. Of a create it is said that "while passing this
 parameter is required, the system will read your input file" for the endpoint [how-to/batch]."""
-_V1 = ("v1", "preview", "latest")
-"""Versions of the API below `/openai/v1`; of the others, a day, it is `/openai`."""
+_V1 = ("v1", "preview")
+"""Versions of the API below `/openai/v1` [openai/latest]; that of a day is below `/openai`."""
 _SCOPE = "https://cognitiveservices.azure.com/.default"
 _FILE_SECONDS = 14 * 24 * 3600
 """The shortest time after which an input file may end; 500 files may lie there without an end, and
