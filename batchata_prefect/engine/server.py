@@ -9,6 +9,7 @@ it so.
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -198,10 +199,14 @@ def _serve(parent: int, fd: int) -> None:
 
     if _url() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         sys.exit("Prefect's settings name another server, or allow none")
+    # The collector would go through what is loaded again and again: half a second.
+    gc.disable()
     import uvicorn
+    from prefect.server.api.server import create_app
 
-    application = "prefect.server.api.server:create_app"
-    config = uvicorn.Config(application, factory=True, log_level="error", lifespan="on")
+    gc.freeze()
+    gc.enable()
+    config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     with socket.socket(fileno=fd) as listening, suppress(KeyboardInterrupt):
         server.run(sockets=[listening])

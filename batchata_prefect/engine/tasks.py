@@ -15,8 +15,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from prefect import get_run_logger
-from prefect.concurrency.services import ConcurrencySlotAcquisitionWithLeaseService
+import prefect.concurrency.services as slots
+from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 
 from batchata_prefect.engine.provider_batch import provider_batch
@@ -30,6 +30,12 @@ _PATIENCE_SECONDS = 10.0
 """For which a batch that is at the provider already waits for a slot."""
 
 _TOLD_SECONDS = 1.0
+_LOOK_SECONDS = 1.0
+"""What a look at Prefect's limits may take."""
+
+_MOST_LIMITS = 200
+"""That Prefect lists at once."""
+
 _AWAY_SECONDS = 60.0
 """For which nobody asks for slots after Prefect did not answer."""
 
@@ -58,6 +64,7 @@ class Tasks:
         around = set(context.flow_run.tags if context and context.flow_run else ())
         self._given = (around - run_tags(run)) | set(run.settings.task_tags)
         self._away_until = 0.0
+        self._looking, self._has_limits = asyncio.Lock(), False
 
     def __len__(self) -> int:
         return len(self._running)
@@ -82,7 +89,29 @@ class Tasks:
     async def _task(self, flight: Flight, after: float) -> Any:
         chunk = flight.entry.chunk
         await asyncio.sleep(after)
+        if flight.tags:
+            await self._look_for_limits(flight.tags)
         return await provider_batch(chunk.name, self._session_name, chunk.sequence, flight.tags)
+
+    async def _look_for_limits(self, tags: frozenset[str]) -> None:
+        """Have Prefect ask for no slot where no limit is: to ask is to write.
+
+        SQLite refuses that at once where another write falls between Prefect's read and its own,
+        as at the begin of a run, and Prefect's client waits for 2 s before it asks again.
+        """
+        names = _names(tags)
+        async with self._looking:
+            if self._has_limits or _is_free(names):
+                return
+            # Prefect itself asks then, and tells why it cannot.
+            with suppress(Exception):
+                async with asyncio.timeout(_LOOK_SECONDS), get_client() as client:
+                    limits = await client.read_global_concurrency_limits(_MOST_LIMITS)
+                self._has_limits = len(limits) == _MOST_LIMITS or any(
+                    limit.name in names for limit in limits
+                )
+                if not self._has_limits:
+                    _is_free(names, found=True)
 
     def _begun(self, provider: str) -> None:
         if len(_waiting(self._run, provider)) == _AT_ONCE - 1:
@@ -174,14 +203,31 @@ def _is_urgent(run: Session, flight: Flight, waited: float) -> bool:
     return waited > _PATIENCE_SECONDS
 
 
+def _names(tags: frozenset[str]) -> frozenset[str]:
+    return frozenset(f"tag:{tag}" for tag in tags)
+
+
+def _is_free(names: frozenset[str], *, found: bool = False) -> bool:
+    """Whether Prefect's client knows for its 5 s that there are no such limits, or does from now.
+
+    A client that keeps no such knowledge asks, as ever.
+    """
+    known, lock = getattr(slots, "_no_limits_cache", None), getattr(slots, "_cache_lock", None)
+    if known is None or lock is None:
+        return True
+    with lock:
+        if found:
+            known[names] = True
+        return names in known
+
+
 def _wait_no_more(tags: frozenset[str]) -> None:
     """Let the process end: Prefect tries on for a slot that nobody wants, and waits for that.
 
     `prefect.concurrency.services` drains its queue when the interpreter exits, and a try for a slot
     has no end but the slot. Others in this process may wait in the same queue until then.
     """
-    names = frozenset(f"tag:{tag}" for tag in tags)
-    service = ConcurrencySlotAcquisitionWithLeaseService.instance(names)
+    service = slots.ConcurrencySlotAcquisitionWithLeaseService.instance(_names(tags))
     loop, waiting = getattr(service, "_loop", None), getattr(service, "_task", None)
 
     def drop() -> None:

@@ -280,3 +280,23 @@ def test_tasks_have_tags(tmp_path: Path, sandbox, monkeypatch: pytest.MonkeyPatc
     ]
     flow_run = ask(lambda client: client.read_flow_run(UUID(run._session.flow_run_id)))
     assert set(flow_run.tags) == {"batchata", "provider:anthropic", "provider:openai", "team-a"}
+
+
+def test_without_limits_prefect_is_asked_for_no_slot(
+    tmp_path: Path, sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask is to write, which SQLite may refuse: Prefect's client then waits for 2 s."""
+    asked: list[list[str]] = []
+    real = PrefectClient.increment_concurrency_slots_with_lease
+
+    async def spy(self: PrefectClient, names: list[str], *rest: Any, **named: Any) -> Any:
+        asked.append(names)
+        return await real(self, names, *rest, **named)
+
+    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots_with_lease", spy)
+    batch = Batch(tmp_path / "out").set_state(file=tmp_path / "state")
+    batch.add_job(prompt=f"{tmp_path}", model="claude-sonnet-5-5", max_tokens=200, id="c")
+    # No other test knows this tag, so that Prefect's client cannot know of it.
+    with tags(tmp_path.name):
+        assert len(batch.run().results()["completed"]) == 1
+    assert asked == []
