@@ -16,7 +16,7 @@ from typing import Any, cast
 from cyclopts import App, Group
 from dotenv import load_dotenv
 
-from batchata_prefect.cli.output import exit_code, fail
+from batchata_prefect.cli.output import exit_code, fail, of_file
 from batchata_prefect.errors import BatchataError
 
 _HELP = """Answer very large sets of LLM jobs through the providers' batch APIs.
@@ -68,6 +68,23 @@ for _number, (_name, _where, _group, _help) in enumerate(
 cast("Any", app).register_install_completion_command(group=_MORE)
 
 
+_WRONG_PLACE = (
+    FileNotFoundError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+"""What the command was told wrong; other errors of files, such as a full disk, are not its."""
+
+
+def _fail(error: BatchataError) -> None:
+    # Loaded by then, as nothing else raises these.
+    from batchata_prefect.cli.options import spoken
+
+    fail(spoken(error))
+
+
 def main() -> None:
     """The command; what a person can mend is told without a traceback."""
     from pathlib import Path
@@ -82,7 +99,7 @@ def main() -> None:
     try:
         sys.exit(app(sys.argv[1:]))
     except BatchataError as error:
-        fail(str(error))
+        _fail(error)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # The reader of our output has seen enough, as head does.
@@ -90,15 +107,19 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         # Whichever command asked for it: a server of Prefect that is not there is no fault of ours.
-        if "prefect" not in sys.modules:
-            raise
-        from batchata_prefect.engine.trouble import refused, unreachable
+        told = None
+        if "prefect" in sys.modules:
+            from batchata_prefect.engine.trouble import refused, unreachable
 
-        told = refused(error) or unreachable(error)
-        if told is None:
+            told = refused(error) or unreachable(error)
+        if told is not None:
+            fail(told)
+            sys.exit(3)
+        if not isinstance(error, OSError):
             raise
-        fail(told)
-        sys.exit(3)
+        # Whichever file it was about: what a run has sent by then is on record, and it says so.
+        fail(of_file(error))
+        sys.exit(2 if isinstance(error, _WRONG_PLACE) else 3)
     except KeyboardInterrupt as error:
         fail(str(error) or "interrupted")
         sys.exit(130)

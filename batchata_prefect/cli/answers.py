@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from batchata_prefect.cli.options import Json, ResultsDir
+from batchata_prefect.cli.options import Json, ResultsDir, spoken
 from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
@@ -117,7 +117,7 @@ def report(
         from batchata_prefect.views.report.figures import figures
 
         drawn = figures(manifest, results_dir / "results.jsonl")
-        show(text(manifest, drawn, results_dir, width()))
+        show(spoken(text(manifest, drawn, results_dir, width()), is_advice=True))
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
 
@@ -214,7 +214,8 @@ def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
         show("Every job was answered.")
         return
     for name, group in groups.items():
-        show(f"{group['count']:,} x {name}\n  -> {group['what_to_do']}")
+        advice = spoken(group["what_to_do"], is_advice=True)
+        show(f"{group['count']:,} x {name}\n  -> {advice}")
     show("")
     show(table)
     if shown > _SHOWN:

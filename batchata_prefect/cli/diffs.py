@@ -63,7 +63,7 @@ def _show(sums: DiffSums, shown: list[JobDiff]) -> None:
     if not sums.jobs:
         show("The two runs have no job in common.")
         tell("Jobs are known by their ids; one made from a job's content changes with it. Give ids")
-        tell("of their own with --id-column, or id= in Batch.add_job.")
+        tell("of their own with --id-column.")
         return
     show(
         f"{sums.jobs:,} jobs in both, {sums.changed:,} changed: "

@@ -16,7 +16,17 @@ from cyclopts import Group, Parameter, Token
 from pydantic.fields import FieldInfo
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.options import JOBS, LIMITS, PLACES, SENDING, FileOptions, How, how, options
+from batchata_prefect.options import (
+    JOBS,
+    LIMITS,
+    PLACES,
+    SENDING,
+    FileOptions,
+    How,
+    OptionError,
+    how,
+    options,
+)
 from batchata_prefect.results.remote import bring, is_url
 
 QUIET = Parameter(name=["--quiet", "-q"], negative="", show_default=False)
@@ -240,6 +250,8 @@ def prompt_text(text: str) -> str:
         return Path(text[1:]).read_text(encoding="utf-8")
     except OSError as error:
         raise ValidationError(f"{text[1:]!r} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValidationError(f"{text[1:]!r} is not UTF-8 text; save it as UTF-8") from error
 
 
 def schema_or_path(named: str) -> Any:
@@ -272,3 +284,56 @@ def request_params(given: Iterable[str]) -> dict[str, Any]:
         except orjson.JSONDecodeError:
             found[name] = value
     return found
+
+
+def spoken(error: Exception | str, *, is_advice: bool = False) -> str:
+    """A text for whoever gives options as flags, which it names as Python gives them."""
+    text = _CALL.sub(_as_flag, str(error))
+    known = {name: how(option) for name, option in options().items()}
+    if not (is_advice or isinstance(error, OptionError)):
+        # The others are also fields of a row, which are called so there.
+        known = {name: each for name, each in known.items() if each.group != JOBS}
+    words = "|".join(sorted(known, key=len, reverse=True))
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        before = text[: found.start()].rstrip()
+        is_a_name = value or "_" in name or not before or before.endswith(";")
+        return _told_as(name, (value or "").removeprefix("=")) if is_a_name else found[0]
+
+    return re.sub(
+        rf"(?<![\w/.'\"-])({words})(=(?:'[^']*'|True|False|[\d.]*\d)?)?(?![\w/'\"-])", flag, text
+    )
+
+
+_CALL = re.compile(
+    r"\b(Batch|run|set_state|set_default_params|add_rows|add_cost_limit|add_time_limit)"
+    r"\((?:(\w+)=)?([^()]*)\)"
+)
+
+
+def _as_flag(found: re.Match[str]) -> str:
+    """A call that gives an option, as its flag."""
+    call, argument, value = found[1], found[2], found[3]
+    for name, option in options().items():
+        known = how(option)
+        own = "set_default_params" if known.group == JOBS else "Batch"
+        maker, _, rest = (known.python or f"{own}({name}=)").partition("(")
+        arguments = [each.strip(" =)") for each in rest.split(",")]
+        if call == maker and (argument is None or argument in arguments):
+            return _told_as(name, value)
+    return found[0]
+
+
+def _told_as(name: str, value: str) -> str:
+    """An option and its value as a command has them."""
+    option = FileOptions.model_fields[name]
+    known = how(option)
+    if name == "results_dir" or "command" in known.refused:
+        return "--out" if name == "results_dir" else "another --out"
+    flag = _flag_of(name, known)
+    if value in {"", "True", "False"}:
+        return flag
+    if known.form in {"prices", "schema"}:
+        return f"{flag} FILE"
+    return f"{flag} {flag.rpartition('-')[2].upper()}" if value == "..." else f"{flag} {value}"

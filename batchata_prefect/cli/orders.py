@@ -15,7 +15,7 @@ from batchata_prefect.batch import Batch, add_file, batch_of, job_defaults
 from batchata_prefect.cli.local_sandbox import FOLDER, local_sandbox
 from batchata_prefect.cli.options import checked
 from batchata_prefect.cli.trust import is_ours, refuse, sealed
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.files import write_json
 from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 from batchata_prefect.options import JOBS, FileOptions, how
@@ -69,8 +69,12 @@ class Order:
             options = options.but(state=str(self.out / FOLDER / "state"))
         batch = batch_of(options, self.place)
         if not self.amendments:
-            return add_file(batch, options)
-        return batch.add_jobs(_amended(read_rows(self.jobs), self, options))
+            add_file(batch, options)
+        else:
+            batch.add_jobs(_amended(read_rows(self.jobs), self, options))
+        if not len(batch):
+            raise ValidationError(f"{self.jobs!r} holds no rows, so there are no jobs to send")
+        return batch
 
     def options(self, told: Mapping[str, Any] | None = None) -> FileOptions:
         """The options that were told, or these.

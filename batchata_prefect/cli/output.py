@@ -50,3 +50,9 @@ def print_json(name: str, values: dict[str, Any]) -> None:
 def exit_code(error: BatchataError) -> int:
     """2 where the command or the jobs are wrong, 3 where somebody else said no."""
     return 2 if isinstance(error, (ValidationError, ProviderNotFoundError)) else 3
+
+
+def of_file(error: OSError) -> str:
+    """What is wrong with a file, in one sentence."""
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{str(error.filename)!r}: {why}" if error.filename is not None else why

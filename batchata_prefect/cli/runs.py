@@ -19,9 +19,10 @@ from batchata_prefect.cli.options import (
     Trust,
     given,
     named,
+    spoken,
 )
 from batchata_prefect.cli.orders import Order, provided
-from batchata_prefect.cli.output import print_json, tell, width
+from batchata_prefect.cli.output import of_file, print_json, tell, width
 from batchata_prefect.errors import StateError
 from batchata_prefect.options import PLACES
 
@@ -110,8 +111,12 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
         order.note()
         try:
             done = batch.run(print_status=not quiet, progress_interval=0.5)
-        except RuntimeError as error:
-            raise StateError(f"the run could not be brought to its end: {error}") from error
+        except (RuntimeError, OSError) as error:
+            why = of_file(error) if isinstance(error, OSError) else error
+            raise StateError(
+                f"the run could not be brought to its end: {why}. What it has sent is on record: "
+                "the same command again goes on from there"
+            ) from error
     manifest = done.manifest
     if manifest is None:
         tell("The run was cancelled before anything was sent.")
@@ -151,7 +156,7 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
 
     tell()
     drawn = figures(manifest, order.out / "results.jsonl")
-    tell(text(manifest, drawn, order.out, width()))
+    tell(spoken(text(manifest, drawn, order.out, width()), is_advice=True))
     if order.sandbox:
         tell("\nThe sandbox made these answers up; nothing was paid.")
     if manifest["failures"]:

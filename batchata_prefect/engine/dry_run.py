@@ -73,7 +73,7 @@ def dry_run(run: Session) -> dict[str, Any]:
     if any(batch["output_seen"] is False for batch in batches):
         notes.append(
             "the likely cost takes a quarter of max_tokens for each answer, as none was seen yet; "
-            "run(canary=0.01) measures it"
+            "a canary measures it"
         )
     spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
     by_model: dict[str, list[dict[str, Any]]] = {}

@@ -161,9 +161,9 @@ def refuse_other_records(run: Session) -> None:
     if records.ids if not note.records else note.records in records.ids:
         return
     keys = note.run_key, settings.run_key
-    give = [f"run_key={note.run_key!r} (--run-key)"] if keys[0] != keys[1] else []
+    give = [f"run_key={note.run_key!r}"] if keys[0] != keys[1] else []
     if note.state is not None:
-        give.append(f"set_state({note.state!r}) (--state)")
+        give.append(f"set_state({note.state!r})")
     raise ValidationError(
         f"{settings.results_dir!r} holds what a run with the key {note.run_key!r} has sent, whose "
         f"records are at {note.location}; the records for {keys[1]!r} at {records.location} are "

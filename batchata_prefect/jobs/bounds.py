@@ -69,4 +69,4 @@ def _refuse_endless(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
 
 
 def _limit(*, realtime: bool) -> str:
-    return "on_deadline='realtime'" if realtime else "a cost limit"
+    return "a realtime limit" if realtime else "a cost limit"

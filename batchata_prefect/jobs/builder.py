@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FAULTS_SHOWN = 20
 _FAULTS_KEPT = 1_000
+_PLACES_SHOWN = 3
 
 
 class JobsBuilder:
@@ -136,14 +137,14 @@ class JobsBuilder:
             ValidationError: Some jobs would be refused: all of them are named together. The
                 batch then holds only the good ones; make a new one from mended jobs.
         """
-        faults: list[str] = []
+        faults = _Faults()
         for nth, item in enumerate(jobs, start=1):
             values = _job_values(item) if isinstance(item, Job) else item
             try:
                 self._intake.add({key: value for key, value in values.items() if value is not None})
             except (ValidationError, ProviderError) as error:
-                faults.append(f"job {values.get('id') or nth!r}: {error}")
-        _raise_together(faults)
+                faults.add(f"job {values.get('id') or nth!r}", error, values.get("id"))
+        faults.raise_together()
         return self
 
     def add_rows(
@@ -222,45 +223,82 @@ class JobsBuilder:
         """Make a job of each row, in the form that the first one shows."""
         from batchata_prefect.jobs.sources import place_of
 
-        faults: list[str] = []
+        faults = _Faults()
         form: RowForm | None = None
         try:
             for number, row in enumerate(rows, start=1):
                 form = form or form_of(row)
                 if len(faults) == _FAULTS_KEPT:
-                    faults.append("no more of the rows were read")
+                    faults.add("", "no more of the rows were read")
                     break
                 try:
                     values = form.job(row, number)
                 except ValidationError as error:
-                    faults.append(str(error))
+                    faults.add(place_of(row, number), error)
                     continue
                 try:
                     self._intake.add(
                         {key: value for key, value in values.items() if value is not None}
                     )
                 except (ValidationError, ProviderError) as error:
-                    faults.append(f"{place_of(row, number)}: {error}")
+                    faults.add(place_of(row, number), error, values.get("id"))
         except ValidationError as error:
             # The source itself broke off, and what stands behind this is not known.
-            faults.append(str(error))
-        _raise_together(faults)
+            faults.add("", error)
+        faults.raise_together()
 
     def __len__(self) -> int:
         """Number of jobs."""
         return self._intake.spool.count if self._intake.spool is not None else 0
 
 
-def _raise_together(faults: list[str]) -> None:
-    if not faults:
-        return
-    shown = "\n".join(f"- {fault}" for fault in faults[:_FAULTS_SHOWN])
-    more = len(faults) - _FAULTS_SHOWN
-    raise ValidationError(
-        f"{len(faults)} jobs would be refused, nothing was sent:\n{shown}"
-        + (f"\n- and {more} more" if more > 0 else ""),
-        faults,
-    )
+class _Faults:
+    """What was wrong with jobs, told together: a fault of the file or of an option once."""
+
+    def __init__(self) -> None:
+        self._all: list[str] = []
+        self._places: dict[str, list[str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, place: str, error: Exception | str, job_id: object = None) -> None:
+        """Note a fault; what it says is the same for all jobs once place and id are left out."""
+        text = str(error).removeprefix(f"{place}: ")
+        self._all.append(f"{place}: {text}" if place else text)
+        own = "(no id)" if job_id is None else job_id
+        self._places.setdefault(text.removeprefix(f"job {own!r}: "), []).append(place)
+
+    def raise_together(self) -> None:
+        """Tell all that were noted.
+
+        Raises:
+            ValidationError: Some were.
+        """
+        if not self._all:
+            return
+        if set(map(tuple, self._places.values())) == {("",)}:
+            raise ValidationError("; ".join(self._all), self._all)
+        told = [_told(places, text) for text, places in self._places.items()]
+        shown = "\n".join(f"- {each}" for each in told[:_FAULTS_SHOWN])
+        more = len(told) - _FAULTS_SHOWN
+        raise ValidationError(
+            f"{len(self._all)} jobs would be refused, nothing was sent:\n{shown}"
+            + (f"\n- and {more} more" if more > 0 else ""),
+            self._all,
+        )
+
+
+def _told(places: list[str], text: str) -> str:
+    """A fault with the first places where it stands."""
+    first, *others = places
+    told = f"{first}: {text}" if first else text
+    if not others:
+        return told
+    head, _, _ = first.rpartition(" ")
+    also = ", ".join(place.removeprefix(f"{head} ") for place in others[: _PLACES_SHOWN - 1])
+    more = len(places) - _PLACES_SHOWN
+    return f"{told} (also {also}{f' and {more:,} more' if more > 0 else ''})"
 
 
 def _job_values(job: Job) -> dict[str, Any]:

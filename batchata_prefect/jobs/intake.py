@@ -219,7 +219,8 @@ class Intake:
             raise ValidationError(f"a job's id must be a text that is not empty, not {label!r}")
         if not isinstance(fields.get("model"), str):
             raise ValidationError(
-                f"job {label!r}: no model; give model= or set_default_params(model=...)"
+                f"job {label!r}: no model; name it in the job, or for all of them in "
+                "set_default_params(model=...)"
             )
         try:
             orjson.dumps((label, fields.get("metadata")))

@@ -274,7 +274,7 @@ def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
         # Whoever writes the rows would choose what this process imports.
         raise ValidationError(
             f"{where}: response_model names a class to import, {fields['response_model']!r}; rows "
-            "are data, so name it in set_default_params(response_model=...) or --response-model, "
+            "are data, so name it in set_default_params(response_model=...), "
             "or put a JSON schema into the row"
         )
     params: Any = fields.pop("params", {})

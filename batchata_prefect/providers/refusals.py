@@ -66,8 +66,7 @@ _SDK = {
     "set ANTHROPIC_CUSTOM_HEADERS for Claude models, or leave it out",
     "betas": "what is in beta is asked for by the client's headers and not by a job: "
     "set ANTHROPIC_CUSTOM_HEADERS='anthropic-beta: ...', or leave it out",
-    "timeout": "a batch takes up to 24 hours; limit the run with add_time_limit, "
-    "or with --time-limit",
+    "timeout": "a batch takes up to 24 hours; limit the run with add_time_limit(hours=...)",
     "max_retries": "the run sends again what may be sent again; see max_attempts",
     "api_key": "keys come from the environment or from a block of credentials",
     "base_url": "set ANTHROPIC_BASE_URL or OPENAI_BASE_URL",

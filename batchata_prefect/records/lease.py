@@ -334,7 +334,7 @@ async def _newest(records: Records) -> _Holder:
             return _Holder(-1, None, None)
         raise StateError(
             f"the record {_claim(number)!r} is gone from {records.location}; nothing is sent. Put "
-            "it back, or start over with set_state(reuse_state=False) in another place"
+            "it back, or start over elsewhere with set_state(reuse_state=False)"
         )
     while (following := await records.read(_claim(number + 1))) is not None:
         number, claim = number + 1, following

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from .control import environment_for
 from .limits import Limits
 
 _OFTEN = 0.5
+_NO_ADDRESS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL}
 
 
 def main() -> None:
@@ -43,7 +45,12 @@ def main() -> None:
     sys.setswitchinterval(0.001)
     from .server import serve
 
-    serve(asked.data_dir, asked.host, asked.port, limits, _announce)
+    try:
+        serve(asked.data_dir, asked.host, asked.port, limits, _announce)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_ADDRESS:
+            raise
+        parser.exit(2, f"sandbox: {asked.host} port {asked.port} cannot be served: {error}\n")
 
 
 def _announce(url: str) -> None:

@@ -179,6 +179,25 @@ def test_all_faulty_rows_are_told_together(tmp_path: Path):
     assert len(batch) == 2
 
 
+def test_a_fault_of_the_file_is_told_once(tmp_path: Path):
+    """Whatever number of rows it stands in; one row's own fault is told beside it."""
+    path = tmp_path / "rows.csv"
+    path.write_text("text,n\n" + "a,1\n" * 9)
+    batch = Batch(tmp_path / "out").set_default_params(model="gpt-6-luna")
+    with pytest.raises(ValidationError) as error:
+        batch.add_rows(path, prompt="{txt}")
+    head, only = str(error.value).split("\n")
+    assert head == "9 jobs would be refused, nothing was sent:"
+    assert only.startswith(f"- {str(path)!r} line 2: the template asks for {{txt}}")
+    assert only.endswith(" (also 3, 4 and 6 more)")
+    assert len(error.value.faults) == 9
+    with pytest.raises(ValidationError) as error:
+        Batch(tmp_path / "b").add_jobs([{"id": f"j{n}", "prompt": "x"} for n in range(5)])
+    only = str(error.value).split("\n")[1]
+    assert only.startswith("- job 'j0': no model")
+    assert only.endswith(" (also 'j1', 'j2' and 2 more)")
+
+
 def test_a_file_that_breaks_off_is_told_with_its_line(tmp_path: Path):
     """What is wrong with the file itself stands behind the faults of its rows."""
     path = tmp_path / "rows.jsonl"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,6 +170,54 @@ def test_what_is_wrong_is_said_with_its_exit_code(
 ) -> None:
     """A wrong command is 2, a missing record 3; in one sentence, nothing on standard output."""
     done = here(cities, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "{rows}", "--sandbox", "-o", "file"], 2, "Not a directory"),
+        (["run", "{rows}", "-o", "file"], 2, "--out"),
+        (["plan", "{rows}", "-o", "file/below"], 2, "cannot be written"),
+        (["plan", "cut.csv.gz", "-o", "out"], 2, "cut.csv.gz' line 1: the file is damaged"),
+        (["plan", "named.csv.gz", "-o", "out"], 2, "is no .gz file, although its name says so"),
+        (["plan", "named.csv.zst", "-o", "out"], 2, "is no .zst file, although its name says so"),
+        (["plan", "odd.csv", "-o", "out"], 2, "odd.csv' holds .gz and not what its name says"),
+        (["plan", "folder.csv", "-o", "out"], 2, "is a folder; name one file"),
+        (["plan", "empty.csv", "-o", "out"], 2, "empty.csv' holds no rows"),
+        (["plan", "{rows}", "--system", "@latin.txt", "-o", "out"], 2, "is not UTF-8 text"),
+        (["plan", "{rows}", "--system", "@folder.csv", "-o", "out"], 2, "Is a directory"),
+        (["sandbox", "--data-dir", "file"], 2, "'file': File exists"),
+        (["sandbox", "--data-dir", "box", "--port", "{taken}"], 2, "Address already in use"),
+        (["results", "file"], 3, "has no results"),
+        (["status", "file"], 3, "Not a directory"),
+        (["retry", "file"], 3, "was not made by `batchata run`"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_a_sentence(
+    cities: Path, here: Here, arguments: list[str], code: int, says: str
+) -> None:
+    """No traceback, whatever lies where a file or folder should be."""
+    packed = gzip.compress(b"city\nRome\n")
+    for name, content in {
+        "file": b"x",
+        "cut.csv.gz": packed[:15],
+        "named.csv.gz": b"city\nRome\n",
+        "named.csv.zst": b"city\nRome\n",
+        "odd.csv": packed,
+        "empty.csv": b"",
+        "latin.txt": b"\xff\xfe",
+    }.items():
+        (cities / name).write_bytes(content)
+    (cities / "folder.csv").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        told = [each.format(rows="cities.csv", taken=port) for each in arguments]
+        if arguments[0] in {"run", "plan"}:
+            told += ["-p", "Where is {city}?", "-m", "gpt-6-luna"]
+        done = here(cities, *told)
+    assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (code, "")
     assert says in " ".join(done.stderr.split())
 

@@ -161,7 +161,7 @@ class Anthropic(Provider):
                 raise ProviderError(
                     f"{chunk.name}: {batch.batch_id} of {batch.created_at} may be this batch and "
                     "may have been paid for, but its results are gone after 29 days. Start over "
-                    "with reuse_state=False if these jobs shall be sent again"
+                    "with set_state(reuse_state=False) if these jobs shall be sent again"
                 )
             else:
                 undecided.append(batch.batch_id)
