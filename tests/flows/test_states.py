@@ -17,7 +17,7 @@ from uuid import UUID
 
 import orjson
 import pytest
-from prefect import flow, get_client
+from prefect import flow, get_client, tags
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
@@ -36,13 +36,14 @@ CUT = "[[sandbox:truncated]]"
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> Iterator[Any]:
-    """A Prefect server that records task runs."""
+    """A Prefect server that records task runs and acts on events."""
     home = tmp_path_factory.mktemp("server")
     (home / "prefect").mkdir()
     shutil.copyfile(prefect_tables, home / "prefect" / "prefect.db")
     native = runpy.run_path(str(ROOT / "deployments" / "native.py"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED", "true")
+        for name in ("TASK_RUN_RECORDER", "TRIGGERS"):
+            patch.setenv(f"PREFECT_SERVER_SERVICES_{name}_ENABLED", "true")
         with (
             native["stack"](home, postgres=False) as stack,
             temporary_settings(
@@ -336,6 +337,36 @@ def test_a_run_that_may_send_nothing_is_failed(tmp_path: Path, sandbox: Sandbox)
     state = state_of(run.flow_run_id)
     assert (state.name, state.type) == ("Failed", FAILED)
     assert "cost_limit_exceeded: 4" in state.message
+
+
+def test_an_automation_on_failed_runs_fires_where_no_job_was_answered(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """And not where one was. What it does here is seen in the run: it gives its state a name."""
+    label = f"alarm-{tmp_path.name}"
+    rule = {
+        "name": label,
+        "trigger": {
+            "type": "event",
+            "posture": "Reactive",
+            "expect": ["prefect.flow-run.Failed"],
+            "match_related": {"prefect.resource.id": f"prefect.tag.{label}"},
+            "threshold": 1,
+            "within": 0,
+        },
+        "actions": [{"type": "change-flow-run-state", "state": "FAILED", "name": "Alarmed"}],
+    }
+    with get_client(sync_client=True) as client:
+        client._client.post("/automations/", json=rule).raise_for_status()
+    with tags(label):
+        partial = make(tmp_path / "partial", cut=1).run()
+        failed = make(tmp_path / "failed", cut=4).run()
+    EventsWorker.drain_all()
+    deadline = time.monotonic() + 60
+    while state_of(failed.flow_run_id).name != "Alarmed":
+        assert time.monotonic() < deadline, state_of(failed.flow_run_id)
+        time.sleep(0.2)
+    assert state_of(partial.flow_run_id).name == "Partial"
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4])
