@@ -95,9 +95,10 @@ def adopt_batches(
         )
         return 0
     _show(adopted, f"{len(adopted)} batches found and recorded")
-    table = Table(title=f"{len(unclaimed)} batches of this account that this job set does not know")
-    for column in ("id", "status", "created", "ours"):
-        table.add_column(column)
+    table = _whole(
+        f"{len(unclaimed)} batches of this account that this job set does not know",
+        *("id", "status", "created", "ours"),
+    )
     for ours in unclaimed:
         values = _unclaimed(ours)
         mark = "yes" if ours.head else "not known before it ends"
@@ -193,10 +194,18 @@ def _unclaimed(ours: Ours) -> dict[str, Any]:
     }
 
 
+def _whole(title: str, *columns: str) -> Table:
+    """A table that cuts nothing: an id is there to be copied."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def _show(lines: list[BatchStatus], title: str) -> None:
-    table = Table(title=title)
-    for column in ("batch", "id at the provider", "status", "answered", "expires", "reserved"):
-        table.add_column(column)
+    table = _whole(
+        title, "batch", "id at the provider", "status", "answered", "expires", "reserved"
+    )
     for line in lines:
         values = _values(line)
         reserved = values["reserved_usd"]

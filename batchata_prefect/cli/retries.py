@@ -51,6 +51,8 @@ def retry(
     - `batchata retry results/ --code truncated --max-tokens 8000`
     - `batchata retry results/ --code refusal --model claude-opus-5-5`
 
+    Exit code: as of `batchata run`; with a code that no job has, nothing is sent.
+
     Args:
         code: Only jobs with this error code; may be given several times.
         quiet: Show no progress and no report.
@@ -63,6 +65,8 @@ def retry(
     if not rows.path.exists():
         raise StateError(f"{str(folder)!r} has no results yet; run its command again first")
     failed = dict(_failed(rows, code))
+    if code and not failed:
+        return _none_of(rows, code)
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
         tell(f"{len(failed):,} jobs go out again, changed: {', '.join(sorted(changes))}.")
@@ -75,6 +79,18 @@ def retry(
             "see `batchata retry --help`."
         )
     return carry_out(order, as_json=as_json, quiet=quiet)
+
+
+def _none_of(rows: ResultFile, codes: tuple[str, ...]) -> int:
+    """Say that no job has one of these codes, and which there are: exit code."""
+    found = Counter(row["error_code"] or row["status"] for row in rows)
+    answered = found.pop("completed", 0)
+    others = ", ".join(f"{count:,} {name}" for name, count in found.most_common())
+    tell(
+        f"No job has the code {' or '.join(codes)}, so nothing was sent. {answered:,} are answered"
+        + (f"; the others: {others}." if others else ".")
+    )
+    return 1 if found else 0
 
 
 def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> list[Amendment]:

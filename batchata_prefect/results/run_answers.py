@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from batchata_prefect.answers import JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import StateError
+from batchata_prefect.numbers import dollars
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.result_file import ResultFile
@@ -27,6 +29,24 @@ class RunAnswers(ABC):
     @abstractmethod
     def results_dir(self) -> Path:
         """Where the answers lie; with results at a URL, the local copy."""
+
+    @property
+    @abstractmethod
+    def manifest(self) -> dict[str, Any] | None:
+        """What the run came to; None until it is finished."""
+
+    def __repr__(self) -> str:
+        """Where its results are, and how many of its jobs are answered."""
+        where, manifest = str(self.results_dir), self.manifest
+        if manifest is None:
+            return f"BatchRun(results_dir={where!r}, not finished)"
+        counts = manifest["counts"]
+        answered = f"{counts['completed']:,} of {counts['total']:,} jobs answered"
+        return f"BatchRun(results_dir={where!r}, {answered}, {dollars(manifest['cost_usd'])})"
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        return f"<code>{escape(repr(self))}</code>"
 
     @property
     @abstractmethod

@@ -34,6 +34,7 @@ QUIET_SECONDS = 300.0
 
 _CODES_SHOWN = 4
 _AGE_COLUMNS, _BOUND_COLUMNS = 50, 76
+_PIPED_COLUMNS = 10_000
 _MOST_COLUMNS = 110
 """On a wider terminal the numbers would stand too far from the names that they belong to."""
 
@@ -70,6 +71,10 @@ def say(what: RenderableType = "", *, stderr: bool = False) -> None:
     # In a cell of a table a text is markup to rich, links and colors, unless the console has none.
     console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
     shown = Text(what) if isinstance(what, str) else what
+    if isinstance(what, Table) and not (what.expand or console.is_terminal):
+        # Whoever reads a pipe wants ids and models whole.
+        whole = console.options.update(max_width=_PIPED_COLUMNS)
+        console.width = max(console.width, console.measure(what, options=whole).maximum)
     console.print(Printable(shown), soft_wrap=stderr and not console.is_terminal)
 
 

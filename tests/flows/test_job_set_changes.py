@@ -74,6 +74,8 @@ def test_a_subset_keeps_the_others(tmp_path: Path, billed) -> None:
     assert rows_of(tmp_path, "archive.jsonl") == old[2:]
     assert run.manifest is not None
     assert run.manifest["cost_of_run_usd"] == 0
+    assert "2 of 2 jobs answered" in repr(run)
+    assert "2 of 2 jobs answered" in run._repr_html_()
     make(tmp_path, jobs).run()
     assert rows_of(tmp_path) == old
     assert rows_of(tmp_path, "archive.jsonl") == []
