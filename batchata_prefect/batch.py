@@ -48,6 +48,7 @@ class BatchTold(TypedDict, total=False):
     result_format: ResultFormat
     prices: Prices | None
     credentials: Mapping[str, str] | None
+    accounts: Mapping[str, Mapping[str, Any]] | str | Path | None
     task_retries: int
     task_retry_delay_seconds: float
     task_timeout_seconds: float
@@ -114,10 +115,11 @@ class Batch(JobsBuilder):
         self._options = RunOptions.of(told | dict(options))
         if self._options.result_format == "parquet":
             require("pyarrow", "parquet", "result_format='parquet'")
+        known = providers(self._options.accounts)
         for provider in self._options.credentials:
-            if provider not in providers():
+            if provider not in known:
                 raise ProviderNotFoundError(
-                    f"credentials name the provider {provider!r}; there are {sorted(providers())}"
+                    f"credentials name the provider {provider!r}; there are {sorted(known)}"
                 )
         if self._options.state is not None:
             self.set_state(self._options.state, self._options.reuse_state)
@@ -127,8 +129,13 @@ class Batch(JobsBuilder):
         else:
             self._results_dir = Path(results_dir).expanduser().resolve()
         self._run_key = run_key
-        self._prices = PriceBook(self._options.prices)
+        self._prices = PriceBook(
+            self._options.prices,
+            kinds={name: each.kind for name, each in known.items()},
+            unlisted=[name for name, each in known.items() if not each.is_listed],
+        )
         super().__init__(self._results_dir)
+        self._intake.providers = known
         self._verbosity: str | None = None
         self._latest_run: BatchRun | None = None
 

@@ -7,6 +7,7 @@ of `Batch` and the table of the reference are made from the two models here.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from batchata_prefect.accounts import Account, read_accounts
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.numbers import (
     Checked,
@@ -118,6 +120,16 @@ def _blocks(value: Any) -> Any:
                     f"the credentials for {provider!r} must be the name of a saved block, so that "
                     "the run finds its key again; save the block and give its name"
                 )
+    return _table(cast("Any", value))
+
+
+def _accounts(value: Any) -> Any:
+    if isinstance(value, (str, os.PathLike)):
+        value = read_accounts(cast("Any", value))
+    if value is not None and not isinstance(value, dict):
+        raise OptionError("accounts is a table by name, or the path of a JSON or TOML file of it")
+    for name, table in cast("dict[Any, Any]", value or {}).items():
+        Account.of(str(name), table)
     return _table(cast("Any", value))
 
 
@@ -234,6 +246,12 @@ class RunOptions(BaseModel):
     )
     """Provider and name of the Prefect credentials block with its key, in place of the keys in the
     environment."""
+    accounts: Annotated[dict[str, dict[str, Any]], BeforeValidator(_accounts), _TABLE] = option(
+        {}, PLACES, form="prices"
+    )
+    """Endpoints by a name of their own, which jobs give as provider: a table of kind (anthropic,
+    azure, gemini or openai), base_url, api_key_env or credentials (where the key is, never the key)
+    and options of the client; or the path of a JSON or TOML file of it."""
     raw_files: bool = option(True, PLACES)
     """Whether the request files are kept in raw_files/requests of the results; the provider's
     replies are what was paid for and are always kept."""

@@ -42,7 +42,6 @@ from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
 from batchata_prefect.original import MOST_LISTED, NOT_LISTED, Config, listed, pending, quiet
-from batchata_prefect.providers import provider_for
 from batchata_prefect.results.run_answers import RunAnswers
 
 logger = logging.getLogger("batchata_prefect")
@@ -224,11 +223,15 @@ class BatchRun(RunAnswers):
         run = self._session
         for family in run.spool.families():
             name = family.provider
-            is_sure = only_unsure and os.environ.get(f"{name.upper()}_API_KEY")
-            if not is_sure and name not in run.clients and name not in run.settings.credentials:
-                run.providers[name] = provider_for(family.model, name)
+            provider = run.provider(name)
+            account, variable = provider.bound, f"{name.upper()}_API_KEY"
+            if name in run.settings.credentials or (account and account.credentials):
+                continue
+            is_sure = only_unsure and account is None and os.environ.get(variable)
+            if not is_sure and name not in run.clients:
+                run.providers[name] = provider
                 # To make a client takes a while, in which other runs of the process go on.
-                run.clients[name] = await asyncio.to_thread(run.providers[name].connect)
+                run.clients[name] = await asyncio.to_thread(provider.connect, provider.login())
 
     async def _start_prefect(self, stack: ExitStack) -> None:
         from batchata_prefect.engine.trouble import tell

@@ -119,6 +119,7 @@ class Order:
                 text[1:] for text in said("prompt") + said("system") if text.startswith("@")
             ),
             "prices": self.told.get("prices"),
+            "accounts": self.told.get("accounts"),
             "records": self.told.get("state"),
         }
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 import orjson
 from cyclopts import Parameter
 
+from batchata_prefect.accounts import read_accounts
 from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, checked, given
 from batchata_prefect.cli.orders import whole
 from batchata_prefect.cli.output import tell
@@ -201,6 +202,8 @@ def _parameters(
     FileOptions.of(values)
     if "prices" in values:
         values["prices"] = _prices(values["prices"])
+    if "accounts" in values:
+        values["accounts"] = read_accounts(values["accounts"])
     return values
 
 

@@ -25,7 +25,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from batchata_prefect.collector.inflight import cancel, open_run
 from batchata_prefect.errors import BatchataError, one_line
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import Provider, providers
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.wire import PAGE
 from batchata_prefect.records.credentials import connect
@@ -36,7 +36,7 @@ from batchata_prefect.records.store import Records
 
 logger = logging.getLogger("batchata_prefect")
 
-Account: TypeAlias = tuple[str, str | None]
+Login: TypeAlias = tuple[Provider, str | None]
 """Name of a provider, and of the credentials block with its key; None for the environment's."""
 
 MOST_REVIVALS = 3
@@ -192,10 +192,13 @@ async def _flow_runs(ids: list[str]) -> dict[str, FlowRun]:
 
 async def _ended(waits: Iterable[Waiting], now: datetime, done: Round) -> frozenset[str]:
     """Ids of the watched batches that have ended, as far as the providers say."""
-    watched: dict[Account, dict[str, Watched]] = defaultdict(dict)
+    watched: dict[Login, dict[str, Watched]] = defaultdict(dict)
     for waiting in waits:
+        known = providers(waiting.accounts)
         for each in waiting.batches:
-            watched[each.provider, waiting.credentials.get(each.provider)][each.batch_id] = each
+            watched[known[each.provider], waiting.credentials.get(each.provider)][each.batch_id] = (
+                each
+            )
     done.batches = sum(len(batches) for batches in watched.values())
     found = await asyncio.gather(
         *(_ask(account, batches, done) for account, batches in watched.items())
@@ -205,13 +208,13 @@ async def _ended(waits: Iterable[Waiting], now: datetime, done: Round) -> frozen
     return ended
 
 
-async def _ask(account: Account, watched: Mapping[str, Watched], done: Round) -> list[str]:
+async def _ask(account: Login, watched: Mapping[str, Watched], done: Round) -> list[str]:
     """Ids of the ended ones among the batches of one account."""
-    name, credentials = account
+    provider, credentials = account
+    name = provider.name
     said: dict[str, ProviderBatch] = {}
     try:
         async with AsyncExitStack() as stack:
-            provider = providers()[name]
             client = await connect(provider, credentials)
             stack.push_async_callback(client.close)
             oldest = min(each.created_at for each in watched.values()) - timedelta(minutes=15)

@@ -35,11 +35,13 @@ class Known:
         records: Where they are.
         start: Its newest start.
         entries: Its ledger, oldest first.
+        accounts: Name -> table of each account that its runs were given.
     """
 
     records: Records
     start: Start
     entries: list[Entry] = field(default_factory=list[Entry])
+    accounts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def open(self) -> list[Entry]:
@@ -65,6 +67,7 @@ async def open_run(
     Raises:
         StateError: There are no records, or they cannot be read.
     """
+    given = state
     if results_dir is not None:
         noted = await asyncio.to_thread(_noted, results_dir)
         run_key, state = run_key or noted.run_key, state or noted.state
@@ -77,7 +80,15 @@ async def open_run(
             f"there are no records of {run_key!r} at {records.location}. Give the results "
             "directory, or the run_key and state that the run was given"
         )
-    known = Known(records, start)
+    known = Known(records, start, accounts=await records.accounts())
+    own = Records(await storage_at(None), run_key).location
+    if known.accounts and given is None and records.location != own:
+        # A folder of somebody else could send the keys of this environment anywhere.
+        raise StateError(
+            f"the records that the results directory names, at {records.location}, send keys of "
+            f"this environment to addresses of their own (accounts {', '.join(known.accounts)}). "
+            f"Nothing was sent. Give --state {state} if they are yours"
+        )
     async for entry, _ in records.ledger():
         known.entries.append(entry)
     return known
@@ -164,13 +175,13 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus],
                     adopted.append(line)
         names = {entry.chunk.provider for entry in known.entries}
         missing: list[MissingCredentialsError] = []
-        for name in sorted(names or providers()):
+        for name in sorted(names or connections.known):
             try:
                 provider, client = await connections(name, None)
             except MissingCredentialsError as error:
                 # Where no record names a provider, those whose key is here are asked.
                 missing.append(error)
-                if names or len(missing) == len(providers()):
+                if names or len(missing) == len(connections.known):
                     raise
                 continue
             since = known.start.started_at - timedelta(days=1)
@@ -295,13 +306,16 @@ async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
 class _Connections:
     """Clients of providers, each connected when it is first needed."""
 
-    def __init__(self, stack: AsyncExitStack, credentials: Mapping[str, str]) -> None:
+    def __init__(
+        self, stack: AsyncExitStack, credentials: Mapping[str, str], accounts: Mapping[str, Any]
+    ) -> None:
+        self.known = providers(accounts)
         self._stack = stack
         self._credentials = credentials
         self._clients: dict[str, Any] = {}
 
     async def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
-        provider = providers()[name] if model is None else provider_for(model, name)
+        provider = provider_for(model or "", name, known=self.known)
         if name not in self._clients:
             self._clients[name] = await connect(provider, self._credentials.get(name))
             self._stack.push_async_callback(self._clients[name].close)
@@ -311,4 +325,4 @@ class _Connections:
 @asynccontextmanager
 async def _connections(known: Known) -> AsyncGenerator[_Connections]:
     async with AsyncExitStack() as stack:
-        yield _Connections(stack, known.start.credentials)
+        yield _Connections(stack, known.start.credentials, known.accounts)

@@ -21,7 +21,6 @@ from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
 from batchata_prefect.numbers import plain_usd, told_usd
-from batchata_prefect.providers import provider_for
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.views.terminal import say
@@ -146,7 +145,7 @@ async def _read_records(run: Session) -> None:
         run.spool.states.move(ordinals, IN_FLIGHT)
         if entry.ending is not None:
             name = entry.chunk.provider
-            run.providers.setdefault(name, provider_for(entry.chunk.model, name))
+            run.providers.setdefault(name, run.provider(name))
             await take_in(run, entry, ordinals, resumed=True)
 
 
@@ -156,7 +155,7 @@ def _flying(run: Session) -> list[Sequence[int]]:
 
 
 def _batches(run: Session, family: Family, attempts: int) -> list[dict[str, Any]]:
-    provider = provider_for(family.model, family.provider)
+    provider = run.provider(family.provider)
     found: list[dict[str, Any]] = []
     while run.spool.states.waiting(family.id, attempts):
         cut = chunks.cut(

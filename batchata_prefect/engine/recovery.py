@@ -22,7 +22,6 @@ from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Start
-from batchata_prefect.providers import provider_for
 from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.note import Note, read_note, write_note
 from batchata_prefect.results.ended import Words
@@ -34,7 +33,7 @@ async def connected(run: Session) -> AsyncGenerator[None]:
     """Connect to the providers that the jobs need, and hang up at the end."""
     try:
         for family in run.spool.families():
-            await _connect(run, family.provider, family.model)
+            await _connect(run, family.provider)
         for name, client in run.clients.items():
             run.prices.located(name, run.providers[name].account(client))
         refuse_unbound(run.spool, run.prices, *run.settings.limits)
@@ -77,6 +76,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             uuid4().hex,
         )
         await run.records.begin(new, afresh=start is not None)
+        await run.records.write_accounts(settings.accounts)
         return {}
     run.started_at = start.started_at
     for name, account in accounts.items():
@@ -87,6 +87,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
                 "Set the base URL back, use another results_dir, or start over with "
                 "set_state(reuse_state=False). Nothing was sent"
             )
+    await _take_over_accounts(run)
     ended: dict[int, Words] = {}
     strangers = 0
     async for entry, members in run.records.ledger():
@@ -99,7 +100,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             flight = Flight(entry, ordinals)
             run.flights[entry.chunk.sequence] = flight
             # No job of today may need its provider.
-            await _connect(run, entry.chunk.provider, entry.chunk.model)
+            await _connect(run, entry.chunk.provider)
         else:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
@@ -120,6 +121,31 @@ async def _read_records(run: Session) -> dict[int, Words]:
     return ended
 
 
+async def _take_over_accounts(run: Session) -> None:
+    """Know the accounts of earlier runs too, whose batches may be in flight.
+
+    Raises:
+        StateError: One of them is another endpoint today.
+    """
+    records, today = run.records, run.settings.accounts
+    assert records is not None
+    known = await records.accounts()
+    for name, table in today.items():
+        before = known.get(name, table)
+        changed = [each for each in ("kind", "base_url") if before.get(each) != table.get(each)]
+        if changed:
+            raise StateError(
+                f"{run.settings.results_dir!r} was begun with another {' and '.join(changed)} of "
+                f"the account {name!r}: what is in flight there cannot be reached from here. Set "
+                "it back, give the new endpoint another name, or start over with "
+                "set_state(reuse_state=False). Nothing was sent"
+            )
+    if (merged := {**known, **today}) != known:
+        await records.write_accounts(merged)
+    if merged != today:
+        run.settings = run.settings.but(accounts=merged)
+
+
 def _begun(run: Session) -> datetime:
     """When today's job set was begun, from which its time limit counts.
 
@@ -137,9 +163,9 @@ def _begun(run: Session) -> datetime:
     return min((entry.since for entry in later), default=datetime.now(UTC))
 
 
-async def _connect(run: Session, name: str, model: str) -> None:
+async def _connect(run: Session, name: str) -> None:
     if name not in run.clients:
-        run.providers[name] = provider_for(model, name)
+        run.providers[name] = run.provider(name)
         credentials = run.settings.credentials.get(name)
         run.clients[name] = await connect(run.providers[name], credentials)
 

@@ -28,7 +28,7 @@ from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
 from batchata_prefect.options import OnCancel, OptionError, RunOptions
-from batchata_prefect.providers import Provider, Requests
+from batchata_prefect.providers import Provider, Requests, provider_for, providers
 from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.results.row import reply_file
 
@@ -472,6 +472,14 @@ class Session:
         """Seconds until a batch of the model is worth a try; 0 where none was turned away."""
         _, at = self._turned_away.get((provider, model), (0, 0.0))
         return max(0.0, at - time.monotonic())
+
+    def provider(self, name: str) -> Provider:
+        """The run's provider of that name.
+
+        Raises:
+            ProviderNotFoundError: There is none.
+        """
+        return provider_for("", name, known=providers(self.settings.accounts))
 
     @property
     def shown(self) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from batchata_prefect.jobs.spool import IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
 from batchata_prefect.numbers import plain_usd
-from batchata_prefect.providers import provider_for
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 logger = logging.getLogger("batchata_prefect")
@@ -198,7 +197,7 @@ def planned_batches(run: Session) -> dict[str, dict[str, Any]]:
     if run.manifest is not None or run.stopped is not None:
         return found
     for family in run.spool.families():
-        provider = provider_for(family.model, family.provider)
+        provider = run.provider(family.provider)
         most = min(run.settings.items_per_batch, provider.limits.max_requests)
         attempts = range(run.settings.max_attempts)
         left = sum(run.spool.states.waiting(family.id, each) for each in attempts)

@@ -120,6 +120,7 @@ async def sleepy(run: Session) -> State[Any]:
         costs_seconds=run.costs_seconds,
         batches=tuple(batches),
         credentials=run.settings.credentials,
+        accounts=run.settings.accounts,
     )
     await run.records.write_waiting(waiting.to_dict())
     counted = Counter(each.provider for each in batches)

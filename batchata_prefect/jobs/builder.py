@@ -44,7 +44,9 @@ class JobsBuilder:
                 raise ValidationError(f"{name!r} belongs to a job and cannot be a default")
         if "model" in kwargs:
             provider_for(
-                kwargs["model"], kwargs.get("provider", self._intake.defaults.get("provider"))
+                kwargs["model"],
+                kwargs.get("provider", self._intake.defaults.get("provider")),
+                known=self._intake.providers,
             )
         self._intake.set_defaults(kwargs)
         return self

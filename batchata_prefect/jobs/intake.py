@@ -17,7 +17,7 @@ from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Family, Spool, pack
 from batchata_prefect.jobs.spool.kept import keep, reopen
 from batchata_prefect.models import Job, package
-from batchata_prefect.providers import Provider, provider_for
+from batchata_prefect.providers import Provider, provider_for, providers
 from batchata_prefect.providers.prompt_forms import PromptForm, prompt_form
 
 logger = logging.getLogger("batchata_prefect")
@@ -57,12 +57,14 @@ class Intake:
         defaults: Values for the jobs that do not give their own.
         schemas: Digest -> answer schema, of the jobs so far.
         spool: Where the jobs are written; None before the first.
+        providers: Those that jobs may name.
     """
 
     def __init__(self, results_dir: Path) -> None:
         self.defaults: dict[str, Any] = {}
         self.schemas: dict[str, AnswerSchema] = {}
         self.spool: Spool | None = None
+        self.providers = providers()
         self.origin: str | None = None
         self._schema: AnswerSchema | None = None
         self._has_files = False
@@ -231,7 +233,10 @@ class Intake:
         self._has_files = self._has_files or fields.get("file") is not None
         defaulted = frozenset(set(self.defaults) - set(given))
         job = Job(**fields, params=params, defaulted=defaulted)
-        provider = provider_for(job.model, job.provider, job_id=label)
+        provider = provider_for(job.model, job.provider, job_id=label, known=self.providers)
+        if job.provider is None and job.model.startswith(f"{provider.name}/"):
+            fields["model"] = job.model.partition("/")[2]
+            job = Job(**fields, params=params, defaulted=defaulted)
         request = provider.render(job)
         line = len(request.body) + _LINE_BYTES
         if line > provider.limits.max_bytes:

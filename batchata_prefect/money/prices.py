@@ -6,6 +6,7 @@ prices are those of genai-prices, which holds them as dated data, or the user's 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -38,17 +39,32 @@ class PriceBook:
             `realtime` gives the standard rates. The user's own prices hold in every region and
             service tier.
         at: The moment whose prices hold; now by default.
+        kinds: Name of a provider -> the name that its prices are listed under, where that is
+            another.
+        unlisted: Names of providers that no list holds the prices of.
 
     Raises:
         ValidationError: An override is not such a table, or the file cannot be read; the text
             names the file, the model and the key.
     """
 
-    def __init__(self, overrides: Prices | None = None, *, at: datetime | None = None) -> None:
+    def __init__(
+        self,
+        overrides: Prices | None = None,
+        *,
+        at: datetime | None = None,
+        kinds: Mapping[str, str] | None = None,
+        unlisted: Collection[str] = (),
+    ) -> None:
         self._own = own_tariffs(overrides)
+        self._kinds = dict(kinds or {})
+        self._unlisted = frozenset(unlisted)
         self._at = at or datetime.now(UTC)
         self._listed: dict[tuple[str, ...], Tariff | None] = {}
         self._regions: dict[str, str] = {}
+
+    def _kind(self, provider: str) -> str:
+        return self._kinds.get(provider, provider)
 
     def knows(self, provider: str, model: str, *, realtime: bool = False) -> bool:
         """Whether the price of a batch request to the model is known, or of a realtime one."""
@@ -71,7 +87,7 @@ class PriceBook:
             provider: Name of the provider.
             account: Base URL of its requests.
         """
-        region = region_of(provider, account)
+        region = region_of(self._kind(provider), account)
         if region is None:
             self._regions.pop(provider, None)
         else:
@@ -110,7 +126,7 @@ class PriceBook:
                         f"{name!r}: USD per thousand}}}}}}"
                     )
             if most is None and any(tariff.fees[name] for name in names):
-                limit = "max_uses" if provider == "anthropic" else "max_tool_calls"
+                limit = "max_uses" if self._kind(provider) == "anthropic" else "max_tool_calls"
                 return f"{' and '.join(names)} have no limit; give {limit}"
         return None
 
@@ -172,7 +188,7 @@ class PriceBook:
         self, tariff: Tariff, provider: str, model: str, region: str | None
     ) -> Decimal | None:
         """How many times a tariff a request costs in a region; None where that is unknown."""
-        return Decimal(1) if tariff.is_own else region_factor(provider, model, region)
+        return Decimal(1) if tariff.is_own else region_factor(self._kind(provider), model, region)
 
     def bound(
         self,
@@ -208,7 +224,7 @@ class PriceBook:
             return None
         region = terms.region or self._regions.get(provider)
         factor = self._factor(tariff, provider, model, region)
-        cached = cached or provider != "anthropic"
+        cached = cached or self._kind(provider) != "anthropic"
         usd = tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
         each = tariffs.most_fees(tariff, terms)
         if usd is None or factor is None or each is None:
@@ -218,25 +234,36 @@ class PriceBook:
     def _tariff(
         self, provider: str, model: str, tier: str | None = None, *, realtime: bool = False
     ) -> Tariff | None:
-        if (model, realtime) in self._own:
+        if self._own and self._own_name(provider, model, realtime=realtime) is not None:
             return self._own_tariff(provider, model, realtime=realtime)
-        if tier is None or tier in USUAL_TIERS.get(provider, ()):
+        if provider in self._unlisted:
+            return None
+        kind = self._kind(provider)
+        if tier is None or tier in USUAL_TIERS.get(kind, ()):
             context = STANDARD if realtime else BATCH
-        elif (provider, tier) in TIERS:
-            context = TIERS[provider, tier]
+        elif (kind, tier) in TIERS:
+            context = TIERS[kind, tier]
         else:
             return None
         key = (provider, model, *context.values())
         if key not in self._listed:
-            self._listed[key] = listed_tariff(provider, model, self._at, context)
+            self._listed[key] = listed_tariff(kind, model, self._at, context)
         return self._listed[key]
+
+    def _own_name(self, provider: str, model: str, *, realtime: bool) -> str | None:
+        """Under which name the user gives the price: that of an account goes first."""
+        names = (f"{provider}/{model}", model)
+        return next((name for name in names if (name, realtime) in self._own), None)
 
     def _own_tariff(self, provider: str, model: str, *, realtime: bool) -> Tariff:
         """The user's own tariff; fees that it leaves out are those of a model that is known."""
         key = (provider, model, "realtime" if realtime else "batch", "own")
         if key not in self._listed:
-            own = self._own[model, realtime]
-            listed = listed_tariff(provider, model, self._at, STANDARD)
+            name = self._own_name(provider, model, realtime=realtime)
+            assert name is not None
+            own, listed = self._own[name, realtime], None
+            if provider not in self._unlisted:
+                listed = listed_tariff(self._kind(provider), model, self._at, STANDARD)
             fees = {**(listed.fees if listed else {}), **own.fees}
             self._listed[key] = replace(own, fees=fees)
         found = self._listed[key]

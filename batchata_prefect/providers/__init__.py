@@ -7,6 +7,7 @@ folder and one entry point in the group `batchata_prefect.providers`.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,9 +16,15 @@ from functools import cache
 from importlib.metadata import entry_points
 from io import RawIOBase
 from typing import Any, BinaryIO, ClassVar, TypeAlias
+from urllib.parse import urlsplit
 
+from batchata_prefect.accounts import Account
 from batchata_prefect.answers import Reply
-from batchata_prefect.errors import ProviderNotFoundError
+from batchata_prefect.errors import (
+    MissingCredentialsError,
+    ProviderNotFoundError,
+    ValidationError,
+)
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.providers import bodies, wire
 from batchata_prefect.providers.bodies import Again
@@ -98,7 +105,9 @@ class Provider(ABC):
     path, and are written again only where its API differs.
 
     Attributes:
-        name: What it goes by, in jobs, records and prices.
+        name: What it goes by, in jobs, records and prices; of an account, the account's name.
+        bound: The account whose provider it is; None for that of the environment.
+        hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
         batches_path: Path of its batches, below the client's base URL.
@@ -107,13 +116,27 @@ class Provider(ABC):
         upload_fields: What goes up beside a document, for it to be stored for some days.
     """
 
-    name: ClassVar[str]
+    name: str
+    bound: Account | None = None
+    hosts: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[Limits]
     cites: ClassVar[bool] = False
     batches_path: ClassVar[str]
     batches_cursor: ClassVar[str]
     files_path: ClassVar[str]
     upload_fields: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def kind(self) -> str:
+        """Name of the provider whose API it speaks; `name` but for an account."""
+        return type(self).name
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether the prices on the list are those of this account."""
+        url = None if self.bound is None else self.bound.base_url
+        host = urlsplit(url or "").hostname or ""
+        return url is None or any(host == own or host.endswith(f".{own}") for own in self.hosts)
 
     @abstractmethod
     def serves(self, model: str) -> bool:
@@ -126,6 +149,29 @@ class Provider(ABC):
     def takes_temperature(self, model: str) -> bool | None:
         """Whether a model takes a temperature; None where nothing is known."""
         return None
+
+    def login(self, held: Key | None = None) -> Key | None:
+        """What the account connects with; None to go by the SDK's own variables.
+
+        Args:
+            held: What a credentials block holds, in place of a variable.
+
+        Raises:
+            MissingCredentialsError: The variable of the account is not set.
+        """
+        account = self.bound
+        if account is None:
+            return held
+        if held is None:
+            secret = os.environ.get(account.api_key_env or "")
+            if not secret:
+                raise MissingCredentialsError(
+                    f"no key for {self.name}: set {account.api_key_env} in the environment or in "
+                    ".env. Nothing was sent"
+                )
+            held = Key(secret)
+        options = {**held.options, **dict(account.options)}
+        return Key(held.api_key, account.base_url or held.base_url, options)
 
     @abstractmethod
     def connect(self, key: Key | None = None) -> Any:
@@ -282,20 +328,64 @@ class Provider(ABC):
         return
 
 
+def providers(accounts: Mapping[str, Any] | None = None) -> dict[str, Provider]:
+    """All known providers by name: those of the entry points, and those of a run's accounts.
+
+    Args:
+        accounts: Name -> table of an account; one that has the name of a kind replaces it.
+
+    Raises:
+        ValidationError: A table describes no account.
+    """
+    found = dict(_kinds())
+    for name, table in (accounts or {}).items():
+        account = Account.of(name, table)
+        if account.kind not in _kinds():
+            raise ValidationError(
+                f"account {name!r}: kind is one of {sorted(_kinds())}, not {account.kind!r}"
+            )
+        found[name] = _bound(name, account)
+    return found
+
+
 @cache
-def providers() -> dict[str, Provider]:
-    """All known providers by name, from entry points; each is imported when first asked for."""
+def _bound(name: str, account: Account) -> Provider:
+    made = type(_kinds()[account.kind])()
+    made.name, made.bound = name, account
+    return made
+
+
+@cache
+def _kinds() -> dict[str, Provider]:
+    """The providers of the entry points; each is imported when first asked for."""
     found = {point.name: point for point in entry_points(group="batchata_prefect.providers")}
     return {name: point.load()() for name, point in sorted(found.items())}
 
 
-def provider_for(model: str, name: str | None = None, *, job_id: str | None = None) -> Provider:
+def provider_for(
+    model: str,
+    name: str | None = None,
+    *,
+    job_id: str | None = None,
+    known: Mapping[str, Provider] | None = None,
+) -> Provider:
     """The provider that serves a model, by the provider's name or by the model's name pattern.
+
+    A model `lab/NAME` is served by the account `lab`.
+
+    Args:
+        model: Model id.
+        name: Name of the provider; None to go by the model.
+        job_id: The job, for the error.
+        known: The providers of the run; those of the entry points by default.
 
     Raises:
         ProviderNotFoundError: No provider of that name, or none whose pattern fits the model.
     """
-    known = providers()
+    known = providers() if known is None else known
+    own = known.get(model.partition("/")[0]) if name is None and "/" in model else None
+    if own is not None and own.bound is not None:
+        return own
     where = f"job {job_id!r}: " if job_id else ""
     if name is not None:
         if name not in known:
@@ -304,7 +394,8 @@ def provider_for(model: str, name: str | None = None, *, job_id: str | None = No
             )
         return known[name]
     for provider in known.values():
-        if provider.serves(model):
+        # An account is asked for by its name, unless it stands for its whole kind.
+        if provider.name == provider.kind and provider.serves(model):
             return provider
     raise ProviderNotFoundError(
         f"{where}no provider is known for model {model!r}; name one with provider=, "

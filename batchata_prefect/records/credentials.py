@@ -189,7 +189,8 @@ async def connect(provider: Provider, credentials: str | None = None) -> Any:
         MissingCredentialsError: There is no such block, or it is none of credentials; or the
             environment has no key.
     """
-    key = None if credentials is None else await _key_in(credentials, provider.name)
+    block = credentials or (provider.bound and provider.bound.credentials)
+    key = provider.login(await _key_in(block, provider.kind) if block else None)
     # To make a client takes a while, in which other runs of this process have to go on.
     return await asyncio.to_thread(provider.connect, key)
 

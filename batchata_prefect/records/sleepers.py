@@ -9,7 +9,7 @@ that a run whose process died is found as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,6 +45,7 @@ class Waiting:
         costs_seconds: What a process takes to come to where it can collect.
         batches: The provider batches.
         credentials: Name of a provider -> credentials block that its key is in.
+        accounts: Name -> table of each account; without secrets.
     """
 
     flow_run_id: str
@@ -54,6 +55,7 @@ class Waiting:
     costs_seconds: float
     batches: tuple[Watched, ...]
     credentials: Mapping[str, str]
+    accounts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -80,6 +82,7 @@ class Waiting:
                 for provider, batch_id, created_at in values["batches"]
             ),
             credentials=values["credentials"],
+            accounts=values.get("accounts", {}),
         )
 
 

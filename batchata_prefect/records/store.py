@@ -26,7 +26,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -114,6 +114,16 @@ class Records:
         await self._write_once(f"g{self.generation}/start", values)
         self.id = start.records
         self.ids |= {start.records}
+
+    async def accounts(self) -> dict[str, Any]:
+        """Name -> table of each account that the runs were given; none holds a secret."""
+        data = await self.read(f"g{self.generation}/accounts")
+        return {} if data is None else data["accounts"]
+
+    async def write_accounts(self, accounts: Mapping[str, Any]) -> None:
+        """Write the accounts, where there are any."""
+        if accounts:
+            await self.write(f"g{self.generation}/accounts", {"accounts": dict(accounts)})
 
     async def sample(self) -> Sample | None:
         """The canary's sample; None where none was drawn."""

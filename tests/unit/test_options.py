@@ -70,6 +70,10 @@ TOLD: dict[str, tuple[Any, list[str]]] = {
     "task_timeout_seconds": (7200.0, ["--task-timeout", "2h"]),
     "task_tags": (("x",), ["--task-tag", "x"]),
     "prices": ({"m": {"input": 1, "output": 2}}, ["--prices", "prices.json"]),
+    "accounts": (
+        {"lab": {"kind": "openai", "base_url": "http://lab.test/v1", "api_key_env": "LAB_KEY"}},
+        ["--accounts", "accounts.json"],
+    ),
     "credentials": ({"openai": "team-a"}, ["--credentials", "openai=team-a"]),
     "raw_files": (False, ["--no-raw-files"]),
     "result_format": ("json", ["--result-format", "json"]),
@@ -122,6 +126,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "system.txt").write_text("Be brief.")
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
     (tmp_path / "prices.json").write_text(json.dumps(TOLD["prices"][0]))
+    (tmp_path / "accounts.json").write_text(json.dumps(TOLD["accounts"][0]))
     return tmp_path
 
 

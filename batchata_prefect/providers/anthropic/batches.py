@@ -55,6 +55,7 @@ class Anthropic(Provider):
     """Message Batches: one call with all requests, results as one stream of rows."""
 
     name = "anthropic"
+    hosts = ("api.anthropic.com",)
     limits = LIMITS
     cites = True
     batches_path = "/v1/messages/batches"
@@ -106,7 +107,7 @@ class Anthropic(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)
+        return render(job)._replace(provider=self.name)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

@@ -50,6 +50,7 @@ class Azure(OpenAI):
     """
 
     name = "azure"
+    hosts = ("azure.com",)
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
     batch_fields: ClassVar = {
         "purpose": "batch",

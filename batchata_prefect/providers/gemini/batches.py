@@ -60,6 +60,7 @@ class Gemini(Provider):
     """Batches of `generateContent`, each of one model."""
 
     name = "gemini"
+    hosts = ("generativelanguage.googleapis.com",)
     limits = LIMITS
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
     batches_path = ""
@@ -86,7 +87,7 @@ class Gemini(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)
+        return render(job)._replace(provider=self.name)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

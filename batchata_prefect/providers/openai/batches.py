@@ -72,6 +72,7 @@ class OpenAI(Provider):
     """Batches: a file with all requests goes up, a file of answers and one of errors come down."""
 
     name = "openai"
+    hosts = ("api.openai.com",)
     limits = LIMITS
     batches_path = "/batches"
     batches_cursor = "after"
@@ -128,7 +129,7 @@ class OpenAI(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)
+        return render(job)._replace(provider=self.name)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

@@ -1,0 +1,184 @@
+"""Several accounts of one kind in one run: each has its own address and key."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from batchata_prefect import Batch, MissingCredentialsError, StateError, ValidationError
+from batchata_prefect.collector.inflight import adopt, open_run
+from batchata_prefect.providers import providers
+from batchata_prefect.sandbox import Sandbox
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+KINDS = {"lab": "openai", "openai": "openai", "team": "anthropic", "anthropic": "anthropic"}
+MODELS = {"openai": "gpt-6-luna", "anthropic": "claude-sonnet-5-5"}
+PRICES = {model: {"input": 1, "output": 5} for model in MODELS.values()}
+
+
+@pytest.fixture
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Sandbox]]:
+    """A server for each account, and its key in a variable of its own."""
+    for kind in MODELS:
+        for what in ("API_KEY", "BASE_URL"):
+            monkeypatch.delenv(f"{kind.upper()}_{what}", raising=False)
+    with ExitStack() as stack:
+        found = {
+            name: stack.enter_context(Sandbox(tmp_path / f"box-{name}", seconds=0.1))
+            for name in KINDS
+        }
+        for name in found:
+            monkeypatch.setenv(f"{name.upper()}_KEY_OF_TEST", f"sandbox-of-{name}-only")
+        yield found
+
+
+def tables(servers: dict[str, Sandbox]) -> dict[str, dict[str, str]]:
+    return {
+        name: {
+            "kind": kind,
+            "base_url": servers[name].environment()[f"{kind.upper()}_BASE_URL"],
+            "api_key_env": f"{name.upper()}_KEY_OF_TEST",
+        }
+        for name, kind in KINDS.items()
+    }
+
+
+def toml_of(known: dict[str, dict[str, str]]) -> str:
+    lines = list[str]()
+    for name, table in known.items():
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    return "\n".join(lines)
+
+
+def make(out: Path, accounts: Any, count: int = 1, **told: Any) -> Batch:
+    batch = Batch(out, accounts=accounts, prices=PRICES, **told).set_state(out / "state")
+    batch.add_cost_limit(usd=5)
+    for n in range(count):
+        batch.add_job(prompt=f"{out} {n}", model="lab/gpt-6-luna", max_tokens=500, id=f"lab-{n}")
+        batch.add_job(prompt=f"{out} {n}", model="gpt-6-luna", max_tokens=500, id=f"openai-{n}")
+        for name in ("team", "anthropic"):
+            model = MODELS["anthropic"]
+            batch.add_job(
+                prompt=f"{out} {n}", model=model, provider=name, max_tokens=500, id=f"{name}-{n}"
+            )
+    return batch
+
+
+def test_each_account_sees_only_its_own(servers: dict[str, Sandbox], tmp_path: Path) -> None:
+    """Jobs go to the server that they name; the records have the accounts, and no key."""
+    out, file = tmp_path / "out", tmp_path / "accounts.toml"
+    file.write_text(toml_of(tables(servers)))
+    run = make(out, file).run()
+    done = {result.job_id: result for result in run.results()["completed"]}
+    assert {id_: result.provider for id_, result in done.items()} == {f"{n}-0": n for n in KINDS}
+    assert {result.model for result in done.values()} == set(MODELS.values())
+    assert all((result.cost_usd or 0) > 0 for result in done.values())
+    assert {name: len(list(box.ledger.billed())) for name, box in servers.items()} == dict.fromkeys(
+        KINDS, 1
+    )
+
+    # The file may be gone: whoever has the records finds the accounts in them.
+    file.unlink()
+
+    async def look() -> Any:
+        with pytest.raises(StateError, match=r"lab.*--state"):
+            await open_run(out)
+        known = await open_run(out, state=str(out / "state"))
+        return known.accounts, await adopt(known)
+
+    assert asyncio.run(look()) == (tables(servers), ([], []))
+    again = make(out, tables(servers), 2).run()
+    assert again.status()["resumed"] == 4
+    assert {len(list(box.ledger.billed())) for box in servers.values()} == {2}
+    secrets = [f"sandbox-of-{name}-only" for name in KINDS]
+    written = [orjson.dumps(again.manifest)]
+    written += [path.read_bytes() for path in out.rglob("*") if path.is_file()]
+    assert not [text for text in written for secret in secrets if secret.encode() in text]
+
+    # What is in flight at one address cannot be reached at another.
+    moved = {**tables(servers), "lab": {**tables(servers)["lab"], "base_url": "http://x.test/v1"}}
+    with pytest.raises(StateError, match="lab"):
+        make(out, moved, 3).run()
+
+
+def test_clients_of_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is made with its own key and address, whatever the variables of its kind hold."""
+    for kind in MODELS:
+        monkeypatch.setenv(f"{kind.upper()}_API_KEY", "of-the-kind")
+        monkeypatch.setenv(f"{kind.upper()}_BASE_URL", "http://kind.test/v1")
+    accounts = {
+        f"{name}{n}": {
+            "kind": kind,
+            "base_url": f"http://{name}{n}.test/v1",
+            "api_key_env": f"{name}{n}",
+        }
+        for n in range(2)
+        for name, kind in KINDS.items()
+    }
+    known = providers(accounts)
+    for name in accounts:
+        monkeypatch.setenv(name, f"key-of-{name}")
+        client = known[name].connect(known[name].login())
+        assert client.api_key == f"key-of-{name}"
+        assert known[name].account(client) == f"http://{name}.test/v1"
+    assert known["openai"].connect(known["openai"].login()).api_key == "of-the-kind"
+
+
+def test_the_key_of_an_account_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of the kind is never sent to another address."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another")
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    lab = {"kind": "openai", "base_url": "http://x.test/v1", "api_key_env": "NO_SUCH_KEY"}
+    batch = Batch(tmp_path / "out", accounts={"lab": lab})
+    batch.add_job(prompt="x", model="lab/m", max_tokens=5)
+    with pytest.raises(MissingCredentialsError, match="NO_SUCH_KEY"):
+        batch.run()
+
+
+def test_prices_of_an_account(tmp_path: Path) -> None:
+    """At another address the price is the user's own, or unknown and refused under a limit."""
+    lab = {"kind": "openai", "base_url": "http://x.test/v1", "api_key_env": "K"}
+    accounts = {"lab": lab, "groq": lab, "second": {"kind": "openai", "api_key_env": "K"}}
+    for provider, prices, refused in (
+        ("lab", None, True),
+        ("groq", None, True),
+        ("second", None, False),
+        ("lab", {"lab/gpt-6-luna": {"input": 1, "output": 1}}, False),
+        ("groq", {"lab/gpt-6-luna": {"input": 1, "output": 1}}, True),
+    ):
+        batch = Batch(tmp_path / "out", accounts=accounts, prices=prices).add_cost_limit(usd=1)
+        batch.add_job(prompt="x", model="gpt-6-luna", provider=provider, max_tokens=5)
+        if refused:
+            with pytest.raises(ValidationError, match="price"):
+                batch.run(dry_run=True)
+        else:
+            batch.run(dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "told"),
+    [
+        ("lab", {"kind": "nobody", "api_key_env": "K"}, "kind is one of"),
+        ("lab", {"kind": "openai"}, "needs either api_key_env"),
+        ("lab", {"kind": "openai", "api_key_env": "K", "credentials": "b"}, "needs either"),
+        ("lab", {"kind": "openai", "api_key": "sk-secret"}, "api_key_env names"),
+        ("lab", {"kind": "openai", "api_key_env": "K", "options": {"api_key": "sk-secret"}}, "env"),
+        ("lab", {"kind": "openai", "api_key_env": "K", "base_url": "http://u:sk-secret@h"}, "addr"),
+        ("lab", {"kind": "openai", "api_key_env": 3}, "texts"),
+        ("a/b", {"kind": "openai", "api_key_env": "K"}, "a name is"),
+        ("lab", "sk-secret", "is a table"),
+    ],
+)
+def test_accounts_that_make_no_sense(name: str, table: Any, told: str, tmp_path: Path) -> None:
+    """They are refused when the batch is built, and no value is shown."""
+    with pytest.raises(ValidationError, match=told) as caught:
+        Batch(tmp_path / "out", accounts={name: table})
+    assert "sk-secret" not in str(caught.value)
