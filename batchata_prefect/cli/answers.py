@@ -59,9 +59,11 @@ def results(
         code: Only jobs with this error code; may be given several times.
         failed: List what was not answered by error code, with the next step, and then the jobs.
         limit: Jobs at most.
-        export: File to write to: .jsonl, .csv or .tsv. In a table, what an answer holds has a
-            column for each of its fields. A text there that a spreadsheet would compute, as it
-            begins with =, +, -, @, tab or return and is no number, gets an apostrophe before it.
+        export: File to write to: .jsonl, .csv or .tsv. Of a run that is over, `row` is the number
+            of the row of the jobs, from 1, that an answer is of. In a table, what an answer holds
+            has a column for each of its fields. A text there that a spreadsheet would compute, as
+            it begins with =, +, -, @, tab or return and is no number, gets an apostrophe before
+            it.
         raw_cells: Write such texts of a table as they are, for programs.
         as_json: Print one object with all rows; for very many use a pipe or --export.
     """
@@ -70,8 +72,10 @@ def results(
     source = _source(results_dir)
     rows = _rows(source, status, code, failed=failed, limit=limit)
     if export is not None:
-        again = partial(_rows, source, status, code, failed, limit)
-        number = _export(rows, export, again, raw_cells=raw_cells)
+        # Of a run that is over, the results stand in the order of the rows that they are of.
+        numbered = _Numbered(source) if isinstance(source, ResultFile) else source
+        again = partial(_rows, numbered, status, code, failed, limit)
+        number = _export(again(), export, again, raw_cells=raw_cells)
         tell(f"{number:,} rows written to {export}")
     elif as_json:
         print_json("results", {"rows": list(rows)})
@@ -120,6 +124,16 @@ def report(
         show(spoken(text(manifest, drawn, results_dir, width()), is_advice=True))
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
+
+
+class _Numbered:
+    """Results with the number of the row of the jobs that each is of, from 1."""
+
+    def __init__(self, source: Iterable[dict[str, Any]]) -> None:
+        self._source = source
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return ({"row": number, **row} for number, row in enumerate(self._source, 1))
 
 
 def _rows(
