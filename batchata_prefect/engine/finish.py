@@ -105,6 +105,8 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and manifest.get("ledger") == _ledger_digest(run)
         and manifest.get("result_format") == run.settings.result_format
         and manifest.get("results_bytes") == results.stat().st_size
+        # What was lost then may have come back: from a backup, or from the provider.
+        and "answer_lost" not in manifest["failures"]
         and not run.spool.states.counts[WAITING]
         and not run.spool.states.counts[IN_FLIGHT]
         and not run.spool.states.counts[HELD]

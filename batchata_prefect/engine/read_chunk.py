@@ -70,6 +70,9 @@ def read_chunk(
         terms=run.spool.terms(ordinals),
     )
     answers, source = run.answer_file(chunk.token), source_of(run)
+    if replies is None and entry.ending is not None:
+        # The provider may only be away now, so the next start looks for them again.
+        source += " without replies"
     jobs = run.spool.reader()
     try:
         return collect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -140,3 +141,18 @@ def test_rows_that_are_counted_and_do_not_come_count_at_their_bound(
     assert run.manifest["cost_usd"] >= float(sum(row.cost_usd for row in billed()))
     batch("[[sandbox:missing]]").run()
     assert len(billed()) <= JOBS
+
+
+def test_replies_that_are_gone_are_looked_for_at_every_start(
+    tmp_path: Path, sandbox, billed
+) -> None:
+    """An answer whose file is gone here, and not to be had there for a while, is lost for a while."""
+    make(tmp_path, GPT).run()
+    shutil.rmtree(tmp_path / "out")
+    sandbox.fault("openai", mode="no_output", times=None)
+    make(tmp_path, GPT).run()
+    assert Counter(row["error_code"] for row in rows_of(tmp_path)) == {"answer_lost": JOBS}
+    sandbox.clear_faults()
+    make(tmp_path, GPT).run()
+    assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * JOBS
+    assert len(billed()) == JOBS
