@@ -146,7 +146,7 @@ def test_rows_that_are_counted_and_do_not_come_count_at_their_bound(
 def test_replies_that_are_gone_are_looked_for_at_every_start(
     tmp_path: Path, sandbox, billed
 ) -> None:
-    """An answer whose file is gone here, and not to be had there for a while, is lost for a while."""
+    """What is gone here, and not to be had there for a while, is lost for that while only."""
     make(tmp_path, GPT).run()
     shutil.rmtree(tmp_path / "out")
     sandbox.fault("openai", mode="no_output", times=None)
