@@ -187,7 +187,8 @@ def test_the_status_is_printed_whatever_the_verbosity(
 
 def test_after_an_interrupt_the_batch_has_the_run(tmp_path: Path, sandbox) -> None:
     """`run` gave nothing back; what it came to is not lost."""
-    batch = batch_of(tmp_path)
+    # Many batches, one after the other: the progress sees some of them before the end.
+    batch = batch_of(tmp_path, 20)
 
     pressed: list[None] = []
 
@@ -201,4 +202,4 @@ def test_after_an_interrupt_the_batch_has_the_run(tmp_path: Path, sandbox) -> No
     assert any("batch.latest_run" in note for note in raised.value.__notes__)
     assert batch.latest_run is not None
     results = batch.latest_run.results()
-    assert sum(map(len, results.values())) == 5
+    assert sum(map(len, results.values())) == 20

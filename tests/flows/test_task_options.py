@@ -16,7 +16,10 @@ from prefect.flows import load_flow_from_entrypoint
 
 from batchata_prefect import Batch
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.providers import Provider, providers
+from batchata_prefect.providers import (
+    Provider,
+    _kinds,  # pyright: ignore[reportPrivateUsage]
+)
 from batchata_prefect.providers.openai import OpenAI
 from tests.flows.test_states import GPT, ROOT, make, server
 
@@ -51,7 +54,7 @@ class Shaky(OpenAI):
 def shaky(monkeypatch: pytest.MonkeyPatch) -> Any:
     def put(*faults: str) -> Provider:
         made = Shaky(*faults)
-        monkeypatch.setitem(providers(), "openai", made)
+        monkeypatch.setitem(_kinds(), "openai", made)
         return made
 
     return put
