@@ -289,3 +289,22 @@ def test_cancelled_while_another_process_runs_it(
     assert "sent nothing" in str(state_of(run.flow_run_id).message)
     assert forker.wait() == 0
     assert len(list(provider.ledger.batches())) - known == 4
+
+
+def test_a_cancelled_batch_that_shows_its_answers_late_is_not_taken_for_empty(
+    tmp_path: Path, provider: Sandbox, billed
+) -> None:
+    """What it has answered is in the results or paid for in no other batch, counts or none."""
+    provider.fault("openai", mode="no_output", counts=False, times=None)
+    timer = threading.Timer(4, provider.clear_faults)
+
+    def cancel(run: BatchRun) -> None:
+        if timer.ident is None:
+            timer.start()
+        run.cancel("enough of it")
+
+    results = run_with(make(tmp_path), cancel).results()
+    timer.join()
+    assert {each.model for each in results["completed"]} == {CLAUDE, GPT}
+    make(tmp_path).run()
+    assert max(Counter(row.body_digest for row in billed()).values()) == 1

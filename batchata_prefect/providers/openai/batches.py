@@ -274,6 +274,12 @@ class OpenAI(Provider):
         state, ending = _STATES.get(status.lower(), ("in_progress", None))
         counts = object_at(data, "request_counts")
         ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
+        files = [text_at(data, name) or None for name in ("output_file_id", "error_file_id")]
+        is_bare = not any(files) and not count_at(counts, "total")
+        if is_bare and ending in {"canceled", "expired"} and data.get("in_progress_at"):
+            # It ran, so it counts its requests and has files of those that it answered; before it
+            # shows either, it must not be taken for one of which nothing ran and nothing was paid.
+            state, ending = ("canceling" if ending == "canceled" else "in_progress"), None
         return ProviderBatch(
             batch_id=str(data["id"]),
             state=state,
@@ -287,8 +293,8 @@ class OpenAI(Provider):
             expires_at=wire.moment(data.get("expires_at")),
             ended_at=ended[0] if ended else None,
             faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
-            output_file_id=text_at(data, "output_file_id") or None,
-            error_file_id=text_at(data, "error_file_id") or None,
+            output_file_id=files[0],
+            error_file_id=files[1],
             input_file_id=text_at(data, "input_file_id") or None,
         )
 
