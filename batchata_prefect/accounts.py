@@ -27,7 +27,7 @@ class Account:
 
     Attributes:
         kind: Name of the provider whose API it speaks.
-        base_url: Where requests go; None for the kind's own address.
+        base_url: Where requests go; None for the kind's own address, or another of it in the block.
         api_key_env: Name of the environment variable with its key.
         credentials: Name of the Prefect credentials block with its key, in place of a variable.
         options: Further arguments of the SDK's client.

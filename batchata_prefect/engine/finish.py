@@ -249,6 +249,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
         "fees": dict(_usage(ended).fees),
         "canary": run.canary,
         "by_model": by_model,
+        "accounts": {name: told["kind"] for name, told in run.settings.accounts.items()},
         "by_provider": _sums(ended, lambda chunk: chunk.provider),
         "by_tag": tally.by_tag,
         "failures": {

@@ -56,11 +56,13 @@ class Key:
         api_key: The secret; in no text of this object.
         base_url: Where requests go; None for the SDK's own.
         options: Further arguments of the SDK's client, such as `project`.
+        is_alone: Whether nothing of the environment goes with it, such as a project or headers.
     """
 
     api_key: str = field(repr=False)
     base_url: str | None = None
     options: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_alone: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of the SDK's client."""
@@ -107,6 +109,7 @@ class Provider(ABC):
     Attributes:
         name: What it goes by, in jobs, records and prices; of an account, the account's name.
         bound: The account whose provider it is; None for that of the environment.
+        address: Its own base URL, for accounts that name none; None where there is no single one.
         hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
@@ -118,6 +121,7 @@ class Provider(ABC):
 
     name: str
     bound: Account | None = None
+    address: ClassVar[str | None] = None
     hosts: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[Limits]
     cites: ClassVar[bool] = False
@@ -134,7 +138,10 @@ class Provider(ABC):
     @property
     def is_listed(self) -> bool:
         """Whether the prices on the list are those of this account."""
-        url = None if self.bound is None else self.bound.base_url
+        # An account without an address goes to none but the provider's own: `login` sees to it.
+        return self._is_own(None if self.bound is None else self.bound.base_url)
+
+    def _is_own(self, url: str | None) -> bool:
         host = urlsplit(url or "").hostname or ""
         return url is None or any(host == own or host.endswith(f".{own}") for own in self.hosts)
 
@@ -157,7 +164,8 @@ class Provider(ABC):
             held: What a credentials block holds, in place of a variable.
 
         Raises:
-            MissingCredentialsError: The variable of the account is not set.
+            MissingCredentialsError: The variable of the account is not set, or its block names an
+                address that is not the provider's own and that the account does not name.
         """
         account = self.bound
         if account is None:
@@ -170,8 +178,16 @@ class Provider(ABC):
                     ".env. Nothing was sent"
                 )
             held = Key(secret)
-        options = {**held.options, **dict(account.options)}
-        return Key(held.api_key, account.base_url or held.base_url, options)
+        if account.base_url is None and not self._is_own(held.base_url):
+            raise MissingCredentialsError(
+                f"account {self.name!r}: its credentials block sends to "
+                f"{urlsplit(held.base_url or '').hostname}, where the listed prices of {self.kind} "
+                "do not hold; give that address as base_url of the account as well. Nothing was "
+                "sent"
+            )
+        # The SDK's own variable belongs to the key of the environment.
+        url = account.base_url or held.base_url or self.address
+        return Key(held.api_key, url, {**held.options, **dict(account.options)}, is_alone=True)
 
     @abstractmethod
     def connect(self, key: Key | None = None) -> Any:

@@ -56,6 +56,9 @@ UPLOAD_SECONDS = 7 * 24 * 3600
 PAGE = 100
 """Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
 
+_OF_ENVIRONMENT = ("organization", "project", "admin_api_key")
+"""Attributes of an SDK's client that it reads from the environment by itself."""
+
 _REFUSED = frozenset({"refused", "absent", "unseen"})
 """Kinds of failures that refuse a request for what it says."""
 
@@ -132,7 +135,9 @@ def check_keys(client: Any, **keys: Any) -> None:
             )
 
 
-def sdk_client(kind: Any, http: Any, variable: str, arguments: Mapping[str, Any]) -> Any:
+def sdk_client(
+    kind: Any, http: Any, variable: str, arguments: Mapping[str, Any], *, is_alone: bool = False
+) -> Any:
     """An SDK's client with our retries, timeouts and caps.
 
     Args:
@@ -140,17 +145,26 @@ def sdk_client(kind: Any, http: Any, variable: str, arguments: Mapping[str, Any]
         http: `DefaultAsyncHttpxClient` of the SDK.
         variable: Name of the variable that the SDK takes its base URL from.
         arguments: Further arguments.
+        is_alone: Whether nothing that the SDK finds in the environment goes with them.
     """
     import httpx2
 
     capped = http_client(http)
     try:
-        return kind(max_retries=RETRIES, timeout=timeouts(), http_client=capped, **arguments)
+        client = kind(max_retries=RETRIES, timeout=timeouts(), http_client=capped, **arguments)
     except httpx2.InvalidURL:
         raise MissingCredentialsError(
             f"{variable} or the base URL of the credentials block is no address that can be "
             "called. Nothing was sent; look at its host, port, user and password"
         ) from None
+    if is_alone:
+        # OPENAI_ORG_ID, ..._PROJECT_ID, ..._ADMIN_KEY, and ..._CUSTOM_HEADERS of both SDKs, which
+        # read them whatever arguments they are given.
+        for name in _OF_ENVIRONMENT:
+            if hasattr(client, name):
+                setattr(client, name, arguments.get(name))
+        client._custom_headers = {}
+    return client
 
 
 def base_url(client: Any) -> str:

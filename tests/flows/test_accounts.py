@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 import pytest
 
 from batchata_prefect import Batch, MissingCredentialsError, StateError, ValidationError
 from batchata_prefect.collector.inflight import adopt, open_run
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import Key, providers
 from batchata_prefect.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -130,6 +131,57 @@ def test_clients_of_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.api_key == f"key-of-{name}"
         assert known[name].account(client) == f"http://{name}.test/v1"
     assert known["openai"].connect(known["openai"].login()).api_key == "of-the-kind"
+
+
+@pytest.mark.parametrize("kind", ["openai", "anthropic", "gemini", "azure"])
+def test_nothing_of_the_environment_goes_with_an_account(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No project, header or address that was set for the key of the environment."""
+    for name in ("OPENAI", "ANTHROPIC", "GOOGLE_GEMINI"):
+        monkeypatch.setenv(f"{name}_BASE_URL", "http://other.test/v1")
+        monkeypatch.setenv(f"{name}_CUSTOM_HEADERS", "x-team: stranger")
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY"):
+        monkeypatch.setenv(name, "stranger")
+    monkeypatch.setenv("KEY_OF_TEST", "key-of-account")
+    table: dict[str, Any] = {"kind": kind, "api_key_env": "KEY_OF_TEST"}
+    if kind == "azure":
+        table["base_url"] = "https://x.openai.azure.com"
+    if kind == "openai":
+        table["options"] = {"project": "ours"}
+    known = providers({"lab": table})["lab"]
+    client = known.connect(known.login())
+    headers = {**getattr(client, "default_headers", {})}
+    assert "stranger" not in str(headers), headers
+    if kind == "openai":
+        assert headers["OpenAI-Project"] == "ours"
+    assert getattr(client, "admin_api_key", None) is None
+    assert urlsplit(known.account(client)).hostname in {*known.hosts, "x.openai.azure.com"}
+
+
+@pytest.mark.parametrize(
+    ("told", "held", "where"),
+    [
+        (None, None, "https://api.openai.com/v1"),
+        (None, "https://eu.api.openai.com/v1", "https://eu.api.openai.com/v1"),
+        ("http://lab.test/v1", "http://lab.test/v1", "http://lab.test/v1"),
+        ("http://lab.test/v1", None, "http://lab.test/v1"),
+        (None, "http://lab.test/v1", None),
+        (None, "https://api.openai.com.evil.test/v1", None),
+    ],
+)
+def test_the_address_in_the_block_of_an_account(
+    told: str | None, held: str | None, where: str | None
+) -> None:
+    """Listed prices never count for a foreign server that only a block names."""
+    table = {"kind": "openai", "credentials": "team"} | ({"base_url": told} if told else {})
+    lab = providers({"lab": table})["lab"]
+    if where is None:
+        with pytest.raises(MissingCredentialsError, match=r"lab.*base_url"):
+            lab.login(Key("sk-of-test", held))
+        return
+    assert lab.account(lab.connect(lab.login(Key("sk-of-test", held)))) == where
+    assert lab.is_listed == where.endswith("openai.com/v1")
 
 
 def test_the_key_of_an_account_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

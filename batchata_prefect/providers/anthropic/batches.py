@@ -55,6 +55,7 @@ class Anthropic(Provider):
     """Message Batches: one call with all requests, results as one stream of rows."""
 
     name = "anthropic"
+    address = "https://api.anthropic.com"
     hosts = ("api.anthropic.com",)
     limits = LIMITS
     cites = True
@@ -91,6 +92,7 @@ class Anthropic(Provider):
                 anthropic.DefaultAsyncHttpxClient,
                 "ANTHROPIC_BASE_URL",
                 key.arguments() if key else {},
+                is_alone=key is not None and key.is_alone,
             )
         except anthropic.AnthropicError as error:
             raise MissingCredentialsError(

@@ -50,6 +50,7 @@ class Azure(OpenAI):
     """
 
     name = "azure"
+    address = None
     hosts = ("azure.com",)
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
     batch_fields: ClassVar = {
@@ -96,6 +97,7 @@ class Azure(OpenAI):
                 "base_url": f"{root}/openai/v1" if version in _V1 else f"{root}/openai",
                 "api_version": version,
             },
+            is_alone=key is not None and key.is_alone,
         )
         wire.check_keys(
             client,

@@ -60,6 +60,7 @@ class Gemini(Provider):
     """Batches of `generateContent`, each of one model."""
 
     name = "gemini"
+    address = "https://generativelanguage.googleapis.com"
     hosts = ("generativelanguage.googleapis.com",)
     limits = LIMITS
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.

@@ -72,6 +72,7 @@ class OpenAI(Provider):
     """Batches: a file with all requests goes up, a file of answers and one of errors come down."""
 
     name = "openai"
+    address = "https://api.openai.com/v1"
     hosts = ("api.openai.com",)
     limits = LIMITS
     batches_path = "/batches"
@@ -117,6 +118,7 @@ class OpenAI(Provider):
                 openai.DefaultAsyncHttpxClient,
                 "OPENAI_BASE_URL",
                 key.arguments() if key else {},
+                is_alone=key is not None and key.is_alone,
             )
         except openai.OpenAIError:
             raise missing from None

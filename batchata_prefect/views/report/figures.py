@@ -105,7 +105,8 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
         manifest: The run's manifest.
         results: Its `results.jsonl`; where there is none the figures are those of the manifest.
     """
-    prices = PriceBook()
+    # What prices hold at the address of an account is not known here.
+    prices = PriceBook(unlisted=manifest.get("accounts", ()))
     inputs: list[int] = []
     outputs: list[int] = []
     seen: dict[str, tuple[Decimal, Decimal | None]] = {}

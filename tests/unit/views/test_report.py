@@ -122,6 +122,11 @@ def test_saving_is_unknown_where_a_price_is(tmp_path: Path) -> None:
     assert found.saved_usd is None
     assert "saved" not in text(told, found, tmp_path)
 
+    # Nor does a listed price hold for an account that has the name of a kind.
+    path.write_bytes(orjson.dumps(row(1)) + b"\n")
+    assert figures(manifest(), path).saved_usd is not None
+    assert figures(manifest() | {"accounts": {"openai": "openai"}}, path).saved_usd is None
+
 
 def test_a_large_file_is_sampled(tmp_path: Path) -> None:
     """Of many rows a bounded number is read; the saving is then that of the whole cost."""
