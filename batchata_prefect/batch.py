@@ -138,6 +138,8 @@ class Batch(JobsBuilder):
         self._intake.providers = known
         self._verbosity: str | None = None
         self._latest_run: BatchRun | None = None
+        # A night without rows is no mistake of whoever has set up the deployment.
+        self.may_be_empty = False
 
     def set_state(self, file: str | Path | None = None, reuse_state: bool = True) -> Self:
         """Say where the records of the run are kept, and whether to resume from them.
@@ -344,7 +346,7 @@ class Batch(JobsBuilder):
         cancel: OnCancel | None = None,
         told: RunTold | None = None,
     ) -> BatchRun:
-        if self._intake.spool is None or not len(self):
+        if not (len(self) or self.may_be_empty):
             raise ValidationError("the batch has no jobs; add some with add_job")
         settings = Settings.of(
             {
@@ -360,12 +362,13 @@ class Batch(JobsBuilder):
         )
         if self._results_url is not None:
             probe(self._results_url)
-        self._intake.spool.seal()
+        spool = self._intake.open_spool()
+        spool.seal()
         self._intake.keep()
-        refuse_unbound(self._intake.spool, self._prices, *settings.limits)
+        refuse_unbound(spool, self._prices, *settings.limits)
         run = BatchRun(
             settings,
-            self._intake.spool,
+            spool,
             self._prices,
             dict(self._intake.schemas),
             Pace.from_environment(),

@@ -41,8 +41,9 @@ def name() -> str:
 async def jobs_from_file(**options: Any) -> State[dict[str, Any]]:
     """Send every job of a file through the provider's batch API and write the answers.
 
-    The run fails only if no job at all was answered; failed jobs are counted in its message and
-    explained in its results.
+    A file without rows is a finished run of no jobs: what earlier runs sent is collected, and
+    their answers are kept in `archive.jsonl`. Else the run fails only if no job at all was
+    answered; failed jobs are counted in its message and explained in its results.
 
     Args:
         **options: Those of `batchata_prefect.options.FileOptions`, each a field of the form.
@@ -52,6 +53,7 @@ async def jobs_from_file(**options: Any) -> State[dict[str, Any]]:
     """
     told = FileOptions.of(options)
     batch = batch_of(told, run_key=str(flow_run.id))
+    batch.may_be_empty = True
     # Reading and rendering a million jobs takes a while, in which Prefect must go on.
     await asyncio.to_thread(add_file, batch, told)
     async with get_client() as client:

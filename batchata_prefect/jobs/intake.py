@@ -105,7 +105,7 @@ class Intake:
             most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
             made = prompt_form(provider.render, job, most)
             if made is not None:
-                family = self._open_spool().family(made.request, job.id)
+                family = self.open_spool().family(made.request, job.id)
                 self._forms[alike] = _Form(made, family, schema, job.accept_truncated)
             else:
                 self._forms[alike] = None
@@ -204,7 +204,7 @@ class Intake:
         except TypeError:
             return False
         named = label is not None
-        self._open_spool().put(job_id, packed, form.family, body, estimate, named=named)
+        self.open_spool().put(job_id, packed, form.family, body, estimate, named=named)
         return True
 
     def _add_rendered(self, given: dict[str, Any]) -> tuple[Job, Provider, str | None]:
@@ -253,7 +253,7 @@ class Intake:
             schema = answer.digest
         if not named:
             object.__setattr__(job, "id", _made_id(request.endpoint, request.body))
-        self._open_spool().add(job, request, named=named, answer_schema=schema)
+        self.open_spool().add(job, request, named=named, answer_schema=schema)
         return job, provider, schema
 
     def _warn_left_out(self, model: str, parameter: str) -> None:
@@ -263,7 +263,8 @@ class Intake:
                 "%s does not take %r; the default is left out of its jobs", model, parameter
             )
 
-    def _open_spool(self) -> Spool:
+    def open_spool(self) -> Spool:
+        """Where the jobs are written, made where there is none yet."""
         if self.spool is None:
             try:
                 self.spool = Spool.create(self._results_dir / ".batchata")

@@ -178,6 +178,24 @@ def test_same_run_key_buys_nothing_again(run: Run, tmp_path: Path, sandbox) -> N
     assert len(list(sandbox.ledger.batches())) == bought
 
 
+def test_a_night_without_rows_is_a_finished_run_of_no_jobs(run: Run, questions: Path) -> None:
+    """Its results are those of no jobs, what older nights were answered is kept, and it goes on."""
+    first = run(id_column="key")
+    table = questions.read_text()
+    questions.write_text(table.partition("\n")[0] + "\n")
+    for _ in range(2):  # the second finds its job set on disk
+        empty = run(id_column="key")
+        assert empty["status"] == "completed"
+        assert empty["counts"] == {"total": 0, "completed": 0, "failed": 0, "cancelled": 0}
+        assert empty["cost_usd"] == first["cost_usd"]
+        assert rows_of(empty) == []
+        kept = Path(empty["results"]).with_name("archive.jsonl")
+        assert {row["job_id"] for row in read_rows(kept)} == {"a", "b", "c"}
+    questions.write_text(table)
+    again = run(id_column="key")
+    assert (again["cost_usd"], len(rows_of(again))) == (first["cost_usd"], 3)
+
+
 def test_run_key_is_the_flow_run(run: Run, tmp_path: Path) -> None:
     """Without a run key each flow run has its own results, so that a Retry finds them again."""
     summary = run(prompt="{city}?", results_dir=str(tmp_path / "{run_key}"), run_key=None)
