@@ -124,7 +124,16 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
     if as_json:
         print_json("run", _told(manifest, order.place))
     elif not quiet:
-        _say(manifest, order)
+        try:
+            _say(manifest, order)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # Without this it would end as a wrong place named, with which nothing was sent.
+            raise StateError(
+                f"the run has ended, and its report cannot be drawn: {of_file(error)}. What it was "
+                "answered is on record: the same command again writes the results anew"
+            ) from error
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
 

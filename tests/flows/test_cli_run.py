@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 import yaml
 
+from batchata_prefect import Batch, BatchRun
 from batchata_prefect.cli import main
 from tests.chaos.killing import Forker, until
 
@@ -220,6 +221,30 @@ def test_what_is_wrong_with_a_file_is_a_sentence(
     assert "Traceback" not in done.stderr
     assert (done.returncode, done.stdout) == (code, "")
     assert says in " ".join(done.stderr.split())
+
+
+def test_what_is_missing_after_a_run_is_no_wrong_command(
+    cities: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that cannot be read when the report is drawn: 2 would say that nothing was sent."""
+    whole, answers = Batch.run, cities / "out" / "results.jsonl"
+
+    def taken_away(batch: Batch, *arguments: Any, **told: Any) -> BatchRun:
+        done = whole(batch, *arguments, **told)
+        answers.unlink()
+        answers.mkdir()
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "run", taken_away)
+        lost = here(cities, *RUN)
+    assert lost.returncode == 3
+    assert "the run has ended, and its report cannot be drawn" in lost.stderr
+    assert "results.jsonl" in lost.stderr
+    answers.rmdir()
+    # One of the six is refused.
+    assert here(cities, *RUN, "--quiet").returncode == 1
+    assert len(answers.read_text().splitlines()) == 6
 
 
 def test_missing_key_is_3(cities: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
