@@ -51,7 +51,7 @@ def advice() -> str:
 
 def pace() -> str:
     """How long is waited for what, and the variable that changes it."""
-    from batchata_prefect.engine.session import Pace
+    from batchata_prefect.engine.pace import Pace
 
     words = _attributes(Pace.__doc__ or "")
     lines = ["| variable | seconds | waits |", "|---|--:|---|"]

@@ -10,7 +10,8 @@ from typing import Any, Literal, Self, TypedDict, Unpack
 
 from dotenv import load_dotenv
 
-from batchata_prefect.engine.session import OnBatch, Pace, Settings
+from batchata_prefect.engine.pace import Pace
+from batchata_prefect.engine.session import OnBatch, Settings
 from batchata_prefect.errors import ProviderNotFoundError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.builder import JobsBuilder

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from batchata_prefect.content.schema import AnswerSchema
+from batchata_prefect.engine.pace import Pace
 from batchata_prefect.engine.server import own_server, start_early
 from batchata_prefect.engine.session import (
     TERMINATED,
     OnBatch,
-    Pace,
     Session,
     Settings,
     enter,

@@ -20,7 +20,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from batchata_prefect.engine.session import Session
-from batchata_prefect.engine.submit import buy_all
+from batchata_prefect.engine.submit import Purchases
 from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.escapes import markdown
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
@@ -41,7 +41,7 @@ class Approval(RunInput):
     )
 
 
-async def canary_holds(run: Session, session_name: str) -> bool:
+async def canary_holds(run: Session, purchases: Purchases) -> bool:
     """Answer the canary's jobs first, where there is one; whether the others may follow.
 
     Raises:
@@ -65,7 +65,7 @@ async def canary_holds(run: Session, session_name: str) -> bool:
     get_run_logger().info(
         "canary: %s jobs first, of %s", f"{len(sample.ordinals):,}", f"{run.spool.count:,}"
     )
-    await buy_all(run, session_name)
+    await purchases.make()
     if run.is_ending or run.suspending:
         return False
     run.canary = verdict(run, sample)

@@ -14,8 +14,9 @@ from rich.table import Table
 from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
+from batchata_prefect.engine.pace import Pace
 from batchata_prefect.engine.recovery import refuse_other_records
-from batchata_prefect.engine.session import Pace, Session
+from batchata_prefect.engine.session import Session
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.money import budget

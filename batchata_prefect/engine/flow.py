@@ -14,14 +14,14 @@ from batchata_prefect.engine.canary import canary_holds
 from batchata_prefect.engine.deliver import delivering
 from batchata_prefect.engine.download import look_at_results, put_results, restore
 from batchata_prefect.engine.finish import finish
-from batchata_prefect.engine.limits import leave_shares
+from batchata_prefect.engine.limits import Limits
 from batchata_prefect.engine.recovery import connected, recover
 from batchata_prefect.engine.session import Session, session
 from batchata_prefect.engine.start import owning
 from batchata_prefect.engine.status import batch_statuses, run_status
-from batchata_prefect.engine.submit import buy_all
+from batchata_prefect.engine.submit import Purchases
 from batchata_prefect.engine.suspend import sleepy
-from batchata_prefect.engine.uploads import clean_uploads
+from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.engine.watch import wait_for_prefect, watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.views import events, states
@@ -92,11 +92,14 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
         async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
             await recover(run)
-            if await canary_holds(run, session_name):
-                await buy_all(run, session_name)
+            limits, uploads = Limits(run), Uploads(run)
+            await limits.open()
+            purchases = Purchases(run, session_name, limits, uploads)
+            if await canary_holds(run, purchases):
+                await purchases.make()
             if run.broken is not None:
                 raise run.broken
-            await leave_shares(run)
+            await limits.leave()
             await deliveries.all_told()
             if run.suspending:
                 return await sleepy(run)
@@ -106,7 +109,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             tell_failures(run.manifest)
             await keep_page(run.manifest, run.results_dir)
             await put_results(run)
-            await clean_uploads(run)
+            await uploads.clean()
             if await wait_for_prefect(run):
                 page = markdown(run.manifest, _results(run))
                 shown_on = run.around_id or run.flow_run_id

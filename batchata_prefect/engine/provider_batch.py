@@ -197,14 +197,14 @@ async def _create(run: Session, flight: Flight) -> ProviderBatch | None:
         return None
     await own(run, flight.entry)
     flight.fresh = False
-    run.sending_bytes += size
+    flight.lines.sending_bytes += size
     try:
         with still_owned(run, fresh=True):
             return await run.providers[chunk.provider].create(
                 run.clients[chunk.provider], chunk, flight.requests
             )
     finally:
-        run.sending_bytes -= size
+        flight.lines.sending_bytes -= size
 
 
 def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], float | None]:
@@ -251,7 +251,7 @@ async def _room_to_send(run: Session, flight: Flight) -> int:
     last has arrived.
     """
     size = flight.entry.chunk.size_bytes
-    while run.sending_bytes and run.sending_bytes + size > _SENT_AT_ONCE_BYTES:
+    while flight.lines.sending_bytes and flight.lines.sending_bytes + size > _SENT_AT_ONCE_BYTES:
         if run.is_ending or run.is_realtime:
             break
         flight.waiting_for = "larger batches to be sent first"

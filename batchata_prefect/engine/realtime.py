@@ -82,11 +82,6 @@ def goes_over(run: Session, flight: Flight) -> bool:
     return False
 
 
-def room_usd(run: Session) -> Decimal:
-    """USD that is left of the realtime limit."""
-    return budget.realtime_room(run.ledger, run.settings.realtime_limit_usd or Decimal(0))
-
-
 def bound(run: Session, chunk: Chunk) -> Decimal | None:
     """What a chunk's requests cannot pass in the realtime API, in USD; None where unknown."""
     usd = run.prices.bound(
@@ -171,21 +166,20 @@ class _Sending:
 
     async def all(self) -> None:
         """Send every request that the time allows, and wait for their replies."""
-        run, chunk = self.run, self.flight.entry.chunk
-        uploads = {digest: id_ for (at, digest), id_ in run.uploads.items() if at == chunk.provider}
+        run, lines = self.run, self.flight.lines
         jobs = run.spool.reader()
         try:
             for place, ordinal in enumerate(self.flight.ordinals):
-                await run.slots.acquire()
+                await lines.slots.acquire()
                 if self._is_over:
-                    run.slots.release()
+                    lines.slots.release()
                     break
                 (body,) = await asyncio.to_thread(list, jobs.bodies([ordinal]))
-                if uploads:
-                    body = with_uploads(body, uploads)
+                if self.flight.uploads:
+                    body = with_uploads(body, self.flight.uploads)
                 task = asyncio.create_task(self._one(place, body))
                 self._tasks.add(task)
-                task.add_done_callback(lambda _: run.slots.release())
+                task.add_done_callback(lambda _: lines.slots.release())
             await self._wait()
         except BaseException:
             for task in self._tasks:
@@ -210,7 +204,7 @@ class _Sending:
 
     async def _one(self, place: int, body: bytes) -> None:
         run, chunk = self.run, self.flight.entry.chunk
-        throttle = run.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
+        throttle = self.flight.lines.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
 
         def after(error: Exception, failures: int) -> float | None:
             failure = classify(error)

@@ -15,7 +15,6 @@ from prefect.settings import get_current_settings
 from batchata_prefect.engine.deliver import last_words
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.finish import read_manifest
-from batchata_prefect.engine.limits import open_shares
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
@@ -55,7 +54,6 @@ async def recover(run: Session) -> None:
     await note_records(run, sent=bool(run.ledger))
     if run.deliveries is not None:
         await run.deliveries.begin(ended)
-    await open_shares(run)
 
 
 async def _read_records(run: Session) -> dict[int, Words]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,22 +20,20 @@ import pydantic
 
 from batchata_prefect.answers import EndedBatch, JobResult
 from batchata_prefect.content.schema import AnswerSchema
+from batchata_prefect.engine.pace import Lines, Pace, TurnedAway
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.numbers import number
 from batchata_prefect.options import OnCancel, OptionError, RunOptions
 from batchata_prefect.providers import Provider, Requests, provider_for, providers
-from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.results.row import reply_file
 
 if TYPE_CHECKING:
     # At run time it would bring in Prefect, which whoever only builds a batch does not need yet.
     from batchata_prefect.engine.deliver import Deliveries
     from batchata_prefect.records.lease import Lease
-    from batchata_prefect.records.shares import Share
     from batchata_prefect.records.store import Records
 
 P = ParamSpec("P")
@@ -45,82 +42,11 @@ T = TypeVar("T")
 OnBatch: TypeAlias = "Callable[[EndedBatch, Iterator[JobResult]], None]"
 """Called with a batch that has ended and the results of its jobs."""
 
-REALTIME_AT_ONCE = 32
-"""Realtime requests in flight at once."""
-
 _HURRIED_SECONDS = 1.0
 """Longest sleep of a run that got SIGTERM."""
 
 TERMINATED = "the process was told to terminate"
 """Reason of a stop by SIGTERM."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long to wait for what, in seconds.
-
-    Attributes:
-        poll_shortest: Between two polls of a young batch.
-        poll_longest: Between two polls of an old batch.
-        lookup: After a create of unknown outcome, before a batch that is not listed counts as
-            absent; a provider's list may lag behind its creates.
-        settle: For a canceled batch to end, and for what else a run that was told to stop still
-            waits for.
-        terminate: For which a run that got SIGTERM still waits for what does not end: whoever
-            sends it kills after 30 s.
-        overdue: After a batch's expiry, before one that its provider has not ended is canceled.
-        retry_longest: Between two tries of a call that fails.
-        watch: Between two looks at whether the flow run was canceled in Prefect.
-        unknown: For a provider that does not know a batch of its own, or has no results of it.
-        retention: After its end, for which a provider keeps a batch's results: 29 days at Anthropic
-            [batch-processing], 30 at OpenAI [Batch API guide].
-        prefect: For a Prefect server that is away when a run is to end.
-        lease: For which one process owns a run; it renews its lease every third of it.
-        suspend: Before a deployed run that may suspend does so: what ends sooner is collected by
-            the process that sent it.
-        show: Between two updates of what Prefect shows of a run.
-    """
-
-    poll_shortest: float = 0.25
-    poll_longest: float = 120.0
-    lookup: float = 30.0
-    settle: float = 900.0
-    terminate: float = 20.0
-    overdue: float = 24 * 3600.0
-    retry_longest: float = 300.0
-    watch: float = 5.0
-    unknown: float = 600.0
-    retention: float = 29 * 24 * 3600.0
-    prefect: float = 600.0
-    lease: float = 60.0
-    suspend: float = 30.0
-    show: float = 5.0
-
-    @classmethod
-    def from_environment(cls) -> Pace:
-        """The defaults, or what `BATCHATA_<FIELD>_SECONDS` says.
-
-        Raises:
-            NumberError: One of them is no number of seconds.
-        """
-        values: dict[str, float] = {}
-        for name in cls.__dataclass_fields__:
-            if text := os.environ.get(f"BATCHATA_{name.upper()}_SECONDS"):
-                try:
-                    seconds: Any = float(text)
-                except ValueError:
-                    seconds = text
-                values[name] = number(f"BATCHATA_{name.upper()}_SECONDS", seconds)
-        return cls(**values)
-
-    def poll(self, age_seconds: float, running: int) -> float:
-        """Seconds until the next poll: a tenth of the batch's age, more where many run.
-
-        A tenth keeps the delay after the provider's end below 10 % of the batch's duration; at
-        most 20 polls a second over all batches stay far below the providers' request limits.
-        """
-        shortest = max(self.poll_shortest, running / 20)
-        return min(max(shortest, age_seconds / 10), max(self.poll_longest, shortest))
 
 
 class Settings(RunOptions):
@@ -183,6 +109,8 @@ class Flight:
         succeeded: Requests answered so far, where the provider says.
         failed: Requests failed so far, where the provider says.
         parked: Whether there is nothing to do but to wait for the provider.
+        uploads: Digest -> id of an uploaded document that its realtime requests refer to.
+        lines: What the flights of a run share on their way to the providers.
         tags: Tags of its task, whose limits it waits for before it begins; none where it does not.
         has_begun: Whether its task has begun.
         on_begin: Called when its task begins.
@@ -208,6 +136,8 @@ class Flight:
     succeeded: int = 0
     failed: int = 0
     parked: bool = False
+    uploads: Mapping[str, str] = field(default_factory=dict[str, str])
+    lines: Lines = field(default_factory=Lines, repr=False)
     tags: frozenset[str] = frozenset()
     has_begun: bool = False
     on_begin: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -254,16 +184,7 @@ class Session:
         flow_run_id: Prefect's id of the flow run.
         waiting_for: What the whole run waits for, for a person.
         manifest: What it came to, once it is finished.
-        uploads: Provider and digest -> id of an uploaded document.
-        uploads_listed: Providers that were asked what an earlier start has uploaded.
-        no_uploads: Providers that take no uploads.
         canary: What the canary came to; None where there is none, or it is not over.
-        share: Its part in a budget that other runs share.
-        quota_shares: Provider and model -> its part in a quota that other runs share.
-        sending_bytes: Bytes of the request files that are on their way to a provider.
-        quotas_told: Monotonic time at which the others were told what it holds of the quotas.
-        slots: Held by each realtime request in flight.
-        throttles: Provider -> when its next realtime request may begin.
         lease: That this process owns the run, once it does.
         error: Why the run failed; None where it did not.
         broken: Why it cannot go on in this process, while it ends; None where it can.
@@ -272,8 +193,7 @@ class Session:
         ending_since: Monotonic time at which the run was told to stop, or its deadline came.
         suspending: Whether its flow run goes to sleep, and its process ends.
         undecided: Sequence -> ids of batches one of which may be this chunk's.
-        next_try: Time at which a family that was turned away is worth a try, for a run that goes
-            to sleep.
+        turned_away: Which models are to be tried later.
         around_id: The flow run of a deployment around the batch; None where there is none.
         costs_seconds: What a process takes to come to where it can collect.
         asleep_for: What the run sleeps for, for a person.
@@ -298,18 +218,7 @@ class Session:
     flow_run_id: str | None = None
     waiting_for: str | None = None
     manifest: dict[str, Any] | None = None
-    uploads: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
-    uploads_listed: set[str] = field(default_factory=set[str])
-    no_uploads: set[str] = field(default_factory=set[str])
     canary: dict[str, Any] | None = None
-    share: Share | None = None
-    quota_shares: dict[tuple[str, str], Share] = field(
-        default_factory=dict[tuple[str, str], "Share"]
-    )
-    sending_bytes: int = 0
-    quotas_told: float = 0.0
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(REALTIME_AT_ONCE))
-    throttles: dict[str, Throttle] = field(default_factory=dict[str, Throttle])
     lease: Lease | None = None
     error: BatchataError | None = None
     broken: BatchataError | None = None
@@ -318,26 +227,26 @@ class Session:
     ending_since: float | None = None
     suspending: bool = False
     undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
-    next_try: datetime | None = None
+    turned_away: TurnedAway = field(init=False)
     around_id: str | None = None
     costs_seconds: float = 0.0
     asleep_for: str | None = None
     on_batch: OnBatch | None = field(default=None, repr=False)
     deliveries: Deliveries | None = field(default=None, repr=False)
-    _turned_away: dict[tuple[str, str], tuple[int, float]] = field(
-        default_factory=dict[tuple[str, str], tuple[int, float]]
-    )
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _hurried_at: float | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _thread: ThreadPoolExecutor | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Make what it holds that needs its pace."""
+        self.turned_away = TurnedAway(self.pace)
+
     def bind(self) -> None:
         """Live in the running event loop; `stop` may be called from other threads from here on."""
         self._loop = asyncio.get_running_loop()
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
-        self.slots, self.throttles = asyncio.Semaphore(REALTIME_AT_ONCE), {}
         if self.stopped is not None:
             self.end_now()
 
@@ -446,32 +355,6 @@ class Session:
             await asyncio.wait_for(self._wake.wait(), seconds)
         if self.is_ending:
             self.end_now()
-
-    def turn_away(self, provider: str, model: str, seconds: float | None = None) -> int:
-        """A batch of the model was turned away: others wait, and the next one is tried later.
-
-        Args:
-            provider: The provider.
-            model: The model.
-            seconds: When it is tried; longer each time where that is not given.
-
-        Returns:
-            How often that happened since the last one was let in.
-        """
-        times, _ = self._turned_away.get((provider, model), (0, 0.0))
-        if seconds is None:
-            seconds = min(self.pace.poll_shortest * 2.0 ** (times + 1), self.pace.retry_longest)
-        self._turned_away[provider, model] = (times + 1, time.monotonic() + seconds)
-        return times + 1
-
-    def let_in(self, provider: str, model: str) -> None:
-        """A batch of the model has ended: there may be room again."""
-        self._turned_away.pop((provider, model), None)
-
-    def seconds_until_let_in(self, provider: str, model: str) -> float:
-        """Seconds until a batch of the model is worth a try; 0 where none was turned away."""
-        _, at = self._turned_away.get((provider, model), (0, 0.0))
-        return max(0.0, at - time.monotonic())
 
     def provider(self, name: str) -> Provider:
         """The run's provider of that name.

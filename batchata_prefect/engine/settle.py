@@ -102,7 +102,7 @@ async def _end(
         cache_saved_usd=collected.cache_saved_usd,
     )
     await close(run, flight, ending)
-    run.let_in(chunk.provider, chunk.model)
+    run.turned_away.let_in(chunk.provider, chunk.model)
     _tell_overshoot(chunk, ending)
 
 
@@ -131,7 +131,7 @@ async def _turned_away(
     """Let the jobs wait for others to end: nothing was run or billed, and it is no attempt."""
     chunk = flight.entry.chunk
     await _end_unpaid(run, flight, "turned_away", reason, batch)
-    run.turn_away(chunk.provider, chunk.model)
+    run.turned_away.add(chunk.provider, chunk.model)
     get_run_logger().warning(
         "too many tokens wait at %s: sending it again as others end (%s)", chunk.provider, reason
     )
@@ -154,7 +154,7 @@ async def _sent_back(run: Session, flight: Flight, batch: ProviderBatch, kind: K
     """
     chunk, reason = flight.entry.chunk, fault_text(batch)
     await _end_unpaid(run, flight, "never_created", reason, batch)
-    times = run.turn_away(chunk.provider, chunk.model)
+    times = run.turned_away.add(chunk.provider, chunk.model)
     if kind == "account" or times >= _SENT_BACK_TIMES:
         failure = Failure(kind, blanked(reason or ""), of_money=kind == "account")
         run.closed.setdefault(chunk.provider, error := no_batch(run, chunk, failure))

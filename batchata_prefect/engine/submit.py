@@ -15,27 +15,18 @@ from functools import lru_cache
 
 from prefect import get_run_logger
 
-from batchata_prefect.engine.limits import (
-    KEEP_SECONDS,
-    claim,
-    room_tokens,
-    room_usd,
-    settle_quotas,
-    settle_shares,
-)
+from batchata_prefect.engine.limits import Limits
 from batchata_prefect.engine.realtime import AT_MOST
-from batchata_prefect.engine.realtime import room_usd as realtime_room
 from batchata_prefect.engine.recovery import note_records
 from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.engine.tasks import Tasks, is_crowded
-from batchata_prefect.engine.uploads import ensure_uploads
+from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import IN_FLIGHT, Family
 from batchata_prefect.models import Chunk
-from batchata_prefect.money import quota
 from batchata_prefect.money.ledger import FINGERPRINT_BYTES, Entry, Intent
 from batchata_prefect.money.observed import correction
 from batchata_prefect.providers import Requests, wire
@@ -47,69 +38,239 @@ _BOUNDS_HELD = 10_000
 _CLOCK_SECONDS = 10.0
 
 
-async def buy_all(run: Session, session_name: str) -> None:
-    """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
-    tasks = Tasks(run, session_name)
-    for flight in run.flights.values():
-        tasks.start(flight)
-    try:
-        while True:
-            while _has_slot(run, len(tasks)):
-                flight = await _next_flight(run)
-                if flight is None:
-                    break
-                tasks.start(flight)
-            wait = None if run.is_ending else _next_try(run)
-            if len(tasks):
-                await _wait(run, tasks, wait)
-            elif not await _goes_on(run, tasks, wait):
-                return
-    except BaseException:
-        await tasks.cancel()
-        raise
+class Purchases:
+    """What is bought of a run's jobs, and the tasks of what is in flight."""
 
+    def __init__(self, run: Session, session_name: str, limits: Limits, uploads: Uploads) -> None:
+        self._run, self._limits, self._uploads = run, limits, uploads
+        self._tasks = Tasks(run, session_name)
 
-async def _wait(run: Session, tasks: Tasks, wait: float | None) -> None:
-    """Wait until something can be done, for `wait` seconds at most, and take what has ended."""
-    waits = [wait]
-    if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
-        waits.append(seconds)
-    if run.settings.wait == "suspend":
-        waits.append(_LOOK_SECONDS)
-    if run.quota_shares:
-        waits.append(KEEP_SECONDS)
-    ended = await tasks.wait(min((each for each in waits if each is not None), default=None))
-    for flight, error in ended:
-        del run.flights[flight.entry.chunk.sequence]
-        _take_error(run, flight, error)
-    if ended:
-        await settle_shares(run)
-    elif time.monotonic() - run.quotas_told >= KEEP_SECONDS:
-        await settle_quotas(run)
-    if not ended and not run.suspending and _may_suspend(run):
-        run.suspend()
-
-
-async def _goes_on(run: Session, tasks: Tasks, wait: float | None) -> bool:
-    """Whether there is more to do although no task is going; waits for room where that is all."""
-    if run.suspending:
-        if not run.is_ending and _open(run):
-            run.next_try = _in(wait)
-            return False
-        run.carry_on()
-        for flight in _taken_up_again(run):
+    async def make(self) -> None:
+        """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""
+        run, tasks = self._run, self._tasks
+        for flight in run.flights.values():
             tasks.start(flight)
+        try:
+            while True:
+                while _has_slot(run, len(tasks)):
+                    flight = await self._next()
+                    if flight is None:
+                        break
+                    tasks.start(flight)
+                wait = None if run.is_ending else _next_try(run)
+                if len(tasks):
+                    await self._wait(wait)
+                elif not await self._goes_on(wait):
+                    return
+        except BaseException:
+            await tasks.cancel()
+            raise
+
+    async def _wait(self, wait: float | None) -> None:
+        """Wait until something can be done, for `wait` seconds at most, and take what has ended."""
+        run = self._run
+        waits = [wait, self._limits.seconds]
+        if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
+            waits.append(seconds)
+        if run.settings.wait == "suspend":
+            waits.append(_LOOK_SECONDS)
+        ended = await self._tasks.wait(min((s for s in waits if s is not None), default=None))
+        for flight, error in ended:
+            del run.flights[flight.entry.chunk.sequence]
+            _take_error(run, flight, error)
+        if ended:
+            await self._limits.settle()
+        else:
+            await self._limits.keep()
+        if not ended and not run.suspending and _may_suspend(run):
+            run.suspend()
+
+    async def _goes_on(self, wait: float | None) -> bool:
+        """Whether there is more to do although no task is going; waits for room if that is all."""
+        run = self._run
+        if run.suspending:
+            if not run.is_ending and _open(run):
+                run.turned_away.next_try = _in(wait)
+                return False
+            run.carry_on()
+            for flight in _taken_up_again(run):
+                self._tasks.start(flight)
+            return True
+        if wait is None:
+            return False
+        if run.settings.wait == "suspend" and wait > run.pace.suspend:
+            run.turned_away.next_try = _in(wait)
+            run.suspend()
+            return False
+        run.waiting_for = "room for more tokens or batches at the provider"
+        await run.pause(wait)
+        run.waiting_for = None
         return True
-    if wait is None:
-        return False
-    if run.settings.wait == "suspend" and wait > run.pace.suspend:
-        run.next_try = _in(wait)
-        run.suspend()
-        return False
-    run.waiting_for = "room for more tokens or batches at the provider"
-    await run.pause(wait)
-    run.waiting_for = None
-    return True
+
+    async def _next(self) -> Flight | None:
+        """Cut, reserve and record the next chunk; None where nothing can be sent now."""
+        run = self._run
+        if run.is_ending or run.suspending:
+            return None
+        if run.is_realtime:
+            return await self._next_realtime()
+        for family, attempts in _eligible(run):
+            names = (family.provider, family.model)
+            if family.provider in run.closed or run.turned_away.seconds(*names):
+                continue
+            if is_crowded(run, family.provider):
+                continue
+            factor = correction(run.ledger, *names)
+            cut = await self._cut(family, attempts, factor)
+            if cut is None:
+                continue
+            try:
+                return await self._reserve(family, attempts, cut, factor)
+            except BatchSubmissionError as error:
+                _send_no_more(run, family.provider, error)
+        return None
+
+    async def _cut(self, family: Family, attempts: int, factor: float) -> chunks.Cut | None:
+        """The next chunk of a family inside the limits; None where it is better to wait."""
+        run, settings = self._run, self._run.settings
+        sizes = chunks.limits(
+            run.providers[family.provider],
+            family.endpoint,
+            settings.items_per_batch,
+            settings.tokens_per_batch,
+        )
+        room = await self._limits.room(family)
+        if room.tokens is not None:
+            sizes["max_tokens"] = min(room.tokens, sizes["max_tokens"] or room.tokens)
+        cut = chunks.cut(
+            run.spool.waiting(family, attempts),
+            **sizes,
+            bound=_bounded(run, family, factor),
+            room=room.usd,
+        )
+        if not chunks.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
+            return None
+        if room.whole is None:
+            return cut
+        left = run.spool.states.waiting(family.id, attempts) - len(cut.ordinals)
+        flying, tokens = _is_flying(run, family), sizes["max_tokens"] or 0
+        # Room that is missing although nothing of ours waits is taken by another run.
+        taken = tokens < min(room.whole, settings.tokens_per_batch or room.whole)
+        if (flying or taken) and not chunks.worth_its_quota(cut, tokens, room.whole, left):
+            if not flying:
+                run.turned_away.add(family.provider, family.model)
+            return None
+        return cut
+
+    async def _next_realtime(self) -> Flight | None:
+        """The next chunk of requests for the realtime API; None where the limits allow none."""
+        run = self._run
+        for family in run.spool.families():
+            if family.provider in run.closed:
+                continue
+            factor = correction(run.ledger, family.provider, family.model)
+            for attempts in range(run.settings.max_attempts):
+                if not run.spool.states.waiting(family.id, attempts):
+                    continue
+                room = await self._limits.room(family, realtime=True)
+                cut = chunks.cut(
+                    run.spool.waiting(family, attempts),
+                    **chunks.limits(run.providers[family.provider], family.endpoint, AT_MOST, None),
+                    bound=_bounded(run, family, factor, realtime=True),
+                    room=room.usd,
+                )
+                if cut.ordinals:
+                    return await self._reserve(family, attempts, cut, factor, realtime=True)
+        return None
+
+    async def _reserve(
+        self,
+        family: Family,
+        attempts: int,
+        cut: chunks.Cut,
+        factor: float,
+        *,
+        realtime: bool = False,
+    ) -> Flight | None:
+        """Make the intent durable: from here on its upper bound is held until its cost is known."""
+        run = self._run
+        assert run.records is not None
+        if run.spool.has_prefixes:
+            cut = await run.alone(_side_by_side, run, cut)
+        sequence = len(run.ledger)
+        # By the id of the records: what older ones left behind is never taken for theirs.
+        identity = (run.settings.run_key, run.records.id, sequence, attempts, family.provider)
+        digest = hashlib.sha256(
+            repr((*identity, family.endpoint, family.model)).encode() + cut.members
+        )
+        chunk = Chunk(
+            sequence=sequence,
+            round=attempts,
+            token=digest.hexdigest(),
+            provider=family.provider,
+            endpoint=family.endpoint,
+            model=family.model,
+            count=len(cut.ordinals),
+            size_bytes=cut.size_bytes,
+            input_tokens=cut.input_tokens,
+            output_tokens=cut.output_tokens,
+            reserved_usd=cut.bound_usd,
+            correction=factor,
+            realtime=realtime,
+        )
+        requests = await self._prepare_files(family, chunk, cut)
+        entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
+        await own(run, entry)
+        if not run.ledger:
+            lost = "it was not sent:"
+            await keep(run, entry, "note", lambda: note_records(run, sent=True), lost=lost)
+        landed = await self._limits.claim(chunk)
+        if landed is None:
+            # Another run was faster.
+            run.request_file(chunk.token).unlink(missing_ok=True)
+            run.turned_away.add(chunk.provider, chunk.model)
+            return None
+        intent = Intent(chunk, entry.since, cut.members)
+        records = run.records
+        try:
+            await keep(
+                run,
+                entry,
+                "intent",
+                lambda: records.write_intent(intent),
+                lost="it was not sent:",
+            )
+            run.ledger.append(entry)
+        finally:
+            landed()
+        run.members.append(cut.ordinals)
+        run.spool.states.move(cut.ordinals, IN_FLIGHT)
+        flight = Flight(entry, cut.ordinals, fresh=True, requests=requests)
+        if realtime:
+            flight.uploads = self._uploads.of(family.provider)
+        run.flights[sequence] = flight
+        return flight
+
+    async def _prepare_files(
+        self, family: Family, chunk: Chunk, cut: chunks.Cut
+    ) -> Requests | None:
+        """Write what the chunk needs on disk before its intent; what is sent, if that is one file.
+
+        Raises:
+            StateError: The disk is full or not writable.
+        """
+        run = self._run
+        try:
+            if chunk.realtime:
+                await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
+                return None
+            uploads = await self._uploads.ensure(family, cut.ordinals) if run.spool.files else {}
+            return await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
+        except OSError as error:
+            raise StateError(
+                f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
+                f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+            ) from error
 
 
 def _in(seconds: float | None) -> datetime | None:
@@ -178,73 +339,6 @@ def _send_no_more(run: Session, provider: str, error: ProviderError) -> None:
     get_run_logger().error("%s: sending nothing more: %s", provider, error)
 
 
-async def _next_flight(run: Session) -> Flight | None:
-    """Cut, reserve and record the next chunk; None where nothing can be sent now."""
-    if run.is_ending or run.suspending:
-        return None
-    if run.is_realtime:
-        return await _next_realtime(run)
-    for family, attempts in _eligible(run):
-        if family.provider in run.closed or run.seconds_until_let_in(family.provider, family.model):
-            continue
-        if is_crowded(run, family.provider):
-            continue
-        provider = run.providers[family.provider]
-        settings = run.settings
-        sizes = chunks.limits(
-            provider, family.endpoint, settings.items_per_batch, settings.tokens_per_batch
-        )
-        most = quota.limit(run.ledger, family.provider, family.model, settings.quota)
-        whole = None
-        if most is not None:
-            room, whole = await room_tokens(run, family.provider, family.model, most)
-            sizes["max_tokens"] = min(room, sizes["max_tokens"] or room)
-        factor = correction(run.ledger, family.provider, family.model)
-        cut = chunks.cut(
-            run.spool.waiting(family, attempts),
-            **sizes,
-            bound=_bounded(run, family, factor),
-            room=await room_usd(run),
-        )
-        if not chunks.worth_sending(cut, wanted=settings.items_per_batch, busy=bool(run.flights)):
-            continue
-        if whole is not None:
-            left = run.spool.states.waiting(family.id, attempts) - len(cut.ordinals)
-            flying, room = _is_flying(run, family), sizes["max_tokens"] or 0
-            # Room that is missing although nothing of ours waits is taken by another run.
-            taken = room < min(whole, settings.tokens_per_batch or whole)
-            if (flying or taken) and not chunks.worth_its_quota(cut, room, whole, left):
-                if not flying:
-                    run.turn_away(family.provider, family.model)
-                continue
-        try:
-            return await _reserve(run, family, attempts, cut, factor)
-        except BatchSubmissionError as error:
-            _send_no_more(run, family.provider, error)
-    return None
-
-
-async def _next_realtime(run: Session) -> Flight | None:
-    """The next chunk of requests for the realtime API; None where the limits allow none."""
-    own, total = realtime_room(run), await room_usd(run)
-    for family in run.spool.families():
-        if family.provider in run.closed:
-            continue
-        factor = correction(run.ledger, family.provider, family.model)
-        for attempts in range(run.settings.max_attempts):
-            if not run.spool.states.waiting(family.id, attempts):
-                continue
-            cut = chunks.cut(
-                run.spool.waiting(family, attempts),
-                **chunks.limits(run.providers[family.provider], family.endpoint, AT_MOST, None),
-                bound=_bounded(run, family, factor, realtime=True),
-                room=own if total is None else min(own, total),
-            )
-            if cut.ordinals:
-                return await _reserve(run, family, attempts, cut, factor, realtime=True)
-    return None
-
-
 def _is_flying(run: Session, family: Family) -> bool:
     """Whether a batch of the family's model is at the provider."""
     return any(
@@ -258,7 +352,7 @@ def _next_try(run: Session) -> float | None:
     waits = [
         seconds
         for family, _ in _eligible(run)
-        if (seconds := run.seconds_until_let_in(family.provider, family.model))
+        if (seconds := run.turned_away.seconds(family.provider, family.model))
     ]
     return min(waits, default=None)
 
@@ -306,70 +400,6 @@ def _bounded(
     return corrected
 
 
-async def _reserve(
-    run: Session,
-    family: Family,
-    attempts: int,
-    cut: chunks.Cut,
-    factor: float,
-    *,
-    realtime: bool = False,
-) -> Flight | None:
-    """Make the intent durable: from here on its upper bound is held until its cost is known."""
-    assert run.records is not None
-    if run.spool.has_prefixes:
-        cut = await run.alone(_side_by_side, run, cut)
-    sequence = len(run.ledger)
-    # What an older start of the records left behind, by the id of these, is never taken for ours.
-    identity = (run.settings.run_key, run.records.id, sequence, attempts, family.provider)
-    digest = hashlib.sha256(repr((*identity, family.endpoint, family.model)).encode() + cut.members)
-    chunk = Chunk(
-        sequence=sequence,
-        round=attempts,
-        token=digest.hexdigest(),
-        provider=family.provider,
-        endpoint=family.endpoint,
-        model=family.model,
-        count=len(cut.ordinals),
-        size_bytes=cut.size_bytes,
-        input_tokens=cut.input_tokens,
-        output_tokens=cut.output_tokens,
-        reserved_usd=cut.bound_usd,
-        correction=factor,
-        realtime=realtime,
-    )
-    requests = await _prepare_files(run, family, chunk, cut)
-    entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
-    await own(run, entry)
-    if not run.ledger:
-        lost = "it was not sent:"
-        await keep(run, entry, "note", lambda: note_records(run, sent=True), lost=lost)
-    claimed = await claim(run, chunk)
-    if claimed is None:
-        # Another run was faster.
-        run.request_file(chunk.token).unlink(missing_ok=True)
-        run.turn_away(chunk.provider, chunk.model)
-        return None
-    intent = Intent(chunk, entry.since, cut.members)
-    records = run.records
-    try:
-        await keep(
-            run,
-            entry,
-            "intent",
-            lambda: records.write_intent(intent),
-            lost="it was not sent:",
-        )
-        run.ledger.append(entry)
-    finally:
-        claimed.landed()
-    run.members.append(cut.ordinals)
-    run.spool.states.move(cut.ordinals, IN_FLIGHT)
-    flight = Flight(entry, cut.ordinals, fresh=True, requests=requests)
-    run.flights[sequence] = flight
-    return flight
-
-
 async def _time_there(run: Session, chunk: Chunk) -> datetime:
     """The time by the provider's clock: a batch whose create is not answered is looked for by it.
 
@@ -382,27 +412,6 @@ async def _time_there(run: Session, chunk: Chunk) -> datetime:
                 async for _ in provider.listed(client):
                     break
     return wire.now(client) or datetime.now(UTC)
-
-
-async def _prepare_files(
-    run: Session, family: Family, chunk: Chunk, cut: chunks.Cut
-) -> Requests | None:
-    """Write what the chunk needs on disk before its intent; what is sent, where that is one file.
-
-    Raises:
-        StateError: The disk is full or not writable.
-    """
-    try:
-        if chunk.realtime:
-            await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
-            return None
-        uploads = await ensure_uploads(run, family, cut.ordinals) if run.spool.files else {}
-        return await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
-    except OSError as error:
-        raise StateError(
-            f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
-            f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
-        ) from error
 
 
 def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:

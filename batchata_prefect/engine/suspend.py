@@ -108,8 +108,8 @@ async def sleepy(run: Session) -> State[Any]:
     latest = max((each.created_at for each in batches), default=now) + _LONGEST
     times = [max(latest, now + _SOONEST)]
     times += [now + timedelta(seconds=left) for left in _limits(run) if left is not None]
-    if run.next_try is not None:
-        times.append(run.next_try)
+    if run.turned_away.next_try is not None:
+        times.append(run.turned_away.next_try)
     if any(e.receipt is None and e.chunk.sequence not in run.undecided for e in entries):
         times.append(now + timedelta(seconds=run.pace.lookup))
     waiting = Waiting(

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.engine.endings import moves
-from batchata_prefect.engine.session import Pace, Session, Settings
+from batchata_prefect.engine.pace import Pace
+from batchata_prefect.engine.session import Session, Settings
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import (
     ANSWERED,
