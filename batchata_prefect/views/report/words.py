@@ -49,6 +49,7 @@ def where_things_lie(results_dir: Path) -> list[tuple[str, str]]:
     places = [
         ("results.jsonl", "one line a job, in the order of the jobs"),
         ("results.parquet", "the same as columns"),
+        ("archive.jsonl", "answers of jobs that are gone or were changed"),
         ("report.html", "this run at a glance; opens offline"),
         ("manifest.json", "the same figures for machines"),
         ("raw_files/responses", "the providers' replies as they came; keep them"),
@@ -86,6 +87,8 @@ def text(
         lines.append(f"Stopped: {manifest['stopped_by']}")
     if manifest["resumed"]:
         lines.append(f"{manifest['resumed']:,} jobs were answered by an earlier start")
+    if gone := manifest.get("archived"):
+        lines.append(f"{gone:,} answers of jobs that are gone or changed are in archive.jsonl")
     if len(manifest["by_model"]) > 1:
         lines += ["", *_columns(["by model", "batches", "cost"], _models(manifest))]
     if tags := manifest.get("by_tag"):
