@@ -69,18 +69,23 @@ def cost_by_model(models: Sequence[ModelFigures]) -> Plot | None:
     if not most:
         return None
     parts: list[Shape] = []
-    row, left, right = 34, 190, 120
-    for number, model in enumerate(shown):
+    told = [
+        f"{dollars(m.cost_usd)} of {dollars(m.realtime_usd)}"
+        if m.realtime_usd is not None
+        else dollars(m.cost_usd)
+        for m in shown
+    ]
+    # Small costs have many digits, of about 8 units each.
+    row, left, right = 34, 190, max(120, 16 + 8 * max(map(len, told)))
+    for number, (model, said) in enumerate(zip(shown, told, strict=True)):
         y = number * row + 4
         scale = (WIDTH - left - right) / most
         cost, realtime = model.cost_usd or 0, model.realtime_usd
-        said = dollars(cost)
         parts.append(Label(left - 10, y + 15, _cut(model.model, 26), end=True))
         if realtime is not None:
             parts.append(
                 _bar(left, y, realtime * scale, 22, "pale", f"realtime {dollars(realtime)}")
             )
-            said += f" of {dollars(realtime)}"
         parts.append(_bar(left, y, cost * scale, 22, "ink", f"{model.model}: {dollars(cost)}"))
         edge = max(cost, realtime or 0) * scale
         parts.append(Label(left + edge + 8, y + 15, said, quiet=True))
