@@ -212,7 +212,7 @@ def _show(lines: list[BatchStatus], title: str) -> None:
         table.add_row(
             values["name"],
             values["batch_id"] or "",
-            f"{values['status']}, overdue" if values["overdue"] else values["status"],
+            line.state if line.batch and not line.trouble else values["status"],
             f"{values['answered']:,}",
             (values["expires_at"] or "")[:16],
             told_usd(reserved, "unknown"),

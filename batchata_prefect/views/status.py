@@ -53,6 +53,10 @@ class BatchStatus:
             return "realtime"
         if self.entry.receipt is None:
             return "being sent"
+        if self.batch is not None and self.batch.state == "ended":
+            # "Ended" is what has been collected as well.
+            kind = (self.batch.ending or "ended").replace("canceled", "cancelled")
+            return "to be collected" if kind == "ended" else f"{kind}, to be collected"
         told = self.batch.raw_status.replace("_", " ") if self.batch else "in progress"
         return f"{told}, overdue" if self.is_overdue else told
 
