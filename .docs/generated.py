@@ -87,6 +87,45 @@ def batch_limits() -> str:
     return "\n".join(lines)
 
 
+def capabilities() -> str:
+    """What each provider and each profile of a server takes, told by what it renders."""
+    from batchata_prefect.errors import ValidationError
+    from batchata_prefect.models import Job
+    from batchata_prefect.providers import Provider, providers
+    from batchata_prefect.providers.openai.profiles import PROFILES
+
+    tables = {
+        f"openai, profile {name}": {"kind": "openai", "api_key_env": "KEY", "profile": name}
+        for name in PROFILES
+        if name != "openai"
+    }
+    servers = {name: providers({"x": table})["x"] for name, table in tables.items()}
+
+    def takes(provider: Provider, **told: Any) -> str | None:
+        models = {"anthropic": "claude-sonnet-5-5", "gemini": "gemini-3-flash"}
+        model = models.get(provider.kind, "gpt-6-luna")
+        try:
+            rendered = provider.render(Job(id="j", model=model, prompt="x", **told))
+        except ValidationError:
+            return None
+        return rendered.endpoint.replace(model, "MODEL")
+
+    asked = (None, "/v1/chat/completions", "/v1/responses", "/v1/embeddings")
+    lines = [
+        "| | endpoints | requests | bytes | own citations | stored documents | `cache_prefix` |"
+    ]
+    lines.append("|---|---|--:|--:|---|---|---|")
+    for name, provider in {**providers(), **servers}.items():
+        most = provider.limits
+        found = dict.fromkeys(each for end in asked if (each := takes(provider, endpoint=end)))
+        facts = (provider.cites, provider.keeps_files, takes(provider, cache_prefix=True))
+        lines.append(
+            f"| {name} | {', '.join(f'`{each}`' for each in found)} | {most.max_requests:,} "
+            f"| {most.max_bytes:,} | {' | '.join('yes' if each else 'no' for each in facts)} |"
+        )
+    return "\n".join(lines)
+
+
 def models() -> str:
     """Known models with their batch prices."""
     from batchata_prefect.cli.known_models import known_models
@@ -182,7 +221,19 @@ def options() -> str:
 
 GENERATED = {
     each.__name__: each
-    for each in (advice, pace, states, batch_limits, models, floors, rooms, commands, api, options)
+    for each in (
+        advice,
+        pace,
+        states,
+        batch_limits,
+        capabilities,
+        models,
+        floors,
+        rooms,
+        commands,
+        api,
+        options,
+    )
 }
 
 

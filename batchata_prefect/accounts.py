@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from batchata_prefect.errors import ValidationError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_OF_ACCOUNT = ("kind", "base_url", "api_key_env", "credentials", "options")
+_OF_ACCOUNT = ("kind", "base_url", "api_key_env", "credentials", "profile", "options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Account:
         base_url: Where requests go; None for the kind's own address, or another of it in the block.
         api_key_env: Name of the environment variable with its key.
         credentials: Name of the Prefect credentials block with its key, in place of a variable.
+        profile: Name of what its server is known to take; None for what its address tells.
         options: Further arguments of the SDK's client.
     """
 
@@ -37,6 +38,7 @@ class Account:
     base_url: str | None = None
     api_key_env: str | None = None
     credentials: str | None = None
+    profile: str | None = None
     options: tuple[tuple[str, str], ...] = ()
 
     @classmethod

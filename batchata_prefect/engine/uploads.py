@@ -55,7 +55,7 @@ class Uploads:
         shared = {
             digest for digest, (jobs, size) in run.spool.files.items() if _pays(run, jobs, size)
         }
-        if not shared or name in self._refusing:
+        if not shared or name in self._refusing or not run.providers[name].keeps_files:
             return {}
         jobs = run.spool.reader()
         try:
@@ -117,6 +117,8 @@ class Uploads:
             return
         for name, client in run.clients.items():
             provider = run.providers[name]
+            if not provider.keeps_files:
+                continue
             try:
                 left = set((await provider.uploads(client, _prefix(run))).values())
                 left |= set(self.of(name).values())

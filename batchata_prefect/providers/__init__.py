@@ -113,6 +113,7 @@ class Provider(ABC):
         hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
+        keeps_files: Whether documents can be stored there for the requests of a batch.
         batches_path: Path of its batches, below the client's base URL.
         batches_cursor: Parameter of a list that takes the last id of the page before.
         files_path: Path of its files.
@@ -123,8 +124,9 @@ class Provider(ABC):
     bound: Account | None = None
     address: ClassVar[str | None] = None
     hosts: ClassVar[tuple[str, ...]] = ()
-    limits: ClassVar[Limits]
+    limits: Limits
     cites: ClassVar[bool] = False
+    keeps_files: bool = True
     batches_path: ClassVar[str]
     batches_cursor: ClassVar[str]
     files_path: ClassVar[str]
@@ -134,6 +136,16 @@ class Provider(ABC):
     def kind(self) -> str:
         """Name of the provider whose API it speaks; `name` but for an account."""
         return type(self).name
+
+    def bind(self, name: str, account: Account) -> None:
+        """Be the provider of an account.
+
+        Raises:
+            ValidationError: There is no profile of that name.
+        """
+        self.name, self.bound = name, account
+        if account.profile is not None:
+            raise ValidationError(f"account {name!r}: there are no profiles of {self.kind}")
 
     @property
     def is_listed(self) -> bool:
@@ -367,7 +379,7 @@ def providers(accounts: Mapping[str, Any] | None = None) -> dict[str, Provider]:
 @cache
 def _bound(name: str, account: Account) -> Provider:
     made = type(_kinds()[account.kind])()
-    made.name, made.bound = name, account
+    made.bind(name, account)
     return made
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import pytest
 
 from batchata_prefect import Batch, MissingCredentialsError, StateError, ValidationError
 from batchata_prefect.collector.inflight import adopt, open_run
+from batchata_prefect.models import Job
 from batchata_prefect.providers import Key, providers
 from batchata_prefect.sandbox import Sandbox
 
@@ -215,6 +217,48 @@ def test_prices_of_an_account(tmp_path: Path) -> None:
             batch.run(dry_run=True)
 
 
+HELD = {"kind": "openai", "api_key_env": "K"}
+FOREIGN = HELD | {"base_url": "http://x.test/v1"}
+
+
+@pytest.mark.parametrize(
+    ("table", "endpoints", "size", "keeps"),
+    [
+        (HELD, 3, 200, True),
+        (FOREIGN, 1, 100, False),
+        (FOREIGN | {"profile": "openai"}, 3, 200, True),
+        (FOREIGN | {"profile": "groq"}, 1, 100, False),
+    ],
+)
+def test_what_the_server_of_an_account_takes(
+    table: dict[str, str], endpoints: int, size: int, keeps: bool
+) -> None:
+    """What is not there is refused before anything is sent, or left out where it is a default."""
+    lab = providers({"lab": table})["lab"]
+    assert (lab.limits.max_bytes, lab.keeps_files) == (size * 1_000_000, keeps)
+    assert providers()["openai"].limits.max_bytes == 200_000_000
+    taken = 0
+    for endpoint in ("/v1/chat/completions", "/v1/responses", "/v1/embeddings"):
+        job = Job(id="j", model="some-model", prompt="x", endpoint=endpoint)
+        try:
+            assert lab.render(job).endpoint == endpoint
+            taken += 1
+        except ValidationError as error:
+            assert "'j'" in str(error), error
+            assert "profile" in str(error), error
+    assert taken == endpoints
+    messages = [{"role": "system", "content": "be short"}, {"role": "user", "content": "x"}]
+    job = Job(id="j", model="m", messages=messages, cache_prefix=True)
+    if keeps:
+        assert b"prompt_cache_key" in lab.render(job).body
+        return
+    with pytest.raises(ValidationError, match="cache_prefix"):
+        lab.render(job)
+    request = lab.render(replace(job, defaulted=frozenset({"cache_prefix"})))
+    assert b"prompt_cache_key" not in request.body
+    assert request.left_out == ("cache_prefix",)
+
+
 @pytest.mark.parametrize(
     ("name", "table", "told"),
     [
@@ -226,6 +270,8 @@ def test_prices_of_an_account(tmp_path: Path) -> None:
         ("lab", {"kind": "openai", "api_key_env": "K", "base_url": "http://u:sk-secret@h"}, "addr"),
         ("lab", {"kind": "openai", "api_key_env": 3}, "texts"),
         ("a/b", {"kind": "openai", "api_key_env": "K"}, "a name is"),
+        ("lab", {"kind": "openai", "api_key_env": "K", "profile": "x"}, "profile is one of"),
+        ("lab", {"kind": "anthropic", "api_key_env": "K", "profile": "groq"}, "no profiles"),
         ("lab", "sk-secret", "is a table"),
     ],
 )

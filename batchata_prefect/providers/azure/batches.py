@@ -19,9 +19,10 @@ from weakref import WeakKeyDictionary
 import orjson
 from typing_extensions import override
 
+from batchata_prefect.accounts import Account
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, keep_secret, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
-from batchata_prefect.providers import Key, Requests, wire
+from batchata_prefect.providers import Key, Provider, Requests, wire
 from batchata_prefect.providers.failures import HeldBackError
 from batchata_prefect.providers.openai import OpenAI
 from batchata_prefect.providers.openai.body import CHAT, EMBEDDINGS, LIMITS, render
@@ -53,10 +54,15 @@ class Azure(OpenAI):
     address = None
     hosts = ("azure.com",)
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
+    keeps_files = False
     batch_fields: ClassVar = {
         "purpose": "batch",
         "expires_after": {"anchor": "created_at", "seconds": _FILE_SECONDS},
     }
+
+    @override
+    def bind(self, name: str, account: Account) -> None:
+        Provider.bind(self, name, account)
 
     @override
     def serves(self, model: str) -> bool:

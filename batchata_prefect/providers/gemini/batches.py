@@ -63,6 +63,7 @@ class Gemini(Provider):
     address = "https://generativelanguage.googleapis.com"
     hosts = ("generativelanguage.googleapis.com",)
     limits = LIMITS
+    keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
     batches_path = ""
     files_path = ""

@@ -10,7 +10,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from io import RawIOBase
 from os import SEEK_END
@@ -18,8 +18,15 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 from typing_extensions import override
 
+from batchata_prefect.accounts import Account
 from batchata_prefect.answers import Reply
-from batchata_prefect.errors import MissingCredentialsError, ProviderError, blanked, one_line
+from batchata_prefect.errors import (
+    MissingCredentialsError,
+    ProviderError,
+    ValidationError,
+    blanked,
+    one_line,
+)
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchFault,
@@ -33,8 +40,10 @@ from batchata_prefect.models import (
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
+from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profile
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
+from batchata_prefect.providers.rendering import drop_unsupported, fault
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
@@ -75,6 +84,8 @@ class OpenAI(Provider):
     address = "https://api.openai.com/v1"
     hosts = ("api.openai.com",)
     limits = LIMITS
+    profile: Profile | None = None
+    """What the server of an account takes; None for the provider of the environment."""
     batches_path = "/batches"
     batches_cursor = "after"
     files_path = "/files"
@@ -91,6 +102,24 @@ class OpenAI(Provider):
         """Token of a chunk whose create began and did not succeed -> its file."""
         self._tokens: dict[str, str | None] = {}
         """Id of an uploaded file -> the token in its name; None where it is not one of ours."""
+
+    @override
+    def bind(self, name: str, account: Account) -> None:
+        super().bind(name, replace(account, profile=None))
+        self.bound = account
+        known = account.profile or (self.kind if self.is_listed else CAREFUL)
+        if known not in PROFILES:
+            raise ValidationError(
+                f"account {name!r}: profile is one of {sorted(PROFILES)}, not {known!r}"
+            )
+        self.profile = profile = PROFILES[known]
+        self.keeps_files = profile.keeps_files
+        self.limits = replace(
+            LIMITS,
+            max_requests=profile.max_requests,
+            max_bytes=profile.max_bytes,
+            max_request_bytes=profile.max_bytes,
+        )
 
     @override
     def serves(self, model: str) -> bool:
@@ -131,7 +160,25 @@ class OpenAI(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)._replace(provider=self.name)
+        profile, left_out = self.profile, ()
+        if profile is not None and job.cache_prefix and not profile.has_cache_key:
+            left_out = drop_unsupported(
+                job,
+                {"cache_prefix": True},
+                ("cache_prefix",),
+                f"the server of {self.name} is not known to take prompt_cache_key; leave it out, "
+                "or name its profile in the account",
+            )
+            job = replace(job, cache_prefix=False)
+        request = render(job)
+        if profile is not None and request.endpoint not in profile.endpoints:
+            raise fault(
+                job,
+                f"batches at {self.name} are known to take {', '.join(profile.endpoints)}, not "
+                f"{request.endpoint}; name the profile of its server in the account, such as "
+                "profile='openai' for one that takes all",
+            )
+        return request._replace(provider=self.name, left_out=(*request.left_out, *left_out))
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
