@@ -16,7 +16,6 @@ from batchata_prefect.errors import ProviderNotFoundError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.builder import JobsBuilder
 from batchata_prefect.money.own import Prices
-from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
 from batchata_prefect.numbers import usd as amount
 from batchata_prefect.options import (
@@ -29,7 +28,7 @@ from batchata_prefect.options import (
     described,
 )
 from batchata_prefect.original import LEVELS, Config
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import price_book, providers
 from batchata_prefect.records.note import directory_of
 from batchata_prefect.results.frames import require
 from batchata_prefect.results.remote import is_url, normal, probe, working_folder
@@ -130,11 +129,7 @@ class Batch(JobsBuilder):
         else:
             self._results_dir = Path(results_dir).expanduser().resolve()
         self._run_key = run_key
-        self._prices = PriceBook(
-            self._options.prices,
-            kinds={name: each.kind for name, each in known.items()},
-            unlisted=[name for name, each in known.items() if not each.is_listed],
-        )
+        self._prices = price_book(self._options.prices, known=known)
         super().__init__(self._results_dir)
         self._intake.providers = known
         self._verbosity: str | None = None

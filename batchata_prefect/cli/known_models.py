@@ -12,9 +12,8 @@ from rich.text import Text
 from batchata_prefect.answers import Usage
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.money.listed import LISTED_AS
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import price_book, providers
 
 _NOT_LISTED = ("ft:", ".ft-", "audio", "realtime", "tts", "whisper", "transcribe", "image", "dall-")
 """In ids of models that do not write, and of fine-tuned ones."""
@@ -118,9 +117,9 @@ def known_models(everything: bool = False) -> list[Known]:
     """The models of genai-prices that answer with text or vectors, by provider and id."""
     from genai_prices.data_snapshot import get_snapshot
 
-    prices = PriceBook()
+    prices = price_book()
     found: list[Known] = []
-    ours = {LISTED_AS.get(name, name): name for name in providers()}
+    ours = {each.billing.listed_as: name for name, each in providers().items()}
     for source in get_snapshot().providers:
         if source.id not in ours:
             continue

@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
-from batchata_prefect.money.surcharges import fees
+from batchata_prefect.money.billing import Billing
 from batchata_prefect.money.tariffs import Rates, Tariff, Tier, dearest, dearest_fees
 
 BATCH: Mapping[str, str] = {"processing": "batch"}
@@ -30,33 +30,28 @@ _HORIZON = timedelta(hours=48)
 """How long after the moment of the prices a batch of the run may still be billed: a day in the
 queue of the run, and a provider's 24 hours."""
 _STEP = timedelta(minutes=30)
-LISTED_AS = {"gemini": "google"}
-"""Name of a provider -> its id in genai-prices, where that is another."""
-
-_UNNAMED = frozenset({"azure"})
-"""Providers whose models have names that their user gave: a name tells no price."""
 
 _Prices: TypeAlias = "Mapping[str, Any]"
 
 
 def listed_tariff(
-    provider: str, model: str, at: datetime, context: Mapping[str, str]
+    billing: Billing, model: str, at: datetime, context: Mapping[str, str]
 ) -> Tariff | None:
     """The tariff of genai-prices; None where it knows no price of the model's tokens.
 
     Args:
-        provider: Name of the provider.
+        billing: How the provider bills.
         model: Model id.
         at: The moment whose prices hold.
         context: Which of the model's prices is wanted: `BATCH`, none for the standard one, or
             that of a service tier, which the model must have.
     """
-    if provider in _UNNAMED:
+    listed = billing.listed_as
+    if listed is None:
         return None
     from genai_prices import Usage as Tokens  # its price table takes a while to load
     from genai_prices import calc_price
 
-    listed = LISTED_AS.get(provider, provider)
     try:
         found = calc_price(Tokens(), model, provider_id=listed, genai_request_timestamp=at)
     except LookupError:
@@ -84,7 +79,7 @@ def listed_tariff(
         tiers=tiers,
         per_request=(_price(prices.get("requests_kcount"), -1) or Decimal(0)) / 1000,
         note="; ".join(notes) or None,
-        fees=dearest_fees(fees(provider, model, each) for each in (prices, *changes)),
+        fees=dearest_fees(billing.fee_prices(model, each) for each in (prices, *changes)),
     )
 
 

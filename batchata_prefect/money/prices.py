@@ -6,7 +6,7 @@ prices are those of genai-prices, which holds them as dated data, or the user's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,10 +14,12 @@ from decimal import Decimal
 from batchata_prefect.answers import Pass, Usage
 from batchata_prefect.models import USUAL, Terms
 from batchata_prefect.money import tariffs
+from batchata_prefect.money.billing import Billing
 from batchata_prefect.money.listed import BATCH, STANDARD, listed_tariff
 from batchata_prefect.money.own import Prices, own_tariffs
-from batchata_prefect.money.surcharges import TIERS, USUAL_TIERS, region_factor, region_of
 from batchata_prefect.money.tariffs import Tariff
+
+_UNKNOWN = Billing()
 
 
 class PriceBook:
@@ -39,9 +41,8 @@ class PriceBook:
             `realtime` gives the standard rates. The user's own prices hold in every region and
             service tier.
         at: The moment whose prices hold; now by default.
-        kinds: Name of a provider -> the name that its prices are listed under, where that is
-            another.
-        unlisted: Names of providers that no list holds the prices of.
+        billing: Name of a provider -> how it bills; of any other, only the user's own prices are
+            known.
 
     Raises:
         ValidationError: An override is not such a table, or the file cannot be read; the text
@@ -53,18 +54,16 @@ class PriceBook:
         overrides: Prices | None = None,
         *,
         at: datetime | None = None,
-        kinds: Mapping[str, str] | None = None,
-        unlisted: Collection[str] = (),
+        billing: Mapping[str, Billing] | None = None,
     ) -> None:
         self._own = own_tariffs(overrides)
-        self._kinds = dict(kinds or {})
-        self._unlisted = frozenset(unlisted)
+        self._billing = dict(billing or {})
         self._at = at or datetime.now(UTC)
         self._listed: dict[tuple[str, ...], Tariff | None] = {}
         self._regions: dict[str, str] = {}
 
-    def _kind(self, provider: str) -> str:
-        return self._kinds.get(provider, provider)
+    def _of(self, provider: str) -> Billing:
+        return self._billing.get(provider, _UNKNOWN)
 
     def knows(self, provider: str, model: str, *, realtime: bool = False) -> bool:
         """Whether the price of a batch request to the model is known, or of a realtime one."""
@@ -87,7 +86,7 @@ class PriceBook:
             provider: Name of the provider.
             account: Base URL of its requests.
         """
-        region = region_of(self._kind(provider), account)
+        region = self._of(provider).region_of(account)
         if region is None:
             self._regions.pop(provider, None)
         else:
@@ -126,7 +125,7 @@ class PriceBook:
                         f"{name!r}: USD per thousand}}}}}}"
                     )
             if most is None and any(tariff.fees[name] for name in names):
-                limit = "max_uses" if self._kind(provider) == "anthropic" else "max_tool_calls"
+                limit = self._of(provider).uses_parameter
                 return f"{' and '.join(names)} have no limit; give {limit}"
         return None
 
@@ -188,7 +187,9 @@ class PriceBook:
         self, tariff: Tariff, provider: str, model: str, region: str | None
     ) -> Decimal | None:
         """How many times a tariff a request costs in a region; None where that is unknown."""
-        return Decimal(1) if tariff.is_own else region_factor(self._kind(provider), model, region)
+        if tariff.is_own or region is None:
+            return Decimal(1)
+        return self._of(provider).region_factor(model, region)
 
     def bound(
         self,
@@ -212,9 +213,8 @@ class PriceBook:
             model: Model id.
             input_tokens: Upper bound of input tokens.
             output_tokens: Upper bound of output tokens.
-            cached: Whether the request asks for a cache to be written. Only Anthropic waits to be
-                asked: elsewhere, where writing a cache has a price, it is always reckoned with
-                (GPT-5.6 and later write and bill it unasked).
+            cached: Whether the request asks for a cache to be written. Where a provider may write
+                one unasked, and that has a price, it is always reckoned with.
             realtime: Whether it goes through the realtime API, at the standard rate.
             terms: How the requests are billed beside their tokens.
             requests: How many requests these are, all of the same terms.
@@ -224,7 +224,7 @@ class PriceBook:
             return None
         region = terms.region or self._regions.get(provider)
         factor = self._factor(tariff, provider, model, region)
-        cached = cached or self._kind(provider) != "anthropic"
+        cached = cached or self._of(provider).caches_unasked
         usd = tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
         each = tariffs.most_fees(tariff, terms)
         if usd is None or factor is None or each is None:
@@ -236,18 +236,18 @@ class PriceBook:
     ) -> Tariff | None:
         if self._own and self._own_name(provider, model, realtime=realtime) is not None:
             return self._own_tariff(provider, model, realtime=realtime)
-        if provider in self._unlisted:
+        billing = self._of(provider)
+        if billing.listed_as is None:
             return None
-        kind = self._kind(provider)
-        if tier is None or tier in USUAL_TIERS.get(kind, ()):
+        if tier is None or tier in billing.usual_tiers:
             context = STANDARD if realtime else BATCH
-        elif (kind, tier) in TIERS:
-            context = TIERS[kind, tier]
+        elif tier in billing.tiers:
+            context = billing.tiers[tier]
         else:
             return None
         key = (provider, model, *context.values())
         if key not in self._listed:
-            self._listed[key] = listed_tariff(kind, model, self._at, context)
+            self._listed[key] = listed_tariff(billing, model, self._at, context)
         return self._listed[key]
 
     def _own_name(self, provider: str, model: str, *, realtime: bool) -> str | None:
@@ -261,9 +261,8 @@ class PriceBook:
         if key not in self._listed:
             name = self._own_name(provider, model, realtime=realtime)
             assert name is not None
-            own, listed = self._own[name, realtime], None
-            if provider not in self._unlisted:
-                listed = listed_tariff(self._kind(provider), model, self._at, STANDARD)
+            own = self._own[name, realtime]
+            listed = listed_tariff(self._of(provider), model, self._at, STANDARD)
             fees = {**(listed.fees if listed else {}), **own.fees}
             self._listed[key] = replace(own, fees=fees)
         found = self._listed[key]

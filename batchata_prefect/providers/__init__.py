@@ -1,359 +1,28 @@
-"""What a provider is, and which one serves a model.
+"""The providers, and which one serves a model.
 
-A provider is one folder with one class of a few verbs. It knows the wire of one API and nothing of
-Prefect, budgets or where files lie; it is handed a ready SDK client. A third provider is one such
-folder and one entry point in the group `batchata_prefect.providers`.
+A provider is one folder with one class of a few verbs and one entry point in the group
+`batchata_prefect.providers`.
 """
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from importlib.metadata import entry_points
-from io import RawIOBase
-from typing import Any, BinaryIO, ClassVar, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any
 
 from batchata_prefect.accounts import Account
-from batchata_prefect.answers import Reply
-from batchata_prefect.errors import (
-    MissingCredentialsError,
-    ProviderNotFoundError,
-    ValidationError,
-)
-from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
-from batchata_prefect.providers import bodies, wire
-from batchata_prefect.providers.bodies import Again
-from batchata_prefect.providers.failures import status_of
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one provider batch may hold.
-
-    Attributes:
-        max_requests: Requests.
-        max_bytes: Bytes on the wire.
-        max_request_bytes: Bytes of a single request body.
-        calls: API calls for one batch, besides its polls.
-    """
-
-    max_requests: int
-    max_bytes: int
-    max_request_bytes: int
-    calls: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Credentials of one account, in place of those in the environment.
-
-    Attributes:
-        api_key: The secret; in no text of this object.
-        base_url: Where requests go; None for the SDK's own.
-        options: Further arguments of the SDK's client, such as `project`.
-        is_alone: Whether nothing of the environment goes with it, such as a project or headers.
-    """
-
-    api_key: str = field(repr=False)
-    base_url: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict[str, str])
-    is_alone: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the SDK's client."""
-        given = {"api_key": self.api_key, **self.options}
-        return given if self.base_url is None else {**given, "base_url": self.base_url}
-
-
-Requests: TypeAlias = Callable[[], BinaryIO | RawIOBase]
-"""Opens the chunk file from its start, as often as it is sent: a request and a newline a line."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search for a batch of uncertain creation brought.
-
-    Attributes:
-        batch: The batch, proven to be the chunk's; None where none was found.
-        undecided: Ids of batches that may be it and cannot be told apart before they end.
-    """
-
-    batch: ProviderBatch | None = None
-    undecided: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """A batch at the provider that this package made, whichever run it was.
-
-    Attributes:
-        batch: The batch.
-        head: `Chunk.head` of what it was made for; None where it cannot be told before it ends.
-    """
-
-    batch: ProviderBatch
-    head: str | None
-
-
-class Provider(ABC):
-    """The verbs of a provider. `client` is always the SDK's async client from `connect`.
-
-    A provider writes those without a body here. The others are the same wherever batches lie at one
-    path, and are written again only where its API differs.
-
-    Attributes:
-        name: What it goes by, in jobs, records and prices; of an account, the account's name.
-        bound: The account whose provider it is; None for that of the environment.
-        address: Its own base URL, for accounts that name none; None where there is no single one.
-        hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
-        limits: What one of its batches may hold.
-        cites: Whether it has citations of its own.
-        keeps_files: Whether documents can be stored there for the requests of a batch.
-        batches_path: Path of its batches, below the client's base URL.
-        batches_cursor: Parameter of a list that takes the last id of the page before.
-        files_path: Path of its files.
-        upload_fields: What goes up beside a document, for it to be stored for some days.
-    """
-
-    name: str
-    bound: Account | None = None
-    address: ClassVar[str | None] = None
-    hosts: ClassVar[tuple[str, ...]] = ()
-    limits: Limits
-    cites: ClassVar[bool] = False
-    keeps_files: bool = True
-    batches_path: ClassVar[str]
-    batches_cursor: ClassVar[str]
-    files_path: ClassVar[str]
-    upload_fields: ClassVar[Mapping[str, Any]] = {}
-
-    @property
-    def kind(self) -> str:
-        """Name of the provider whose API it speaks; `name` but for an account."""
-        return type(self).name
-
-    def bind(self, name: str, account: Account) -> None:
-        """Be the provider of an account.
-
-        Raises:
-            ValidationError: There is no profile of that name.
-        """
-        self.name, self.bound = name, account
-        if account.profile is not None:
-            raise ValidationError(f"account {name!r}: there are no profiles of {self.kind}")
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether the prices on the list are those of this account."""
-        # An account without an address goes to none but the provider's own: `login` sees to it.
-        return self._is_own(None if self.bound is None else self.bound.base_url)
-
-    def _is_own(self, url: str | None) -> bool:
-        host = urlsplit(url or "").hostname or ""
-        return url is None or any(host == own or host.endswith(f".{own}") for own in self.hosts)
-
-    @abstractmethod
-    def serves(self, model: str) -> bool:
-        """Whether the model's name looks like one of this provider's."""
-
-    def most_output(self, model: str) -> int | None:
-        """The most output tokens of a model; None where nothing is known."""
-        return None
-
-    def takes_temperature(self, model: str) -> bool | None:
-        """Whether a model takes a temperature; None where nothing is known."""
-        return None
-
-    def login(self, held: Key | None = None) -> Key | None:
-        """What the account connects with; None to go by the SDK's own variables.
-
-        Args:
-            held: What a credentials block holds, in place of a variable.
-
-        Raises:
-            MissingCredentialsError: The variable of the account is not set, or its block names an
-                address that is not the provider's own and that the account does not name.
-        """
-        account = self.bound
-        if account is None:
-            return held
-        if held is None:
-            secret = os.environ.get(account.api_key_env or "")
-            if not secret:
-                raise MissingCredentialsError(
-                    f"no key for {self.name}: set {account.api_key_env} in the environment or in "
-                    ".env. Nothing was sent"
-                )
-            held = Key(secret)
-        if account.base_url is None and not self._is_own(held.base_url):
-            raise MissingCredentialsError(
-                f"account {self.name!r}: its credentials block sends to "
-                f"{urlsplit(held.base_url or '').hostname}, where the listed prices of {self.kind} "
-                "do not hold; give that address as base_url of the account as well. Nothing was "
-                "sent"
-            )
-        # The SDK's own variable belongs to the key of the environment.
-        url = account.base_url or held.base_url or self.address
-        return Key(held.api_key, url, {**held.options, **dict(account.options)}, is_alone=True)
-
-    @abstractmethod
-    def connect(self, key: Key | None = None) -> Any:
-        """A ready async SDK client.
-
-        Args:
-            key: Credentials; those in the environment by default.
-
-        Raises:
-            MissingCredentialsError: No API key is set.
-        """
-
-    def account(self, client: Any) -> str:
-        """A stable name of where the client's requests go, without any secret: the base URL."""
-        return wire.base_url(client)
-
-    @abstractmethod
-    def render(self, job: Job) -> Request:
-        """The job's exact request, with its estimate.
-
-        Raises:
-            ValidationError: The provider would not take the job; the text names the job and why.
-        """
-
-    @abstractmethod
-    def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
-        """One line of a chunk file, without the newline."""
-
-    @abstractmethod
-    def wire_bytes(self, lines_bytes: int, count: int) -> int:
-        """Bytes on the wire of `count` lines of `lines_bytes` bytes in all, newlines left out."""
-
-    @abstractmethod
-    async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
-        """Create the provider batch of these requests; the one call that costs money.
-
-        Never retried inside. What an error of it proves is read by `failures.classify`; one that
-        was raised before anything could be made is a `failures.NotSentError`.
-        """
-
-    @abstractmethod
-    async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
-        """Send one request through the realtime API, at its price: the reply as a result row.
-
-        Sent once, never repeated inside. A refusal of the request itself is a row too; what any
-        other error proves is read by `failures.classify`.
-        """
-
-    @abstractmethod
-    async def find(
-        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
-    ) -> Found:
-        """Look for a batch that an uncertain create may have made.
-
-        Args:
-            client: The SDK client.
-            chunk: What was sent.
-            since: Time just before the create was sent.
-            known: Ids of batches that belong to other chunks.
-        """
-
-    @abstractmethod
-    async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        """Batches of the account since a time that carry our token, or may carry it."""
-
-    @abstractmethod
-    def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
-        """A batch out of the provider's own object."""
-
-    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
-        """The batch as it stands now."""
-        return self.batch(await wire.get(client, f"{self.batches_path}/{batch_id}", "id"))
-
-    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
-        """All batches of the account as they stand now, newest first; a call for each page."""
-        async for items in wire.batch_pages(client, self.batches_path, self.batches_cursor):
-            yield [self.batch(item) for item in items]
-
-    async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
-        """Ask for the batch's cancellation; an ended batch is given back as it is."""
-        try:
-            told = await wire.post(client, f"{self.batches_path}/{batch_id}/cancel", "id")
-        except Exception as error:
-            # A batch that has ended is refused. OpenAI: 409 `Cannot cancel a batch with status
-            # 'completed'.`; what Anthropic answers is not documented, and can only be a 4xx.
-            if status_of(error) not in {400, 404, 409, 422}:
-                raise
-            return await self.poll(client, batch_id)
-        return self.batch(told)
-
-    @abstractmethod
-    def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
-        """The raw result rows as they come over the wire, in pieces of any size.
-
-        Files follow each other with a newline between them. A broken transfer raises, or ends
-        early without an error: the caller counts rows.
-        """
-
-    @abstractmethod
-    def read(self, row: bytes, endpoint: str) -> Reply:
-        """One result row, read leniently: unknown fields and blocks do not hurt.
-
-        Raises:
-            ParseError: The row is not JSON or carries no custom_id.
-        """
-
-    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
-        """Store a document at the provider for some days: its id."""
-        headers = {"Content-Type": "multipart/form-data"}
-        files = [("file", (name, data, media_type))]
-        fields = dict(self.upload_fields)
-        reply = await wire.send(
-            client, self.files_path, "id", headers=headers, body=fields, files=files
-        )
-        return str(reply["id"])
-
-    @abstractmethod
-    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        """Name -> id of the stored documents whose name begins with `prefix`."""
-
-    async def forget(self, client: Any, file_id: str) -> None:
-        """Delete a stored document; one that is gone does not matter."""
-        await wire.delete(client, f"{self.files_path}/{file_id}")
-
-    def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
-        """The request with the answer to it and what was wrong with it, to be asked once more.
-
-        None where the request has no dialogue.
-        """
-        return bodies.reworded(body, answer, fault)
-
-    def roomier(self, body: bytes, model: str) -> Again | None:
-        """The request with more output tokens; None where the model has no more."""
-        return bodies.roomier(body, self.most_output(model))
-
-    def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:
-        """The request with the turn that the provider paused, for the model to go on with it.
-
-        None where the provider pauses no turns.
-
-        Args:
-            body: The request.
-            row: The row of the reply, as it came.
-            goes_on: Whether the request itself already continues a turn.
-        """
-        return None
-
-    async def withdraw(self, client: Any, chunk: Chunk) -> None:
-        """Delete what creates of a chunk have uploaded, of which no batch was made."""
-        return
-
-    async def discard(self, client: Any, batch: ProviderBatch) -> None:
-        """Delete what was uploaded for the batch; the answers stay. Missing files do not matter."""
-        return
+from batchata_prefect.errors import ProviderNotFoundError, ValidationError
+from batchata_prefect.money.own import Prices
+from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.provider import Found as Found
+from batchata_prefect.providers.provider import Key as Key
+from batchata_prefect.providers.provider import Limits as Limits
+from batchata_prefect.providers.provider import Ours as Ours
+from batchata_prefect.providers.provider import Provider as Provider
+from batchata_prefect.providers.provider import Requests as Requests
 
 
 def providers(accounts: Mapping[str, Any] | None = None) -> dict[str, Provider]:
@@ -429,3 +98,30 @@ def provider_for(
         f"{where}no provider is known for model {model!r}; name one with provider=, "
         f"one of {sorted(known)}"
     )
+
+
+def price_book(
+    overrides: Prices | None = None,
+    *,
+    known: Mapping[str, Provider] | None = None,
+    at: datetime | None = None,
+    unlisted: Collection[str] = (),
+) -> PriceBook:
+    """The prices of providers.
+
+    Args:
+        overrides: The user's own prices, as `PriceBook` takes them.
+        known: The providers of a run; those of the entry points by default.
+        at: The moment whose prices hold; now by default.
+        unlisted: Names that no list holds the prices of, besides those that say so themselves.
+
+    Raises:
+        ValidationError: An override is no table of prices, or its file cannot be read.
+    """
+    billing = {
+        name: each.billing
+        if each.is_listed and name not in unlisted
+        else replace(each.billing, listed_as=None)
+        for name, each in (providers() if known is None else known).items()
+    }
+    return PriceBook(overrides, at=at, billing=billing)

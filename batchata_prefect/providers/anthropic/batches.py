@@ -21,6 +21,7 @@ from batchata_prefect.errors import MissingCredentialsError, ParseError, Provide
 from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers.anthropic.billing import BILLING
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
@@ -57,6 +58,7 @@ class Anthropic(Provider):
     name = "anthropic"
     address = "https://api.anthropic.com"
     hosts = ("api.anthropic.com",)
+    billing = BILLING
     limits = LIMITS
     cites = True
     batches_path = "/v1/messages/batches"

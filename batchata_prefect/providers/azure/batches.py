@@ -22,6 +22,7 @@ from typing_extensions import override
 from batchata_prefect.accounts import Account
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, keep_secret, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
+from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Key, Provider, Requests, wire
 from batchata_prefect.providers.failures import HeldBackError
 from batchata_prefect.providers.openai import OpenAI
@@ -53,6 +54,7 @@ class Azure(OpenAI):
     name = "azure"
     address = None
     hosts = ("azure.com",)
+    billing = Billing()
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
     keeps_files = False
     batch_fields: ClassVar = {

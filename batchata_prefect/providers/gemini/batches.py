@@ -29,6 +29,7 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
+from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.failures import NotSentError, is_transient, status_of
 from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
@@ -62,6 +63,7 @@ class Gemini(Provider):
     name = "gemini"
     address = "https://generativelanguage.googleapis.com"
     hosts = ("generativelanguage.googleapis.com",)
+    billing = Billing(listed_as="google")
     limits = LIMITS
     keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.

@@ -39,6 +39,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.failures import NotSentError, classify
+from batchata_prefect.providers.openai.billing import BILLING
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
 from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profile
 from batchata_prefect.providers.openai.replies import ordinary
@@ -83,6 +84,7 @@ class OpenAI(Provider):
     name = "openai"
     address = "https://api.openai.com/v1"
     hosts = ("api.openai.com",)
+    billing = BILLING
     limits = LIMITS
     profile: Profile | None = None
     """What the server of an account takes; None for the provider of the environment."""

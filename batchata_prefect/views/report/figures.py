@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from batchata_prefect.answers import Usage
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.results.result_file import ResultFile, row_of
 
 ROWS_READ = 5_000
@@ -106,7 +106,7 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
         results: Its `results.jsonl`; where there is none the figures are those of the manifest.
     """
     # What prices hold at the address of an account is not known here.
-    prices = PriceBook(unlisted=manifest.get("accounts", ()))
+    prices = price_book(unlisted=manifest.get("accounts", ()))
     inputs: list[int] = []
     outputs: list[int] = []
     seen: dict[str, tuple[Decimal, Decimal | None]] = {}

@@ -16,11 +16,11 @@ from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
 from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk, Citing
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.results.row import Reading, blank_row, from_row, merge_attempts
 
 CHUNK = Chunk(0, 1, "ab" * 32, "anthropic", "/v1/messages", "m", 9, 0, 0, 0, Decimal(1))
-PRICES = PriceBook({"m": {"input": 1, "output": 10}})
+PRICES = price_book({"m": {"input": 1, "output": 10}})
 USAGE = Usage(input_tokens=100, output_tokens=20, reasoning_tokens=5)
 
 

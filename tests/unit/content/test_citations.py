@@ -34,7 +34,7 @@ from batchata_prefect.content.citations.written import normal, numbers
 from batchata_prefect.content.shelf import Shelf
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.providers.bodies import held_in
 from batchata_prefect.results.row import Reading
@@ -92,7 +92,7 @@ def test_every_recorded_citation_is_read_and_stands_in_its_source(real: Path) ->
 def test_the_whole_corpus_becomes_rows(real: Path) -> None:
     """Each recorded message becomes a row with its citations compared, whatever blocks it holds."""
     chunk = Chunk(0, 0, "ab" * 32, "anthropic", "/v1/messages", "m", 1, 0, 0, 0, None)
-    reading = Reading(chunk, "batch_1", PriceBook(), {})
+    reading = Reading(chunk, "batch_1", price_book(), {})
     job = Context(0, "the-job", {}, None, "native", (), 0, 1)
     rows, cited = [], 0
     for path in sorted((real / "corpus/anthropic").glob("*.json")):

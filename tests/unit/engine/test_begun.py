@@ -16,7 +16,7 @@ from batchata_prefect.engine.recovery import _begun  # pyright: ignore[reportPri
 from batchata_prefect.engine.session import Pace, Session, Settings
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import Entry
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.records.store import Records
 
 FIRST = datetime(2026, 11, 1, 2, tzinfo=UTC)
@@ -54,7 +54,7 @@ def test_a_time_limit_counts_from_the_first_start_of_its_job_set(
     assert spool is not None
     spool.seal()
     told = Settings(results_dir=str(tmp_path), run_key="k", jobs=1)
-    run = Session(told, spool, PriceBook(None), {}, Pace())
+    run = Session(told, spool, price_book(None), {}, Pace())
     run.records = Records(LocalFileSystem(basepath=str(tmp_path / "rec")), "k")
     run.records.id = "ours"
     run.started_at = FIRST

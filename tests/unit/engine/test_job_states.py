@@ -30,7 +30,7 @@ from batchata_prefect.jobs.spool import (
 from batchata_prefect.models import Estimate, Job, Request
 from batchata_prefect.money import ledger
 from batchata_prefect.money.ledger import Ending
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 
 MAX_ATTEMPTS = 3
 MODELS = ("m", "n")
@@ -94,7 +94,7 @@ class JobStates(RuleBasedStateMachine):
             items_per_batch=1,
             max_attempts=MAX_ATTEMPTS,
         )
-        self.run = Session(told, self.spool, PriceBook(None), {}, Pace())
+        self.run = Session(told, self.spool, price_book(None), {}, Pace())
         self.model = dict.fromkeys(jobs, (WAITING, 0))
         for sent in self.ledger:
             ordinals = self.spool.locate(sent.members)

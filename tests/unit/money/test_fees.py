@@ -15,7 +15,7 @@ from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.jobs.spool.kept import keep, reopen
 from batchata_prefect.models import Chunk, Job, Terms
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import price_book, providers
 from batchata_prefect.results.row import Reading
 
 CASES = Path(__file__).parents[4] / "shared" / "cases" / "wire"
@@ -91,7 +91,7 @@ def cost(
     """What a reply costs by the way in which it is settled."""
     bounds = (1, 0, 0, 0, None)
     chunk = Chunk(0, 0, "ab" * 32, provider, "", model, *bounds, realtime=realtime)
-    return Reading(chunk, None, book or PriceBook(), {}, terms=terms).cost(reply)
+    return Reading(chunk, None, book or price_book(), {}, terms=terms).cost(reply)
 
 
 @pytest.mark.skipif(not CASES.exists(), reason="the cases are not at hand")
@@ -317,7 +317,7 @@ def test_what_small_models_find_is_a_block_of_tokens(model, tool, realtime, expe
     assert cost(reply, "openai", model, realtime=realtime) == usd(expected)
     fee = "web_searches" if tool == "web_search" else "web_search_previews"
     terms = Terms(uses=(((fee,), 2),))
-    bound = PriceBook().bound("openai", model, 1_000, 100, terms=terms, realtime=realtime)
+    bound = price_book().bound("openai", model, 1_000, 100, terms=terms, realtime=realtime)
     assert bound is not None
     assert bound >= usd(expected)
 
@@ -420,7 +420,7 @@ def test_a_region_makes_tokens_dearer_and_no_searches():
     ],
 )
 def test_the_region_of_an_openai_host(host, model, expected):
-    book = PriceBook()
+    book = price_book()
     book.located("openai", f"https://{host}/v1")
     found = cost(completion(), "openai", model, book=book)
     assert found == (None if expected is None else usd(expected))
@@ -432,7 +432,7 @@ def test_the_region_of_an_openai_host(host, model, expected):
 
 def test_own_prices_hold_in_every_region_and_tier_and_may_hold_fees():
     own = {"input": 1, "output": 10, "fees": {"code_executions": 50, "dream_requests": 2}}
-    book = PriceBook({HAIKU: own, "private": {"input": 1, "output": 10}})
+    book = price_book({HAIKU: own, "private": {"input": 1, "output": 10}})
     tools = {"code_execution_requests": 2, "web_search_requests": 1, "dream_requests": 1}
     reply = message(inference_geo="eu", service_tier="priority", server_tool_use=tools)
     assert cost(reply, book=book) == usd("0.114")  # 0.002 + 2 x 0.05 + 0.01 + 0.002
@@ -442,7 +442,7 @@ def test_own_prices_hold_in_every_region_and_tier_and_may_hold_fees():
 @pytest.mark.parametrize("fees", [5, {"x": -1}, {"x": "a"}, {"x": float("nan")}, {"x": True}])
 def test_own_fees_that_are_none_are_refused(fees):
     with pytest.raises(Exception, match="fees"):
-        PriceBook({"m": {"input": 1, "output": 1, "fees": fees}})
+        price_book({"m": {"input": 1, "output": 1, "fees": fees}})
 
 
 TERMS: dict[str, tuple[str, str, Terms, str | None]] = {
@@ -470,7 +470,7 @@ TERMS: dict[str, tuple[str, str, Terms, str | None]] = {
 @pytest.mark.parametrize("name", TERMS)
 def test_the_bound_has_the_largest_fees_or_there_is_none(name):
     provider, model, terms, more = TERMS[name]
-    book = PriceBook()
+    book = price_book()
     plain = book.bound(provider, model, 1_000, 100)
     found = book.bound(provider, model, 1_000, 100, terms=terms)
     assert plain is not None

@@ -16,7 +16,7 @@ from batchata_prefect.models import Chunk, Terms
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Ending, Entry
 from batchata_prefect.money.observed import correction
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from tests.unit.money.test_fees import cost, message, response
 
 NOW = datetime.now(UTC)
@@ -158,7 +158,7 @@ def test_any_response_costs_what_the_lists_say(
     if model == "gpt-4.1-mini":
         block = {"given": 8_000 * searches, "minutes": 0, "hour": 0, "read": 0, "written": 0}
         total += priced(model, block, not realtime)
-    book = PriceBook()
+    book = price_book()
     book.located("openai", f"https://{host}/v1")
     assert cost(reply, "openai", model, book=book, realtime=realtime) == total
 
@@ -169,7 +169,7 @@ TERMS = {
     ("openai", "gpt-6-luna"): Terms(uses=((("file_searches", "web_searches"), 4),)),
     ("openai", "gpt-4.1-mini"): Terms(uses=((("web_searches",), 2),)),
 }
-BOOK = PriceBook()
+BOOK = price_book()
 
 
 @settings(max_examples=60, deadline=None)

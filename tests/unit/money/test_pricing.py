@@ -24,12 +24,12 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.money.own import read_prices
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 BATCH = {"processing": "batch"}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
-BOOK = PriceBook(at=NOW)
+BOOK = price_book(at=NOW)
 
 
 def usd(text: str) -> Decimal:
@@ -557,13 +557,13 @@ def test_model_without_batch_price_costs_the_standard_rate():
 
 def test_before_a_batch_price_starts_the_standard_rate_holds():
     """Batch prices start on 2026-10-14 in the data; a moment before costs double, and says so."""
-    early = PriceBook(at=datetime(2026, 10, 13, 23, 59, tzinfo=UTC))
+    early = price_book(at=datetime(2026, 10, 13, 23, 59, tzinfo=UTC))
     usage = Usage(1_000_000, 0)
     assert early.cost("anthropic", "claude-sonnet-5-5", usage) == usd("2")
     assert "starts on 2026-10-14; priced at the standard rate" in (
         early.note("anthropic", "claude-sonnet-5-5") or ""
     )
-    later = PriceBook(at=datetime(2026, 10, 14, tzinfo=UTC))
+    later = price_book(at=datetime(2026, 10, 14, tzinfo=UTC))
     assert later.cost("anthropic", "claude-sonnet-5-5", usage) == usd("1")
     assert later.note("anthropic", "claude-sonnet-5-5") is None
 
@@ -608,7 +608,7 @@ def test_price_that_rises_while_a_batch_waits_is_taken(listed, day, expected, no
             ],
         )
     )
-    book = PriceBook(at=datetime(2026, 12, day, 12, tzinfo=UTC))
+    book = price_book(at=datetime(2026, 12, day, 12, tzinfo=UTC))
     assert book.cost("openai", "rising", Usage(1_000_000)) == usd(expected)
     assert ("changes within two days" in (book.note("openai", "rising") or "")) == noted
     output = book.cost("openai", "rising", Usage(0, 1_000_000))
@@ -628,7 +628,7 @@ def test_price_of_the_time_of_day_is_the_dearest(listed):
         )
     )
     for hour in (3, 12):
-        book = PriceBook(at=datetime(2026, 12, 1, hour, tzinfo=UTC))
+        book = price_book(at=datetime(2026, 12, 1, hour, tzinfo=UTC))
         assert book.cost("openai", "by-hour", Usage(1_000_000, 1_000_000)) == usd("6")
 
 
@@ -636,7 +636,7 @@ def test_half_a_batch_price_is_said(listed):
     """A batch price of input alone leaves output at the standard rate, and the note says so."""
     half = types.PriceVariant(when=BATCH, prices=types.ModelPrice(input_mtok=usd("1")))
     listed(model_info("half-priced", price("2", "4"), [half]))
-    book = PriceBook(at=NOW)
+    book = price_book(at=NOW)
     assert book.cost("openai", "half-priced", Usage(1_000_000, 1_000_000)) == usd("5")
     assert "only a part of the batch price is known" in (book.note("openai", "half-priced") or "")
 
@@ -646,7 +646,7 @@ def test_bound_of_a_realtime_request_is_at_the_standard_rate():
     model = ("anthropic", "claude-sonnet-5-5")
     assert BOOK.bound(*model, 1_000_000, 1_000, realtime=True) == usd("2.01")
     assert BOOK.bound(*model, 1_000_000, 1_000) == usd("1.005")
-    private = PriceBook({"m": {"input": 1, "output": 1}})
+    private = price_book({"m": {"input": 1, "output": 1}})
     assert private.knows("p", "m")
     assert not private.knows("p", "m", realtime=True)
     assert private.bound("p", "m", 1, 1, realtime=True) is None
@@ -669,7 +669,7 @@ def test_parts_that_pass_their_whole_are_counted():
 
 def test_own_prices_go_first():
     """An override prices the model for any provider, and nothing is left to say of it."""
-    book = PriceBook(
+    book = price_book(
         {"gpt-6-luna": {"input": 1.1, "output": "5.5"}, "private": {"input": 1, "output": 0}}
     )
     assert book.cost("openai", "gpt-6-luna", Usage(1_000_000, 1_000_000)) == usd("6.6")
@@ -691,7 +691,7 @@ def test_own_prices_go_first():
 )
 def test_own_cache_rates_fall_back(prices, expected):
     """Without a rate of its own, cached input costs as input and an hour as a write."""
-    book = PriceBook({"m": {"input": 1, "output": 1} | prices})
+    book = price_book({"m": {"input": 1, "output": 1} | prices})
     usage = Usage(1_100_000, 10_000, 100_000, 1_000_000, 500_000)
     assert book.cost("p", "m", usage) == usd(expected)
     assert book.bound("p", "m", 1_100_000, 10_000, cached=True) >= usd(expected)
@@ -699,7 +699,7 @@ def test_own_cache_rates_fall_back(prices, expected):
 
 def test_own_prices_say_nothing_of_the_standard_rate():
     """The realtime rate stays the listed one, and is unknown for a private model."""
-    book = PriceBook({m: {"input": 9, "output": 9} for m in ("claude-sonnet-5-5", "private")})
+    book = price_book({m: {"input": 9, "output": 9} for m in ("claude-sonnet-5-5", "private")})
     usage = Usage(1_000_000, 0)
     assert book.realtime_cost("anthropic", "claude-sonnet-5-5", usage) == usd("2")
     assert book.realtime_cost("openai", "private", usage) is None
@@ -723,7 +723,7 @@ def test_own_prices_say_nothing_of_the_standard_rate():
 def test_own_prices_are_checked(prices: Any, reason):
     """A wrong table of prices is an error that names the model and what is wrong."""
     with pytest.raises(ValidationError, match="'gpt-x'") as caught:
-        PriceBook({"gpt-x": prices})
+        price_book({"gpt-x": prices})
     assert reason in str(caught.value)
 
 
@@ -740,7 +740,7 @@ def test_price_file_is_read_without_rounding(tmp_path: Path, name, text):
     path.write_text(text)
     prices = read_prices(path)
     assert prices == {"ft:gpt-4.1:org": {"input": usd("0.1"), "output": usd("0.3")}}
-    book = PriceBook(prices)
+    book = price_book(prices)
     assert book.cost("openai", "ft:gpt-4.1:org", Usage(3, 1)) == usd("0.0000006")
 
 
@@ -749,7 +749,7 @@ def test_price_book_takes_a_price_file(tmp_path: Path, kind):
     """`prices=` is a mapping or the path of a file of the same keys."""
     path = tmp_path / "prices.toml"
     path.write_text('["gpt-5.4"]\ninput = 0.1\noutput = 0.3\n')
-    book = PriceBook(kind(path))
+    book = price_book(kind(path))
     assert book.cost("openai", "gpt-5.4", Usage(1_000_000, 1_000_000)) == usd("0.4")
 
 
@@ -770,7 +770,7 @@ def test_faults_of_a_price_file_name_file_model_and_key(tmp_path: Path, name, te
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ValidationError) as caught:
-        PriceBook(path)
+        price_book(path)
     for reason in [str(path), *reasons]:
         assert reason in str(caught.value)
 
@@ -778,7 +778,7 @@ def test_faults_of_a_price_file_name_file_model_and_key(tmp_path: Path, name, te
 def test_prices_that_are_neither_table_nor_path_are_refused():
     """A list of prices is an error that says what is taken."""
     with pytest.raises(ValidationError, match="path of a price file"):
-        PriceBook([("m", 1)])  # type: ignore[arg-type]
+        price_book([("m", 1)])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"m": 1}', "\xff"])

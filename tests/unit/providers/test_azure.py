@@ -17,9 +17,8 @@ import pytest
 
 from batchata_prefect.errors import MissingCredentialsError, ValidationError
 from batchata_prefect.models import Job
-from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.money.quota import told
-from batchata_prefect.providers import Key, ProviderNotFoundError, provider_for, wire
+from batchata_prefect.providers import Key, ProviderNotFoundError, price_book, provider_for, wire
 from batchata_prefect.providers.azure import Azure, batches
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.sandbox import Sandbox
@@ -102,9 +101,9 @@ def test_a_name_tells_nothing_of_a_model() -> None:
 @pytest.mark.parametrize("name", ["gpt-4o-mini", "gpt-6-luna", "fleet"])
 def test_no_price_is_known_by_a_name(name: str) -> None:
     """Also where genai-prices has one for a model of that name at Azure."""
-    assert not PriceBook().knows("azure", name)
-    assert f"prices={{{name!r}:" in str(PriceBook().note("azure", name))
-    own = PriceBook({name: {"input": 1, "output": 2}})
+    assert not price_book().knows("azure", name)
+    assert f"prices={{{name!r}:" in str(price_book().note("azure", name))
+    own = price_book({name: {"input": 1, "output": 2}})
     assert own.knows("azure", name)
     assert not own.knows("azure", name, realtime=True)
 

@@ -17,8 +17,7 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.content.documents import load_bytes
 from batchata_prefect.errors import MissingCredentialsError, ValidationError
 from batchata_prefect.money.ledger import AGAIN, FAILED
-from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import provider_for, wire
+from batchata_prefect.providers import price_book, provider_for, wire
 from batchata_prefect.providers.bodies import held_in, reworded, roomier
 from batchata_prefect.providers.failures import NotSentError
 from batchata_prefect.providers.gemini import Gemini
@@ -299,7 +298,7 @@ def test_states_of_a_batch(gemini, state, more, shown, ending):
 def test_a_model_goes_to_gemini_at_its_batch_price():
     """Half the price, thoughts as output, and the tier of long requests in the bound."""
     assert provider_for("gemini-2.5-flash").name == "gemini"
-    prices = PriceBook()
+    prices = price_book()
     usage = Usage(1_000_000, 100_000)
     assert prices.cost("gemini", "gemini-2.5-flash", usage) == Decimal("0.275")
     assert prices.realtime_cost("gemini", "gemini-2.5-flash", usage) == Decimal("0.55")

@@ -15,7 +15,7 @@ from batchata_prefect import Batch, StateError
 from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.results.frames import arrow_table, write_parquet
 from batchata_prefect.results.row import Reading
 
@@ -26,7 +26,7 @@ CHUNK = Chunk(0, 0, "ab" * 32, "openai", "/v1/chat/completions", "gpt-6-luna", 9
 
 def rows(metadata: list[dict[str, Any]], answers: list[Any] | None = None) -> list[dict[str, Any]]:
     """Rows as a run writes them, the last one failed and with an embedding."""
-    how = Reading(CHUNK, "batch_1", PriceBook(), {})
+    how = Reading(CHUNK, "batch_1", price_book(), {})
     found: list[dict[str, Any]] = []
     for number, values in enumerate(metadata):
         last = number == len(metadata) - 1

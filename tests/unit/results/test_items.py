@@ -16,8 +16,7 @@ from batchata_prefect import Batch, JobResult, ToolCall, ValidationError
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import price_book, providers
 from batchata_prefect.results.item_files import ItemFiles
 from batchata_prefect.results.row import Reading, from_row
 
@@ -53,7 +52,7 @@ def row_of(endpoint: str, answer: Any, **more: Any) -> bytes:
 def result_of(endpoint: str, row: bytes, schema: bool = False) -> JobResult:
     name = "anthropic" if endpoint == MESSAGES else "openai"
     chunk = Chunk(0, 0, "ab" * 32, name, endpoint, "m", 9, 0, 0, 0, Decimal(1))
-    reading = Reading(chunk, "batch_1", PriceBook(), {SCHEMA.digest: SCHEMA})
+    reading = Reading(chunk, "batch_1", price_book(), {SCHEMA.digest: SCHEMA})
     job = Context(0, "j", {}, SCHEMA.digest if schema else None, None, (), 0, 0)
     reply = providers()[name].read(row, endpoint)
     values = reading.row(reply, job, None)

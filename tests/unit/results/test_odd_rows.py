@@ -20,8 +20,7 @@ from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.jobs.spool import Context, Stored, pack
 from batchata_prefect.jobs.spool.layout import unpack
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import price_book, providers
 from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.read import collect, give_up
 from batchata_prefect.results.row import Reading, from_row
@@ -82,7 +81,7 @@ class Told:
         replies, answers = tmp_path / "replies", tmp_path / "answers"
         replies.write_bytes(b"".join(row + b"\n" for row in rows))
         self.found = collect(
-            Reading(chunk, "batch_1", PriceBook(), SCHEMAS),
+            Reading(chunk, "batch_1", price_book(), SCHEMAS),
             replies,
             answers,
             range(len(rows)),
@@ -227,7 +226,7 @@ def test_what_is_missing_is_told_beside_an_odd_row(
     chunk = Chunk(0, 0, "ab" * 32, "openai", endpoint, "gpt-6-luna", 4, 0, 0, 0, None)
     (tmp_path / "replies").write_bytes(orjson.dumps(GOOD[endpoint](0)) + b"\n" + row + b"\n")
     found = collect(
-        Reading(chunk, "batch_1", PriceBook(), SCHEMAS),
+        Reading(chunk, "batch_1", price_book(), SCHEMAS),
         tmp_path / "replies",
         tmp_path / "answers",
         range(4),
@@ -326,7 +325,7 @@ def test_an_answer_comes_before_what_says_that_there_is_none(
     replies = tmp_path / "replies"
     replies.write_bytes(b"\n".join(rows))
     found = collect(
-        Reading(chunk, "batch_1", PriceBook(), SCHEMAS),
+        Reading(chunk, "batch_1", price_book(), SCHEMAS),
         replies,
         tmp_path / "answers",
         range(3),
@@ -374,7 +373,7 @@ def test_a_batch_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     """Each of its jobs says why, at an unknown cost, and none is sent again."""
     chunk = Chunk(0, 0, "ab" * 32, "openai", CHAT, "gpt-6-luna", 2, 0, 0, 0, None)
     found = give_up(
-        Reading(chunk, "batch_1", PriceBook(), {}),
+        Reading(chunk, "batch_1", price_book(), {}),
         tmp_path / "answers",
         [4, -1],
         Jobs(),  # pyright: ignore[reportArgumentType]

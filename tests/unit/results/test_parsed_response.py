@@ -43,7 +43,7 @@ from batchata_prefect.answers import JobResult, Reply, TextBlock, Usage
 from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.results.row import Reading, from_row
 
 CHUNK = Chunk(0, 1, "ab" * 32, "openai", "/v1/responses", "gpt-6-luna", 9, 0, 0, 0, Decimal(1))
@@ -51,7 +51,7 @@ CHUNK = Chunk(0, 1, "ab" * 32, "openai", "/v1/responses", "gpt-6-luna", 9, 0, 0,
 
 def stored(text: str, schema: AnswerSchema) -> dict[str, Any]:
     """The row of an answer, as it is read back from results.jsonl."""
-    reading = Reading(CHUNK, "batch_1", PriceBook(), {schema.digest: schema})
+    reading = Reading(CHUNK, "batch_1", price_book(), {schema.digest: schema})
     job = Context(0, "the-job", {}, schema.digest, None, (), 0, 1)
     reply = Reply("x-0", "succeeded", (TextBlock(text),), Usage(1, 1), "end_turn")
     return orjson.loads(orjson.dumps(reading.row(reply, job, Decimal(0))))

@@ -15,7 +15,7 @@ from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.jobs.spool import Context, Stored, pack
 from batchata_prefect.jobs.spool.layout import unpack
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.results.answer_file import open_answers
 from batchata_prefect.results.codes import CUTS, ENDS
@@ -36,12 +36,12 @@ USAGES = st.builds(
     region=st.none(),
 )
 
-PriceBook().knows("openai", "gpt-6-luna")  # the price table loads once, and not inside an example
+price_book().knows("openai", "gpt-6-luna")  # the price table loads once, and not inside an example
 
 
 def reading(model: str = "gpt-6-luna", batch_id: str | None = "batch_50%_ü") -> Reading:
     chunk = Chunk(0, 2, "ab" * 32, "openai", "/v1/chat/completions", model, 9, 0, 0, 0, None)
-    return Reading(chunk, batch_id, PriceBook(), {})
+    return Reading(chunk, batch_id, price_book(), {})
 
 
 @given(

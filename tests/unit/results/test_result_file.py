@@ -12,7 +12,7 @@ from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.cli.retries import _failed
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers import price_book
 from batchata_prefect.results.archive import hold, keep_gone
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.result_file import BLANK, DAMAGED, ResultFile
@@ -26,7 +26,7 @@ def line(number: int) -> bytes:
     """One answered job."""
     job = Context(number, f'job {number} "ü"', {"n": number}, None, None, (), 0, 0)
     reply = Reply("c", "succeeded", (TextBlock(f"answer {number}"),), Usage(30, 4), "end_turn")
-    row = Reading(CHUNK, "batch_1", PriceBook(), {}).row(reply, job, Decimal("0.1"))
+    row = Reading(CHUNK, "batch_1", price_book(), {}).row(reply, job, Decimal("0.1"))
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 

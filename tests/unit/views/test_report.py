@@ -97,10 +97,10 @@ def results(tmp_path: Path) -> Path:
 def test_saving_is_the_realtime_price_of_the_same_tokens_less_the_cost(results: Path) -> None:
     """A batch costs half: the realtime price of the whole is twice what all attempts cost."""
     from batchata_prefect.answers import Usage
-    from batchata_prefect.money.prices import PriceBook
+    from batchata_prefect.providers import price_book
 
     usage = Usage(input_tokens=1000, output_tokens=500)
-    cost = PriceBook().cost("openai", "gpt-6-luna", usage)
+    cost = price_book().cost("openai", "gpt-6-luna", usage)
     assert cost is not None
     paid = f'[{{"cost_usd": 1.0}}, {{"cost_usd": {cost}}}]'
     rows = [row(number, attempts_json=paid) for number in range(4)]
