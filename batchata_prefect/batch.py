@@ -27,12 +27,12 @@ from batchata_prefect.options import (
     Wait,
     described,
 )
-from batchata_prefect.original import LEVELS, Config
 from batchata_prefect.providers import price_book, providers
 from batchata_prefect.records.note import directory_of
 from batchata_prefect.results.frames import require
 from batchata_prefect.results.remote import is_url, normal, probe, working_folder
 from batchata_prefect.run import BatchRun, ProgressCallback
+from batchata_prefect.views.original import LEVELS, Config
 
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
 

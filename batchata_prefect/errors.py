@@ -18,13 +18,44 @@ stops a whole run, or for what a person can mend before anything is paid.
 
 from __future__ import annotations
 
+import logging
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from pathlib import Path
 from typing import overload
 from urllib.parse import quote, unquote, urlsplit
 
-from batchata_prefect.escapes import printable
+OBEYED = re.compile(
+    # C0 but for tab and line feed, DEL and C1: titles, colors, links, the clipboard, the bell.
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"
+    # Marks that have text read in another order than it stands in.
+    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    # Halves of a pair, which no terminal can be sent.
+    r"\ud800-\udfff]"
+)
+"""What a terminal obeys."""
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal obeys; tabs and line feeds stay."""
+    return OBEYED.sub("", text)
+
+
+_OURS = str(Path(__file__).parent)
+
+
+def printable_log(record: logging.LogRecord) -> bool:
+    """A filter for loggers: what this package logs, without what a terminal obeys."""
+    if record.pathname.startswith(_OURS):
+        said = record.getMessage()
+        if (shown := printable(said)) != said:
+            record.msg, record.args = shown, ()
+    return True
+
+
+for _name in ("batchata_prefect", "prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(printable_log)
 
 
 class BatchataError(Exception):

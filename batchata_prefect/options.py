@@ -18,8 +18,8 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from batchata_prefect.accounts import Account, read_accounts
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.spool.layout import MOST_ATTEMPTS
 from batchata_prefect.numbers import (
     Checked,
     Count,
@@ -30,11 +30,9 @@ from batchata_prefect.numbers import (
     number_field,
     whole_field,
 )
+from batchata_prefect.providers.accounts import Account, read_accounts
 
 F = TypeVar("F", bound="Callable[..., Any]")
-
-MOST_ATTEMPTS = 31
-"""Attempts of one job that its state has room to count."""
 
 JOBS, LIMITS, SENDING, PLACES = "The jobs", "Limits", "How they are sent", "Where things lie"
 

@@ -41,8 +41,8 @@ from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import number
-from batchata_prefect.original import MOST_LISTED, NOT_LISTED, Config, listed, pending, quiet
 from batchata_prefect.results.run_answers import RunAnswers
+from batchata_prefect.views.original import MOST_LISTED, NOT_LISTED, Config, listed, pending, quiet
 
 logger = logging.getLogger("batchata_prefect")
 

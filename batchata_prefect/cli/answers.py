@@ -18,13 +18,13 @@ from rich.text import Text
 
 from batchata_prefect.cli.options import Json, ResultsDir, spoken
 from batchata_prefect.cli.output import print_json, show, tell, width
+from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.escapes import sheet_cell
-from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.numbers import dollars
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.result_file import ResultFile
+from batchata_prefect.views.escapes import sheet_cell
 
 _SHOWN = 50
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.exact_json import dumps
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.numbers import dollars
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import (
     BatchataError,
     ProviderNotFoundError,
     ValidationError,
 )
-from batchata_prefect.escapes import printable_json
-from batchata_prefect.exact_json import dumps
+from batchata_prefect.views.escapes import printable_json
 from batchata_prefect.views.terminal import say
 
 VERSION = 1

@@ -11,13 +11,13 @@ from typing import Annotated, Any, cast
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.accounts import read_accounts
 from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, checked, given
 from batchata_prefect.cli.orders import whole
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.money.own import read_prices
 from batchata_prefect.options import FileOptions
+from batchata_prefect.providers.accounts import read_accounts
 
 
 def sandbox(

@@ -22,12 +22,12 @@ from pydantic import Field
 from batchata_prefect.engine.session import Session
 from batchata_prefect.engine.submit import Purchases
 from batchata_prefect.errors import StateError, one_line
-from batchata_prefect.escapes import markdown
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, WAITING
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Sample
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.views.artifacts import publish
+from batchata_prefect.views.escapes import markdown
 
 _LONGEST_PAUSE_SECONDS = 7 * 24 * 3600
 _LOOK_SECONDS = 2

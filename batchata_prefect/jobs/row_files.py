@@ -22,8 +22,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
+from batchata_prefect.content.exact_json import fraction
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.exact_json import fraction
 
 _PARQUET_ROWS = 1000
 _CSV_FIELD_CHARACTERS = 2**31 - 1

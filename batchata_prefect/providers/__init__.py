@@ -13,10 +13,10 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from batchata_prefect.accounts import Account
 from batchata_prefect.errors import ProviderNotFoundError, ValidationError
 from batchata_prefect.money.own import Prices
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.provider import Found as Found
 from batchata_prefect.providers.provider import Key as Key
 from batchata_prefect.providers.provider import Limits as Limits

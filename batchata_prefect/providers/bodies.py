@@ -27,7 +27,7 @@ from batchata_prefect.content.citations.originals import (
     pdf_original,
     text_original,
 )
-from batchata_prefect.exact_json import dumps, loads_exact
+from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.models import Message
 from batchata_prefect.providers.rows import object_at, objects_at
 

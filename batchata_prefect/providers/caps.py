@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.errors import ProviderError
 from batchata_prefect.models import Chunk
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
-from batchata_prefect.exact_json import dumps
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.providers.rows import object_at, text_at
 
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "logprobs", "message")

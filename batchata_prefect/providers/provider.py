@@ -15,12 +15,12 @@ from io import RawIOBase
 from typing import Any, BinaryIO, ClassVar, TypeAlias
 from urllib.parse import urlsplit
 
-from batchata_prefect.accounts import Account
 from batchata_prefect.answers import Reply
 from batchata_prefect.errors import MissingCredentialsError, ValidationError
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import bodies, wire
+from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.failures import status_of
 

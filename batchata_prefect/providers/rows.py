@@ -9,9 +9,9 @@ from typing import Any, cast
 import orjson
 
 from batchata_prefect.answers import Reply, Usage
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
+from batchata_prefect.content.exact_json import loads_exact
 from batchata_prefect.errors import ParseError
-from batchata_prefect.exact_json import loads_exact
 
 EMPTY: Mapping[str, Any] = {}
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from batchata_prefect.content.exact_json import loads_exact
 from batchata_prefect.errors import StateError
-from batchata_prefect.exact_json import loads_exact
 from batchata_prefect.results.remote import bring, is_url
 from batchata_prefect.results.result_file import ResultFile, row_at
 

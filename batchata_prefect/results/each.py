@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from batchata_prefect.exact_json import loads_exact, pretty
+from batchata_prefect.content.exact_json import loads_exact, pretty
 from batchata_prefect.files import whole_file
 from batchata_prefect.results.row import from_row
 

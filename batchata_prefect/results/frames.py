@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.exact_json import dumps, loads_exact
 from batchata_prefect.results.result_file import BLANK, ResultFile, row_of
 
 OPENED = {"metadata_json": "metadata.", "parsed_response_json": "answer."}

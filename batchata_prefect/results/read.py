@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 
 from batchata_prefect.answers import Reply, Usage
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import ParseError
-from batchata_prefect.exact_json import dumps
 from batchata_prefect.files import BUFFER_BYTES
 from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import Chunk

@@ -18,9 +18,9 @@ from batchata_prefect.content.citations import (
     verify,
 )
 from batchata_prefect.content.citations.quotes import read_quoted
+from batchata_prefect.content.exact_json import dumps, loads, writable
 from batchata_prefect.content.schema import AnswerSchema, Parsed, made, parse_answer
 from batchata_prefect.errors import ParseError
-from batchata_prefect.exact_json import dumps, loads, writable
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import USUAL, Chunk, Terms
 from batchata_prefect.money.ledger import TIME_LIMIT

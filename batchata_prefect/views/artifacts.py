@@ -27,8 +27,8 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 
 from batchata_prefect.errors import one_line
-from batchata_prefect.escapes import markdown
 from batchata_prefect.numbers import told_usd
+from batchata_prefect.views.escapes import markdown
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _MOST_ROWS = 200

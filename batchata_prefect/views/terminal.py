@@ -20,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from batchata_prefect.escapes import printable
+from batchata_prefect.errors import printable
 from batchata_prefect.numbers import clock, clock_time, dollars, short_count
 
 Stats = Mapping[str, Any]

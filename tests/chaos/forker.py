@@ -40,7 +40,7 @@ import truststore  # noqa: F401
 import batchata_prefect.engine.flow
 import batchata_prefect.views.report.page  # noqa: F401
 from batchata_prefect import Batch
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 
 AZURE_PRICES = {"fleet": {"input": 0.05, "output": 0.25, "cache_read": 0.005}}
 """Of the model of the sandbox's deployment, whose name tells none."""

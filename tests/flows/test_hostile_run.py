@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from batchata_prefect import Batch
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.errors import BatchataError
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "sandbox")

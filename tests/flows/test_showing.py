@@ -17,8 +17,8 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from batchata_prefect import Batch
-from batchata_prefect.escapes import markdown
 from batchata_prefect.views.asset import asset_key
+from batchata_prefect.views.escapes import markdown
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

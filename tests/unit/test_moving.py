@@ -11,7 +11,7 @@ import pytest
 import batchata_prefect
 from batchata_prefect import Batch, BatchataError, BatchRun, Citation, Job, JobResult, errors
 from batchata_prefect.answers import FieldCitations
-from batchata_prefect.original import Config
+from batchata_prefect.views.original import Config
 
 PAGE = (Path(__file__).parents[2] / ".docs" / "pages" / "moving.md").read_text()
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from batchata_prefect.answers import Citation, TextBlock
-from batchata_prefect.bounds import Work, bounds
+from batchata_prefect.content.bounds import Work, bounds
 from batchata_prefect.content.citations.evidence import Source, supports
 from batchata_prefect.content.citations.fields import Leaf, leaves
 from batchata_prefect.content.citations.matching import Passage

@@ -12,7 +12,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
-from batchata_prefect.bounds import Work
+from batchata_prefect.content.bounds import Work
 from batchata_prefect.content.citations.context import AMOUNTS, is_against, is_neighbours, is_owed
 from batchata_prefect.content.citations.context import NO as _NO
 from batchata_prefect.content.citations.dates import Day, days, times

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeAlias, cast
 
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 
 DocumentKind: TypeAlias = Literal["pdf", "text", "image", "docx", "other"]
 

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import Any, cast
 
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.content.documents.formats import RefusedError
 from batchata_prefect.content.documents.watch import in_time
 

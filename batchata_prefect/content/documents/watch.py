@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.content.documents.formats import RefusedError
 
 _T = TypeVar("_T")

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, cast
 
 import pydantic
 
+from batchata_prefect.content.exact_json import compact, dumps, has_halves, loads, loads_exact
 from batchata_prefect.content.schema.json_text import json_text, json_value
 from batchata_prefect.content.schema.nodes import Schema, schema_nodes
 from batchata_prefect.content.schema.plain import Answer, AnswerSchema, restoring_schema, validated
 from batchata_prefect.content.schema.restoring import needs_restoring, restored
 from batchata_prefect.errors import ParseError
-from batchata_prefect.exact_json import compact, dumps, has_halves, loads, loads_exact
 
 _HUGE = re.compile(r"\d[eE]\+?\d{3}|\d{300}")
 """What a number looks like that may be infinite as a float."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, NamedTuple, NoReturn
 
+from batchata_prefect.content.exact_json import has_halves, writable
 from batchata_prefect.errors import ParseError
-from batchata_prefect.exact_json import has_halves, writable
 
 _OPEN = re.compile(r"```(json|JSON)?[ \t]*\r?\n")
 _CLOSE = re.compile(r"\n[ \t]*```|```[ \t]*\Z")

@@ -11,12 +11,12 @@ from batchata_prefect.jobs.spool.layout import (
     ATTEMPT_MASK,
     FAMILY_SHIFT,
     HELD,
+    MOST_ATTEMPTS,
     ONE_ATTEMPT,
     STATE_BITS,
     STATE_MASK,
     WAITING,
 )
-from batchata_prefect.options import MOST_ATTEMPTS
 
 _TOGETHER = 1_000
 

@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from batchata_prefect.answers import Reply
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
-from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.anthropic.billing import BILLING

@@ -19,11 +19,11 @@ from weakref import WeakKeyDictionary
 import orjson
 from typing_extensions import override
 
-from batchata_prefect.accounts import Account
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, keep_secret, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Key, Provider, Requests, wire
+from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import HeldBackError
 from batchata_prefect.providers.openai import OpenAI
 from batchata_prefect.providers.openai.body import CHAT, EMBEDDINGS, LIMITS, render

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, cast
 from typing_extensions import override
 
 from batchata_prefect.answers import Reply
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import blanked, one_line
-from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchFault,
     BatchState,

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, ClassVar, cast
 
 from typing_extensions import override
 
-from batchata_prefect.accounts import Account
 from batchata_prefect.answers import Reply
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import (
     MissingCredentialsError,
     ProviderError,
@@ -27,7 +27,6 @@ from batchata_prefect.errors import (
     blanked,
     one_line,
 )
-from batchata_prefect.exact_json import dumps
 from batchata_prefect.models import (
     BatchFault,
     BatchState,
@@ -38,6 +37,7 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.providers.openai.billing import BILLING
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from batchata_prefect.escapes import printable
+from batchata_prefect.errors import printable
 from batchata_prefect.files import whole_file
 from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.views.report import plots

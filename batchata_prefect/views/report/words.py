@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from batchata_prefect.escapes import markdown as escaped
 from batchata_prefect.numbers import dollars, told_usd
+from batchata_prefect.views.escapes import markdown as escaped
 from batchata_prefect.views.report.figures import Figures
 
 _BATCHES_SHOWN = 50

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchata_prefect.answers import TextBlock
-from batchata_prefect.bounds import Work, bounds
 from batchata_prefect.content import citations
+from batchata_prefect.content.bounds import Work, bounds
 from batchata_prefect.content.citations import map_citations
 
 D = Decimal

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
-from batchata_prefect.bounds import Bounds, bounds
+from batchata_prefect.content.bounds import Bounds, bounds
 from batchata_prefect.content.documents import formats, load_documents, pdf, watch
 from batchata_prefect.content.documents.formats import RefusedError
 from batchata_prefect.content.schema.json_text import json_spans, json_text

@@ -14,7 +14,7 @@ import anthropic
 import openai
 import pytest
 
-from batchata_prefect.bounds import bounds
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.models import Chunk
 from batchata_prefect.providers import providers, wire
 from batchata_prefect.providers.caps import Download, ReplyTooLargeError, http_client

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx2
 import pytest
 
-from batchata_prefect.exact_json import dumps
+from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.providers import Key, providers
 
 WHOLE = str(2**65)

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect.cli import app
-from batchata_prefect.errors import StateError, one_line
-from batchata_prefect.escapes import markdown, printable, printable_json, sheet_cell
+from batchata_prefect.errors import StateError, one_line, printable
+from batchata_prefect.views.escapes import markdown, printable_json, sheet_cell
 from batchata_prefect.views.terminal import Progress, View, say
 
 OBEYED = re.compile(

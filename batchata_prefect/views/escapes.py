@@ -6,20 +6,12 @@ from them what its reader would obey: what is stored and what a program reads st
 
 from __future__ import annotations
 
-import logging
 import re
 from html import escape
-from pathlib import Path
 from typing import Any
 
-_OBEYED = re.compile(
-    # C0 but for tab and line feed, DEL and C1: titles, colors, links, the clipboard, the bell.
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"
-    # Marks that have text read in another order than it stands in.
-    r"\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-    # Halves of a pair, which no terminal can be sent.
-    r"\ud800-\udfff]"
-)
+from batchata_prefect.errors import OBEYED, printable
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001
 """Starts of a cell that spreadsheets compute, wide forms included [OWASP, CSV Injection]."""
 
@@ -29,30 +21,9 @@ _ADDRESS = re.compile(r":(?=\S)|(?<=www)\.", re.IGNORECASE)
 """What makes a renderer take a word for a link: `https:`, `javascript:`, `www.`."""
 
 
-def printable(text: str) -> str:
-    """A text without what a terminal obeys; tabs and line feeds stay."""
-    return _OBEYED.sub("", text)
-
-
-_OURS = str(Path(__file__).parent)
-
-
-def printable_log(record: logging.LogRecord) -> bool:
-    """A filter for loggers: what this package logs, without what a terminal obeys."""
-    if record.pathname.startswith(_OURS):
-        said = record.getMessage()
-        if (shown := printable(said)) != said:
-            record.msg, record.args = shown, ()
-    return True
-
-
-for _name in ("batchata_prefect", "prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(printable_log)
-
-
 def printable_json(text: str) -> str:
     """JSON that says the same, with what a terminal obeys as escapes."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def sheet_cell(value: Any) -> Any:
