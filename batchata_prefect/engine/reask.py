@@ -20,7 +20,6 @@ from batchata_prefect.jobs.spool import SpoolReader
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import NOT_AS_ASKED, Entry
 from batchata_prefect.providers.bodies import Again
-from batchata_prefect.providers.tokens import estimate_text
 from batchata_prefect.results.codes import FULL, MAX_TOKENS
 from batchata_prefect.results.read import lines
 
@@ -155,7 +154,8 @@ def _bounds(
         at_least: Input tokens that the request before it took.
     """
     likely, bound, _ = run.spool.tokens(ordinal)
-    more_likely, more = estimate_text(again.added, provider) if again.added else (0, 0)
+    counting = run.providers[provider].counting
+    more_likely, more = counting.text(again.added) if again.added else (0, 0)
     return (
         max(likely, at_least) + more_likely + _TURNS,
         max(bound, at_least) + more + _TURNS,

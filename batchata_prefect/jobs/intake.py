@@ -103,7 +103,7 @@ class Intake:
         # A form costs two more renderings, which the second of its jobs shows to be worth it.
         if alike in self._rendered:
             most = min(provider.limits.max_request_bytes, provider.limits.max_bytes - _LINE_BYTES)
-            made = prompt_form(provider.render, job, most)
+            made = prompt_form(provider, job, most)
             if made is not None:
                 family = self.open_spool().family(made.request, job.id)
                 self._forms[alike] = _Form(made, family, schema, job.accept_truncated)

@@ -7,13 +7,13 @@ stands in the request of a job that was rendered and checked before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import orjson
 
 from batchata_prefect.models import Estimate, Job, Request
-from batchata_prefect.providers.tokens import estimate_text
+from batchata_prefect.providers.provider import Provider
+from batchata_prefect.providers.tokens import Counting
 
 _SAMPLES = ("batchata prompt 7c1e", "a longer one, batchata prompt 7c1e, with 12 words: 'ten', `x`")
 
@@ -26,6 +26,7 @@ class PromptForm:
         request: The request it was cut from.
         head: The body before the prompt.
         tail: The body after it.
+        counting: How the tokens of a prompt are counted.
         likely: Likely input tokens besides those of the prompt.
         bound: The same as an upper bound.
         most_bytes: Bytes that a body may have.
@@ -34,6 +35,7 @@ class PromptForm:
     request: Request
     head: bytes
     tail: bytes
+    counting: Counting
     likely: int
     bound: int
     most_bytes: int
@@ -52,32 +54,33 @@ class PromptForm:
             return None
         if len(body) > self.most_bytes:
             return None
-        likely, bound = estimate_text(prompt, self.request.provider)
+        likely, bound = self.counting.text(prompt)
         most_output = self.request.estimate.output_bound
         return body, Estimate(self.likely + likely, self.bound + bound, most_output)
 
 
-def prompt_form(render: Callable[[Job], Request], job: Job, most_bytes: int) -> PromptForm | None:
+def prompt_form(provider: Provider, job: Job, most_bytes: int) -> PromptForm | None:
     """The form of all jobs that differ from one in their prompt, or None where there is none.
 
     Two samples are rendered, and the form is only taken for true where it gives both.
 
     Args:
-        render: The provider's own way to make a request.
+        provider: The provider of the jobs.
         job: One of the jobs, rendered before without a fault.
         most_bytes: Bytes that a body may have.
     """
     if job.prompt is None or job.file is not None or job.messages or job.citing or job.cache_prefix:
         return None
-    first, second = (render(replace(job, prompt=sample)) for sample in _SAMPLES)
+    first, second = (provider.render(replace(job, prompt=sample)) for sample in _SAMPLES)
     parts = first.body.split(orjson.dumps(_SAMPLES[0]))
     if len(parts) != 2 or first.sources or first.files or first.prefix:
         return None
-    likely, bound = estimate_text(_SAMPLES[0], first.provider)
+    likely, bound = provider.counting.text(_SAMPLES[0])
     form = PromptForm(
         first,
         parts[0],
         parts[1],
+        provider.counting,
         first.estimate.input_tokens - likely,
         first.estimate.input_bound - bound,
         most_bytes,

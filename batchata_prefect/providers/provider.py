@@ -23,6 +23,7 @@ from batchata_prefect.providers import bodies, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.failures import status_of
+from batchata_prefect.providers.tokens import Counting
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Provider(ABC):
         address: Its own base URL, for accounts that name none; None where there is no single one.
         hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         billing: How it bills.
+        counting: How its models count tokens.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
         keeps_files: Whether documents can be stored there for the requests of a batch.
@@ -120,6 +122,7 @@ class Provider(ABC):
     address: ClassVar[str | None] = None
     hosts: ClassVar[tuple[str, ...]] = ()
     billing: ClassVar[Billing] = Billing()
+    counting: ClassVar[Counting] = Counting()
     limits: Limits
     cites: ClassVar[bool] = False
     keeps_files: bool = True

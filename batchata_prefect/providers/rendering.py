@@ -21,8 +21,8 @@ from batchata_prefect.models import (
     Terms,
 )
 from batchata_prefect.providers.bodies import LEAST_BYTES, file_in, held, says_data
+from batchata_prefect.providers.provider import Provider
 from batchata_prefect.providers.rows import object_at
-from batchata_prefect.providers.tokens import estimate_document, estimate_text
 
 UNSEEN = (5_000, 1_000_000)
 """Tokens of what is not in the request: a URL, an uploaded file, a stored conversation, what a
@@ -59,13 +59,14 @@ class Tally:
 
     Args:
         job: The job.
-        provider: The provider whose models count them.
+        provider: The provider that the request is for.
         model: The model; None where its name does not tell what it is.
     """
 
-    def __init__(self, job: Job, provider: str, model: str | None) -> None:
+    def __init__(self, job: Job, provider: Provider, model: str | None) -> None:
         self.job = job
         self.provider = provider
+        self.counting = provider.counting
         self.model = model
         self.likely, self.bound = FRAME
         self.pages = 0
@@ -79,7 +80,7 @@ class Tally:
 
     def text(self, text: str) -> None:
         """Add a text."""
-        likely, bound = estimate_text(text, self.provider)
+        likely, bound = self.counting.text(text)
         self.likely += likely
         self.bound += bound
 
@@ -98,7 +99,7 @@ class Tally:
             self.images.append(document)
         if document.kind in {"pdf", "image"} and len(document.data) >= LEAST_BYTES:
             self.files.append((document.digest, len(document.data)))
-        self.add(estimate_document(document, self.provider, model=self.model, citations=citations))
+        self.add(self.counting.document(document, model=self.model, citations=citations))
 
     def part(self, part: Message) -> None:
         """Add the file in a part, by the checks of `file=`; of URLs and uploads we see nothing."""
@@ -146,7 +147,6 @@ def finish(
     output_bound: int,
     *,
     endpoint: str,
-    most_bytes: int,
     left_out: tuple[str, ...] = (),
     sources: Sequence[str] = (),
     prefix: str | None = None,
@@ -155,11 +155,12 @@ def finish(
     """The request of a body."""
     job = tally.job
     data = encode(job, body)
-    if len(data) > most_bytes:
+    provider, most = tally.provider, tally.provider.limits.max_request_bytes
+    if len(data) > most:
         raise fault(
             job,
-            f"its request is {len(data):,} bytes and {tally.provider} takes {most_bytes:,}; give "
-            "it fewer or smaller documents",
+            f"its request is {len(data):,} bytes and {provider.name} takes {most:,}; give it "
+            "fewer or smaller documents",
         )
     estimate = tally.estimate(output_bound)
     if b'"cache_control":' in data:
@@ -167,7 +168,7 @@ def finish(
         # much of the input will be written is not known before.
         estimate = estimate._replace(input_bound=2 * estimate.input_bound)
     return Request(
-        provider=tally.provider,
+        provider=provider.name,
         endpoint=endpoint,
         model=job.model,
         body=data,

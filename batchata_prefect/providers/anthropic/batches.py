@@ -26,6 +26,7 @@ from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
+from batchata_prefect.providers.anthropic.tokens import ClaudeCounting
 from batchata_prefect.providers.bodies import Again, continued
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (
@@ -59,6 +60,7 @@ class Anthropic(Provider):
     address = "https://api.anthropic.com"
     hosts = ("api.anthropic.com",)
     billing = BILLING
+    counting = ClaudeCounting()
     limits = LIMITS
     cites = True
     batches_path = "/v1/messages/batches"
@@ -111,7 +113,7 @@ class Anthropic(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)._replace(provider=self.name)
+        return render(job, self)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

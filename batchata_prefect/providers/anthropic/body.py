@@ -14,7 +14,7 @@ from batchata_prefect.content.documents import Document, is_scan, text_document
 from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
 from batchata_prefect.content.schema.dialects import ANTHROPIC
 from batchata_prefect.models import USUAL, Job, Message, Request
-from batchata_prefect.providers import Limits
+from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.anthropic.models import (
     most_pages,
     most_tokens,
@@ -65,11 +65,11 @@ _SAMPLING = ("temperature", "top_p", "top_k")
 _NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
 
 
-def render(job: Job) -> Request:
+def render(job: Job, provider: Provider) -> Request:
     """The job's exact request."""
     if job.endpoint not in {None, ENDPOINT}:
         raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
-    tally = Tally(job, "anthropic", job.model)
+    tally = Tally(job, provider, job.model)
     params = parameters(job)
     left_out: tuple[str, ...] = ()
     if params:
@@ -105,7 +105,6 @@ def render(job: Job) -> Request:
         body,
         limit,
         endpoint=ENDPOINT,
-        most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=content.sources,
         prefix=mark_for_anthropic(body) if job.cache_prefix else None,

@@ -125,7 +125,7 @@ class Azure(OpenAI):
     def render(self, job: Job) -> Request:
         if job.endpoint == EMBEDDINGS:
             raise fault(job, "Azure OpenAI has no batches of embeddings; send it to OpenAI")
-        return render(job, is_named=False)._replace(provider=self.name)
+        return render(job, self, is_named=False)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

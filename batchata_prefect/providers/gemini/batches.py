@@ -35,6 +35,7 @@ from batchata_prefect.providers.failures import NotSentError, is_transient, stat
 from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.gemini.client import Client
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
+from batchata_prefect.providers.gemini.tokens import GeminiCounting
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
 _JSONL = "application/jsonl"
@@ -64,6 +65,7 @@ class Gemini(Provider):
     address = "https://generativelanguage.googleapis.com"
     hosts = ("generativelanguage.googleapis.com",)
     billing = Billing(listed_as="google")
+    counting = GeminiCounting()
     limits = LIMITS
     keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
@@ -91,7 +93,7 @@ class Gemini(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        return render(job)._replace(provider=self.name)
+        return render(job, self)
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

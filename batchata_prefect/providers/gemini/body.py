@@ -15,7 +15,7 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, asked_for
 from batchata_prefect.content.schema.dialects import GEMINI
 from batchata_prefect.models import Job, Message, Request
-from batchata_prefect.providers import Limits
+from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.bodies import file_in, titled
 from batchata_prefect.providers.refusals import check_text, foreign
 from batchata_prefect.providers.rendering import (
@@ -80,7 +80,7 @@ def most_tokens(model: str) -> int | None:
     return 65_536 if _LEAST_65K.match(model) else None
 
 
-def render(job: Job) -> Request:
+def render(job: Job, provider: Provider) -> Request:
     """The job's exact request."""
     if not _MODEL.fullmatch(job.model):
         raise fault(job, f"{job.model!r} is no model of Gemini's; give its name without 'models/'")
@@ -89,7 +89,7 @@ def render(job: Job) -> Request:
     endpoint = _ENDPOINT.format(job.model)
     if job.endpoint not in {None, endpoint}:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")
-    tally = Tally(job, "gemini", job.model)
+    tally = Tally(job, provider, job.model)
     params = parameters(job)
     quoted, left_out = only_quotes(job, "Gemini")
     if job.cache_prefix:
@@ -115,7 +115,6 @@ def render(job: Job) -> Request:
         {"contents": contents, **body, "generationConfig": {"maxOutputTokens": limit, **config}},
         limit,
         endpoint=endpoint,
-        most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=sources,
     )

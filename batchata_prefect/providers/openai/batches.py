@@ -44,6 +44,7 @@ from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons,
 from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profile
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
+from batchata_prefect.providers.openai.tokens import GptCounting
 from batchata_prefect.providers.rendering import drop_unsupported, fault
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
@@ -85,6 +86,7 @@ class OpenAI(Provider):
     address = "https://api.openai.com/v1"
     hosts = ("api.openai.com",)
     billing = BILLING
+    counting = GptCounting()
     limits = LIMITS
     profile: Profile | None = None
     """What the server of an account takes; None for the provider of the environment."""
@@ -172,7 +174,7 @@ class OpenAI(Provider):
                 "or name its profile in the account",
             )
             job = replace(job, cache_prefix=False)
-        request = render(job)
+        request = render(job, self)
         if profile is not None and request.endpoint not in profile.endpoints:
             raise fault(
                 job,
@@ -180,7 +182,7 @@ class OpenAI(Provider):
                 f"{request.endpoint}; name the profile of its server in the account, such as "
                 "profile='openai' for one that takes all",
             )
-        return request._replace(provider=self.name, left_out=(*request.left_out, *left_out))
+        return request._replace(left_out=(*request.left_out, *left_out))
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

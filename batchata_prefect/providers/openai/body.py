@@ -15,7 +15,7 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, asked_for
 from batchata_prefect.content.schema.dialects import OPENAI
 from batchata_prefect.models import Job, Message, Request
-from batchata_prefect.providers import Limits
+from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
 from batchata_prefect.providers.openai.usage import terms_of
 from batchata_prefect.providers.refusals import (
@@ -79,18 +79,19 @@ def reasons(model: str) -> bool:
     return _O_SERIES.match(model) is not None or (match is not None and int(match[1]) >= 5)
 
 
-def render(job: Job, *, is_named: bool = True) -> Request:
+def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
     """The job's exact request.
 
     Args:
         job: The job.
+        provider: The provider that it is for.
         is_named: Whether the model's name tells what it is, and what it takes.
     """
     embeds = is_named and job.model.startswith("text-embedding-")
     endpoint = job.endpoint or (EMBEDDINGS if embeds else CHAT)
     if endpoint not in (CHAT, RESPONSES, EMBEDDINGS):
         raise fault(job, f"endpoint {endpoint!r} is not one of {CHAT}, {RESPONSES}, {EMBEDDINGS}")
-    tally = Tally(job, "openai", job.model if is_named else None)
+    tally = Tally(job, provider, job.model if is_named else None)
     params = parameters(job)
     if endpoint == EMBEDDINGS:
         return _embedding(job, tally, params)
@@ -110,7 +111,6 @@ def render(job: Job, *, is_named: bool = True) -> Request:
         body,
         limit,
         endpoint=endpoint,
-        most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
         sources=sources,
         prefix=key_for_openai(body) if job.cache_prefix else None,
@@ -375,7 +375,6 @@ def _embedding(job: Job, tally: Tally, params: dict[str, Any]) -> Request:
         body,
         0,
         endpoint=EMBEDDINGS,
-        most_bytes=LIMITS.max_request_bytes,
         left_out=left_out,
     )
 

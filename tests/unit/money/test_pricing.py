@@ -24,12 +24,18 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.content.documents import Document, load_documents
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.money.own import read_prices
-from batchata_prefect.providers import price_book
-from batchata_prefect.providers.tokens import estimate_document, estimate_text
+from batchata_prefect.providers import price_book, providers
+from batchata_prefect.providers.tokens import Counting
 
 BATCH = {"processing": "batch"}
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 BOOK = price_book(at=NOW)
+
+
+def counting(name: str) -> Counting:
+    """How a provider counts, or one that nobody knows."""
+    known = providers()
+    return known[name].counting if name in known else Counting()
 
 
 def usd(text: str) -> Decimal:
@@ -123,27 +129,27 @@ USUAL = {
 def test_bound_of_a_text_holds_for_known_tokenizers(name):
     """No text, however hostile, makes more tokens than the bound."""
     text, openai, anthropic = (HOSTILE | USUAL)[name]
-    assert estimate_text(text, "openai")[1] >= openai
-    assert estimate_text(text, "anthropic")[1] >= anthropic
+    assert counting("openai").text(text)[1] >= openai
+    assert counting("anthropic").text(text)[1] >= anthropic
 
 
 def test_bound_of_a_text_holds_for_the_newest_tokenizer():
     """A run of 512 `a`, of which Claude 4.7 makes three times the tokens of 4.6, stays below."""
-    assert estimate_text("a" * 512, "anthropic")[1] >= 512
+    assert counting("anthropic").text("a" * 512)[1] >= 512
 
 
 @pytest.mark.parametrize("name", list(USUAL))
 def test_likely_tokens_of_usual_text_are_near(name):
     """The likely count of usual text is neither below 0.8 nor above 1.7 times the real one."""
     text, openai, anthropic = USUAL[name]
-    assert 0.8 <= estimate_text(text, "openai")[0] / openai <= 1.7
-    assert 0.8 <= estimate_text(text, "anthropic")[0] / anthropic <= 1.7
+    assert 0.8 <= counting("openai").text(text)[0] / openai <= 1.7
+    assert 0.8 <= counting("anthropic").text(text)[0] / anthropic <= 1.7
 
 
 @given(st.text(st.characters(codec=None)), st.sampled_from(["openai", "anthropic", "other"]))
 def test_bound_is_never_below_the_likely_count(text, provider):
     """For any text, lone surrogates too, the bound covers the likely count and all bytes."""
-    likely, bound = estimate_text(text, provider)
+    likely, bound = counting(provider).text(text)
     assert likely <= bound
     assert bound >= len(text.encode("utf-8", "surrogatepass"))
     assert (likely > 0) == (text != "")
@@ -152,7 +158,7 @@ def test_bound_is_never_below_the_likely_count(text, provider):
 def test_unknown_provider_counts_as_the_dearer():
     """A provider that is not known is not taken for the one with fewer tokens."""
     text = "Some words in English."
-    assert estimate_text(text, "other") == estimate_text(text, "anthropic")
+    assert counting("other").text(text) == counting("anthropic").text(text)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +183,7 @@ def test_bound_of_recorded_requests_holds(real: Path, file, provider):
         for key, value in recorded["request"].items()
         if key in {"messages", "system", "input", "response_format", "text"}
     }
-    likely, bound = estimate_text(json.dumps(request), provider)
+    likely, bound = counting(provider).text(json.dumps(request))
     assert bound >= actual
     assert likely >= 0.8 * actual
 
@@ -210,7 +216,7 @@ def pdf(*shown: int | None) -> Document:
 )
 def test_images_for_claude_count_patches_of_28_pixels(width, height, tokens):
     """An image costs Claude its patches of 28 pixels, and no more than 4,784."""
-    likely, bound = estimate_document(image(width, height), "anthropic")
+    likely, bound = counting("anthropic").document(image(width, height))
     assert tokens <= bound
     assert tokens <= likely <= tokens + 4_784 - 3_928 + 44
 
@@ -229,7 +235,7 @@ def test_images_for_claude_count_patches_of_28_pixels(width, height, tokens):
 )
 def test_images_for_gpt_6_count_patches_of_32_pixels(width, height, tokens):
     """An image costs GPT-6 1.2 tokens for each patch of 32 pixels."""
-    likely, bound = estimate_document(image(width, height), "openai", model="gpt-6-luna")
+    likely, bound = counting("openai").document(image(width, height), model="gpt-6-luna")
     assert tokens <= likely <= tokens + 41
     assert bound >= max(tokens, 85 + 170)
 
@@ -241,40 +247,40 @@ def test_images_for_gpt_6_count_patches_of_32_pixels(width, height, tokens):
 def test_images_for_gpt_4o_mini_are_dear(width, height, tokens):
     """gpt-4o-mini counts 5,667 tokens a tile; without a model name that is reckoned with."""
     for model in ("gpt-4o-mini-2024-07-18", None):
-        assert estimate_document(image(width, height), "openai", model=model)[1] >= tokens
-    assert estimate_document(image(width, height), "openai", model="gpt-6-luna")[1] < 15_000
+        assert counting("openai").document(image(width, height), model=model)[1] >= tokens
+    assert counting("openai").document(image(width, height), model="gpt-6-luna")[1] < 15_000
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai", "other"])
 def test_image_of_unknown_size_counts_as_the_largest(provider):
     """Where the pixels are not known, the largest image is assumed."""
-    unknown = estimate_document(image(None, None), provider)
-    assert unknown == estimate_document(image(8_000, 8_000), provider)
-    assert unknown[1] >= estimate_document(image(3_000, 2_000), provider)[1]
+    unknown = counting(provider).document(image(None, None))
+    assert unknown == counting(provider).document(image(8_000, 8_000))
+    assert unknown[1] >= counting(provider).document(image(3_000, 2_000))[1]
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "openai", "other"])
 def test_pdf_counts_every_page(provider):
     """Each page costs its picture and its text, a dense page more than the usual one."""
-    one, two = (estimate_document(pdf(*[800] * n), provider) for n in (1, 2))
-    dense = estimate_document(pdf(9_000), provider)
+    one, two = (counting(provider).document(pdf(*[800] * n)) for n in (1, 2))
+    dense = counting(provider).document(pdf(9_000))
     assert two[0] > 1.9 * one[0]
     assert two[1] > 1.9 * one[1]
     assert dense[1] >= one[1] + 2 * 9_000 - 3_000
-    assert estimate_document(pdf(None), provider)[1] >= one[1] + 7_000
+    assert counting(provider).document(pdf(None))[1] >= one[1] + 7_000
 
 
 def test_pdf_pages_for_gpt_4o_mini_are_dear():
     """A page is up to eight tiles of 5,667 tokens; three pages came to 77,200 (public report)."""
     for model in ("gpt-4o-mini", None):
-        assert estimate_document(pdf(800, 800, 800), "openai", model=model)[1] >= 77_200
-    assert estimate_document(pdf(800, 800, 800), "openai", model="gpt-6-luna")[1] < 25_000
+        assert counting("openai").document(pdf(800, 800, 800), model=model)[1] >= 77_200
+    assert counting("openai").document(pdf(800, 800, 800), model="gpt-6-luna")[1] < 25_000
 
 
 def test_pdf_page_covers_the_documented_range():
     """A page of Claude's documented range, 3,000 of text and the picture, is below the bound."""
-    assert estimate_document(pdf(0), "anthropic")[1] >= 3_000 + 1_600
-    assert estimate_document(pdf(0), "anthropic")[1] >= 4_784
+    assert counting("anthropic").document(pdf(0))[1] >= 3_000 + 1_600
+    assert counting("anthropic").document(pdf(0))[1] >= 4_784
 
 
 @pytest.mark.parametrize(
@@ -295,13 +301,13 @@ def test_documents_of_recorded_requests_are_near(real: Path, file):
     likely = bound = 12  # the frame of the message itself
     for block in exchange["request"]["messages"][0]["content"]:
         if block["type"] == "text":
-            estimate = estimate_text(block["text"], "anthropic")
+            estimate = counting("anthropic").text(block["text"])
         else:
             source = block["source"]
             text = source["data"].encode()
             data = base64.b64decode(text) if source["type"] == "base64" else text
             (document,) = load_documents(data, job_id="j1")
-            estimate = estimate_document(document, "anthropic", citations="citations" in block)
+            estimate = counting("anthropic").document(document, citations="citations" in block)
         likely += estimate[0]
         bound += estimate[1]
     actual = exchange["response"]["usage"]["input_tokens"]
@@ -313,8 +319,8 @@ def test_documents_of_recorded_requests_are_near(real: Path, file):
 def test_text_document_counts_its_text_and_its_name(provider):
     """A text document costs its text, its frame and its title; citations add to each sentence."""
     (document,) = load_documents(b"One. Two. Three.", job_id="j1")
-    plain = estimate_document(document, provider)
-    cited = estimate_document(document, provider, citations=True)
+    plain = counting(provider).document(document)
+    cited = counting(provider).document(document, citations=True)
     assert plain[1] >= len(b"One. Two. Three.") + len(document.name)
     assert cited[1] >= plain[1] + 1_000 + 2 * 20
 
@@ -328,7 +334,7 @@ def test_archive_counts_what_it_unpacks_to(tmp_path: Path):
         archive.writestr("xl/workbook.xml", "word " * 100_000)
     (document,) = load_documents(path, job_id="j1")
     assert len(document.data) < 10_000
-    assert estimate_document(document, "openai")[1] >= 500_000
+    assert counting("openai").document(document)[1] >= 500_000
 
 
 @given(
@@ -342,7 +348,7 @@ def test_archive_counts_what_it_unpacks_to(tmp_path: Path):
 )
 def test_bound_of_a_document_covers_its_likely_count(document, provider, model, citations):
     """Whatever the document, its bound is not below what is likely."""
-    likely, bound = estimate_document(document, provider, model=model, citations=citations)
+    likely, bound = counting(provider).document(document, model=model, citations=citations)
     assert 0 < likely <= bound
 
 

@@ -21,7 +21,6 @@ from batchata_prefect.providers import price_book, provider_for, wire
 from batchata_prefect.providers.bodies import held_in, reworded, roomier
 from batchata_prefect.providers.failures import NotSentError
 from batchata_prefect.providers.gemini import Gemini
-from batchata_prefect.providers.tokens import estimate_document
 from batchata_prefect.results.codes import mark, unfinished
 
 from .conftest import PNG, body, gemini_job, pdf
@@ -310,10 +309,10 @@ def test_a_model_goes_to_gemini_at_its_batch_price():
     assert prices.cost("gemini", "gemini-0-unknown", usage) is None
 
 
-def test_an_elongated_image_is_within_its_bound():
+def test_an_elongated_image_is_within_its_bound(gemini):
     """Images are cut into tiles, of which a long one has many."""
     image = replace(load_bytes(PNG, "i.png", job_id="j"), width=256, height=8_000)
-    _, bound = estimate_document(image, "gemini")
+    _, bound = gemini.counting.document(image)
     assert bound >= 32 * 258
 
 

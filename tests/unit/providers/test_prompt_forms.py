@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from batchata_prefect import Batch
 from batchata_prefect.models import Job
-from batchata_prefect.providers import providers
+from batchata_prefect.providers import provider_for, providers
 from batchata_prefect.providers.prompt_forms import prompt_form
 
 
@@ -37,8 +37,13 @@ JOBS: list[dict[str, Any]] = [
 
 
 def render(job: Job) -> Any:
-    found = next(p for p in providers().values() if p.serves(job.model))
-    return found.render(job)
+    return provider_for(job.model).render(job)
+
+
+LAB = providers({"lab": {"kind": "openai", "base_url": "https://lab.test/v1", "api_key_env": "K"}})[
+    "lab"
+]
+"""An account, which counts as its kind does."""
 
 
 @pytest.mark.parametrize("values", JOBS, ids=lambda values: values["model"])
@@ -46,7 +51,7 @@ def render(job: Job) -> Any:
 def test_a_filled_request_is_the_rendered_one(values: dict[str, Any], prompt: str):
     """Any prompt gives the same bytes and the same estimate both ways; an empty one neither."""
     job = Job(id="a", prompt="first", **values)
-    form = prompt_form(render, job, 10**6)
+    form = prompt_form(provider_for(job.model), job, 10**6)
     assert form is not None
     if not prompt or prompt.isspace():
         assert form.fill(prompt) is None
@@ -66,14 +71,13 @@ def test_a_filled_request_is_the_rendered_one(values: dict[str, Any], prompt: st
 )
 def test_jobs_whose_estimate_is_more_than_a_sum_have_no_form(values: dict[str, Any]):
     """A cache that is written doubles the bound, and prefixes are digested: no form for those."""
-    assert prompt_form(render, Job(id="a", prompt="p", model="claude-haiku-4-5", **values), 9) in (
-        None,
-    )
+    job = Job(id="a", prompt="p", model="claude-haiku-4-5", **values)
+    assert prompt_form(provider_for(job.model), job, 9) is None
 
 
 def test_a_prompt_that_makes_the_body_too_large_is_not_filled_in():
     """What the provider would refuse for its size is left to the way that says so."""
-    form = prompt_form(render, Job(id="a", prompt="p", model="gpt-6-luna"), 2_000)
+    form = prompt_form(LAB, Job(id="a", prompt="p", model="gpt-6-luna"), 2_000)
     assert form is not None
     assert form.fill("x" * 1_000)
     assert form.fill("x" * 2_000) is None
