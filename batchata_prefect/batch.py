@@ -353,6 +353,7 @@ class Batch(JobsBuilder):
                 "results_url": self._results_url,
                 "run_key": self._run_key or self._results_url or str(self._results_dir),
                 "jobs": len(self),
+                "jobs_file": self.jobs_file,
                 "title": self.title,
             }
         )

@@ -21,8 +21,10 @@ from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.numbers import dollars
 from batchata_prefect.results.ended import EndedRows
+from batchata_prefect.results.joined import Joined
 from batchata_prefect.results.result_file import ResultFile
 from batchata_prefect.views.escapes import sheet_cell
 
@@ -38,6 +40,7 @@ def results(
     limit: int | None = None,
     export: Annotated[Path | None, Parameter(name=["--export", "-e"])] = None,
     raw_cells: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    no_input_columns: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     as_json: Json = False,
 ) -> int:
     """Show, filter or export the answers of a run; while it goes on, of the jobs that have ended.
@@ -60,11 +63,13 @@ def results(
         failed: List what was not answered by error code, with the next step, and then the jobs.
         limit: Jobs at most.
         export: File to write to: .jsonl, .csv or .tsv. Of a run that is over, `row` is the number
-            of the row of the jobs, from 1, that an answer is of. In a table, what an answer holds
-            has a column for each of its fields. A text there that a spreadsheet would compute, as
-            it begins with =, +, -, @, tab or return and is no number, gets an apostrophe before
-            it.
+            of the row of the jobs, from 1, that an answer is of, and the columns of that row come
+            with it, as long as the jobs file is what it was; one that is called as a column of
+            the answers gets `input_` before its name. In a table, what an answer holds has a
+            column for each of its fields. A text there that a spreadsheet would compute, as it
+            begins with =, +, -, @, tab or return and is no number, gets an apostrophe before it.
         raw_cells: Write such texts of a table as they are, for programs.
+        no_input_columns: Leave the columns of the jobs out of the export.
         as_json: Print one object with all rows; for very many use a pipe or --export.
     """
     if export is not None and export.suffix.lower() not in {".jsonl", ".csv", ".tsv"}:
@@ -73,7 +78,12 @@ def results(
     rows = _rows(source, status, code, failed=failed, limit=limit)
     if export is not None:
         # Of a run that is over, the results stand in the order of the rows that they are of.
-        numbered = _Numbered(source) if isinstance(source, ResultFile) else source
+        numbered = source
+        if isinstance(source, ResultFile):
+            file = _jobs_file(source.path)
+            if file is not None and export.resolve() == Path(file.path).resolve():
+                raise ValidationError(f"{str(export)!r} is the file that these jobs were made from")
+            numbered = Joined(source, None if no_input_columns else file)
         again = partial(_rows, numbered, status, code, failed, limit)
         number = _export(again(), export, again, raw_cells=raw_cells)
         tell(f"{number:,} rows written to {export}")
@@ -126,14 +136,19 @@ def report(
     return 0 if counts["completed"] == counts["total"] else 1
 
 
-class _Numbered:
-    """Results with the number of the row of the jobs that each is of, from 1."""
-
-    def __init__(self, source: Iterable[dict[str, Any]]) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return ({"row": number, **row} for number, row in enumerate(self._source, 1))
+def _jobs_file(results: Path) -> JobsFile | None:
+    """The file that the rows of these results are of; where it cannot be had, that is said."""
+    manifest = read_manifest(results.parent)
+    if manifest is None or manifest["results_bytes"] != results.stat().st_size:
+        return None  # a run died when it had written them, and its manifest is yet to come
+    file = JobsFile.noted(manifest.get("jobs_file"))
+    try:
+        if file is not None:
+            next(file.rows(), None)
+    except ValidationError as error:
+        tell(f"The columns of the jobs are left out: {error}.")
+        return None
+    return file
 
 
 def _rows(
@@ -248,7 +263,7 @@ def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells
         except OSError as error:
             raise ValidationError(f"{str(path)!r} cannot be written: {error.strerror}") from error
         if kind == ".jsonl":
-            return sum(1 for row in rows if file.write(orjson.dumps(row).decode() + "\n"))
+            return sum(1 for row in rows if file.write(dumps(row) + "\n"))
         table = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",")
         return _export_table(rows, table, again, raw_cells=raw_cells)
 
@@ -261,7 +276,9 @@ def _export_table(
     answer: dict[str, None] = {}
     metadata: dict[str, None] = {}
     for row in again():
-        plain |= dict.fromkeys(name for name in row if _is_plain(name, row))
+        if not row.keys() <= plain.keys():
+            new = (name for name in row if name not in plain and _is_plain(name, row))
+            plain |= dict.fromkeys(new)
         answer |= dict.fromkeys(_fields(row, "parsed_response_json"))
         metadata |= dict.fromkeys(_fields(row, "metadata_json"))
     head = [
@@ -292,7 +309,8 @@ def _is_plain(name: str, row: dict[str, Any]) -> bool:
 
 
 def _fields(row: dict[str, Any], column: str) -> dict[str, Any]:
-    value: Any = loads_exact(row[column], as_written=True) if row[column] else {}
+    text = row[column]
+    value: Any = {} if text in {None, "", "{}"} else loads_exact(text, as_written=True)
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {"value": value}
 
 

@@ -17,6 +17,7 @@ from batchata_prefect.cli.options import checked
 from batchata_prefect.cli.trust import is_ours, refuse, sealed
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.files import write_json
+from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 from batchata_prefect.options import JOBS, FileOptions, how
 from batchata_prefect.results.remote import ORDER, read_order, working_folder
@@ -71,7 +72,9 @@ class Order:
         if not self.amendments:
             add_file(batch, options)
         else:
+            file = JobsFile.of(self.jobs)
             batch.add_jobs(_amended(read_rows(self.jobs), self, options))
+            batch.came_from(file, options.prompt)
         if not len(batch):
             raise ValidationError(f"{self.jobs!r} holds no rows, so there are no jobs to send")
         return batch

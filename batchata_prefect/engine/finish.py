@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,7 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         # A newer version may read more out of the same replies, and that costs nothing.
         manifest.get("package") == package()
         and manifest.get("job_set") == run.spool.digest
+        and manifest.get("jobs_file") == _jobs_file(run)
         and _is_ours(run, manifest)
         and manifest.get("ledger") == _ledger_digest(run)
         and manifest.get("result_format") == run.settings.result_format
@@ -258,10 +260,17 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
         },
         "batches": [batch.facts() for batch in batch_statuses(run)],
         "job_set": run.spool.digest,
+        "jobs_file": _jobs_file(run),
         "ledger": _ledger_digest(run),
         "result_format": run.settings.result_format,
         "results_bytes": results_bytes,
     }
+
+
+def _jobs_file(run: Session) -> dict[str, Any] | None:
+    """What exports are to join; in JSON, as the manifest has it."""
+    file = run.settings.jobs_file
+    return None if file is None else asdict(file)
 
 
 def _sums(ended: Sequence[Entry], name: Callable[[Chunk], str]) -> dict[str, dict[str, Any]]:

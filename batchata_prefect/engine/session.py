@@ -22,6 +22,7 @@ from batchata_prefect.answers import EndedBatch, JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.pace import Lines, Pace, TurnedAway
 from batchata_prefect.errors import BatchataError
+from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
@@ -58,6 +59,7 @@ class Settings(RunOptions):
         run_key: The identity under which the run resumes.
         jobs: Number of jobs.
         title: What a person calls them.
+        jobs_file: The file that each row of is one of them; None where there is none.
     """
 
     model_config = pydantic.ConfigDict(use_attribute_docstrings=False)
@@ -67,6 +69,7 @@ class Settings(RunOptions):
     jobs: int
     results_url: str | None = None
     title: str = ""
+    jobs_file: JobsFile | None = None
 
     @pydantic.model_validator(mode="after")
     def _has_a_limit(self) -> Self:
@@ -368,7 +371,7 @@ class Session:
     def shown(self) -> dict[str, Any]:
         """Parameters of the flow run: what somebody who looks at it wants to know."""
         told = self.settings.told
-        named = {"title", "jobs", "results_dir", "results_url", "run_key"}
+        named = {"title", "jobs", "jobs_file", "results_dir", "results_url", "run_key"}
         return {
             "jobs": self.settings.title,
             "models": sorted({family.model for family in self.spool.families()}),

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ProviderError, ValidationError
 from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
+from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.models import FileInput, Job, Message, ResponseModel
 from batchata_prefect.providers import provider_for
 
@@ -28,6 +29,7 @@ class JobsBuilder:
     def __init__(self, results_dir: Path) -> None:
         self._intake = Intake(results_dir)
         self._files: Counter[str] = Counter()
+        self._came_from: tuple[JobsFile | None, int] = None, 0
 
     def set_default_params(self, **kwargs: Any) -> Self:
         """Set parameters for the jobs added from here on; a job's own values go first.
@@ -191,10 +193,11 @@ class JobsBuilder:
         allowed = (documents_root and str(documents_root), *allow_urls)
         columns = (id_column, file_column, metadata_columns, allowed)
         path = str(cast("Any", source)) if isinstance(source, (str, os.PathLike)) else None
+        file = None if path is None or before else JobsFile.of(path)
         origin: str | None = None
-        if path is not None:
+        if file is not None:
             told = {**kwargs, "prompt": prompt, "columns": columns}
-            origin = self._intake.take_over(Path(path), told)
+            origin = self._intake.take_over(file, told)
         # It takes nothing over where there are jobs already, whatever those came from.
         if origin is None or self._intake.origin is None:
             # fsspec takes a while to import, and jobs that are added one by one never need it.
@@ -215,9 +218,25 @@ class JobsBuilder:
 
             self._take(rows_of(source), form)
             self._intake.came_from(origin)
+        if file is not None:
+            self.came_from(file, prompt)
         if path is not None:
             self._files[PurePath(urlsplit(path).path or path).name] += len(self) - before
         return self
+
+    def came_from(self, file: JobsFile, prompt: str | None) -> None:
+        """Have the manifest name the file that each row of is a job, for exports to join.
+
+        One whose rows are whole requests is not named: they are no columns for a table.
+        """
+        if prompt is not None or file.is_table:
+            self._came_from = file, len(self)
+
+    @property
+    def jobs_file(self) -> JobsFile | None:
+        """The file that each row of is one of the jobs, in their order."""
+        file, count = self._came_from
+        return file if count == len(self) else None
 
     def _take(
         self, rows: Iterable[Mapping[str, Any]], form_of: Callable[[Mapping[str, Any]], RowForm]

@@ -14,6 +14,7 @@ import orjson
 
 from batchata_prefect.content.schema import AnswerSchema, answer_schema
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.spool import Family, Spool, pack
 from batchata_prefect.jobs.spool.kept import keep, reopen
 from batchata_prefect.models import Job, package
@@ -112,16 +113,16 @@ class Intake:
         elif len(self._rendered) < _FORMS_HELD:
             self._rendered.add(alike)
 
-    def take_over(self, file: Path, told: Mapping[str, Any]) -> str | None:
+    def take_over(self, file: JobsFile, told: Mapping[str, Any]) -> str | None:
         """Take over the jobs that an earlier start has made from the same file, if it kept them.
 
         Args:
-            file: A local file that all jobs are made from.
+            file: What all jobs are made from.
             told: How they are made from it.
 
         Returns:
-            The digest of file and arguments; None where there are jobs already, or the arguments
-            hold what has no digest. `origin` is set where the jobs were taken over.
+            The digest of file and arguments; None where there are jobs already, or one of them
+            has no digest. `origin` is set where the jobs were taken over.
         """
         values = {**self.defaults, **told}
         if self.spool is not None:
@@ -131,12 +132,12 @@ class Intake:
             values["schema"] = self._schema.digest
         try:
             how = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16))
-        except (TypeError, OSError):
+        except TypeError:
             return None
-        digest.update(f"\0{package()}\0{file.suffix}\0".encode() + how)
-        origin = digest.hexdigest()
+        if file.digest is None:
+            return None
+        made_by = f"{file.digest}\0{package()}\0{Path(file.path).suffix}\0".encode()
+        origin = hashlib.blake2b(made_by + how, digest_size=16).hexdigest()
         self.spool = reopen(self._results_dir / ".batchata", origin)
         if self.spool is not None:
             weakref.finalize(self, self.spool.close)

@@ -72,7 +72,7 @@ def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             (told at the moment it is reached); the text names the file and the line.
     """
     source = os.fspath(path_or_url)
-    kind, packed = _kind(source)
+    kind, packed = kind_of(source)
     if kind in (".jsonl", ".ndjson"):
         return _json_rows(source, packed)
     if kind in (".csv", ".tsv"):
@@ -85,7 +85,7 @@ def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     )
 
 
-def _kind(source: str) -> tuple[str, str | None]:
+def kind_of(source: str) -> tuple[str, str | None]:
     """The suffix that names the kind, and that of the packing behind it."""
     # A query string is part of a URL and not of the name, a # or ? in a local path is.
     name = urlsplit(source).path if "://" in source else source
@@ -108,7 +108,7 @@ def _open(source: str, packed: str | None) -> IO[bytes]:
     except Exception as error:  # every storage driver raises errors of its own
         raise ValidationError(f"{source!r} cannot be opened: {error}") from error
     for suffix, magic in _MAGIC.items():
-        if suffix != packed and head.startswith(magic) and _kind(source)[0] in _KINDS[:4]:
+        if suffix != packed and head.startswith(magic) and kind_of(source)[0] in _KINDS[:4]:
             raise ValidationError(
                 f"{source!r} holds {suffix} and not what its name says; "
                 f"give it a name that ends in {suffix}, or unpack it"

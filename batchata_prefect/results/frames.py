@@ -138,6 +138,8 @@ def _own_columns() -> Any:
 def record_batches(path: Path) -> tuple[Any, Iterator[Any]]:
     """The results as an Arrow schema and record batches in it, in the order of the jobs.
 
+    `row` is the number of the row of the jobs that each is of, from 1.
+
     Reads the file twice, the first time for the fields of metadata and answers and their types.
 
     Args:
@@ -161,7 +163,8 @@ def record_batches(path: Path) -> tuple[Any, Iterator[Any]]:
         for column, fields in shape.fields.items()
         for name, kind in fields.items()
     ]
-    schema = arrow.schema([*shape.base, *(arrow.field(name, kind) for name, kind in opened)])
+    row = arrow.field("row", arrow.int64())
+    schema = arrow.schema([row, *shape.base, *(arrow.field(name, kind) for name, kind in opened)])
     return schema, _batches(path, shape, schema)
 
 
@@ -169,8 +172,11 @@ def _batches(path: Path, shape: _Shape, schema: Any) -> Iterator[Any]:
     if not shape.longest:
         return
     arrow = import_module("pyarrow")
+    done = 0
     for batch in _own_batches(path, shape):
-        columns = list(batch.columns)
+        numbers = range(done + 1, done + 1 + batch.num_rows)
+        columns = [arrow.array(numbers, type=arrow.int64()), *batch.columns]
+        done += batch.num_rows
         for column, fields in shape.fields.items():
             if fields:
                 columns += _opened(batch.column(column).to_pylist(), fields, schema, column)

@@ -89,10 +89,11 @@ class RunAnswers(ABC):
     def to_arrow(self) -> Any:
         """The results as a pyarrow table, one row a job, in the order of the jobs.
 
-        It has the columns of `results.jsonl`; and for each field of the metadata and of the parsed
-        answers a column `metadata.<field>` and `answer.<field>`: of booleans, whole numbers, floats
-        or text where all its values are such, else of JSON text. Where there are more than 200
-        fields, they stay in `metadata_json` and `parsed_response_json` alone.
+        It has `row`, the number of the row of the jobs that a result is of, from 1; the columns of
+        `results.jsonl`; and for each field of the metadata and of the parsed answers a column
+        `metadata.<field>` and `answer.<field>`: of booleans, whole numbers, floats or text where
+        all its values are such, else of JSON text. Where there are more than 200 fields, they stay
+        in `metadata_json` and `parsed_response_json` alone.
 
         Raises:
             StateError: The run is not complete.

@@ -125,6 +125,9 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     with (cities / "out.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["metadata.land"] for row in rows] == list("abcabc")
+    assert [(row["row"], row["key"], row["land"]) for row in rows] == [
+        (str(number + 1), f"c{number}", "abcabc"[number]) for number in range(6)
+    ]
     assert all(row["answer.city"] for row in rows)
     piped = here(cities, "results", "out", "--limit", "2").stdout.splitlines()
     assert [json.loads(line)["job_id"] for line in piped] == ["c0", "c1"]

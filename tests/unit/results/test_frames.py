@@ -75,8 +75,10 @@ def test_a_table_has_the_columns_and_values_of_the_results(tmp_path: Path):
     """Every column of the file is there with its values, whatever the first rows leave empty."""
     lines = rows([{} for _ in range(3_000)])
     table = arrow_table(written(tmp_path, lines))
-    assert table.to_pylist() == [{**line, "tags": list(line["tags"])} for line in lines]
-    assert table.column_names == list(lines[0])
+    assert table.to_pylist() == [
+        {"row": number, **line, "tags": list(line["tags"])} for number, line in enumerate(lines, 1)
+    ]
+    assert table.column_names == ["row", *lines[0]]
 
 
 def test_the_columns_have_one_type_whatever_they_hold(tmp_path: Path):
@@ -99,7 +101,7 @@ def test_fields_of_answers_are_columns_where_all_answers_are_objects(tmp_path: P
 def test_metadata_of_too_many_fields_stays_json(tmp_path: Path):
     """Metadata with a field of its own for each job makes no column for each."""
     path = written(tmp_path, rows([{f"k{n}": n} for n in range(300)]))
-    assert arrow_table(path).column_names == list(rows([{}])[0])
+    assert arrow_table(path).column_names == ["row", *rows([{}])[0]]
 
 
 def test_a_line_longer_than_a_block_is_read(tmp_path: Path):
