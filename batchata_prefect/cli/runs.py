@@ -24,7 +24,9 @@ from batchata_prefect.cli.options import (
 from batchata_prefect.cli.orders import Order, provided
 from batchata_prefect.cli.output import of_file, print_json, tell, width
 from batchata_prefect.errors import StateError
+from batchata_prefect.jobs.intake import is_made_id
 from batchata_prefect.options import PLACES
+from batchata_prefect.results.result_file import ResultFile
 
 Out = Annotated[
     Path | str,
@@ -168,6 +170,12 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
     tell(spoken(text(manifest, drawn, order.out, width()), is_advice=True))
     if order.sandbox:
         tell("\nThe sandbox made these answers up; nothing was paid.")
+    first = next(iter(ResultFile(order.out / "results.jsonl")), None)
+    if first is not None and is_made_id(first["job_id"]) and not order.amendments:
+        tell(
+            "\nThe jobs have no ids of their own: an export joins its answers to their rows by "
+            "`row`. --id-column NAME gives them those of a column."
+        )
     if manifest["failures"]:
         tell(f"\nWhat failed:      batchata results {order.place} --failed")
         tell(f"Try those again:  batchata retry {order.place}{_change_for(manifest['failures'])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import weakref
 from collections.abc import Hashable, Mapping
 from copy import deepcopy
@@ -26,6 +27,7 @@ logger = logging.getLogger("batchata_prefect")
 JOB_FIELDS = frozenset(Job.__dataclass_fields__) - {"params", "defaulted"}
 _FORMS_HELD = 1_000
 _LINE_BYTES = 256
+_MADE_ID = re.compile(r"job-[0-9a-f]{12}(?:-\d+)?")
 _OWN = frozenset({"prompt", "id", "metadata", "tags"})
 _SIMPLE = frozenset({str, int, bool})
 
@@ -276,6 +278,11 @@ class Intake:
                 ) from error
             weakref.finalize(self, self.spool.close)
         return self.spool
+
+
+def is_made_id(job_id: str) -> bool:
+    """Whether an id was made of what a job asks, as it had none of its own."""
+    return _MADE_ID.fullmatch(job_id) is not None
 
 
 def _made_id(endpoint: str, body: bytes) -> str:

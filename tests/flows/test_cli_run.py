@@ -114,6 +114,7 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     assert retried.stdout == ""
     assert "1 jobs go out again, changed: prompt" in retried.stderr
     assert "6 of 6 jobs answered" in retried.stderr
+    assert "no ids of their own" not in retried.stderr
     # The refused answer was billed as well, and stays paid.
     assert len(list(sandbox.ledger.billed())) == known + 7
 
@@ -145,11 +146,16 @@ def test_plan_sends_nothing(cities: Path, here: Here, sandbox) -> None:
 
 
 def test_run_without_a_key_against_its_own_sandbox(cities: Path, forker: Forker) -> None:
-    """`--sandbox` needs no key, keeps its batches over restarts, and starts over when removed."""
-    told = [*RUN[:-2], "--sandbox"]
-    for _ in range(2):
-        done = asked(forker, cities, *told, code=1)
-        assert done["counts"]["completed"] == 5
+    """`--sandbox` needs no key and keeps its batches; how to have ids is said, once."""
+    told = [each for each in RUN[:-2] if each not in {"--id-column", "key"}]
+    done = forker.python(*MODULE, *told, "--sandbox", cwd=cities)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "5 of 6 jobs answered" in done.stderr
+    assert done.stderr.count("The jobs have no ids of their own") == 1
+    assert "--id-column NAME" in done.stderr
+    again = forker.python(*MODULE, *told, "--sandbox", "--json", cwd=cities)
+    assert json.loads(again.stdout)["counts"]["completed"] == 5
+    assert "no ids" not in again.stderr
     assert (cities / "out" / "report.html").exists()
 
 
