@@ -29,9 +29,10 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="kept over restarts")
     parser.add_argument("--seconds", type=float, help="simulated processing time of a batch")
     for limit in fields(Limits):
-        if limit.name != "seconds":
+        if limit.name not in {"seconds", "keys"}:
             flag = "--" + limit.name.replace("_", "-")
             parser.add_argument(flag, type=int, help="in place of the provider's limit")
+    parser.add_argument("--keys", nargs="+", help="the only keys that it takes")
     parser.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.die_with_parent:

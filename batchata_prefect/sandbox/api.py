@@ -177,9 +177,13 @@ class Api(ABC):
         return RefusedError(text.format(**told), param, code, status=status)
 
     def check_key(self, headers: Mapping[str, str]) -> None:
-        """Refuse a call without a key of the sandbox."""
-        key = self.key_of(headers)
-        if not hmac.compare_digest(key[: len(KEY_START)].encode(), KEY_START):
+        """Refuse a call without a key that the sandbox takes."""
+        key, known = self.key_of(headers).encode(), self.context.limits.keys
+        if known is None:
+            is_known = hmac.compare_digest(key[: len(KEY_START)], KEY_START)
+        else:
+            is_known = any(hmac.compare_digest(key, each.encode()) for each in known)
+        if not is_known:
             raise self.refuse(
                 "key", key=f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 12 else "***"
             )

@@ -119,12 +119,15 @@ class Gemini(Api):
 
     def key_of(self, headers: Mapping[str, str]) -> str:
         """As `Api.key_of`."""
-        if headers.get("x-goog-upload-offset") is not None:
-            return "sandbox"  # the address of an upload is its key
         key = headers.get("x-goog-api-key")
         if not key:
             raise self.refuse("no key")
         return key
+
+    def check_key(self, headers: Mapping[str, str]) -> None:
+        """As `Api.check_key`; the address of an upload is its key."""
+        if headers.get("x-goog-upload-offset") is None:
+            super().check_key(headers)
 
     def headers(self) -> dict[str, str]:
         """As `Api.headers`."""

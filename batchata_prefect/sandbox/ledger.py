@@ -116,6 +116,7 @@ class Ledger:
     def calls(self) -> dict[str, int]:
         """How often each operation was called, by `provider.operation`; absent means never.
 
+        `provider.refused_key` counts those of them that brought a wrong key, or none.
         Calls of the last half second before a kill may be uncounted.
         """
         rows = self._rows("select provider, operation, count from calls order by 1, 2")

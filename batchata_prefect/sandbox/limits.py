@@ -44,6 +44,8 @@ class Limits:
     """Time after an upload to Azure in which no batch can be made of the file."""
     fails_fast: bool = True
     """Whether Azure tells by its create that there would be more, as some of its regions do."""
+    keys: list[str] | None = None
+    """The only keys that it takes; by default any that begins with `sandbox`."""
 
     def change(self, wanted: Json) -> None:
         """Set some limits.

@@ -178,6 +178,7 @@ class _Served:
         try:
             api.check_key(request.headers)
         except RefusedError as refusal:
+            api.context.store.count_call(api.name, "refused_key")
             await _drain(request)
             await _refused(api, refusal)(scope, receive, send)
             return

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,39 +17,9 @@ from batchata_prefect.collector.inflight import adopt, open_run
 from batchata_prefect.models import Job
 from batchata_prefect.providers import Key, providers
 from batchata_prefect.sandbox import Sandbox
+from tests.flows.endpoints import KINDS, MODELS, PRICES, key_of, strangers, tables
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-KINDS = {"lab": "openai", "openai": "openai", "team": "anthropic", "anthropic": "anthropic"}
-MODELS = {"openai": "gpt-6-luna", "anthropic": "claude-sonnet-5-5"}
-PRICES = {model: {"input": 1, "output": 5} for model in MODELS.values()}
-
-
-@pytest.fixture
-def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Sandbox]]:
-    """A server for each account, and its key in a variable of its own."""
-    for kind in MODELS:
-        for what in ("API_KEY", "BASE_URL"):
-            monkeypatch.delenv(f"{kind.upper()}_{what}", raising=False)
-    with ExitStack() as stack:
-        found = {
-            name: stack.enter_context(Sandbox(tmp_path / f"box-{name}", seconds=0.1))
-            for name in KINDS
-        }
-        for name in found:
-            monkeypatch.setenv(f"{name.upper()}_KEY_OF_TEST", f"sandbox-of-{name}-only")
-        yield found
-
-
-def tables(servers: dict[str, Sandbox]) -> dict[str, dict[str, str]]:
-    return {
-        name: {
-            "kind": kind,
-            "base_url": servers[name].environment()[f"{kind.upper()}_BASE_URL"],
-            "api_key_env": f"{name.upper()}_KEY_OF_TEST",
-        }
-        for name, kind in KINDS.items()
-    }
 
 
 def toml_of(known: dict[str, dict[str, str]]) -> str:
@@ -101,7 +69,8 @@ def test_each_account_sees_only_its_own(servers: dict[str, Sandbox], tmp_path: P
     again = make(out, tables(servers), 2).run()
     assert again.status()["resumed"] == 4
     assert {len(list(box.ledger.billed())) for box in servers.values()} == {2}
-    secrets = [f"sandbox-of-{name}-only" for name in KINDS]
+    assert strangers(servers) == {}
+    secrets = [key_of(name) for name in KINDS]
     written = [orjson.dumps(again.manifest)]
     written += [path.read_bytes() for path in out.rglob("*") if path.is_file()]
     assert not [text for text in written for secret in secrets if secret.encode() in text]

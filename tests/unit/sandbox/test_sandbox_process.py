@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import openai
 import psutil
 import pytest
 
@@ -261,3 +262,24 @@ def test_calls_on_one_connection_do_not_wait(box: Sandbox) -> None:
     for _ in range(50):
         claude.models.retrieve("claude-opus-5")
     assert time.monotonic() - begun < 1.2
+
+
+def test_keys_of_its_own(box: Sandbox) -> None:
+    """Where it is told its keys, any other is refused in the provider's words, and counted."""
+    known = box.ledger.calls()
+    box.limits(keys=["ours", "also-ours"])
+    try:
+        for key in ("ours", "also-ours"):
+            assert claude_of(box, api_key=key).models.list().data
+            assert gpt_of(box, api_key=key).models.list().data
+        for key in ("sandbox", "our", "ours-not"):
+            with pytest.raises(anthropic.AuthenticationError, match="API key is invalid"):
+                claude_of(box, api_key=key).models.list()
+            with pytest.raises(openai.AuthenticationError, match="Incorrect API key provided"):
+                gpt_of(box, api_key=key).models.list()
+    finally:
+        box.limits(keys=None)
+    counts = box.ledger.calls()
+    for name in ("anthropic", "openai"):
+        refused = f"{name}.refused_key"
+        assert counts[refused] == known.get(refused, 0) + 3
