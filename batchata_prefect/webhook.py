@@ -1,4 +1,4 @@
-"""A receiver of OpenAI's webhooks: wakes suspended runs in seconds instead of at the next look.
+"""A receiver of providers' webhooks: wakes suspended runs in seconds instead of at the next look.
 
 ```
 OPENAI_WEBHOOK_SECRET=whsec_... uvicorn --factory batchata_prefect.webhook:application --port 8000
@@ -7,7 +7,8 @@ OPENAI_WEBHOOK_SECRET=whsec_... uvicorn --factory batchata_prefect.webhook:appli
 Point a webhook of the OpenAI project at `https://<your host>/openai`, with the events
 `batch.completed`, `batch.failed`, `batch.expired` and `batch.cancelled` [guides/webhooks]. Each is
 verified against the secret by OpenAI's SDK, told to Prefect as an event, and followed by a look of
-the collector. Anthropic has no webhook for batches [anthropic types/beta/beta_webhook_event_data].
+the collector. The other providers' batches are found by the collector's own looks, and a webhook of
+theirs is refused with a word.
 
 Nothing is taken from a webhook but that it is time to look: what is collected and paid for stands
 in the records and at the provider. One that is lost, comes twice or is made up costs at most a few
@@ -32,6 +33,7 @@ from starlette.routing import Route
 
 from batchata_prefect.collector.collect import collect
 from batchata_prefect.errors import MissingCredentialsError, one_line
+from batchata_prefect.providers import Provider, providers
 from batchata_prefect.providers.rows import object_at, text_at
 
 logger = logging.getLogger("batchata_prefect")
@@ -48,7 +50,8 @@ def application(
     """The receiver as an ASGI application.
 
     Args:
-        secret: The webhook's signing secret; `OPENAI_WEBHOOK_SECRET` by default.
+        secret: The webhook's signing secret; that of the provider's variable by default, such as
+            `OPENAI_WEBHOOK_SECRET`.
         look: Whether it looks after the suspended runs itself, for which it needs the providers'
             keys and the workers' result storage; else it only tells Prefect, and an automation
             runs the collector. `BATCHATA_WEBHOOK_LOOK=0` switches it off; on by default.
@@ -58,11 +61,17 @@ def application(
     Raises:
         MissingCredentialsError: There is no secret.
     """
-    known = secret or os.environ.get("OPENAI_WEBHOOK_SECRET")
-    if not known:
+    sending = {name: each for name, each in providers().items() if each.webhook_secret}
+    secrets = {
+        name: known
+        for name, each in sending.items()
+        if (known := secret or os.environ.get(each.webhook_secret or ""))
+    }
+    if not secrets:
+        variables = " or ".join(str(each.webhook_secret) for each in sending.values())
         raise MissingCredentialsError(
-            "no webhook secret: set OPENAI_WEBHOOK_SECRET to the one that OpenAI showed when the "
-            "webhook was made; without it anybody could send events"
+            f"no webhook secret: set {variables} to the one that was shown when the webhook was "
+            "made; without it anybody could send events"
         )
     if look is None:
         look = os.environ.get("BATCHATA_WEBHOOK_LOOK", "1") != "0"
@@ -71,20 +80,23 @@ def application(
     looks = _Looks(every_seconds)
 
     async def receive(request: Request) -> Response:
+        name = str(request.path_params["provider"])
+        if name not in secrets:
+            return PlainTextResponse(_why_not(name), 404)
         body = await _body(request)
         if body is None:
             return PlainTextResponse("too large", 413)
-        if not _is_signed(body, request, known):
+        if not _is_signed(sending[name], body, request, secrets[name]):
             return PlainTextResponse("the signature does not fit", 401)
         event = _event(body)
         if event is None:
             return PlainTextResponse("no event", 400)
         kind, batch_id = str(event.get("type")), text_at(object_at(event, "data"), "id")
         if kind.startswith("batch.") and batch_id is not None:
-            _tell(kind, batch_id)
+            _tell(name, kind, batch_id)
             if look:
                 looks.soon()
-        # Any other event is none of ours; an error would have OpenAI send it again for days.
+        # Any other event is none of ours; an error would have it sent again for days.
         return Response(status_code=204)
 
     async def healthy(_: Request) -> Response:
@@ -102,8 +114,8 @@ def application(
 
     return Starlette(
         routes=[
-            Route("/openai", receive, methods=["POST"]),
             Route("/health", healthy, methods=["GET"]),
+            Route("/{provider}", receive, methods=["POST"]),
         ],
         lifespan=alive,
     )
@@ -141,14 +153,19 @@ async def _body(request: Request) -> bytes | None:
     return body
 
 
-def _is_signed(body: bytes, request: Request, secret: str) -> bool:
-    """Whether OpenAI has signed the event, within the last five minutes."""
-    import openai
+def _why_not(name: str) -> str:
+    """Why webhooks to the path of a name are not taken."""
+    known = providers().get(name)
+    if known is None:
+        return "no such provider"
+    if known.webhook_secret is None:
+        return f"{name} has no webhooks that are taken here; its batches are looked after by polls"
+    return f"no secret: set {known.webhook_secret}"
 
-    # The SDK's own check; its client is not used for calls here.
-    client = openai.OpenAI(api_key="unused", webhook_secret=secret)
+
+def _is_signed(provider: Provider, body: bytes, request: Request, secret: str) -> bool:
     try:
-        client.webhooks.verify_signature(body, request.headers)
+        provider.verify(body, request.headers, secret)
     except Exception as error:
         # What anybody sends may break the check as well, as a signature of other letters than
         # ASCII does: what was not verified is not signed.
@@ -166,11 +183,11 @@ def _event(body: bytes) -> dict[str, Any] | None:
     return cast("dict[str, Any]", event) if isinstance(event, dict) else None
 
 
-def _tell(kind: str, batch_id: str) -> None:
+def _tell(provider: str, kind: str, batch_id: str) -> None:
     """Let Prefect's automations know."""
     resource = {
         "prefect.resource.id": f"batchata.batch.{batch_id}",
-        "batchata.provider": "openai",
+        "batchata.provider": provider,
         "batchata.kind": kind,
     }
     try:

@@ -78,8 +78,12 @@ async def run_batch(
 
 def _showing(run: Session) -> AbstractAsyncContextManager[None]:
     def look() -> Seen:
-        accounts = {name: run.providers[name].account(c) for name, c in run.clients.items()}
-        return Seen(run_status(run), batch_statuses(run), accounts)
+        pages: dict[str, str] = {}
+        for name, client in run.clients.items():
+            provider = run.providers[name]
+            if provider.console and provider.account(client) == provider.address:
+                pages[name] = provider.console
+        return Seen(run_status(run), batch_statuses(run), pages)
 
     return showing(look, run.around_id, run.pace.show)
 

@@ -326,8 +326,9 @@ async def _tidy(run: Session, chunk: Chunk, batch: ProviderBatch | None) -> None
 def _local_trouble(run: Session, entry: Entry, error: OSError) -> StateError:
     where = run.results_dir
     batch = entry.receipt.batch_id if entry.receipt else "the batch"
+    days = run.providers[entry.chunk.provider].keeps_days
     return StateError(
         f"{entry.chunk.name}: its answers cannot be stored in {str(where)!r}: {error.strerror}. "
-        f"They stay with the provider as {batch} (29 days at Anthropic, 30 at OpenAI); make room "
-        "and run again, nothing is paid twice"
+        f"They stay with {entry.chunk.provider} as {batch}{f' for {days} days' if days else ''}; "
+        "make room and run again, nothing is paid twice"
     )

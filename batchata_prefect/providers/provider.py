@@ -115,6 +115,10 @@ class Provider(ABC):
         batches_cursor: Parameter of a list that takes the last id of the page before.
         files_path: Path of its files.
         upload_fields: What goes up beside a document, for it to be stored for some days.
+        console: Page of its console for a batch, with its `{id}`; None where none is known.
+        keeps_days: For which it keeps the results of a batch; None where that is not documented.
+        webhook_secret: Variable with the secret of its webhooks; None where it sends none that
+            tell of batches.
     """
 
     name: str
@@ -130,6 +134,9 @@ class Provider(ABC):
     batches_cursor: ClassVar[str]
     files_path: ClassVar[str]
     upload_fields: ClassVar[Mapping[str, Any]] = {}
+    console: ClassVar[str | None] = None
+    keeps_days: ClassVar[int | None] = None
+    webhook_secret: ClassVar[str | None] = None
 
     @property
     def kind(self) -> str:
@@ -322,6 +329,14 @@ class Provider(ABC):
     async def forget(self, client: Any, file_id: str) -> None:
         """Delete a stored document; one that is gone does not matter."""
         await wire.delete(client, f"{self.files_path}/{file_id}")
+
+    def verify(self, body: bytes, headers: Mapping[str, str], secret: str) -> None:
+        """Check the signature of a webhook.
+
+        Raises:
+            Exception: It is none of this provider's; it may be anything that breaks the check.
+        """
+        raise NotImplementedError
 
     def reworded(self, body: bytes, answer: str, fault: str) -> Again | None:
         """The request with the answer to it and what was wrong with it, to be asked once more.

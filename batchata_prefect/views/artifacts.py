@@ -36,12 +36,6 @@ _CALL_SECONDS = 10.0
 _KEYS = {"progress": "batchata-progress", "table": "batchata-batches"}
 """By these Prefect's UI names the artifacts; without one it shows a UUID."""
 
-_CONSOLES = {
-    "https://api.openai.com/v1": "https://platform.openai.com/batches/{id}",
-    "https://api.anthropic.com": "https://platform.claude.com/settings/workspaces/default/batches",
-}
-"""Pages of the providers' consoles, by base URL [batch-processing; platform.openai.com]."""
-
 
 class Seen(NamedTuple):
     """A run and its batches at one moment.
@@ -49,12 +43,12 @@ class Seen(NamedTuple):
     Attributes:
         run: The run.
         batches: Its provider batches, oldest first.
-        accounts: Name of a connected provider -> its base URL.
+        pages: Name of a connected provider -> page of its console.
     """
 
     run: RunStatus
     batches: Sequence[BatchStatus]
-    accounts: Mapping[str, str]
+    pages: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -106,9 +100,7 @@ class _Picture:
         seen = self._look()
         if not seen.batches:
             return
-        for name, account in seen.accounts.items():
-            if (page := _CONSOLES.get(account)) is not None:
-                self._pages[name] = page
+        self._pages |= seen.pages
         percent, told = seen.run.percent, headline(seen.run, seen.batches)
         rows = table(seen.batches, self._pages)
         fingerprint = orjson.dumps([percent, told, rows])

@@ -429,6 +429,18 @@ def test_who_may_send_webhooks(body: bytes, signature: dict[str, Any] | None, st
         assert client.post("/openai", content=body, headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("azure", "azure has no webhooks"), ("anthropic", "no webhooks"), ("x", "no such provider")],
+)
+def test_what_sends_no_webhooks_is_refused_with_a_word(path: str, said: str) -> None:
+    """Whoever has set one up for another provider is told that nothing comes of it."""
+    with TestClient(application(SECRET, look=False)) as client:
+        reply = client.post(f"/{path}", content=b"{}")
+    assert reply.status_code == 404
+    assert said in reply.text
+
+
 def test_no_receiver_without_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anybody could send events to it."""
     monkeypatch.delenv("OPENAI_WEBHOOK_SECRET", raising=False)

@@ -66,6 +66,8 @@ class Anthropic(Provider):
     batches_path = "/v1/messages/batches"
     batches_cursor = "after_id"
     files_path = "/v1/files"
+    console = "https://platform.claude.com/settings/workspaces/default/batches"
+    keeps_days = 29  # [batch-processing]
     upload_fields: ClassVar = {"expires_in_seconds": wire.UPLOAD_SECONDS}
     """[anthropic/resources/files.py]"""
 

@@ -57,6 +57,8 @@ class Azure(OpenAI):
     billing = Billing()
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
     keeps_files = False
+    keeps_days = None
+    webhook_secret = None
     batch_fields: ClassVar = {
         "purpose": "batch",
         "expires_after": {"anchor": "created_at", "seconds": _FILE_SECONDS},

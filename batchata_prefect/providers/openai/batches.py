@@ -45,6 +45,7 @@ from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profil
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
 from batchata_prefect.providers.openai.tokens import GptCounting
+from batchata_prefect.providers.openai.webhook import verify
 from batchata_prefect.providers.rendering import drop_unsupported, fault
 from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
 
@@ -93,6 +94,9 @@ class OpenAI(Provider):
     batches_path = "/batches"
     batches_cursor = "after"
     files_path = "/files"
+    console = "https://platform.openai.com/batches/{id}"
+    keeps_days = 30  # [guides/batch]
+    webhook_secret = "OPENAI_WEBHOOK_SECRET"  # noqa: S105 - names a variable, is no secret
     batch_fields: ClassVar[Mapping[str, Any]] = {"purpose": "batch"}
     """What goes up beside the file of a batch."""
     upload_fields: ClassVar = {
@@ -124,6 +128,10 @@ class OpenAI(Provider):
             max_bytes=profile.max_bytes,
             max_request_bytes=profile.max_bytes,
         )
+
+    @override
+    def verify(self, body: bytes, headers: Mapping[str, str], secret: str) -> None:
+        verify(body, headers, secret)
 
     @override
     def serves(self, model: str) -> bool:
