@@ -30,22 +30,20 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from batchata_prefect.batch import Batch, add_file, batch_of
 from batchata_prefect.errors import StateError
 from batchata_prefect.options import FileOptions, OptionError, how, options
-from batchata_prefect.records.credentials import (
-    AnthropicCredentials,
-    AzureCredentials,
-    GeminiCredentials,
-    OpenAICredentials,
-)
+from batchata_prefect.records.credentials import BLOCKS
 from batchata_prefect.run import BatchRun
 
-__all__ = [
-    "AnthropicCredentials",
-    "AzureCredentials",
-    "GeminiCredentials",
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "JobsFile",
     "JobsFileRun",
-    "OpenAICredentials",
+    *(block.__name__ for block in BLOCKS.values()),
 ]
+globals().update({block.__name__: block for block in BLOCKS.values()})
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """One of `BLOCKS`, such as `AnthropicCredentials`."""
+
 
 _LOOK_SECONDS = 0.2
 

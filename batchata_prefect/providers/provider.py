@@ -65,6 +65,33 @@ class Key:
         return given if self.base_url is None else {**given, "base_url": self.base_url}
 
 
+@dataclass(frozen=True, slots=True)
+class LoginForm:
+    """What the Prefect block of a provider's credentials shows and asks for.
+
+    Attributes:
+        title: What the provider is called.
+        what: What the block holds.
+        page: Address of its documentation.
+        logo: Address of its picture.
+        options: Name of a further argument of the SDK's client -> what it is.
+        key: What the key is.
+        needs_key: Whether there is no login without one.
+        address_title: What the base URL is called.
+        address: What the base URL is.
+    """
+
+    title: str
+    what: str
+    page: str
+    logo: str
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str = "The key of the account."
+    needs_key: bool = True
+    address_title: str = "Base URL"
+    address: str = "Where requests go, if not to the provider itself."
+
+
 Requests: TypeAlias = Callable[[], BinaryIO | RawIOBase]
 """Opens the chunk file from its start, as often as it is sent: a request and a newline a line."""
 
@@ -108,6 +135,7 @@ class Provider(ABC):
         hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         billing: How it bills.
         counting: How its models count tokens.
+        login_form: What its block of credentials asks for; None where it has no such block.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
         keeps_files: Whether documents can be stored there for the requests of a batch.
@@ -127,6 +155,7 @@ class Provider(ABC):
     hosts: ClassVar[tuple[str, ...]] = ()
     billing: ClassVar[Billing] = Billing()
     counting: ClassVar[Counting] = Counting()
+    login_form: ClassVar[LoginForm | None] = None
     limits: Limits
     cites: ClassVar[bool] = False
     keeps_files: bool = True

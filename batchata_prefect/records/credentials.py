@@ -10,172 +10,81 @@ Batch("out", credentials={"anthropic": "team-a", "openai": "team-b"})
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Any, cast
+from types import new_class
+from typing import Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
 from batchata_prefect.errors import MissingCredentialsError
-from batchata_prefect.providers import Key, Provider, providers
+from batchata_prefect.providers import Key, LoginForm, Provider, providers
 
 
-class _Credentials(CredentialsBlock):
-    """What the blocks of all providers have."""
+class Credentials(CredentialsBlock):
+    """A login of one account at a provider."""
 
-    api_key: SecretStr = Field(title="API key", description="The key of the account.")
-    base_url: str | None = Field(
-        default=None,
-        title="Base URL",
-        description="Where requests go, if not to the provider itself.",
-    )
+    _provider: ClassVar[str]
+
+    api_key: SecretStr
+    base_url: str | None = None
 
     def key(self) -> Key:
         """What the provider connects with."""
-        return Key(self.api_key.get_secret_value(), self.base_url)
+        known = set(Credentials.model_fields)
+        options = {
+            name: value
+            for name in type(self).model_fields
+            if name not in known and (value := getattr(self, name))
+        }
+        return Key(self.api_key.get_secret_value(), self.base_url, options)
+
+    def get_client(self) -> Any:
+        """The client that runs use, with their timeouts and retries."""
+        return providers()[self._provider].connect(self.key())
 
 
-class AnthropicCredentials(_Credentials):
-    """A key of one Anthropic workspace.
+def _block(provider: Provider, form: LoginForm) -> type[Credentials]:
+    """The block type of a provider's credentials, as Prefect shows it."""
+    name = f"{type(provider).__name__}Credentials"
+    default: Any = ... if form.needs_key else SecretStr("")
+    fields: dict[str, tuple[Any, Any]] = {
+        "api_key": (SecretStr, Field(default, title="API key", description=form.key)),
+        "base_url": (str | None, Field(None, title=form.address_title, description=form.address)),
+    }
+    for option, what in form.options.items():
+        fields[option] = (str | None, Field(None, description=what))
+    about = f"""{form.what}
 
     Example:
         ```python
-        from batchata_prefect.blocks import AnthropicCredentials
+        from batchata_prefect.blocks import {name}
 
-        credentials = AnthropicCredentials.load("BLOCK_NAME")
+        credentials = {name}.load("BLOCK_NAME")
         client = credentials.get_client()
         ```
     """
-
-    _block_type_name = "Batchata Anthropic Credentials"
-    _block_type_slug = "batchata-anthropic-credentials"
-    _description = "A key for Anthropic's Message Batches, as batchata-prefect uses it."
-    _documentation_url = cast("Any", "https://platform.claude.com/docs/en/api/overview")
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/76263028?s=200")
-
-    def get_client(self) -> Any:
-        """An `anthropic.AsyncAnthropic`, with the timeouts and retries that runs use."""
-        return providers()["anthropic"].connect(self.key())
-
-
-class AzureCredentials(_Credentials):
-    """A login of one Azure OpenAI resource.
-
-    Example:
-        ```python
-        from batchata_prefect.blocks import AzureCredentials
-
-        credentials = AzureCredentials.load("BLOCK_NAME")
-        client = credentials.get_client()
-        ```
-    """
-
-    _block_type_name = "Batchata Azure OpenAI Credentials"
-    _block_type_slug = "batchata-azure-credentials"
-    _description = "A login for Azure OpenAI's batch API, as batchata-prefect uses it."
-    _documentation_url = cast(
-        "Any", "https://learn.microsoft.com/azure/foundry/openai/how-to/batch"
-    )
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/6844498?s=200")
-
-    api_key: SecretStr = Field(
-        default=SecretStr(""),
-        title="API key",
-        description="The key of the resource; none for a login with Microsoft Entra ID.",
-    )
-    base_url: str | None = Field(
-        default=None,
-        title="Endpoint",
-        description="Address of the resource, such as https://NAME.openai.azure.com.",
-    )
-    api_version: str | None = Field(
-        default=None, description="Day of a version of the API; without one, that of /openai/v1."
-    )
-    realtime_deployment: str | None = Field(
-        default=None, description="Deployment for direct requests, which one for batches refuses."
-    )
-    azure_ad_token_provider: str | None = Field(
-        default=None,
-        description="Class of azure.identity that logs in; DefaultAzureCredential without a key.",
-    )
-
-    def key(self) -> Key:
-        """What the provider connects with."""
-        names = ("api_version", "realtime_deployment", "azure_ad_token_provider")
-        options = {name: value for name in names if (value := getattr(self, name))}
-        return replace(super().key(), options=options)
-
-    def get_client(self) -> Any:
-        """An `openai.AsyncAzureOpenAI`, with the timeouts and retries that runs use."""
-        return providers()["azure"].connect(self.key())
+    namespace = {
+        "__module__": "batchata_prefect.blocks",
+        "__doc__": about,
+        "__annotations__": {field: kind for field, (kind, _) in fields.items()},
+        **{field: value for field, (_, value) in fields.items()},
+        "_provider": provider.kind,
+        "_block_type_name": f"Batchata {form.title} Credentials",
+        "_block_type_slug": f"batchata-{provider.kind}-credentials",
+        "_description": form.what,
+        "_documentation_url": form.page,
+        "_logo_url": form.logo,
+    }
+    return new_class(name, (Credentials,), exec_body=lambda space: space.update(namespace))
 
 
-class GeminiCredentials(_Credentials):
-    """A key of one Google project.
-
-    Example:
-        ```python
-        from batchata_prefect.blocks import GeminiCredentials
-
-        credentials = GeminiCredentials.load("BLOCK_NAME")
-        client = credentials.get_client()
-        ```
-    """
-
-    _block_type_name = "Batchata Gemini Credentials"
-    _block_type_slug = "batchata-gemini-credentials"
-    _description = "A key for Gemini's Batch API, as batchata-prefect uses it."
-    _documentation_url = cast("Any", "https://ai.google.dev/gemini-api/docs/batch-api")
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/161781182?s=200")
-
-    def get_client(self) -> Any:
-        """A client with which the verbs of `providers.gemini` are called."""
-        return providers()["gemini"].connect(self.key())
-
-
-class OpenAICredentials(_Credentials):
-    """A key of one OpenAI project.
-
-    Example:
-        ```python
-        from batchata_prefect.blocks import OpenAICredentials
-
-        credentials = OpenAICredentials.load("BLOCK_NAME")
-        client = credentials.get_client()
-        ```
-    """
-
-    _block_type_name = "Batchata OpenAI Credentials"
-    _block_type_slug = "batchata-openai-credentials"
-    _description = "A key for OpenAI's Batch API, as batchata-prefect uses it."
-    _documentation_url = cast("Any", "https://developers.openai.com/api/docs/guides/batch")
-    _logo_url = cast("Any", "https://avatars.githubusercontent.com/u/14957082?s=200")
-
-    organization: str | None = Field(
-        default=None, description="Organization that is charged, where the key is of several."
-    )
-    project: str | None = Field(
-        default=None, description="Project that is charged, where the key is of several."
-    )
-
-    def key(self) -> Key:
-        """What the provider connects with."""
-        named = {"organization": self.organization, "project": self.project}
-        options = {name: value for name, value in named.items() if value}
-        return replace(super().key(), options=options)
-
-    def get_client(self) -> Any:
-        """An `openai.AsyncOpenAI`, with the timeouts and retries that runs use."""
-        return providers()["openai"].connect(self.key())
-
-
-_KINDS = {
-    "anthropic": AnthropicCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
-    "azure": AzureCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
-    "gemini": GeminiCredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
-    "openai": OpenAICredentials._block_type_slug,  # pyright: ignore[reportPrivateUsage]
+BLOCKS = {
+    kind: _block(each, each.login_form)
+    for kind, each in providers().items()
+    if each.login_form is not None
 }
+"""Name of a provider -> the type of its block."""
 
 
 async def connect(provider: Provider, credentials: str | None = None) -> Any:
@@ -196,7 +105,8 @@ async def connect(provider: Provider, credentials: str | None = None) -> Any:
 
 
 async def _key_in(name: str, provider: str) -> Key:
-    kind = _KINDS.get(provider)
+    block_type = BLOCKS.get(provider)
+    kind = None if block_type is None else block_type.get_block_type_slug()
     full = name if "/" in name or kind is None else f"{kind}/{name}"
     try:
         block: Any = await Block.aload(full)

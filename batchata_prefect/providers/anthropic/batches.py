@@ -20,7 +20,7 @@ from batchata_prefect.content.bounds import bounds
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
-from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
 from batchata_prefect.providers.anthropic.billing import BILLING
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
@@ -61,6 +61,12 @@ class Anthropic(Provider):
     hosts = ("api.anthropic.com",)
     billing = BILLING
     counting = ClaudeCounting()
+    login_form = LoginForm(
+        "Anthropic",
+        "A key for Anthropic's Message Batches, as batchata-prefect uses it.",
+        "https://platform.claude.com/docs/en/api/overview",
+        "https://avatars.githubusercontent.com/u/76263028?s=200",
+    )
     limits = LIMITS
     cites = True
     batches_path = "/v1/messages/batches"

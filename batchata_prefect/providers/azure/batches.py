@@ -22,7 +22,7 @@ from typing_extensions import override
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, keep_secret, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
-from batchata_prefect.providers import Key, Provider, Requests, wire
+from batchata_prefect.providers import Key, LoginForm, Provider, Requests, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import HeldBackError
 from batchata_prefect.providers.openai import OpenAI
@@ -55,6 +55,22 @@ class Azure(OpenAI):
     address = None
     hosts = ("azure.com",)
     billing = Billing()
+    login_form = LoginForm(
+        "Azure OpenAI",
+        "A login for Azure OpenAI's batch API, as batchata-prefect uses it.",
+        "https://learn.microsoft.com/azure/foundry/openai/how-to/batch",
+        "https://avatars.githubusercontent.com/u/6844498?s=200",
+        {
+            "api_version": "Day of a version of the API; without one, that of /openai/v1.",
+            "realtime_deployment": "Deployment for direct requests, which one for batches refuses.",
+            "azure_ad_token_provider": "Class of azure.identity that logs in; "
+            "DefaultAzureCredential without a key.",
+        },
+        key="The key of the resource; none for a login with Microsoft Entra ID.",
+        needs_key=False,
+        address_title="Endpoint",
+        address="Address of the resource, such as https://NAME.openai.azure.com.",
+    )
     limits = replace(LIMITS, max_requests=100_000, calls=LIMITS.calls + 2)
     keeps_files = False
     keeps_days = None

@@ -30,7 +30,7 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.money.billing import Billing
-from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
 from batchata_prefect.providers.failures import NotSentError, is_transient, status_of
 from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.gemini.client import Client
@@ -66,6 +66,12 @@ class Gemini(Provider):
     hosts = ("generativelanguage.googleapis.com",)
     billing = Billing(listed_as="google")
     counting = GeminiCounting()
+    login_form = LoginForm(
+        "Gemini",
+        "A key for Gemini's Batch API, as batchata-prefect uses it.",
+        "https://ai.google.dev/gemini-api/docs/batch-api",
+        "https://avatars.githubusercontent.com/u/161781182?s=200",
+    )
     limits = LIMITS
     keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.

@@ -36,7 +36,7 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.providers.openai.billing import BILLING
@@ -88,6 +88,16 @@ class OpenAI(Provider):
     hosts = ("api.openai.com",)
     billing = BILLING
     counting = GptCounting()
+    login_form = LoginForm(
+        "OpenAI",
+        "A key for OpenAI's Batch API, as batchata-prefect uses it.",
+        "https://developers.openai.com/api/docs/guides/batch",
+        "https://avatars.githubusercontent.com/u/14957082?s=200",
+        {
+            "organization": "Organization that is charged, where the key is of several.",
+            "project": "Project that is charged, where the key is of several.",
+        },
+    )
     limits = LIMITS
     profile: Profile | None = None
     """What the server of an account takes; None for the provider of the environment."""
