@@ -28,8 +28,8 @@ from prefect._internal.compatibility.async_dispatch import async_dispatch
 from prefect.blocks.abstract import JobBlock, JobRun
 
 from batchata_prefect.batch import Batch, add_file, batch_of
-from batchata_prefect.errors import StateError
-from batchata_prefect.options import FileOptions, OptionError, how, options
+from batchata_prefect.errors import OptionError, StateError
+from batchata_prefect.options import FileOptions, how, options
 from batchata_prefect.records.credentials import BLOCKS
 from batchata_prefect.run import BatchRun
 

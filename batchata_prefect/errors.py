@@ -23,8 +23,11 @@ import re
 from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, cast, overload
 from urllib.parse import quote, unquote, urlsplit
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError as PydanticError
 
 OBEYED = re.compile(
     # C0 but for tab and line feed, DEL and C1: titles, colors, links, the clipboard, the bell.
@@ -78,6 +81,10 @@ class ValidationError(BatchataError, ValueError):
     def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.faults = tuple(faults) or (message,)
+
+
+class OptionError(ValidationError):
+    """An option that makes no sense where it stands; nothing was sent."""
 
 
 class ProviderError(BatchataError):
@@ -169,3 +176,22 @@ def one_line(error: BaseException) -> str:
     """An error's text on one line of at most 300 letters, without keys."""
     text = blanked(" ".join(printable(str(error)).split())) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def refusal(error: PydanticError) -> ValidationError:
+    """The faults that pydantic found in the options, in our words."""
+    faults, kind = list[str](), cast("type[ValidationError]", OptionError)
+    for each in error.errors(include_url=False):
+        cause = each.get("ctx", {}).get("error")
+        name, *inner = map(str, each["loc"] or ("the options",))
+        if isinstance(cause, ValidationError):
+            kind = type(cause)
+            faults.append(f"{name}[{inner[0]!r}]: {cause}" if inner else str(cause))
+        elif each["type"] == "extra_forbidden":
+            faults.append(f"there is no option {name!r}")
+        elif each["type"] == "literal_error":
+            expected = each.get("ctx", {}).get("expected")
+            faults.append(f"{name} must be {expected}, not {each['input']!r:.60}")
+        else:
+            faults.append(f"{name}: {each['msg']}, not {each['input']!r:.60}")
+    return kind("; ".join(faults), faults)

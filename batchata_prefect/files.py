@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
 import time
+import tomllib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import orjson
+
+from batchata_prefect.errors import ValidationError
 
 BUFFER_BYTES = 1 << 20
 
@@ -128,3 +133,44 @@ def copy_start(source: Path, size: int, target: BinaryIO) -> None:
                 raise OSError(f"{str(source)!r} is cut short")
             target.write(piece)
             size -= len(piece)
+
+
+def read_table(what: str, path: str | os.PathLike[str], of: str) -> dict[str, Any]:
+    """A table out of a JSON or TOML file that a person wrote; no digit of a number is rounded.
+
+    Args:
+        what: What the file is, for an error.
+        path: Where it lies.
+        of: What it maps to what, for an error.
+
+    Raises:
+        ValidationError: The file cannot be read, has a name twice, or is no table.
+    """
+    where = f"{what} {os.fspath(path)!r}"
+    file = Path(path).expanduser()
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        content: Any = (
+            tomllib.loads(text, parse_float=Decimal)
+            if file.suffix.lower() == ".toml"
+            else json.loads(text, parse_float=Decimal, object_pairs_hook=_no_name_twice)
+        )
+    except OSError as error:
+        raise ValidationError(
+            f"{where} cannot be read: {error.strerror or error}; nothing was sent"
+        ) from error
+    except ValueError as error:
+        raise ValidationError(f"{where} cannot be read: {error}; nothing was sent") from error
+    if not isinstance(content, dict):
+        raise ValidationError(f"{where} must map {of}, and holds {type(content).__name__}")
+    return cast("dict[str, Any]", content)
+
+
+def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; JSON itself would let the last of two win without a word."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} stands there twice")
+        found[name] = value
+    return found

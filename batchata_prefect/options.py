@@ -7,7 +7,6 @@ of `Batch` and the table of the reference are made from the two models here.
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from batchata_prefect.errors import ValidationError
+from batchata_prefect.errors import OptionError, refusal
 from batchata_prefect.jobs.spool.layout import MOST_ATTEMPTS
 from batchata_prefect.numbers import (
     Checked,
@@ -30,7 +29,7 @@ from batchata_prefect.numbers import (
     number_field,
     whole_field,
 )
-from batchata_prefect.providers.accounts import Account, read_accounts
+from batchata_prefect.providers.accounts import tables
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -43,10 +42,6 @@ ResultFormat: TypeAlias = Literal["jsonl", "json", "parquet"]
 OnCancel: TypeAlias = Literal["collect", "detach"]
 IfRunning: TypeAlias = Literal["wait", "fail"]
 Wait: TypeAlias = Literal["poll", "suspend"]
-
-
-class OptionError(ValidationError):
-    """An option that makes no sense where it stands; nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,16 +113,6 @@ def _blocks(value: Any) -> Any:
                     f"the credentials for {provider!r} must be the name of a saved block, so that "
                     "the run finds its key again; save the block and give its name"
                 )
-    return _table(cast("Any", value))
-
-
-def _accounts(value: Any) -> Any:
-    if isinstance(value, (str, os.PathLike)):
-        value = read_accounts(cast("Any", value))
-    if value is not None and not isinstance(value, dict):
-        raise OptionError("accounts is a table by name, or the path of a JSON or TOML file of it")
-    for name, table in cast("dict[Any, Any]", value or {}).items():
-        Account.of(str(name), table)
     return _table(cast("Any", value))
 
 
@@ -244,7 +229,7 @@ class RunOptions(BaseModel):
     )
     """Provider and name of the Prefect credentials block with its key, in place of the keys in the
     environment."""
-    accounts: Annotated[dict[str, dict[str, Any]], BeforeValidator(_accounts), _TABLE] = option(
+    accounts: Annotated[dict[str, dict[str, Any]], BeforeValidator(tables), _TABLE] = option(
         {}, PLACES, form="prices"
     )
     """Endpoints by a name of their own, which jobs give as provider: a table of kind (anthropic,
@@ -294,7 +279,7 @@ class RunOptions(BaseModel):
         try:
             return cls(**told)
         except pydantic.ValidationError as error:
-            raise _refusal(error) from None
+            raise refusal(error) from None
 
     def but(self, **told: Any) -> Self:
         """The same but for what is told now, checked.
@@ -458,22 +443,3 @@ def takes(face: Face, /, **types: Any) -> Callable[[F], F]:
         return function
 
     return signed
-
-
-def _refusal(error: pydantic.ValidationError) -> ValidationError:
-    """The faults that pydantic found, in our words."""
-    faults, kind = list[str](), cast("type[ValidationError]", OptionError)
-    for each in error.errors(include_url=False):
-        cause = each.get("ctx", {}).get("error")
-        name, *inner = map(str, each["loc"] or ("the options",))
-        if isinstance(cause, ValidationError):
-            kind = type(cause)
-            faults.append(f"{name}[{inner[0]!r}]: {cause}" if inner else str(cause))
-        elif each["type"] == "extra_forbidden":
-            faults.append(f"there is no option {name!r}")
-        elif each["type"] == "literal_error":
-            expected = each.get("ctx", {}).get("expected")
-            faults.append(f"{name} must be {expected}, not {each['input']!r:.60}")
-        else:
-            faults.append(f"{name}: {each['msg']}, not {each['input']!r:.60}")
-    return kind("; ".join(faults), faults)

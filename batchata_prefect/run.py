@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextvars
 import gc
 import inspect
@@ -12,15 +11,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.pace import Pace
-from batchata_prefect.engine.server import own_server, start_early
+from batchata_prefect.engine.server import no_collector, own_server, start_early
 from batchata_prefect.engine.session import (
     TERMINATED,
     OnBatch,
@@ -164,7 +163,7 @@ class BatchRun(RunAnswers):
             run.waiting_for = "Prefect to start"
             self._report(callbacks)
             start_early()
-            with _no_collector():
+            with no_collector():
                 # Prefect takes seconds to import; whoever only builds or reads does not pay for
                 # it. All of this is done while the server starts.
                 from prefect import tags
@@ -436,21 +435,3 @@ def _interruption(*said: str) -> KeyboardInterrupt:
     # For whoever called `run` from Python, which would have given it back; the command has none.
     error.add_note("batch.latest_run is the run that was interrupted")
     return error
-
-
-@contextmanager
-def _no_collector() -> Generator[None]:
-    """Load what is large without the collector, which would go through all of it again and again.
-
-    At the end of the process it would go through it once more: what is set aside then is not
-    looked at, and the process leaves half a second earlier.
-    """
-    is_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if is_on:
-            gc.enable()
-        atexit.unregister(gc.freeze)
-        atexit.register(gc.freeze)

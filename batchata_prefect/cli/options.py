@@ -15,7 +15,7 @@ import orjson
 from cyclopts import Group, Parameter, Token
 from pydantic.fields import FieldInfo
 
-from batchata_prefect.errors import ValidationError
+from batchata_prefect.errors import OptionError, ValidationError
 from batchata_prefect.options import (
     JOBS,
     LIMITS,
@@ -23,7 +23,6 @@ from batchata_prefect.options import (
     SENDING,
     FileOptions,
     How,
-    OptionError,
     how,
     options,
 )

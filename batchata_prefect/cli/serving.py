@@ -17,7 +17,7 @@ from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.money.own import read_prices
 from batchata_prefect.options import FileOptions
-from batchata_prefect.providers.accounts import read_accounts
+from batchata_prefect.providers.accounts import tables
 
 
 def sandbox(
@@ -203,7 +203,7 @@ def _parameters(
     if "prices" in values:
         values["prices"] = _prices(values["prices"])
     if "accounts" in values:
-        values["accounts"] = read_accounts(values["accounts"])
+        values["accounts"] = tables(values["accounts"])
     return values
 
 

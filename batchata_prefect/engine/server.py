@@ -9,6 +9,7 @@ it so.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import socket
@@ -17,7 +18,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from http.client import HTTPConnection, HTTPException
 from typing import Any, BinaryIO
 
@@ -169,6 +171,24 @@ def _has_another() -> bool:
     )
 
 
+@contextmanager
+def no_collector() -> Generator[None]:
+    """Load what is large without the collector, which would go through all of it again and again.
+
+    At the end of the process it would go through it once more: what is set aside then is not
+    looked at, and the process leaves half a second earlier.
+    """
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
+
+
 def _settings_of_now() -> dict[str, str]:
     own = {
         "PREFECT__SERVER_EPHEMERAL": "1",
@@ -199,13 +219,11 @@ def _serve(parent: int, fd: int) -> None:
 
     if _url() or not PREFECT_SERVER_ALLOW_EPHEMERAL_MODE.value():
         sys.exit("Prefect's settings name another server, or allow none")
-    # The collector would go through what is loaded again and again: half a second.
-    gc.disable()
-    import uvicorn
-    from prefect.server.api.server import create_app
+    with no_collector():
+        import uvicorn
+        from prefect.server.api.server import create_app
 
-    gc.freeze()
-    gc.enable()
+        gc.freeze()
     config = uvicorn.Config(create_app, factory=True, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     with socket.socket(fileno=fd) as listening, suppress(KeyboardInterrupt):

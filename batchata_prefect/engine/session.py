@@ -21,13 +21,13 @@ import pydantic
 from batchata_prefect.answers import EndedBatch, JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.engine.pace import Lines, Pace, TurnedAway
-from batchata_prefect.errors import BatchataError
+from batchata_prefect.errors import BatchataError, OptionError
 from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
-from batchata_prefect.options import OnCancel, OptionError, RunOptions
+from batchata_prefect.options import OnCancel, RunOptions
 from batchata_prefect.providers import Provider, Requests, provider_for, providers
 from batchata_prefect.results.row import reply_file
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.files import read_table
 from batchata_prefect.money.tariffs import Rates, Tariff, flat
 
 Prices: TypeAlias = "Mapping[str, Mapping[str, Any]] | str | os.PathLike[str]"
@@ -59,43 +57,14 @@ def read_prices(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
         ValidationError: The file cannot be read, names a model or a key twice, or is no table of
             tables.
     """
-    file = Path(path).expanduser()
-    where = f"price file {os.fspath(path)!r}"
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        content: Any = (
-            tomllib.loads(text, parse_float=Decimal)
-            if file.suffix.lower() == ".toml"
-            else json.loads(text, parse_float=Decimal, object_pairs_hook=_no_key_twice)
-        )
-    except OSError as error:
-        raise ValidationError(
-            f"{where} cannot be read: {error.strerror or error}; nothing was sent"
-        ) from error
-    except ValueError as error:
-        raise ValidationError(f"{where} cannot be read: {error}; nothing was sent") from error
-    if not isinstance(content, dict):
-        raise ValidationError(
-            f"{where} must map model ids to tables of {', '.join(_KEYS)}, and holds "
-            f"{type(content).__name__}"
-        )
-    tables = cast("dict[str, Any]", content)
+    tables = read_table("price file", path, f"model ids to tables of {', '.join(_KEYS)}")
     for model, table in tables.items():
         if not isinstance(table, dict):
             raise ValidationError(
-                f"{where}: prices of {model!r} must be a table of {', '.join(_KEYS)}, not {table!r}"
+                f"price file {os.fspath(path)!r}: prices of {model!r} must be a table of "
+                f"{', '.join(_KEYS)}, not {table!r}"
             )
     return tables
-
-
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; JSON itself would let the last of two prices win without a word."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"{key!r} stands there twice")
-        found[key] = value
-    return found
 
 
 def _tariff(where: str, model: Any, prices: Any) -> Tariff:

@@ -5,17 +5,15 @@ A table of them stands in the settings and records of a run, and never holds a s
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.files import read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _OF_ACCOUNT = ("kind", "base_url", "api_key_env", "credentials", "profile", "options")
@@ -83,23 +81,17 @@ class Account:
         return made
 
 
-def read_accounts(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Accounts out of a JSON or TOML file, by name.
+def tables(told: Any) -> dict[str, Any]:
+    """Accounts by name as plain tables, checked: of a table, or of a JSON or TOML file of it.
 
     Raises:
-        ValidationError: The file cannot be read, or is no table.
+        ValidationError: The file cannot be read, or one of them is no account.
     """
-    where = f"accounts file {os.fspath(path)!r}"
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-        is_toml = Path(path).suffix.lower() == ".toml"
-        content: Any = tomllib.loads(text) if is_toml else json.loads(text)
-    except OSError as error:
-        raise ValidationError(
-            f"{where} cannot be read: {error.strerror or error}; nothing was sent"
-        ) from error
-    except ValueError as error:
-        raise ValidationError(f"{where} cannot be read: {error}; nothing was sent") from error
-    if not isinstance(content, dict):
-        raise ValidationError(f"{where} must map names to tables")
-    return cast("dict[str, Any]", content)
+    if isinstance(told, (str, os.PathLike)):
+        told = read_table("accounts file", cast("Any", told), "names to tables")
+    if told is not None and not isinstance(told, dict):
+        raise ValidationError("accounts is a table by name, or the path of a JSON or TOML file")
+    found = cast("dict[str, Any]", told or {})
+    for name, table in found.items():
+        Account.of(str(name), table)
+    return found

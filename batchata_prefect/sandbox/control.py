@@ -207,8 +207,8 @@ class Sandbox:
     def limits(self, **limits: float | bool | list[str] | None) -> None:
         """Change limits; `limits.py` lists them. They survive a restart."""
         self._order("POST", "limits", limits)
-        if isinstance(limits.get("seconds"), (int, float)):
-            self.seconds = float(limits["seconds"] or 0)
+        if isinstance(seconds := limits.get("seconds"), (int, float)):
+            self.seconds = float(seconds)
 
     def settle(self) -> None:
         """End all running batches now."""

@@ -254,3 +254,21 @@ def test_what_is_documented_is_what_there_is() -> None:
     for name in ("max_attempts", "task_retries", "prices"):
         assert f"{name}: {options()[name].description}" in (Batch.__doc__ or "")
     assert f"canary: {options()['canary'].description}" in (Batch.run.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.json", '{"lab": {"kind": "openai"}, "lab": {"kind": "openai"}}', "'lab' stands there"),
+        ("a.toml", '[lab]\nkind = "openai"\n[lab]\nkind = "openai"\n', "cannot be read"),
+        ("a.json", '["lab"]', "must map names to tables, and holds list"),
+        ("a.json", '{"lab": ', "cannot be read"),
+        ("gone.json", None, "No such file"),
+    ],
+)
+def test_a_file_of_accounts_that_is_none(tmp_path, name, text, reason):
+    """JSON itself lets the last of two win: jobs would go to an endpoint that nobody looked at."""
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValidationError, match=reason):
+        Batch(tmp_path / "results", accounts=str(tmp_path / name))

@@ -11,7 +11,7 @@ import pytest
 
 import batchata_prefect
 from batchata_prefect.cli.options import spoken
-from batchata_prefect.options import OptionError
+from batchata_prefect.errors import OptionError
 
 PACKAGE = Path(batchata_prefect.__file__).parent
 PYTHON = re.compile(
