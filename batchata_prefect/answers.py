@@ -291,6 +291,8 @@ class Attempt:
         error_code: What went wrong; None where it was answered.
         error: The text of what went wrong.
         cost_usd: What it cost in USD; None where the price is unknown.
+        custom_id: What it was called in the provider batch, and in `raw_files`; None where an
+            earlier version wrote it down.
     """
 
     round: int
@@ -298,6 +300,7 @@ class Attempt:
     error_code: str | None = None
     error: str | None = None
     cost_usd: float | None = None
+    custom_id: str | None = None
 
 
 @dataclass(slots=True)

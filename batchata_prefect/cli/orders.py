@@ -102,7 +102,11 @@ class Order:
             return self
         if not (is_ours or trust):
             raise refuse(self.place, earlier.shown())
-        return replace(self, amendments=earlier.amendments)
+        labels = {name: value for name, value in self.told.items() if name in _LABELS}
+        amendments = [
+            replace(each, told={**_unlabelled(each.told), **labels}) for each in earlier.amendments
+        ]
+        return replace(self, amendments=tuple(amendments))
 
     def shown(self) -> dict[str, Any]:
         """What it would read and import, for the person who is to trust it."""
@@ -218,13 +222,22 @@ def _amended(
             allow_urls=asked.allow_urls,
         )
         if amendment is not None:
-            job = {**job_defaults(asked), **job, "id": amendment.rows[number]}
+            # One that is made of its request would be another now.
+            job = {"id": amendment.rows[number], **job_defaults(asked), **job}
         yield job
+
+
+_LABELS = frozenset({"id_column", "metadata_columns", "tags"})
+"""Options of a job that change its results, and nothing of its request."""
+
+
+def _unlabelled(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in told.items() if name not in _LABELS}
 
 
 def _asked(told: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked for each row, of what a command was told."""
-    options = FileOptions.model_fields
+    options, told = FileOptions.model_fields, _unlabelled(told)
     return {name: value for name, value in told.items() if how(options[name]).group == JOBS}
 
 

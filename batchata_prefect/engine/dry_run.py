@@ -15,7 +15,7 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.pace import Pace
-from batchata_prefect.engine.recovery import refuse_other_records
+from batchata_prefect.engine.recovery import read_ledger, refuse_other_records
 from batchata_prefect.engine.session import Session
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
@@ -139,10 +139,8 @@ async def _read_records(run: Session) -> None:
     await asyncio.to_thread(refuse_other_records, run)
     if start is None or not run.settings.reuse_state:
         return
-    async for entry, members in records.ledger():
-        ordinals = run.spool.locate(members)
-        run.ledger.append(entry)
-        run.members.append(ordinals)
+    await read_ledger(run)
+    for entry, ordinals in zip(run.ledger, run.members, strict=True):
         run.spool.states.move(ordinals, IN_FLIGHT)
         if entry.ending is not None:
             name = entry.chunk.provider

@@ -19,6 +19,7 @@ from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
+from batchata_prefect.jobs.spool.renamed import Renamed
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Start
 from batchata_prefect.records.credentials import connect
@@ -86,12 +87,10 @@ async def _read_records(run: Session) -> dict[int, Words]:
                 "set_state(reuse_state=False). Nothing was sent"
             )
     await _take_over_accounts(run)
+    await read_ledger(run)
     ended: dict[int, Words] = {}
     strangers = 0
-    async for entry, members in run.records.ledger():
-        ordinals = await run.alone(run.spool.locate, members)
-        run.ledger.append(entry)
-        run.members.append(ordinals)
+    for entry, ordinals in zip(run.ledger, run.members, strict=True):
         run.spool.states.move(ordinals, IN_FLIGHT)
         strangers += ordinals.count(-1)
         if entry.ending is None:
@@ -117,6 +116,21 @@ async def _read_records(run: Session) -> dict[int, Words]:
             else "",
         )
     return ended
+
+
+async def read_ledger(run: Session) -> None:
+    """Have the ledger in memory, and know which jobs of today are in its chunks."""
+    assert run.records is not None
+    renamed = Renamed(run.spool)
+    async for entry, intent in run.records.ledger():
+        ordinals = await run.alone(run.spool.locate, intent.members)
+        sequence = len(run.ledger)
+        run.ledger.append(entry)
+        run.members.append(ordinals)
+        await run.alone(
+            renamed.note, sequence, intent.members, intent.requests, ordinals, entry.ending
+        )
+    await run.alone(renamed.find, run.members)
 
 
 async def _take_over_accounts(run: Session) -> None:

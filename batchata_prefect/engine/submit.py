@@ -230,7 +230,8 @@ class Purchases:
             run.request_file(chunk.token).unlink(missing_ok=True)
             run.turned_away.add(chunk.provider, chunk.model)
             return None
-        intent = Intent(chunk, entry.since, cut.members)
+        requests_told = await run.alone(_requests, run, cut)
+        intent = Intent(chunk, entry.since, cut.members, requests_told)
         records = run.records
         try:
             await keep(
@@ -412,6 +413,15 @@ async def _time_there(run: Session, chunk: Chunk) -> datetime:
                 async for _ in provider.listed(client):
                     break
     return wire.now(client) or datetime.now(UTC)
+
+
+def _requests(run: Session, cut: chunks.Cut) -> bytes:
+    """Digests of the requests of jobs, end to end."""
+    jobs = run.spool.reader()
+    try:
+        return b"".join(jobs.requests(cut.ordinals))
+    finally:
+        jobs.close()
 
 
 def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:

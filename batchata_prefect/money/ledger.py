@@ -89,16 +89,15 @@ class Intent:
     Attributes:
         chunk: What is to be sent.
         since: Time just before the create.
-        members: Fingerprints of its jobs, in the order of their ordinals, end to end.
+        members: Fingerprints of its jobs, in the order of their places, end to end.
+        requests: Digests of their requests, by which a job is known that has another id since;
+            empty where an earlier version wrote it.
     """
 
     chunk: Chunk
     since: datetime
     members: bytes
-
-    def member(self, ordinal: int) -> bytes:
-        """Fingerprint of the job at `ordinal`."""
-        return self.members[ordinal * FINGERPRINT_BYTES : (ordinal + 1) * FINGERPRINT_BYTES]
+    requests: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

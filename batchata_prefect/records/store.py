@@ -145,8 +145,8 @@ class Records:
         """Say what the run waits for while it sleeps."""
         await self.write(f"g{self.generation}/waiting", values)
 
-    async def ledger(self) -> AsyncIterator[tuple[Entry, bytes]]:
-        """All entries of this generation with their members, oldest first."""
+    async def ledger(self) -> AsyncIterator[tuple[Entry, Intent]]:
+        """All entries of this generation with their intents, oldest first."""
         sequence = 0
         while (intent := await self.intent(sequence)) is not None:
             entry = Entry(intent.chunk, intent.since)
@@ -166,7 +166,7 @@ class Records:
             else:
                 written_off = await self.read(self._key(sequence, "written_off"))
                 entry.written_off = written_off is not None
-            yield entry, intent.members
+            yield entry, intent
             sequence += 1
 
     async def intent(self, sequence: int) -> Intent | None:
@@ -178,7 +178,8 @@ class Records:
         values["reserved_usd"] = _money(values["reserved_usd"])
         chunk = Chunk(**values)
         since = datetime.fromisoformat(data["since"])
-        return Intent(chunk, since, base64.b64decode(data["members"]))
+        members, requests = data["members"], data.get("requests", "")
+        return Intent(chunk, since, base64.b64decode(members), base64.b64decode(requests))
 
     async def write_intent(self, intent: Intent) -> None:
         """Make an intent durable; only after this may the chunk be created.
@@ -193,6 +194,7 @@ class Records:
             "chunk": chunk,
             "since": intent.since.isoformat(),
             "members": base64.b64encode(intent.members).decode(),
+            "requests": base64.b64encode(intent.requests).decode(),
         }
         await self._write_once(self._key(intent.chunk.sequence, "intent"), values)
 

@@ -101,13 +101,17 @@ def _note(seen: sqlite3.Connection, answers: Iterable[bytes]) -> None:
 
 
 def _answers(row: Mapping[str, Any]) -> list[bytes]:
-    """What names the answers to a job, the last one last: the job and the batch that gave it."""
-    job_id = row["job_id"]
+    """What names the answers to a job, the last one last.
+
+    That is what it was called in its batch, for the job may have another id since; and in the rows
+    of earlier versions, which do not have that, the job and the batch.
+    """
+    job_id, attempts = row["job_id"], orjson.loads(row["attempts_json"])
+    names = [attempt["custom_id"] for attempt in attempts if attempt.get("custom_id")]
     if row["batch_id"] is None:
         # Through the realtime API: nothing but the answer itself tells it from another.
-        return [orjson.dumps([job_id, None, row["raw_response"]])]
-    attempts = orjson.loads(row["attempts_json"])
-    return [
-        orjson.dumps([job_id, batch_id])
-        for batch_id in (*(attempt["batch_id"] for attempt in attempts), row["batch_id"])
-    ]
+        told = [[job_id, None, row["raw_response"]]]
+    else:
+        batches = (*(attempt["batch_id"] for attempt in attempts), row["batch_id"])
+        told = [[job_id, batch_id] for batch_id in batches]
+    return [orjson.dumps(each) for each in (*told, *names)]

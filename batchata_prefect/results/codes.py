@@ -87,7 +87,7 @@ CODES: dict[str, Code] = {
         FAILED,
         "They were or may have been answered and paid. Where their reply file is gone, bring it "
         "back from a backup of raw_files/responses; a realtime reply that never came cannot be "
-        "had, nor what was written off. Sent under another id they are paid again.",
+        "had, nor what was written off. Sent with a changed request they are paid again.",
     ),
     # The request
     "invalid_request": Code(FAILED, _REQUEST),

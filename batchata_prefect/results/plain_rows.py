@@ -20,7 +20,7 @@ from batchata_prefect.results.tally import Tally
 _HELD_PRICES = 20_000
 """Different usages whose price is held at once."""
 
-_JOB_ID, _TEXT, _TAG = (f"batchata {name} 1b3a" for name in ("id", "text", "tag"))
+_JOB_ID, _TEXT, _TAG, _NAME = (f"batchata {word} 1b3a" for word in ("id", "text", "tag", "name"))
 _STOP = "end_turn"
 _METADATA = {"batchata metadata 1b3a": 0}
 _FEE = "batchata fee 1b3a"
@@ -36,7 +36,7 @@ class PlainRows:
     """
 
     def __init__(self, reading: Reading) -> None:
-        reply = Reply("", "succeeded", (TextBlock(_TEXT),), _USAGE, _STOP)
+        reply = Reply(_NAME, "succeeded", (TextBlock(_TEXT),), _USAGE, _STOP)
         job = Context(0, _JOB_ID, _METADATA, None, None, (), 0, 0, tags=(_TAG,))
         form = orjson.dumps(reading.row(reply, job, _COST), option=orjson.OPT_APPEND_NEWLINE)
         usage = zip(Usage._fields[:6], _USAGE[:6], strict=True)
@@ -49,6 +49,7 @@ class PlainRows:
             "cost": orjson.dumps(float(_COST)),
             "metadata": _text_of(_METADATA),
             "tags": orjson.dumps((_TAG,)),
+            "custom_id": _NAME.encode(),
         }
         places = sorted(
             (at, name)
@@ -65,7 +66,8 @@ class PlainRows:
             end = at + len(holes[name])
         self._head, self._after_id = pieces[:2]
         self._billed = b"%b".join(piece.replace(b"%", b"%%") for piece in pieces[2:11])
-        self._after_metadata, self._after_tags, self._tail = pieces[11], pieces[12], form[end:]
+        self._after_metadata, self._after_tags, self._after_cost = pieces[11:14]
+        self._tail = form[end:]
 
     def row(self, reply: Reply, job: Stored, bill: Bill | None) -> bytes | None:
         """The row of an answer as a line of JSON; None where it is no ordinary one.
@@ -101,11 +103,13 @@ class PlainRows:
                 self._after_metadata,
                 job.tags or b"[]",
                 tail,
+                reply.custom_id.encode(),
+                self._tail,
             )
         )
 
     def _fill(self, bill: Bill, key: tuple[str | None, bool]) -> tuple[bytes, bytes]:
-        """What stands between text and metadata, and what stands behind the tags."""
+        """What stands between text and metadata, and between the tags and the custom_id."""
         usage = bill.usage
         cost = orjson.dumps(None if bill.cost is None else float(bill.cost))
         middle = self._billed % (
@@ -118,7 +122,7 @@ class PlainRows:
             _text_of(dict(usage.fees)) if usage.fees else b'"{}"',
             cost,
         )
-        bill.filled[key] = (middle, self._after_tags + cost + self._tail)
+        bill.filled[key] = (middle, self._after_tags + cost + self._after_cost)
         return bill.filled[key]
 
 
@@ -141,6 +145,7 @@ _ORDER = [
     "metadata",
     "tags",
     "cost",
+    "custom_id",
 ]
 
 

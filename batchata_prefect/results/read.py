@@ -258,7 +258,7 @@ def _write_missing(
             letter, code, text = FAILED, UNREADABLE, reading.unnamed(unreadable)
         marks[place] = ord(letter)
         if ordinals[place] >= 0:
-            values = reading.missing(jobs.context(ordinals[place]), code, text)
+            values = reading.missing(jobs.context(ordinals[place]), place, code, text)
             file.tally.add(values)
             file.add(place, orjson.dumps(values, option=orjson.OPT_APPEND_NEWLINE))
 

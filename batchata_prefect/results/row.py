@@ -71,7 +71,7 @@ class Reading:
             body: Its request, which citations are compared with; of use only where the job asked
                 for citations. Without it they are not compared, and all quotes are dropped.
         """
-        row = self._blank(job, cost)
+        row = self._blank(job, cost, reply.custom_id)
         usage = reply.usage
         if usage is not None:
             row["input_tokens"] = usage.input_tokens
@@ -125,7 +125,7 @@ class Reading:
             cost: What it was billed.
             error: What was raised while it was read.
         """
-        row = self._blank(job, cost)
+        row = self._blank(job, cost, reply.custom_id)
         row["raw_response"] = writable(reply.text) or None
         what = f"the answer could not be read ({type(error).__name__}: {str(error)[:300]})"
         self._failed(row, UNREADABLE, f"{writable(what)}; {self._kept(reply)}")
@@ -150,9 +150,10 @@ class Reading:
             f"{reply_file(self.chunk.token)}, and nothing is sent again; report it"
         )
 
-    def missing(self, job: Context, code: str, error: str) -> dict[str, Any]:
+    def missing(self, job: Context, place: int, code: str, error: str) -> dict[str, Any]:
         """The row of a job that got no reply; where it may have been paid, its cost is unknown."""
-        row = self._blank(job, None if code in {"answer_lost", UNREADABLE} else Decimal(0))
+        cost = None if code in {"answer_lost", UNREADABLE} else Decimal(0)
+        row = self._blank(job, cost, self.chunk.custom_id(place))
         self._failed(row, code, error)
         if code == "canceled":
             row["status"] = "cancelled"
@@ -186,19 +187,19 @@ class Reading:
         price = prices.realtime_cost if chunk.realtime else prices.cost
         return price(chunk.provider, chunk.model, usage, self.terms)
 
-    def _blank(self, job: Context, cost: Decimal | None) -> dict[str, Any]:
+    def _blank(self, job: Context, cost: Decimal | None, custom_id: str) -> dict[str, Any]:
         usd = None if cost is None else float(cost)
         row = blank_row(job, self.chunk.provider, self.chunk.model)
         row["cost_usd"] = usd
         row["batch_id"] = self.batch_id
-        attempt = Attempt(self.chunk.round, self.batch_id, cost_usd=usd)
+        attempt = Attempt(self.chunk.round, self.batch_id, cost_usd=usd, custom_id=custom_id)
         row["attempts_json"] = _json_text([attempt])
         return row
 
     def _failed(self, row: dict[str, Any], code: str, error: str) -> dict[str, Any]:
         row["status"], row["error_code"], row["error"] = "failed", code, error
-        attempt = Attempt(self.chunk.round, self.batch_id, code, error, row["cost_usd"])
-        row["attempts_json"] = _json_text([attempt])
+        (attempt,) = orjson.loads(row["attempts_json"])
+        row["attempts_json"] = _json_text([{**attempt, "error_code": code, "error": error}])
         return row
 
     def _parse(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import tee
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,7 @@ from batchata_prefect.jobs.spool.layout import (
     Family,
     Stored,
     fingerprint,
+    request_digest,
     unpack,
 )
 
@@ -91,13 +93,25 @@ class SpoolReader:
         _, _, start, size, *_ = RECORD.unpack(record)
         return start, start + size
 
-    def bodies(self, ordinals: Iterable[int]) -> Iterator[bytes]:
-        """The requests of jobs, in the order asked for; quick where that is their own order."""
+    def requests(self, ordinals: Iterable[int]) -> Iterator[bytes]:
+        """Digests of the requests of jobs as they were added, in the order asked for."""
+        first, second = tee(ordinals)
+        for ordinal, body in zip(first, self.bodies(second, as_added=True), strict=True):
+            yield request_digest(self.family(ordinal), body)
+
+    def bodies(self, ordinals: Iterable[int], *, as_added: bool = False) -> Iterator[bytes]:
+        """The requests of jobs, in the order asked for; quick where that is their own order.
+
+        Args:
+            ordinals: The jobs.
+            as_added: Whether to leave out what became of them since.
+        """
+        amended: Mapping[int, Amendment] = {} if as_added else self._amended
         records = Records(self._index)
         fd, held_from, held = self._bodies.fileno(), 0, b""
         for ordinal in ordinals:
             start, size, *_, print_ = records.at(ordinal)
-            if (changed := self._amended.get(ordinal)) is not None:
+            if (changed := amended.get(ordinal)) is not None:
                 start, size = changed.start, changed.size
             at = start - held_from
             if not 0 <= at <= at + size <= len(held):

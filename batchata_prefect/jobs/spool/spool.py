@@ -65,6 +65,7 @@ class Spool:
         self._restored: Facts | None = None
         self._located = 0
         self._amended: dict[int, Amendment] = {}
+        self._recorded: BinaryIO | None = None
 
     @classmethod
     def create(cls, parent: Path) -> Spool:
@@ -210,6 +211,7 @@ class Spool:
         self.seal()
         self.states.reset()
         self._amended.clear()
+        self._drop_recorded()
 
     @property
     def digest(self) -> str:
@@ -290,13 +292,35 @@ class Spool:
             fd = index.fileno()
             for first, count in self.states.runs(family.id, attempts):
                 records = os.pread(fd, count * RECORD.size, first * RECORD.size)
-                at = first
+                at, recorded = first, self._recorded_prints(first, count)
                 for record in RECORD.iter_unpack(records):
                     _, size, _, _, likely, most, output, _, _, print_ = record
+                    if recorded is not None:
+                        print_ = recorded[at - first] or print_
                     if self._amended and (changed := self._amended.get(at)) is not None:
                         _, size, likely, most, output, *_ = changed
                     yield Row(at, print_, size, likely, most, output)
                     at += 1
+
+    def call(self, ordinal: int, print_: bytes) -> None:
+        """Have the records know a job by this fingerprint, which it had under an earlier id."""
+        if self._recorded is None:
+            self._recorded = (self.directory / "recorded").open("w+b", buffering=0)
+        os.pwrite(self._recorded.fileno(), print_, ordinal * FINGERPRINT_BYTES)
+
+    def _recorded_prints(self, first: int, count: int) -> list[bytes] | None:
+        """By what the records know jobs, empty where by their own fingerprint; None for all."""
+        if self._recorded is None:
+            return None
+        size, fd = FINGERPRINT_BYTES, self._recorded.fileno()
+        held = os.pread(fd, count * size, first * size).ljust(count * size, b"\0")
+        prints = [held[at : at + size] for at in range(0, len(held), size)]
+        return [print_ if print_.strip(b"\0") else b"" for print_ in prints]
+
+    def _drop_recorded(self) -> None:
+        if self._recorded is not None:
+            self._recorded.close()
+            self._recorded = None
 
     def locate(self, members: bytes) -> Sequence[int]:
         """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
@@ -397,6 +421,7 @@ class Spool:
         """Remove the spool from disk."""
         self._writer.close()
         self._ids.close()
+        self._drop_recorded()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()

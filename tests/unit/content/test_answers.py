@@ -207,7 +207,7 @@ def test_every_row_has_the_same_flat_columns() -> None:
     rows = [
         row(says("x")),
         row(Reply("x-0", "errored")),
-        reading().missing(job(), "missing", "no row"),
+        reading().missing(job(), 0, "missing", "no row"),
         blank_row(job(), "p", "m"),
     ]
     assert len({tuple(found) for found in rows}) == 1

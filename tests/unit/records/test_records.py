@@ -48,16 +48,21 @@ def test_what_is_written_is_read(tmp_path: Path, storage) -> None:
         assert await records.start() is None
         start = Start("key", NOW, "/out", {"openai": "https://x"})
         await records.begin(start, afresh=False)
-        await records.write_intent(Intent(chunk(0), NOW, b"a" * 24))
+        intents = [Intent(chunk(0), NOW, b"a" * 24, b"c" * 24)]
+        intents.append(Intent(chunk(1, None), NOW, b"b" * 24))
+        await records.write_intent(intents[0])
         await records.write_receipt(0, Receipt("batch_1", NOW, True))
         await records.write_ending(0, ending("0.123456789"))
-        await records.write_intent(Intent(chunk(1, None), NOW, b"b" * 24))
+        await records.write_intent(intents[1])
         again = Records(storage(tmp_path), "key")
         assert await again.start() == start
         found = [item async for item in again.ledger()]
         assert found == [
-            (Entry(chunk(0), NOW, Receipt("batch_1", NOW, True), ending("0.123456789")), b"a" * 24),
-            (Entry(chunk(1, None), NOW), b"b" * 24),
+            (
+                Entry(chunk(0), NOW, Receipt("batch_1", NOW, True), ending("0.123456789")),
+                intents[0],
+            ),
+            (Entry(chunk(1, None), NOW), intents[1]),
         ]
         assert [item async for item in Records(storage(tmp_path), "other").ledger()] == []
 

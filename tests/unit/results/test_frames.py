@@ -117,7 +117,7 @@ def test_parquet_holds_the_same_table(tmp_path: Path):
     """What is written as Parquet is read back as the table, in row groups."""
     from pyarrow import parquet
 
-    lines = rows([{"n": n} for n in range(60_000)])
+    lines = rows([{"n": n} for n in range(75_000)])
     path = written(tmp_path, lines)
     with (tmp_path / "results.parquet").open("wb") as file:
         write_parquet(path, file)

@@ -25,7 +25,13 @@ CHUNK = Chunk(0, 0, "ab" * 32, "openai", "/v1/chat/completions", "gpt-6-luna", 9
 def line(number: int) -> bytes:
     """One answered job."""
     job = Context(number, f'job {number} "ü"', {"n": number}, None, None, (), 0, 0)
-    reply = Reply("c", "succeeded", (TextBlock(f"answer {number}"),), Usage(30, 4), "end_turn")
+    reply = Reply(
+        CHUNK.custom_id(number),
+        "succeeded",
+        (TextBlock(f"answer {number}"),),
+        Usage(30, 4),
+        "end_turn",
+    )
     row = Reading(CHUNK, "batch_1", price_book(), {}).row(reply, job, Decimal("0.1"))
     return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
