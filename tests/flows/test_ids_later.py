@@ -6,6 +6,7 @@ import csv
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, BatchRun
+from batchata_prefect.cli.orders import Amendment, Order
 from tests.chaos.killing import Forker, log_of, start_until_sent
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -88,6 +90,29 @@ def test_they_cost_nothing(tmp_path: Path, billed) -> None:
     assert len(billed()) == paid + 2
     assert [row["job_id"] for row in rows_of(tmp_path)] == [f"v{n}" for n in range(8)]
     assert rows_of(tmp_path, "archive.jsonl") == []
+
+
+def test_what_a_retry_has_changed_stays_so(tmp_path: Path, billed) -> None:
+    """A job that was asked in another way is not asked in the first way for its new id."""
+    path, out = write(tmp_path, ["one", "two"]), tmp_path / "out"
+    told = {"prompt": f"{tmp_path} {{text}}", "model": "claude-sonnet-5-5", "max_tokens": 99}
+    told["state"] = str(tmp_path / "rec")
+    first = Order(str(path), out, told)
+    first.batch().run()
+    ids = [row["job_id"] for row in rows_of(tmp_path)]
+    changed = replace(first, amendments=(Amendment({1: ids[1]}, {**told, "max_tokens": 50}),))
+    changed.batch().run()
+    changed.note()
+    assert [row["job_id"] for row in rows_of(tmp_path)] == ids
+    paid, before = len(billed()), [row["attempts_json"] for row in rows_of(tmp_path)]
+    assert paid == 3
+    labels = {"id_column": "ticket", "tags": ["x"]}
+    again = Order(str(path), out, {**told, **labels}).with_earlier_amendments()
+    again.batch().run()
+    rows = rows_of(tmp_path)
+    assert len(billed()) == paid
+    assert [row["attempts_json"] for row in rows] == before
+    assert [(row["job_id"], row["tags"]) for row in rows] == [("t0", ["x"]), ("t1", ["x"])]
 
 
 def command(tmp_path: Path, *more: str) -> dict[str, Any]:

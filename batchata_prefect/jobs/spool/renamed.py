@@ -13,7 +13,6 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
-from operator import itemgetter
 
 from batchata_prefect.jobs.spool.layout import in_a_row
 from batchata_prefect.jobs.spool.spool import Spool
@@ -117,8 +116,8 @@ class Renamed:
             finally:
                 reader.close()
             pairs: Iterator[tuple[int, int, int, bytes]] = database.execute(_PAIRS)
-            for sequence, found in groupby(pairs, itemgetter(0)):
-                ordinals = array("q", members[sequence])
+            for sequence, found in groupby(pairs, lambda pair: pair[0]):
+                ordinals: array[int] = array("q", members[sequence])
                 for _, place, ordinal, print_ in found:
                     ordinals[place] = ordinal
                     self._spool.call(ordinal, print_)
