@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 
@@ -117,13 +117,19 @@ class Renamed:
                 reader.close()
             pairs: Iterator[tuple[int, int, int, bytes]] = database.execute(_PAIRS)
             for sequence, found in groupby(pairs, lambda pair: pair[0]):
-                ordinals: array[int] = array("q", members[sequence])
-                for _, place, ordinal, print_ in found:
-                    ordinals[place] = ordinal
-                    self._spool.call(ordinal, print_)
-                members[sequence] = in_a_row(ordinals)
+                members[sequence] = self._with(members[sequence], found)
         self._path.unlink()
         self._database = None
+
+    def _with(
+        self, ordinals: Sequence[int], found: Iterable[tuple[int, int, int, bytes]]
+    ) -> Sequence[int]:
+        """The jobs of a chunk with those that were found: (sequence, place, ordinal, print)."""
+        changed = array("q", ordinals)
+        for _, place, ordinal, print_ in found:
+            changed[place] = ordinal
+            self._spool.call(ordinal, print_)
+        return in_a_row(changed)
 
     def _free(self, members: Sequence[Sequence[int]]) -> array[int]:
         """Jobs that are in no chunk."""
