@@ -384,7 +384,7 @@ class BatchRun(RunAnswers):
         )
         stats = progress_stats(self._session, codes)
         if print_status:
-            from batchata_prefect.views.terminal import say
+            from batchata_prefect.views.printed import say
 
             say("\n".join(f"{name}: {value}" for name, value in stats.items()))
         return stats

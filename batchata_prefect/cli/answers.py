@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal, cast
 
 import orjson
 from cyclopts import Parameter
-from rich.table import Table
-from rich.text import Text
 
 from batchata_prefect.cli.options import Json, ResultsDir, spoken
 from batchata_prefect.cli.output import print_json, show, tell, width
@@ -27,8 +25,10 @@ from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.joined import Joined
 from batchata_prefect.results.result_file import ResultFile
 from batchata_prefect.views.escapes import sheet_cell
+from batchata_prefect.views.printed import Rows
 
 _SHOWN = 50
+_STYLES = {"completed": "", "failed": "red"}
 
 
 def results(
@@ -195,50 +195,30 @@ def _answer(row: dict[str, Any]) -> str:
         text = ", ".join(str(item.get("path") or item.get("type")) for item in items)
     if text is None and row["embedding"] is not None:
         text = f"a vector of {len(row['embedding']):,} numbers"
-    return " ".join((text or "").split())
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    for name in columns:
-        is_answer = name in {"answer", "what it said"}
-        table.add_column(
-            name,
-            no_wrap=True,
-            overflow="ellipsis",
-            ratio=1 if is_answer else None,
-            max_width=None if is_answer else 34,
-            justify="right" if name in {"cost", "jobs"} else "left",
-        )
-    return table
+    return text or ""
 
 
 def _show(results_dir: Path, rows: Iterator[dict[str, Any]], limit: int | None) -> None:
-    table = _table("job", "status", "answer", "cost")
+    table = Rows("job", "status", "cost", "answer", right={"cost"}, texts={"answer"})
     for number, row in enumerate(rows):
         if number == _SHOWN and limit is None:
             tell(f"The first {_SHOWN}; all of them: batchata results {results_dir} | less")
             break
-        style = "red" if row["status"] == "failed" else "yellow"
+        style = _STYLES.get(row["status"], "yellow")
         state = row["error_code"] or row["status"]
-        table.add_row(
-            Text(row["job_id"]),
-            Text(state, style="" if row["status"] == "completed" else style),
-            Text(_answer(row)),
-            dollars(row["cost_usd"]),
-        )
+        table.add(row["job_id"], (state, style), dollars(row["cost_usd"]), _answer(row))
     show(table)
 
 
 def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
     manifest = read_manifest(results_dir)
     groups: dict[str, Any] = manifest["failures"] if manifest else {}
-    table = _table("job", "code", "what it said")
+    table = Rows("job", "code", "what it said", texts={"what it said"})
     shown = 0
     for row in rows:
         shown += 1
         if shown <= _SHOWN:
-            table.add_row(Text(row["job_id"]), row["error_code"] or row["status"], _answer(row))
+            table.add(row["job_id"], row["error_code"] or row["status"], _answer(row))
     if not shown:
         show("Every job was answered.")
         return

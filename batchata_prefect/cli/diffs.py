@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.table import Table
-from rich.text import Text
 
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.numbers import dollars
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
+from batchata_prefect.views.printed import Rows
 
 _FIELDS_SHOWN = 15
 
@@ -62,8 +61,10 @@ def diff(
 def _show(sums: DiffSums, shown: list[JobDiff]) -> None:
     if not sums.jobs:
         show("The two runs have no job in common.")
-        tell("Jobs are known by their ids; one made from a job's content changes with it. Give ids")
-        tell("of their own with --id-column.")
+        tell(
+            "Jobs are known by their ids; one made from a job's content changes with it. Give ids "
+            "of their own with --id-column."
+        )
         return
     show(
         f"{sums.jobs:,} jobs in both, {sums.changed:,} changed: "
@@ -76,33 +77,34 @@ def _show(sums: DiffSums, shown: list[JobDiff]) -> None:
     show(_sums(sums))
     if sums.fields:
         show("")
-        table = _table("field", "changed in", "of the jobs")
+        numbers = "changed in", "of the jobs"
+        table = Rows("field", *numbers, right=numbers)
         for path, count in sorted(sums.fields.items(), key=lambda item: -item[1])[:_FIELDS_SHOWN]:
             share = f"{100 * count / sums.jobs:.1f}%"
-            table.add_row(Text(path or "(the answer)"), f"{count:,}", share)
+            table.add(path or "(the answer)", f"{count:,}", share)
         show(table)
     if shown:
         show("")
-        table = _table("job", "field", "before", "after")
+        table = Rows("job", "field", "before", "after", texts={"before", "after"})
         for job in shown:
             if job.before != job.after:
-                table.add_row(Text(job.job_id), "(status)", job.before, job.after)
+                table.add(job.job_id, "(status)", job.before, job.after)
             for path, (old, new) in list(job.fields.items())[:5]:
                 if (old is not None and new is not None) or job.before == job.after:
-                    cells = [path or "(the answer)", _short(old), _short(new)]
-                    table.add_row(Text(job.job_id), *(Text(cell) for cell in cells))
+                    table.add(job.job_id, path or "(the answer)", _short(old), _short(new))
         show(table)
 
 
-def _sums(sums: DiffSums) -> Table:
-    table = _table("", "before", "after", "change")
+def _sums(sums: DiffSums) -> Rows:
+    numbers = "before", "after", "change"
+    table = Rows("", *numbers, right=numbers)
     costs = [dollars(cost) for cost in sums.cost_usd]
     old, new = sums.cost_usd
     delta = "unknown" if old is None or new is None else _percent(old, new)
-    table.add_row("answered", *(f"{n:,}" for n in sums.completed), _percent(*sums.completed))
-    table.add_row("cost", *costs, delta)
+    table.add("answered", *(f"{n:,}" for n in sums.completed), _percent(*sums.completed))
+    table.add("cost", *costs, delta)
     for name, pair in (("input", sums.input_tokens), ("output", sums.output_tokens)):
-        table.add_row(f"{name} tokens", *(f"{n:,}" for n in pair), _percent(*pair))
+        table.add(f"{name} tokens", *(f"{n:,}" for n in pair), _percent(*pair))
     return table
 
 
@@ -110,18 +112,6 @@ def _percent(old: float, new: float) -> str:
     if old == new:
         return "same"
     return f"{100 * (new - old) / old:+.1f}%" if old else "new"
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for place, name in enumerate(columns):
-        is_text = columns[0] == "job"
-        table.add_column(
-            name,
-            justify="left" if is_text or not place else "right",
-            overflow="fold" if is_text else "ellipsis",
-        )
-    return table
 
 
 def _short(value: Any) -> str:

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
-from rich.table import Table
-from rich.text import Text
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import price_book, providers
+from batchata_prefect.views.printed import Rows
 
 _NOT_LISTED = ("ft:", ".ft-", "audio", "realtime", "tts", "whisper", "transcribe", "image", "dall-")
 """In ids of models that do not write, and of fine-tuned ones."""
@@ -88,12 +87,11 @@ def models(
     if as_json:
         print_json("models", {"models": [asdict(e) for e in found], "batch_limits": limits})
         return 0
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("model", "input", "output", "context", "most output", "temperature"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+    numbers = "input", "output", "context", "most output", "temperature"
+    table = Rows("model", *numbers, right=numbers)
     for each in found:
-        table.add_row(
-            Text(each.model),
+        table.add(
+            each.model,
             _usd(each.input_usd),
             _usd(each.output_usd),
             _count(each.context_tokens),
@@ -102,9 +100,11 @@ def models(
         )
     show(table)
     tell("")
-    tell("USD per million tokens in a batch, from genai-prices; the provider's list has the last")
-    tell("word. Realtime prices and notes are in --json. Claude has citations of its own, every")
-    tell("model that writes has quoted ones.")
+    tell(
+        "USD per million tokens in a batch, from genai-prices; the provider's list has the last "
+        "word. Realtime prices and notes are in --json. Claude has citations of its own, every "
+        "model that writes has quoted ones."
+    )
     for name, most in limits.items():
         tell(
             f"{name}: {most['requests']:,} requests or {most['bytes'] // 10**6:,} MB in one "
@@ -170,4 +170,4 @@ def _usd(price: float | None) -> str:
 def _count(tokens: int | None) -> str:
     if tokens is None:
         return ""
-    return f"{tokens / 1e6:g}M" if tokens >= 1_000_000 else f"{tokens // 1000:,}k"
+    return f"{tokens / 1e6:.3g}M" if tokens >= 1_000_000 else f"{tokens // 1000:,}k"

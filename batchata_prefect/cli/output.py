@@ -14,7 +14,7 @@ from batchata_prefect.errors import (
     ValidationError,
 )
 from batchata_prefect.views.escapes import printable_json
-from batchata_prefect.views.terminal import say
+from batchata_prefect.views.printed import say
 
 VERSION = 1
 """Version of what `--json` prints: it grows by one when a field is taken away or changes."""

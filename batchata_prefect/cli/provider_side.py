@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rich.table import Table
-
 from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State, WriteOff
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.collector.inflight import (
@@ -20,6 +18,7 @@ from batchata_prefect.collector.inflight import (
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import Ours
+from batchata_prefect.views.printed import Rows
 from batchata_prefect.views.status import BatchStatus
 
 
@@ -95,15 +94,13 @@ def adopt_batches(
         )
         return 0
     _show(adopted, f"{len(adopted)} batches found and recorded")
-    table = _whole(
-        f"{len(unclaimed)} batches of this account that this job set does not know",
-        *("id", "status", "created", "ours"),
-    )
+    table = Rows("id", "status", "created", "ours")
     for ours in unclaimed:
         values = _unclaimed(ours)
         mark = "yes" if ours.head else "not known before it ends"
-        table.add_row(values["batch_id"], values["status"], values["created_at"] or "", mark)
-    show(table)
+        table.add(values["batch_id"], values["status"], values["created_at"] or "", mark)
+    known_not = f"{len(unclaimed)} batches of this account that this job set does not know"
+    _show_rows(known_not, table)
     if unclaimed:
         tell(
             "They belong to other job sets, or to one whose records are lost. The provider keeps "
@@ -194,22 +191,15 @@ def _unclaimed(ours: Ours) -> dict[str, Any]:
     }
 
 
-def _whole(title: str, *columns: str) -> Table:
-    """A table that cuts nothing: an id is there to be copied."""
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def _show(lines: list[BatchStatus], title: str) -> None:
-    table = _whole(
-        title, "batch", "id at the provider", "status", "answered", "expires", "reserved"
+    table = Rows(
+        *("batch", "id at the provider", "status", "answered", "expires", "reserved"),
+        right={"answered", "reserved"},
     )
     for line in lines:
         values = _values(line)
         reserved = values["reserved_usd"]
-        table.add_row(
+        table.add(
             values["name"],
             values["batch_id"] or "",
             line.state if line.batch and not line.trouble else values["status"],
@@ -217,4 +207,11 @@ def _show(lines: list[BatchStatus], title: str) -> None:
             (values["expires_at"] or "")[:16],
             told_usd(reserved, "unknown"),
         )
-    show(table if lines else title)
+    _show_rows(title, table)
+
+
+def _show_rows(title: str, table: Rows) -> None:
+    show(title)
+    if table:
+        show("")
+        show(table)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from decimal import Decimal
 from typing import Any
 
-from rich.table import Table
-
 from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
@@ -24,7 +22,7 @@ from batchata_prefect.money.observed import input_ratio, output_a_job
 from batchata_prefect.numbers import plain_usd, told_usd
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
-from batchata_prefect.views.terminal import say
+from batchata_prefect.views.printed import Rows, say
 
 _LIKELY_OUTPUT = 0.25
 """Part of `max_tokens` that an answer is taken to have, where none of its model was seen."""
@@ -202,13 +200,11 @@ def _planned(run: Session, family: Family, cut: chunks.Cut, calls: int) -> dict[
 
 def show(planned: dict[str, Any]) -> None:
     """Print a plan as a table."""
-    table = Table(title="Dry run: nothing was sent")
-    left = {"model"}
-    columns = ("model", "batches", "jobs", "MB", "input tokens", "low", "likely", "at most, USD")
-    for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+    say("Dry run: nothing was sent\n", stderr=True)
+    numbers = "batches", "jobs", "MB", "input tokens", "low", "likely", "at most, USD"
+    table = Rows("model", *numbers, right=numbers)
     for name, sums in planned["by_model"].items():
-        table.add_row(
+        table.add(
             name,
             f"{sums['batches']:,}",
             f"{sums['jobs']:,}",
@@ -216,7 +212,9 @@ def show(planned: dict[str, Any]) -> None:
             f"{sums['input_tokens']:,}",
             *(_shown(sums[key]) for key in _USD[:3]),
         )
-    say(table, stderr=True)
+    if table:
+        say(table, stderr=True)
+        say(stderr=True)
     say(
         f"{planned['jobs']:,} jobs: {planned['answered']:,} answered already, "
         f"{planned['failed']:,} failed for good, {planned['in_flight']:,} in flight, "

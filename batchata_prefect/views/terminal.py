@@ -22,6 +22,7 @@ from rich.text import Text
 
 from batchata_prefect.errors import printable
 from batchata_prefect.numbers import clock, clock_time, dollars, short_count
+from batchata_prefect.views.printed import Printable
 
 Stats = Mapping[str, Any]
 BatchData = Mapping[str, Mapping[str, Any]]
@@ -34,7 +35,6 @@ QUIET_SECONDS = 300.0
 
 _CODES_SHOWN = 4
 _AGE_COLUMNS, _BOUND_COLUMNS = 50, 76
-_PIPED_COLUMNS = 10_000
 _MOST_COLUMNS = 110
 """On a wider terminal the numbers would stand too far from the names that they belong to."""
 
@@ -46,36 +46,6 @@ _COLORS = {
     "complete": "green",
 }
 _ORDER = tuple(_COLORS)
-
-
-@dataclass(frozen=True, slots=True)
-class Printable:
-    """Anything for a terminal, without what of its text the terminal would obey."""
-
-    what: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The same pieces, cleaned; those that rich itself steers the terminal with stay."""
-        for piece in console.render(self.what, options):
-            yield piece if piece.control else piece._replace(text=printable(piece.text))
-
-
-def say(what: RenderableType = "", *, stderr: bool = False) -> None:
-    """Print for a person; what data says in it is shown, never obeyed.
-
-    Args:
-        what: A text, or anything that rich shows.
-        stderr: Whether it stands beside the answer, on standard error; in a log file a sentence of
-            it stays in one line.
-    """
-    # In a cell of a table a text is markup to rich, links and colors, unless the console has none.
-    console = Console(stderr=stderr, markup=False, emoji=False, highlight=False)
-    shown = Text(what) if isinstance(what, str) else what
-    if isinstance(what, Table) and not (what.expand or console.is_terminal):
-        # Whoever reads a pipe wants ids and models whole.
-        whole = console.options.update(max_width=_PIPED_COLUMNS)
-        console.width = max(console.width, console.measure(what, options=whole).maximum)
-    console.print(Printable(shown), soft_wrap=stderr and not console.is_terminal)
 
 
 class Progress:
@@ -345,7 +315,7 @@ def _waiting_text(stats: Stats) -> str:
 def _table(batches: Sequence[Mapping[str, Any]], now: datetime, width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("batch", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("batch", ratio=1, overflow="fold")
     table.add_column("", no_wrap=True)
     for name, least_width in (
         ("jobs", 0),
@@ -365,7 +335,7 @@ def _table(batches: Sequence[Mapping[str, Any]], now: datetime, width: int) -> T
         cells = [
             Text(state, style=_COLORS.get(state, "")),
             Text(name or number),
-            # Apart from the name, so that a narrow terminal cuts the name and not the number.
+            # Apart from the name, so that a narrow terminal folds the name and not the number.
             Text(f"#{number}" if name else ""),
             Text(_batch_jobs(batch)),
             *([Text(_age(batch, now))] if width >= _AGE_COLUMNS else []),
@@ -399,9 +369,7 @@ def _fault(batch: Mapping[str, Any]) -> str:
 def _faults(ordered: Sequence[Mapping[str, Any]]) -> list[Text]:
     """The two newest failures in words; a state alone does not say what to do."""
     failed = [batch for batch in ordered if _state(batch) == "failed" and batch.get("error")]
-    return [
-        Text(_fault(batch), style="red", overflow="ellipsis", no_wrap=True) for batch in failed[:2]
-    ]
+    return [Text(_fault(batch), style="red") for batch in failed[:2]]
 
 
 def _batches_text(batches: BatchData, hidden: int = 0) -> str:

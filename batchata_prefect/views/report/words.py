@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from batchata_prefect.numbers import dollars, told_usd
 from batchata_prefect.views.escapes import markdown as escaped
+from batchata_prefect.views.printed import Rows, wrapped
 from batchata_prefect.views.report.figures import Figures
 
 _BATCHES_SHOWN = 50
@@ -90,47 +90,28 @@ def text(
     if gone := manifest.get("archived"):
         lines.append(f"{gone:,} answers of jobs that are gone or changed are in archive.jsonl")
     if len(manifest["by_model"]) > 1:
-        lines += ["", *_columns(["by model", "batches", "cost"], _models(manifest))]
+        table = Rows("by model", "batches", "cost", right={"batches", "cost"})
+        for name, sums in manifest["by_model"].items():
+            table.add(name, f"{sums['batches']:,}", dollars(sums["cost_usd"]))
+        lines += ["", *(line.plain for line in table.lines(width))]
     if tags := manifest.get("by_tag"):
-        rows = [[tag, f"{sums['jobs']:,}", dollars(sums["cost_usd"])] for tag, sums in tags.items()]
-        lines += ["", *_columns(["by tag", "jobs", "cost"], rows)]
+        table = Rows("by tag", "jobs", "cost", right={"jobs", "cost"})
+        for tag, sums in tags.items():
+            table.add(tag, f"{sums['jobs']:,}", dollars(sums["cost_usd"]))
+        lines += ["", *(line.plain for line in table.lines(width))]
     for code, group in manifest["failures"].items():
         said = " ".join(str(group["example"] or "").split())
         lines += [
             "",
             f"{group['count']:,} x {code}",
-            *_wrapped(f"{group['example_job_id']}: {said[:400]}", width),
-            *_wrapped(f"-> {group.get('what_to_do', '')}", width),
+            wrapped(f"  {group['example_job_id']}: {said[:400]}", min(width, _WIDTH)),
+            wrapped(f"  -> {group.get('what_to_do', '')}", min(width, _WIDTH)),
         ]
     lines += ["", f"in {results_dir}:"]
     places = where_things_lie(results_dir)
     longest = max(len(place) for place, _ in places)
     lines += [f"  {place.ljust(longest)}  {what}" for place, what in places]
     return "\n".join(lines)
-
-
-def _models(manifest: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [name, f"{sums['batches']:,}", dollars(sums["cost_usd"])]
-        for name, sums in manifest["by_model"].items()
-    ]
-
-
-def _columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: the first column left, the others right."""
-    widths = [max(len(row[place]) for row in [head, *rows]) for place in range(len(head))]
-    return [
-        "  ".join(
-            value.rjust(width) if place else value.ljust(width)
-            for place, (value, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, *rows]
-    ]
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    indent = "  "
-    return textwrap.wrap(line, min(width, _WIDTH), initial_indent=indent, subsequent_indent=indent)
 
 
 def markdown(manifest: Mapping[str, Any], results: str | None = None) -> str:

@@ -20,7 +20,8 @@ from rich.table import Table
 from batchata_prefect.cli import app
 from batchata_prefect.errors import StateError, one_line, printable
 from batchata_prefect.views.escapes import markdown, printable_json, sheet_cell
-from batchata_prefect.views.terminal import Progress, View, say
+from batchata_prefect.views.printed import say
+from batchata_prefect.views.terminal import Progress, View
 
 OBEYED = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"

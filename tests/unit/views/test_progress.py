@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from batchata_prefect.numbers import clock, dollars
-from batchata_prefect.views.terminal import LINE_SECONDS, Progress, View, plain_line, say
+from batchata_prefect.views.printed import Rows, say
+from batchata_prefect.views.terminal import LINE_SECONDS, Progress, View, plain_line
 
 NOW = datetime(2026, 11, 22, 12, 0)
 
@@ -280,9 +280,9 @@ def test_dollars(usd: float | None, text: str) -> None:
 
 def test_a_table_in_a_pipe_is_as_wide_as_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     """Ids and models are there to be copied."""
-    table = Table("id at the provider", "model")
+    table = Rows("id at the provider", "model")
     names = "msgbatch_" + "0123456789" * 9, "claude-" + "long-" * 20 + "name"
-    table.add_row(*names)
+    table.add(*names)
     say(table)
     said = capsys.readouterr().out
     assert all(name in said for name in names)
