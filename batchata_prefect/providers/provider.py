@@ -186,9 +186,10 @@ class Provider(ABC):
     def is_listed(self) -> bool:
         """Whether the prices on the list are those of this account."""
         # An account without an address goes to none but the provider's own: `login` sees to it.
-        return self._is_own(None if self.bound is None else self.bound.base_url)
+        return self.is_own(None if self.bound is None else self.bound.base_url)
 
-    def _is_own(self, url: str | None) -> bool:
+    def is_own(self, url: str | None) -> bool:
+        """Whether an address is the provider's own; so is none, which is left to its SDK."""
         host = urlsplit(url or "").hostname or ""
         return url is None or any(host == own or host.endswith(f".{own}") for own in self.hosts)
 
@@ -225,7 +226,7 @@ class Provider(ABC):
                     ".env. Nothing was sent"
                 )
             held = Key(secret)
-        if account.base_url is None and not self._is_own(held.base_url):
+        if account.base_url is None and not self.is_own(held.base_url):
             raise MissingCredentialsError(
                 f"account {self.name!r}: its credentials block sends to "
                 f"{urlsplit(held.base_url or '').hostname}, where the listed prices of {self.kind} "

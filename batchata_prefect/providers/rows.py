@@ -175,6 +175,13 @@ def text_at(data: Mapping[str, Any], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def id_at(data: Mapping[str, Any], key: str) -> str | None:
+    """The id at a key, which some servers write as a number; None where there is none."""
+    value = data.get(key)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else text_at(data, key) or None
+
+
 def unreadable(custom_id: str, what: str, usage: Usage | None = None) -> Reply:
     """An answer that was paid for and whose form we do not know; the raw row keeps it."""
     return Reply(

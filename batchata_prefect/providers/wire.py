@@ -32,7 +32,7 @@ import orjson
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
 from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
-from batchata_prefect.providers.rows import too_many_values
+from batchata_prefect.providers.rows import objects_at, too_many_values
 
 RETRIES = 2
 """Times that the SDK repeats a call which costs nothing."""
@@ -364,9 +364,10 @@ async def batches_since(
         found += [
             item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
         ]
-        first, last = (moments[0], moments[-1]) if moments else (None, None)
+        times = [made for made in moments if made is not None]
         # A list whose oldest come first, or whose order nobody tells, is read to its end.
-        if first is not None and last is not None and last <= oldest and last <= first:
+        is_told = len(times) == len(moments) and times == sorted(times, reverse=True)
+        if times and is_told and times[-1] <= oldest:
             break
     return found
 
@@ -386,13 +387,16 @@ def oldest_since(client: Any, since: datetime) -> datetime:
 async def batch_pages(client: Any, path: str, cursor: str) -> AsyncGenerator[list[dict[str, Any]]]:
     """Batches of the account, newest first, a page for each call."""
     params: dict[str, Any] = {"limit": PAGE}
+    seen: set[Any] = set()
     while True:
         page = await get(client, path, "data", params)
-        items = cast("list[dict[str, Any]]", page["data"] or [])
+        items = [dict(item) for item in objects_at(page, "data") if item.get("id") not in seen]
         yield items
         last = page.get("last_id") or (items[-1].get("id") if items else None)
-        if last in {None, params.get(cursor)} or not page.get("has_more"):
+        # Who does not say whether there are more may have a page of his own, or give one twice.
+        if not items or last in {None, params.get(cursor)} or page.get("has_more") is False:
             return
+        seen.update(item.get("id") for item in items)
         params = {"limit": PAGE, cursor: last}
 
 

@@ -202,6 +202,10 @@ class Api(ABC):
             raise self.refuse("file", id=call.target, param="id")
         return file
 
+    def new_file_id(self) -> str:
+        """An id of a file that is uploaded."""
+        return new_id(self.file_prefix, 22)
+
     def newest_files(self) -> list[StoredFile]:
         """The provider's files, newest first."""
         files = reversed(self.context.engine.files.values())
@@ -295,7 +299,7 @@ class Api(ABC):
             start, end = form.file_place or (0, 0)
             if end - start > most:
                 raise self.refuse("large")
-            file_id, now = new_id(self.file_prefix, 22), time.time()
+            file_id, now = self.new_file_id(), time.time()
             await asyncio.to_thread(copy_range, body, (start, end), engine.file_path(file_id))
             file = StoredFile(
                 file_id,

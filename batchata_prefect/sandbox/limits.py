@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .compatible import check_ways
 from .wire import Json
 
 
@@ -38,6 +39,8 @@ class Limits:
     """Time from the creation of a batch to when it says that it expires; it ends none by it."""
     keeps_metadata: bool = True
     """Whether an OpenAI batch gives back the metadata that it was made with."""
+    ways: list[str] = field(default_factory=list[str])
+    """In what OpenAI's API here differs, as of a server that only speaks it: `compatible.WAYS`."""
     enqueued_tokens: int | None = None
     """Prompt tokens per OpenAI model, or deployment of Azure, in batches that have not ended."""
     pending_seconds: float = 0.05
@@ -57,6 +60,8 @@ class Limits:
         for name, value in wanted.items():
             if name not in names:
                 raise ValueError(f"limit {name!r} is not one of {', '.join(sorted(names))}")
+            if name == "ways":
+                check_ways(value)
             setattr(self, name, value)
 
     def shown(self) -> dict[str, Any]:

@@ -13,6 +13,15 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 
 from .api import Api, Call, Operation, Refusal, Upload
+from .compatible import (
+    bent_batch,
+    bent_file,
+    bent_list,
+    new_number,
+    offered,
+    page_size,
+    shown_order,
+)
 from .engine import FINALIZING_SHARE
 from .openai_answers import DAYS_30, Gpt
 from .openai_models import LISTED, openai_model
@@ -150,7 +159,7 @@ class OpenAI(Api):
         expires = asked.get("output_expires_after")
         return await self.start_batch(
             Batch(
-                id=f"batch_{uuid.uuid4().hex}",
+                id=new_number() if "numbers" in self.ways else f"batch_{uuid.uuid4().hex}",
                 provider=self.name,
                 endpoint=asked["endpoint"],
                 model=None,
@@ -160,10 +169,20 @@ class OpenAI(Api):
                 due_at=now + limits.seconds,
                 metadata=asked.get("metadata") if limits.keeps_metadata else None,
                 input_file_id=asked["input_file_id"],
+                ways=self.ways,
                 output_expires_after=None if expires is None else _seconds(expires),
                 fault=_VANISHED if call.bent("file_vanished") else self.planned_end(),
             )
         )
+
+    @property
+    def ways(self) -> list[str]:
+        """What it differs in; nothing where it is OpenAI's own or Azure's."""
+        return self.context.limits.ways if self.name == OpenAI.name else []
+
+    def new_file_id(self) -> str:
+        """As `Api.new_file_id`."""
+        return new_number() if "numbers" in self.ways else super().new_file_id()
 
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body` (types/batch.py)."""
@@ -175,7 +194,7 @@ class OpenAI(Api):
         ended = int(batch.ended_at + ahead) if batch.ended_at is not None and batch.final else None
         finalizing = batch.created_at + (batch.due_at - batch.created_at) * FINALIZING_SHARE
         ran = batch.validated_at is not None and batch.cancel_at is None
-        return {
+        body = {
             "id": batch.id,
             "object": "batch",
             "endpoint": batch.endpoint,
@@ -201,6 +220,8 @@ class OpenAI(Api):
             "usage": batch.usage or _NO_USAGE,
             "metadata": batch.metadata,
         }
+        failed_rows = batch.final and batch.counts.get("failed", 0) > 0
+        return bent_batch(body, self.ways, failed_rows=failed_rows)
 
     def _counts(self, batch: Batch, status: str, now: float) -> Json:
         if batch.final:
@@ -226,10 +247,13 @@ class OpenAI(Api):
 
     async def list_batches(self, call: Call) -> Reply:
         """As `Api.list_batches`."""
-        limit, shown = self.query_integer(call, "limit", 20, 100), self.listed_batches()
-        start = self.after(shown, call.request.query_params.get("after"), "batch")
+        offered(self.ways, "no_list", "batches")
+        shown = shown_order(self.listed_batches(), self.ways)
+        limit = page_size(self.ways, self.query_integer(call, "limit", 20, 100))
+        after = None if "no_filters" in self.ways else call.request.query_params.get("after")
+        start = self.after(shown, after, "batch")
         data = [self.batch_body(batch) for batch in shown[start : start + limit]]
-        return Reply(_page(data, start + limit < len(shown)))
+        return Reply(bent_list(_page(data, start + limit < len(shown)), self.ways))
 
     async def count_tokens(self, call: Call) -> Reply:
         """POST /v1/responses/input_tokens."""
@@ -267,7 +291,7 @@ class OpenAI(Api):
 
     def file_body(self, file: StoredFile) -> Json:
         """As `Api.file_body` (types/file_object.py)."""
-        return {
+        body = {
             "object": "file",
             "id": file.id,
             "purpose": file.purpose,
@@ -278,6 +302,17 @@ class OpenAI(Api):
             "status": "processed",
             "status_details": None,
         }
+        return bent_file(body, self.ways)
+
+    async def file(self, call: Call) -> Reply:
+        """As `Api.file`."""
+        offered(self.ways, "no_file", "file")
+        return await super().file(call)
+
+    async def delete_file(self, call: Call) -> Reply:
+        """As `Api.delete_file`."""
+        offered(self.ways, "no_delete", "file")
+        return await super().delete_file(call)
 
     def deleted_body(self, file: StoredFile) -> Json:
         """As `Api.deleted_body`."""
@@ -288,6 +323,8 @@ class OpenAI(Api):
         file = self.find_file(call)
         if file.purpose == "user_data":
             raise self.refuse("content")
+        if file.purpose == "batch":
+            offered(self.ways, "no_content", "file")
         return Reply(
             file=self.context.engine.file_path(file.id),
             media_type="application/octet-stream",
@@ -296,6 +333,7 @@ class OpenAI(Api):
 
     async def list_files(self, call: Call) -> Reply:
         """As `Api.list_files`; another order can be asked for, and one purpose."""
+        offered(self.ways, "no_file_list", "file")
         limit, query = self.query_integer(call, "limit", 10_000, 10_000), call.request.query_params
         shown = self.newest_files()
         if query.get("order", "desc") != "desc":

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from .answers import json_answer, plain_answer, thought_tokens
+from .compatible import bent_row, new_number
 from .content import FileReader, Marker, Prompt, cut_text, text_tokens
 from .extras import allow_response, ordered
 from .openai_models import OpenAIModel
@@ -58,6 +59,7 @@ class Gpt(Encoder):
 
     def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
         super().__init__(endpoint, files, batch)
+        self.ways = [] if batch is None else batch.ways
         self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:24]
         self.input = self.output = self.cached = self.reasoning = 0
         self.heads: set[int] = set()
@@ -140,16 +142,20 @@ class Gpt(Encoder):
             response = {"status_code": status, "request_id": number, "body": body}
         else:
             response = {"status_code": 200, "request_id": number, "body": result}
-        return {
+        row = {
             "id": f"batch_req_{number}",
             "custom_id": custom_id,
             "response": response,
             "error": error,
         }
+        return bent_row(row, self.ways)
 
     def produced(self, store: Store) -> dict[str, Produced]:
         """As `Encoder.produced`: answers in one file, all else in another."""
-        output, errors = (Produced(store, store.files_dir / new_id("file-", 22)) for _ in range(2))
+        made = [new_number() if "numbers" in self.ways else new_id("file-", 22) for _ in range(2)]
+        output, errors = (Produced(store, store.files_dir / name) for name in made)
+        if "one_file" in self.ways:
+            errors = output
         return {"succeeded": output, **dict.fromkeys(("errored", *_NOT_RUN), errors)}
 
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
@@ -174,11 +180,12 @@ class Gpt(Encoder):
             bills=bills,
         )
         outcome.output_file_id = self._keep(outcome, made["succeeded"], "output")
-        outcome.error_file_id = self._keep(outcome, made["errored"], "error")
+        if "one_file" not in self.ways:
+            outcome.error_file_id = self._keep(outcome, made["errored"], "error")
         return outcome
 
     def _keep(self, outcome: Outcome, made: Produced, kind: str) -> str | None:
-        if not made.rows:
+        if not made.rows and "empty_file" not in self.ways:
             made.temporary.unlink()
             return None
         assert self.batch is not None

@@ -73,6 +73,7 @@ class Batch:
     error_file_id: str | None = None
     deleted: bool = False
     final: bool = False
+    ways: list[str] = field(default_factory=list[str])
 
     @property
     def lists_no_unrun(self) -> bool:

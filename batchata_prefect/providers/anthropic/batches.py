@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from batchata_prefect.answers import Reply
-from batchata_prefect.content.bounds import bounds
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
@@ -28,6 +27,7 @@ from batchata_prefect.providers.anthropic.replies import exactly, ordinary
 from batchata_prefect.providers.anthropic.rows import read_row
 from batchata_prefect.providers.anthropic.tokens import ClaudeCounting
 from batchata_prefect.providers.bodies import Again, continued
+from batchata_prefect.providers.caps import first_line
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (
     count_at,
@@ -199,18 +199,10 @@ class Anthropic(Provider):
         found = self._first_ids.get(batch.batch_id)
         if found is not None:
             return found
-        head = bytearray()
-        rows = self.download(client, batch)
         try:
-            async for piece in rows:
-                head += piece
-                if b"\n" in piece or len(head) > bounds().row_bytes:
-                    break
-            found, _ = parse(bytes(head.partition(b"\n")[0]))
+            found, _ = parse(await first_line(self.download(client, batch)))
         except (ResultsNotReadyError, ParseError):
             return None
-        finally:
-            await rows.aclose()
         self._first_ids[batch.batch_id] = found
         return found
 

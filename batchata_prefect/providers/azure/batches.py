@@ -179,11 +179,8 @@ class Azure(OpenAI):
 
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
-        batch = super().batch(data)
-        # The documents show one that failed after it had begun: what has rows may have been paid.
-        has_rows = batch.ending == "failed" and batch.succeeded + batch.failed > 0
         # "Jobs taking longer than 24 hours will continue to execute until canceled."
-        return replace(batch, expires_at=None, ending="ended" if has_rows else batch.ending)
+        return replace(super().batch(data), expires_at=None)
 
     @override
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:

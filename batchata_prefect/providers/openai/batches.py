@@ -42,17 +42,16 @@ from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.providers.openai.billing import BILLING
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
 from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profile
+from batchata_prefect.providers.openai.proof import TOKEN, Proofs, file_name, may_be, token_of
 from batchata_prefect.providers.openai.replies import ordinary
 from batchata_prefect.providers.openai.rows import read_row
 from batchata_prefect.providers.openai.tokens import GptCounting
 from batchata_prefect.providers.openai.webhook import verify
 from batchata_prefect.providers.rendering import drop_unsupported, fault
-from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
+from batchata_prefect.providers.rows import count_at, id_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
-_TOKEN = "batchata_token"  # noqa: S105 - names a field, is no secret
 _CHUNK = "batchata_chunk"
-_FILE_NAME = re.compile(r"batchata-([0-9a-f]{64})\.jsonl")
 _RECENT_FILES = 100
 _UNSEEN_TIMES = 3
 """Creates that do not see the file, after which it is uploaded again."""
@@ -118,8 +117,7 @@ class OpenAI(Provider):
     def __init__(self) -> None:
         self._begun: dict[str, _Upload] = {}
         """Token of a chunk whose create began and did not succeed -> its file."""
-        self._tokens: dict[str, str | None] = {}
-        """Id of an uploaded file -> the token in its name; None where it is not one of ours."""
+        self._proofs = Proofs()
 
     @override
     def bind(self, name: str, account: Account) -> None:
@@ -229,7 +227,7 @@ class OpenAI(Provider):
             "input_file_id": upload.file_id,
             "endpoint": chunk.endpoint,
             "completion_window": "24h",
-            "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
+            "metadata": {TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
         try:
             created = self.batch(await wire.buy(client, "/batches", "id", body))
@@ -239,7 +237,7 @@ class OpenAI(Provider):
             raise
         # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
-        self._tokens.pop(upload.file_id or "", None)
+        self._proofs.known.pop(upload.file_id or "", None)
         return created
 
     async def _uploaded(self, client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> _Upload:
@@ -258,7 +256,7 @@ class OpenAI(Provider):
         if upload.file_id is None:
             upload.file_id = await _upload(client, chunk, requests, self.batch_fields)
         # A server may not tell names either.
-        self._tokens[upload.file_id] = chunk.token
+        self._proofs.known[upload.file_id] = chunk.head
         if not await self._is_usable(client, upload.file_id):
             del self._begun[chunk.token]
             raise ProviderError("the provider cannot read the file; it is uploaded again")
@@ -299,43 +297,29 @@ class OpenAI(Provider):
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
-        # By the token in its metadata, or in the name of its file: servers that speak this API may
-        # give no metadata back.
+        # By the token in its metadata. Servers that speak this API may give none back: then by its
+        # file, or by its rows once it has ended.
         items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
-        items = [item for item in items if item.get("id") not in known]
+        items = [item for item in items if str(item.get("id")) not in known]
         # All metadata first: names of files cost a call each.
         for item in items:
-            if _token(item) == chunk.token:
+            if token_of(item) == chunk.token:
                 return Found(self.batch(item))
+        undecided: list[str] = []
         for item in items:
-            if _token(item) is None and await self._token_of_file(client, item) == chunk.token:
-                return Found(self.batch(item))
-        return Found()
-
-    async def _token_of_file(self, client: Any, item: Mapping[str, Any]) -> str | None:
-        """The token in the name of a batch's file; None where it is not one of ours or is gone."""
-        file_id = text_at(item, "input_file_id")
-        if file_id is None:
-            return None
-        if file_id not in self._tokens:
-            try:
-                file = await wire.get(client, f"/files/{file_id}", "id")
-            except Exception as error:
-                if wire.status_of(error) not in {400, 403, 404}:
-                    raise
-                file = {}
-            match = _FILE_NAME.fullmatch(text_at(file, "filename") or "")
-            self._tokens[file_id] = match[1] if match else None
-        return self._tokens[file_id]
+            head, batch = await self._proofs.head(self, client, item), self.batch(item)
+            if head == chunk.head:
+                return Found(batch)
+            if head is None and may_be(batch, chunk):
+                undecided.append(batch.batch_id)
+        return Found(undecided=tuple(undecided))
 
     @override
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
         items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
-        tokens = [_token(item) or await self._token_of_file(client, item) for item in items]
+        heads = [await self._proofs.head(self, client, item) for item in items]
         return [
-            Ours(self.batch(item), token[:16])
-            for item, token in zip(items, tokens, strict=True)
-            if token is not None
+            Ours(self.batch(item), head) for item, head in zip(items, heads, strict=True) if head
         ]
 
     @override
@@ -344,29 +328,35 @@ class OpenAI(Provider):
         # Azure's documents have them with a capital as well, and an empty text for no file.
         state, ending = _STATES.get(status.lower(), ("in_progress", None))
         counts = object_at(data, "request_counts")
+        total: int | None = count_at(counts, "total") or None
+        done = count_at(counts, "completed"), count_at(counts, "failed")
         ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
-        files = [text_at(data, name) or None for name in ("output_file_id", "error_file_id")]
-        is_bare = not any(files) and not count_at(counts, "total")
+        files = [id_at(data, name) for name in ("output_file_id", "error_file_id")]
+        is_bare = not any(files) and not total
         if is_bare and ending in {"canceled", "expired"} and data.get("in_progress_at"):
             # It ran, so it counts its requests and has files of those that it answered; before it
             # shows either, it must not be taken for one of which nothing ran and nothing was paid.
             state, ending = ("canceling" if ending == "canceled" else "in_progress"), None
+        if ending == "failed" and (any(files) or any(done)):
+            # AIBrix, Doubleword and Azure say so of one that ran and failed on its way, or whose
+            # rows all failed: what it has may have been paid for, and is fetched.
+            ending, total = "ended", sum(done) if counts else total
         return ProviderBatch(
             batch_id=str(data["id"]),
             state=state,
             raw_status=status,
             ending=ending,
             # All counts are 0 while the file is being validated, and when it was refused.
-            total=count_at(counts, "total") or None,
-            succeeded=count_at(counts, "completed"),
-            failed=count_at(counts, "failed"),
+            total=total,
+            succeeded=done[0],
+            failed=done[1],
             created_at=wire.moment(data.get("created_at")),
             expires_at=wire.moment(data.get("expires_at")),
             ended_at=ended[0] if ended else None,
             faults=tuple(_fault(item) for item in list_at(object_at(data, "errors"), "data")),
             output_file_id=files[0],
             error_file_id=files[1],
-            input_file_id=text_at(data, "input_file_id") or None,
+            input_file_id=id_at(data, "input_file_id"),
         )
 
     @override
@@ -411,14 +401,6 @@ class OpenAI(Provider):
             await wire.delete(client, f"/files/{batch.input_file_id}")
 
 
-def _token(item: Mapping[str, Any]) -> str | None:
-    return text_at(object_at(item, "metadata"), _TOKEN)
-
-
-def _file_name(chunk: Chunk) -> str:
-    return f"batchata-{chunk.token}.jsonl"
-
-
 async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
     """Id and size in bytes of the chunk's files among the newest uploads."""
     params = {"purpose": "batch", "order": "desc", "limit": _RECENT_FILES}
@@ -427,7 +409,7 @@ async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
     return [
         (str(file["id"]), count_at(file, "bytes"))
         for file in files
-        if file.get("filename") == _file_name(chunk) and "id" in file
+        if file.get("filename") == file_name(chunk) and "id" in file
     ]
 
 
@@ -441,7 +423,7 @@ async def _upload(
         "id",
         headers={"Content-Type": "multipart/form-data"},
         body=dict(fields),
-        files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
+        files=[("file", (file_name(chunk), requests, "application/jsonl"))],
     )
     return str(reply["id"])
 

@@ -1,0 +1,225 @@
+"""Servers that speak OpenAI's Files and Batches in ways of their own: no batch twice, no row lost.
+
+The sandbox differs in any of them together (`sandbox.compatible.WAYS`); the real SDK calls it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from batchata_prefect.models import ProviderBatch
+from batchata_prefect.providers import Provider, wire
+from batchata_prefect.providers.failures import classify
+from batchata_prefect.providers.openai.batches import OpenAI
+from batchata_prefect.sandbox import Sandbox
+from batchata_prefect.sandbox.compatible import WAYS
+
+from .orders import Order, answers, run
+
+PROMPTS = ["One", "[[sandbox:errored invalid_request_error]]", "[[sandbox:reply Drei]]"]
+HIDE = {"no_metadata", "no_names", "no_content", "no_file"}
+"""What takes the proofs away that are there before a batch has ended."""
+salts = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with Sandbox(tmp_path_factory.mktemp("compatible"), seconds=60) as box:
+        yield box
+
+
+@pytest.fixture
+def box(server: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.clear_faults()
+    server.limits(ways=[], seconds=60)
+    server.settle()
+
+
+def placed(folder: Path, provider: Provider, prompts: list[str] = PROMPTS) -> Order:
+    number = next(salts)
+    return Order(provider, folder / f"{number}.jsonl", prompts, f"{folder} {number}")
+
+
+async def told(order: Order, client: Any, batch: ProviderBatch) -> list[tuple[str, str | None]]:
+    found = await answers(order, client, batch)
+    assert set(found) == set(range(order.chunk.count)), found
+    return [(found[place].outcome, found[place].text) for place in sorted(found)]
+
+
+ways_of_servers = st.sets(st.sampled_from(sorted(WAYS.keys() - {"no_list"})))
+
+
+@settings(
+    max_examples=int(os.environ.get("BATCHATA_CHAOS", "0")) or 18,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(ways=ways_of_servers, killed=st.booleans())
+@example(ways=HIDE, killed=True)
+@example(ways=WAYS.keys() - {"no_list"}, killed=True)
+def test_a_lost_create_in_any_ways(
+    box: Sandbox, tmp_path: Path, ways: set[str], killed: bool
+) -> None:
+    """Its batch is found or waited for, and no other is taken for it; every row is read."""
+    box.limits(ways=sorted(ways))
+    first = OpenAI()
+    mine, other = placed(tmp_path, first), placed(tmp_path, first)
+    earlier = frozenset(batch.id for batch in box.ledger.batches())
+
+    async def live(client: Any) -> None:
+        theirs = await other.create(client)
+        box.fault("openai", operation="create", mode="drop_after")
+        with pytest.raises(Exception) as lost:
+            await mine.create(client)
+        assert not classify(lost.value).made_nothing
+        # Another process knows nothing of the file that was uploaded.
+        mine.provider = provider = OpenAI() if killed else first
+        found = await mine.find(client, earlier)
+        if found.batch is None:
+            assert killed
+            assert ways > {"no_metadata"}
+            assert len(found.undecided) == 2
+        box.settle()
+        found = await mine.find(client, earlier)
+        assert found.batch is not None
+        assert found.batch.batch_id != theirs.batch_id
+        taken = earlier | {found.batch.batch_id}
+        assert (await mine.find(client, taken)).batch is None
+        batch = await provider.poll(client, found.batch.batch_id)
+        assert (batch.state, batch.ending) == ("ended", "ended")
+        outcomes = await told(mine, client, batch)
+        assert [outcome for outcome, _ in outcomes] == ["succeeded", "errored", "succeeded"]
+        assert outcomes[2][1] == "Drei"
+        assert await told(other, client, await provider.poll(client, theirs.batch_id)) == outcomes
+
+    run(first, live)
+
+
+@pytest.mark.parametrize("ways", [set[str](), {"words"}, {"capitals"}, {"no_counts", "no_times"}])
+def test_no_word_of_an_open_batch_is_taken_for_its_end(
+    box: Sandbox, tmp_path: Path, ways: set[str]
+) -> None:
+    """Validating, running and stopping, until its server says so in OpenAI's own words."""
+    box.limits(ways=sorted(ways), seconds=0.3)
+    order = placed(tmp_path, OpenAI(), ["a"] * 9)
+
+    async def live(client: Any) -> None:
+        batch = await order.create(client)
+        seen: list[str] = []
+        while batch.state != "ended":
+            assert batch.ending is None
+            seen.append(batch.raw_status)
+            batch = await order.provider.poll(client, batch.batch_id)
+        assert len(set(seen)) > 1
+        assert len(await answers(order, client, batch)) == 9
+
+    run(order.provider, live)
+
+
+@pytest.mark.parametrize("ways", [set[str](), {"no_counts"}, {"no_times"}, {"one_file", "numbers"}])
+def test_a_canceled_batch_gives_what_it_has(box: Sandbox, tmp_path: Path, ways: set[str]) -> None:
+    """Also where nobody counts, and both kinds of rows are in one file."""
+    box.limits(ways=sorted(ways), seconds=2)
+    order = placed(tmp_path, OpenAI(), ["a"] * 20)
+
+    async def live(client: Any) -> None:
+        made = await order.create(client)
+        while (await order.provider.poll(client, made.batch_id)).raw_status == "validating":
+            await asyncio.sleep(0.02)
+        await order.provider.cancel(client, made.batch_id)
+        box.settle()
+        batch = await order.provider.poll(client, made.batch_id)
+        assert batch.ending == "canceled"
+        assert len(await answers(order, client, batch)) == 20
+
+    run(order.provider, live)
+
+
+@pytest.mark.parametrize("way", ["no_list", "no_file_list", "no_delete"])
+def test_what_a_server_does_not_offer(box: Sandbox, tmp_path: Path, way: str) -> None:
+    """Without a list nothing is proven, and that is an error; files that stay are no harm."""
+    box.limits(ways=[way])
+    order = placed(tmp_path, OpenAI())
+
+    async def live(client: Any) -> None:
+        made = await order.create(client)
+        box.settle()
+        if way == "no_list":
+            with pytest.raises(Exception) as refused:
+                await order.find(client)
+            assert classify(refused.value).kind == "absent"
+        else:
+            found = await order.find(client)
+            assert found.batch is not None
+            assert found.batch.batch_id == made.batch_id
+        batch = await order.provider.poll(client, made.batch_id)
+        assert len(await answers(order, client, batch)) == 3
+
+    run(order.provider, live)
+
+
+def test_what_a_batch_that_failed_on_its_way_has() -> None:
+    """What ran may have been paid for; OpenAI's own words of a refused file stay what they are."""
+    failed: dict[str, Any] = {"id": 7, "status": "failed"}
+    zero = {"total": 0, "completed": 0, "failed": 0}
+    for more, ending, total in (
+        ({"request_counts": zero}, "failed", None),
+        ({"request_counts": None}, "failed", None),
+        ({"request_counts": {**zero, "total": 4}}, "failed", 4),
+        ({"request_counts": {"total": 4, "completed": 1, "failed": 1}}, "ended", 2),
+        ({"request_counts": {"total": 4, "completed": 0, "failed": 4}}, "ended", 4),
+        ({"request_counts": None, "output_file_id": 3}, "ended", None),
+        # As Doubleword, which makes both files before anything runs.
+        ({"request_counts": zero, "output_file_id": "o", "error_file_id": "e"}, "ended", 0),
+    ):
+        batch = OpenAI().batch(failed | more)
+        assert (batch.batch_id, batch.ending, batch.total) == ("7", ending, total), more
+
+
+@pytest.mark.parametrize("has_more", [True, None])
+@pytest.mark.parametrize("order", ["newest", "oldest", "any", "same"])
+def test_a_list_is_read_as_far_as_its_order_tells(
+    monkeypatch: pytest.MonkeyPatch, has_more: bool | None, order: str
+) -> None:
+    """Only a list whose newest come first is left where what is older cannot be the batch."""
+    new, old, size = 2_000_000_000, 1_000_000_000, 3
+    items = [{"id": f"b{at}", "created_at": new if at > 6 else old + at} for at in range(10)]
+    if order == "newest":
+        items.reverse()
+    if order == "any":
+        # Its first page looks as if the newest came first.
+        items = [items[at] for at in (9, 5, 3, 8, 7, 6, 4, 2, 1, 0)]
+    asked = list[Any]()
+
+    async def page(_client: Any, _path: str, _key: str, params: Any = None) -> dict[str, Any]:
+        asked.append(params)
+        start = 0
+        if order != "same" and "after" in params:
+            start = [item["id"] for item in items].index(params["after"]) + 1
+        shown = items[start : start + size] if order != "same" else items
+        is_last = start + size >= len(items)
+        return {"data": shown, "has_more": None if has_more is None else not is_last}
+
+    monkeypatch.setattr(wire, "get", page)
+    since = wire.moment(new)
+    assert since is not None
+    found = asyncio.run(wire.batches_since(object.__new__(_Client), "/batches", "after", since))
+    expected = {"b7", "b8", "b9"} if order != "any" else {"b9"}
+    assert {item["id"] for item in found} == expected
+
+
+class _Client:
+    """Stands for an SDK's client of which nothing was heard yet."""
