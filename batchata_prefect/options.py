@@ -232,9 +232,9 @@ class RunOptions(BaseModel):
     accounts: Annotated[dict[str, dict[str, Any]], BeforeValidator(tables), _TABLE] = option(
         {}, PLACES, form="prices"
     )
-    """Endpoints by a name of their own, which jobs give as provider: a table of kind (anthropic,
-    azure, gemini or openai), base_url, api_key_env or credentials (where the key is, never the key)
-    and options of the client; or the path of a JSON or TOML file of it."""
+    """Endpoints by a name of their own, which jobs give as provider: a table of kind (such as
+    openai), base_url, api_key_env or credentials (where the key is, never the key) and options of
+    the client; or the path of a JSON or TOML file of it."""
     raw_files: bool = option(True, PLACES)
     """Whether the request files are kept in raw_files/requests of the results; the provider's
     replies are what was paid for and are always kept."""
@@ -328,7 +328,7 @@ class FileOptions(RunOptions):
     """Directory for the answers, or a URL such as s3://bucket/answers; {run_key} stands for the run
     key, so that every run has its own."""
     provider: str | None = option(None, JOBS)
-    """Provider of a model id that does not tell it: anthropic, azure, gemini or openai."""
+    """Provider of a model id that does not tell it, such as anthropic or openai."""
     endpoint: str | None = option(None, JOBS)
     """OpenAI's endpoint, such as /v1/responses or /v1/embeddings."""
     system: str | None = option(None, JOBS, form="text")

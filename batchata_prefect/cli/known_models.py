@@ -69,7 +69,7 @@ def models(
     - `batchata models gpt-6 --json`
 
     Args:
-        provider: Only this provider's: anthropic, gemini or openai.
+        provider: Only this provider's, such as anthropic or openai.
         every: Also those without a batch price and those that the provider retires.
     """
     found = [
@@ -100,10 +100,11 @@ def models(
         )
     show(table)
     tell("")
+    citing = ", ".join(name for name, each in providers().items() if each.cites)
     tell(
         "USD per million tokens in a batch, from genai-prices; the provider's list has the last "
-        "word. Realtime prices and notes are in --json. Claude has citations of its own, every "
-        "model that writes has quoted ones."
+        f"word. Realtime prices and notes are in --json. Citations of their own: {citing}; quoted "
+        "ones: every model that writes."
     )
     for name, most in limits.items():
         tell(

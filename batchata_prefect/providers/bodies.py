@@ -37,13 +37,6 @@ LEAST_BYTES = 100_000
 FILE_PARTS = frozenset({"document", "image", "file", "input_file", "input_image", "image_url"})
 """Types of the parts that hold a file, or say where one is."""
 
-MARKER = {"type": "ephemeral", "ttl": "1h"}
-"""Anthropic reads from its cache what such a marker ends; an hour is the lifetime that batches are
-told to use [prompt-caching, batch-processing]: written at twice the input price, read at a
-tenth."""
-
-_LEADING = frozenset({"system", "developer"})
-
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "maxOutputTokens")
 """Names of the output limit: Messages and older chat models, chat completions, Responses, and
 `generationConfig` of Gemini."""
@@ -253,63 +246,14 @@ def _is_first(block: Message, name: str) -> bool:
     return not _is_text(block) or str(block.get("text")).startswith(titled(name, ""))
 
 
-def mark_for_anthropic(body: dict[str, Any]) -> str | None:
-    """Mark the system prompt of a Messages body, and what stands before the first question.
-
-    Returns:
-        Digest of what was marked; None where there is nothing to share, or the user set markers.
-    """
-    if b'"cache_control":' in orjson.dumps(body):
-        return None
-    shared: list[Any] = []
-    system: Any = body.get("system")
-    if system:
-        blocks = [{"type": "text", "text": system}] if isinstance(system, str) else list(system)
-        shared.append(blocks)
-        body["system"] = [*blocks[:-1], {**blocks[-1], "cache_control": MARKER}]
-    first: Any = body["messages"][0]
-    content: Any = first.get("content")
-    last = _last_shared(content)
-    if last is not None:
-        shared.append(content[: last + 1])
-        marked = [*content]
-        marked[last] = {**content[last], "cache_control": MARKER}
-        body["messages"] = [{**first, "content": marked}, *body["messages"][1:]]
-    return _digest(shared)
-
-
-def key_for_openai(body: dict[str, Any]) -> str | None:
-    """Give a body the cache key of its system prompt and what stands before the first question.
-
-    OpenAI caches by itself, and sends requests with one `prompt_cache_key` to one cache
-    [openai/types/chat/completion_create_params.py].
-
-    Returns:
-        Digest of what it begins with; None where there is nothing to share.
-    """
-    shared: list[Any] = [body["instructions"]] if body.get("instructions") else []
-    for message in objects_at(body, _turns(body)[0]):
-        content: Any = message.get("content")
-        if message.get("role") in _LEADING:
-            shared.append(content)
-            continue
-        last = _last_shared(content)
-        if last is not None:
-            shared.append(content[: last + 1])
-        break
-    digest = _digest(shared)
-    if digest is not None:
-        body.setdefault("prompt_cache_key", digest)
-    return digest
-
-
-def _last_shared(content: Any) -> int | None:
+def last_shared(content: Any) -> int | None:
     """Place of the last part before the question, which is the last one; None where none is."""
     parts = cast("list[Any]", content) if isinstance(content, list) else []
     return len(parts) - 2 if len(parts) > 1 else None
 
 
-def _digest(shared: list[Any]) -> str | None:
+def prefix_digest(shared: list[Any]) -> str | None:
+    """Digest of what requests begin with; None where there is nothing to share."""
     return hashlib.sha256(orjson.dumps(shared)).hexdigest()[:32] if shared else None
 
 

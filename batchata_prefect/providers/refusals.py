@@ -62,84 +62,14 @@ _SAME = (
 _SDK = {
     "extra_body": "give its fields to the job itself",
     "extra_query": "leave it out: a request in a batch has no address of its own",
-    "extra_headers": "headers belong to the client and not to a job: "
-    "set ANTHROPIC_CUSTOM_HEADERS for Claude models, or leave it out",
-    "betas": "what is in beta is asked for by the client's headers and not by a job: "
-    "set ANTHROPIC_CUSTOM_HEADERS='anthropic-beta: ...', or leave it out",
+    "extra_headers": "headers belong to the client and not to a job; leave it out",
+    "betas": "what is in beta is asked for by the client's headers and not by a job; leave it out",
     "timeout": "a batch takes up to 24 hours; limit the run with add_time_limit(hours=...)",
     "max_retries": "the run sends again what may be sent again; see max_attempts",
     "api_key": "keys come from the environment or from a block of credentials",
-    "base_url": "set ANTHROPIC_BASE_URL or OPENAI_BASE_URL",
+    "base_url": "name the address in an account, or set the SDK's own variable for it",
 }
 """Arguments of an SDK's call that are no part of a request, and the place where they belong."""
-
-_OTHERS = {
-    MESSAGES: {
-        "stop": "give stop_sequences",
-        "seed": "Claude has no seed",
-        "frequency_penalty": "Claude has no penalties",
-        "presence_penalty": "Claude has no penalties",
-        "logit_bias": "Claude has none",
-        "logprobs": "Claude gives none",
-        "top_logprobs": "Claude gives none",
-        "response_format": "give response_model",
-        "reasoning_effort": "give output_config={'effort': ...}",
-        "reasoning": "give output_config={'effort': ...}",
-        "verbosity": "say in the prompt how long the answer shall be",
-        "max_completion_tokens": "give max_tokens",
-        "max_output_tokens": "give max_tokens",
-        "functions": "give tools",
-        "function_call": "give tool_choice",
-        "parallel_tool_calls": "give tool_choice={'disable_parallel_tool_use': ...}",
-        "instructions": "give system",
-        "input": "give messages",
-        "modalities": "Claude answers in text",
-    },
-    CHAT: {
-        "stop_sequences": "give stop",
-        "top_k": "OpenAI has no top_k",
-        "thinking": "give reasoning_effort",
-        "output_config": "give reasoning_effort or response_model",
-        "reasoning": "give reasoning_effort",
-        "text": "give response_model or verbosity",
-        "instructions": "give system",
-        "input": "give messages",
-        "include": f"it is of {RESPONSES}",
-        "truncation": f"it is of {RESPONSES}",
-        "max_tool_calls": f"it is of {RESPONSES}",
-        "previous_response_id": f"it is of {RESPONSES}",
-        "conversation": f"it is of {RESPONSES}",
-        "background": f"it is of {RESPONSES}",
-    },
-    RESPONSES: {
-        "stop_sequences": "it has no stop sequences",
-        "stop": "it has no stop sequences",
-        "seed": "it has no seed",
-        "top_k": "OpenAI has no top_k",
-        "thinking": "give reasoning={'effort': ...}",
-        "output_config": "give reasoning={'effort': ...} or response_model",
-        "reasoning_effort": "give reasoning={'effort': ...}",
-        "verbosity": "give text={'verbosity': ...}",
-        "response_format": "give response_model or text={'format': ...}",
-        "frequency_penalty": "it has no penalties",
-        "presence_penalty": "it has no penalties",
-        "logit_bias": "it has none",
-        "logprobs": "give include=['message.output_text.logprobs']",
-        "functions": "give tools",
-        "function_call": "give tool_choice",
-        "modalities": "it has none",
-        "audio": "it has none",
-        "prediction": "it has none",
-        "web_search_options": "give tools=[{'type': 'web_search'}]",
-    },
-}
-"""Parameters of other endpoints, and what is given here in their place."""
-
-_KNOWN = ("claude", "gpt-", "chatgpt-", "ft:", "o1", "o3", "o4")
-"""Models of the providers' own; what another server takes is not for us to say."""
-
-LEAST_THINKING = 1_024
-MOST_MARKERS = 4
 
 
 class Images(NamedTuple):
@@ -160,17 +90,16 @@ class Images(NamedTuple):
     total_bytes: int = 0
 
 
-CLAUDE_IMAGES = Images(side=8_000, many=20, side_of_many=2_000, letters=5_242_880)
-"""[vision]; that the 5 MB are of the base64 is in the API's own refusals."""
-
-OPENAI_IMAGES = Images(total_bytes=50_000_000)
-"""[images-vision]; that GIFs may not be animated is looked at besides."""
-
-OPENAI_MOST_IMAGES = 500
-
-
-def foreign(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
+def foreign(
+    job: Job, params: dict[str, Any], endpoint: str, others: Mapping[str, str]
+) -> tuple[str, ...]:
     """Take out, or refuse, parameters of other endpoints and of the SDKs.
+
+    Args:
+        job: The job.
+        params: Its parameters.
+        endpoint: Where it goes.
+        others: Parameters of other endpoints, and what is given here in their place.
 
     Returns:
         The names of those that were left out: they came only from the defaults.
@@ -180,19 +109,26 @@ def foreign(job: Job, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
     """
     for name, place in _SDK.items():
         if name in params:
-            raise fault(job, f"{name} is an argument of the SDK and no part of a request: {place}")
+            where = others.get(name, place)
+            raise fault(job, f"{name} is an argument of the SDK and no part of a request: {where}")
     left_out: tuple[str, ...] = ()
-    if not job.model.startswith(_KNOWN):
-        return left_out
-    for name, instead in _OTHERS[endpoint].items():
+    for name, instead in others.items():
         if name in params:
             reason = f"{endpoint} does not know it; {instead}"
             left_out += drop_unsupported(job, params, (name,), reason)
     return left_out
 
 
-def check_part(job: Job, part: Any, role: str, endpoint: str) -> None:
+def check_part(job: Job, part: Any, role: str, endpoint: str, *, is_known: bool) -> None:
     """Refuse a part of another endpoint's, and a text without a letter.
+
+    Args:
+        job: The job.
+        part: The part of a message's content.
+        role: The role of the message.
+        endpoint: Where it goes.
+        is_known: Whether the model is the endpoint's own; what another server takes is not for us
+            to say.
 
     Raises:
         ValidationError: It is one of these.
@@ -200,7 +136,6 @@ def check_part(job: Job, part: Any, role: str, endpoint: str) -> None:
     kind = cast("Message", part).get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
         raise fault(job, f"part of a message is no block with a type: {part!r:.80}")
-    is_known = job.model.startswith(_KNOWN)
     if is_known and kind not in PARTS[endpoint] and any(kind in each for each in PARTS.values()):
         same = next((each[endpoint] for each in _SAME if kind in each.values()), None)
         instead = f"give a part of type {same!r}" if same else "leave it out"
@@ -274,14 +209,3 @@ def check_images(job: Job, images: Sequence[Document], limits: Images, most: int
                 f"file {image.name!r} has {letters:,} bytes as base64 and {limits.letters:,} are "
                 "taken for an image; make it smaller",
             )
-
-
-def markers(value: Any) -> int:
-    """Cache breakpoints in content, tools or a system prompt: blocks with `cache_control`."""
-    if isinstance(value, list):
-        return sum(map(markers, cast("list[Any]", value)))
-    if not isinstance(value, dict):
-        return 0
-    block = cast("Message", value)
-    own = 1 if block.get("cache_control") else 0
-    return own + markers(block.get("content"))

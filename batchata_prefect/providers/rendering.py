@@ -345,10 +345,14 @@ def only_quotes(job: Job, maker: str) -> tuple[bool, tuple[str, ...]]:
     if job.citing != "native":
         quoted = wants_quotes(job)
         return quoted, ("citations",) if job.citing == "quoted" and not quoted else ()
+    from batchata_prefect.providers import providers  # the providers are made of this module
+
+    citing = ", ".join(name for name, each in providers().items() if each.cites)
     return False, drop_unsupported(
         job,
         {"enable_citations": True},
         ("enable_citations",),
         f"{maker} has no citations of its own; give citations='quoted' for quotes that are "
-        "compared with the documents, leave it out, or send the job to a Claude model",
+        "compared with the documents, leave it out, or send the job to a provider that has them "
+        f"({citing})",
     )

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from batchata_prefect.content.schema.nodes import Schema, UnfitError, pointed, schema_nodes
 
-_BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
+"""Bounds of numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,47 +45,10 @@ class Dialect:
     max_enum_values: int | None = None
 
 
-_COMMON_FORMATS = frozenset(
+COMMON_FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
 )
-
-ANTHROPIC = Dialect(
-    name="Anthropic",
-    formats=_COMMON_FORMATS | {"uri"},
-    keywords=frozenset(),
-    all_required=False,
-    recursion=False,
-    patterns=False,
-    max_optional=24,
-    max_unions=16,
-)
-"""Anthropic "Structured outputs", JSON schema limitations and explicit limits, of 2026-09."""
-
-OPENAI = Dialect(
-    name="OpenAI",
-    formats=_COMMON_FORMATS,
-    keywords=_BOUNDS | {"minItems", "maxItems"},
-    all_required=True,
-    recursion=True,
-    patterns=True,
-    max_depth=10,
-    max_properties=5000,
-    max_enum_values=1000,
-)
-"""OpenAI "Structured model outputs", supported schemas, of 2026-09."""
-
-GEMINI = Dialect(
-    name="Gemini",
-    formats=frozenset({"date-time", "date", "time"}),
-    keywords=frozenset({"minimum", "maximum", "minItems", "maxItems"}),
-    all_required=False,
-    recursion=False,
-    patterns=False,
-    constants=False,
-)
-"""`responseJsonSchema` of Gemini [google/genai/types.py 3.6.1, GenerateContentConfig; guide
-"Structured output"]. A reference to itself is only taken in places that may be left out, and there
-only to an undocumented depth, so that none is sent."""
+"""Formats of strings that more than one provider takes."""
 
 
 @dataclass(slots=True)

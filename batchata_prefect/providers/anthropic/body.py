@@ -12,9 +12,10 @@ from typing import Any, cast
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document, is_scan, text_document
 from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
-from batchata_prefect.content.schema.dialects import ANTHROPIC
 from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
+from batchata_prefect.providers.anthropic.caching import check_markers, mark
+from batchata_prefect.providers.anthropic.facts import DIALECT, IMAGES, LEAST_THINKING, OTHERS, OWN
 from batchata_prefect.providers.anthropic.models import (
     most_pages,
     most_tokens,
@@ -23,17 +24,12 @@ from batchata_prefect.providers.anthropic.models import (
     takes_prefill,
 )
 from batchata_prefect.providers.anthropic.usage import terms_of
-from batchata_prefect.providers.bodies import mark_for_anthropic
 from batchata_prefect.providers.refusals import (
-    CLAUDE_IMAGES,
-    LEAST_THINKING,
-    MOST_MARKERS,
     check_images,
     check_part,
     check_text,
     check_tool_choice,
     foreign,
-    markers,
 )
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -70,11 +66,11 @@ def render(job: Job, provider: Provider) -> Request:
     if job.endpoint not in {None, ENDPOINT}:
         raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
     tally = Tally(job, provider, job.model)
-    params = parameters(job)
+    params, is_known = parameters(job), job.model.startswith(OWN)
     left_out: tuple[str, ...] = ()
     if params:
-        left_out = foreign(job, params, ENDPOINT)
-    if params and job.model.startswith("claude"):
+        left_out = foreign(job, params, ENDPOINT, OTHERS if is_known else {})
+    if params and is_known:
         left_out += _drop_unsupported(job, params)
     limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
     content = _Content(job, tally)
@@ -88,7 +84,7 @@ def render(job: Job, provider: Provider) -> Request:
         body["system"] = system
         content.count(system)
         for block in cast("list[Any]", system) if isinstance(system, list) else ():
-            check_part(job, block, "system", ENDPOINT)
+            check_part(job, block, "system", ENDPOINT, is_known=is_known)
     body["messages"] = messages
     content.check()
     quoted = wants_quotes(job)
@@ -99,7 +95,7 @@ def render(job: Job, provider: Provider) -> Request:
         _check_thinking(job, params, limit)
         _count_tools(job, tally, params)
         body |= params
-    _check_markers(job, body)
+    check_markers(job, body)
     return finish(
         tally,
         body,
@@ -107,7 +103,7 @@ def render(job: Job, provider: Provider) -> Request:
         endpoint=ENDPOINT,
         left_out=left_out,
         sources=content.sources,
-        prefix=mark_for_anthropic(body) if job.cache_prefix else None,
+        prefix=mark(body) if job.cache_prefix else None,
         terms=terms_of(params) if params else USUAL,
     )
 
@@ -196,6 +192,7 @@ class _Content:
         self.sources: list[str] = []
         self.citable = 0
         self.native = job.citing == "native"
+        self.is_known = job.model.startswith(OWN)
 
     @property
     def cited(self) -> bool:
@@ -252,7 +249,7 @@ class _Content:
             return message
         blocks: list[Any] = []
         for block in cast("list[Any]", content):
-            check_part(self.job, block, message["role"], ENDPOINT)
+            check_part(self.job, block, message["role"], ENDPOINT, is_known=self.is_known)
             blocks.append(self._read_block(cast("Message", block), message["role"]))
         return {**message, "content": blocks}
 
@@ -315,7 +312,7 @@ class _Content:
                 "a request; split them over several jobs",
             )
         # Models of a context of 200,000 tokens take 100 of each, the others 600 [vision].
-        check_images(self.job, self.tally.images, CLAUDE_IMAGES, most)
+        check_images(self.job, self.tally.images, IMAGES, most)
         asked = self.native and "enable_citations" not in self.job.defaulted
         if asked and not self.citable:
             raise fault(
@@ -348,7 +345,7 @@ def _ask_for_form(
         raise fault(job, f"it has output_config.format and {other}, which exclude each other")
     schema = None if job.response_model is None else answer_schema(job.response_model)
     if quoted:
-        form = quoted_schema(schema, ANTHROPIC, job_id=job.id)
+        form = quoted_schema(schema, DIALECT, job_id=job.id)
         config["format"] = {"type": "json_schema", "schema": form}
     elif schema is not None:
         if cited:
@@ -356,7 +353,7 @@ def _ask_for_form(
             tally.text(instructions)
             _append(body["messages"], instructions)
         else:
-            form = asked_for(schema, ANTHROPIC, job_id=job.id)
+            form = asked_for(schema, DIALECT, job_id=job.id)
             config["format"] = {"type": "json_schema", "schema": form}
     if "format" in config:
         tally.add(FORMAT)
@@ -398,17 +395,6 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
             job,
             f"thinking.budget_tokens={budget:,} must be less than max_tokens={limit:,}, against "
             "which thinking counts",
-        )
-
-
-def _check_markers(job: Job, body: Mapping[str, Any]) -> None:
-    found = sum(markers(body.get(name)) for name in ("system", "messages", "tools"))
-    found += 1 if body.get("cache_control") else 0
-    if found > MOST_MARKERS:
-        raise fault(
-            job,
-            f"it has {found} cache breakpoints (cache_control) and Claude takes {MOST_MARKERS}; "
-            "leave the others out",
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, asked_for
-from batchata_prefect.content.schema.dialects import GEMINI
+from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.bodies import file_in, titled
@@ -72,6 +72,19 @@ _CONFIG = _wire_names(
 _BESIDE = _wire_names("tools tool_config safety_settings cached_content")
 """Fields beside it."""
 
+DIALECT = Dialect(
+    name="Gemini",
+    formats=frozenset({"date-time", "date", "time"}),
+    keywords=frozenset({"minimum", "maximum", "minItems", "maxItems"}),
+    all_required=False,
+    recursion=False,
+    patterns=False,
+    constants=False,
+)
+"""`responseJsonSchema` of Gemini [google/genai/types.py 3.6.1, GenerateContentConfig; guide
+"Structured output"]. A reference to itself is only taken in places that may be left out, and there
+only to an undocumented depth, so that none is sent."""
+
 _FORMS = ("responseSchema", "responseJsonSchema", "responseMimeType")
 
 
@@ -100,7 +113,7 @@ def render(job: Job, provider: Provider) -> Request:
             "Gemini caches by itself, and what it shall hold longer is a cache of its own that "
             "costs by the hour; leave it out",
         )
-    foreign(job, params, endpoint)
+    foreign(job, params, endpoint, {})
     system: Any = params.pop("system", None)
     config, body = _settings(job, params)
     limit = max_tokens(job, config, ("maxOutputTokens",), least=1, most=most_tokens(job.model))
@@ -246,9 +259,9 @@ def _ask_for_form(job: Job, tally: Tally, config: dict[str, Any], *, quoted: boo
             raise fault(job, f"it has {asker} and a form of its own; give one of them")
         schema = None if job.response_model is None else answer_schema(job.response_model)
         if quoted or schema is None:
-            form = quoted_schema(schema, GEMINI, job_id=job.id)
+            form = quoted_schema(schema, DIALECT, job_id=job.id)
         else:
-            form = asked_for(schema, GEMINI, job_id=job.id)
+            form = asked_for(schema, DIALECT, job_id=job.id)
         config["responseMimeType"] = "application/json"
         config["responseJsonSchema"] = form
     given: Any = config.get("responseJsonSchema", config.get("responseSchema"))

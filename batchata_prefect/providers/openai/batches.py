@@ -36,11 +36,12 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
-from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.providers.openai.billing import BILLING
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
+from batchata_prefect.providers.openai.facts import LOGIN_FORM
 from batchata_prefect.providers.openai.profiles import CAREFUL, PROFILES, Profile
 from batchata_prefect.providers.openai.proof import TOKEN, Proofs, file_name, may_be, token_of
 from batchata_prefect.providers.openai.replies import ordinary
@@ -87,16 +88,7 @@ class OpenAI(Provider):
     hosts = ("api.openai.com",)
     billing = BILLING
     counting = GptCounting()
-    login_form = LoginForm(
-        "OpenAI",
-        "A key for OpenAI's Batch API, as batchata-prefect uses it.",
-        "https://developers.openai.com/api/docs/guides/batch",
-        "https://avatars.githubusercontent.com/u/14957082?s=200",
-        {
-            "organization": "Organization that is charged, where the key is of several.",
-            "project": "Project that is charged, where the key is of several.",
-        },
-    )
+    login_form = LOGIN_FORM
     limits = LIMITS
     profile: Profile | None = None
     """What the server of an account takes; None for the provider of the environment."""

@@ -13,14 +13,12 @@ from typing import Any, cast
 from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema, asked_for
-from batchata_prefect.content.schema.dialects import OPENAI
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
-from batchata_prefect.providers.bodies import FILE_PARTS, key_for_openai, titled
+from batchata_prefect.providers.bodies import FILE_PARTS, last_shared, prefix_digest, titled
+from batchata_prefect.providers.openai.facts import DIALECT, IMAGES, MOST_IMAGES, OTHERS, OWN
 from batchata_prefect.providers.openai.usage import terms_of
 from batchata_prefect.providers.refusals import (
-    OPENAI_IMAGES,
-    OPENAI_MOST_IMAGES,
     check_images,
     check_part,
     check_tool_choice,
@@ -43,6 +41,7 @@ from batchata_prefect.providers.rendering import (
     parameters,
     refused_kind,
 )
+from batchata_prefect.providers.rows import objects_at
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 
@@ -55,6 +54,7 @@ _FILE_DATA = 73_400_320
 
 _CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _RESPONSES_ROLES = ("system", "developer", "user", "assistant")
+_LEADING = frozenset({"system", "developer"})
 _SAMPLING = {
     "temperature": 1,
     "top_p": 1,
@@ -97,7 +97,8 @@ def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
         return _embedding(job, tally, params)
     quoted, left_out = only_quotes(job, "OpenAI")
     if params:
-        left_out += foreign(job, params, endpoint)
+        is_known = job.model.startswith(OWN)
+        left_out += foreign(job, params, endpoint, OTHERS[endpoint] if is_known else {})
         left_out += _drop_sampling(tally, params, endpoint)
         check_tool_choice(job, params, endpoint)
     write = _chat if endpoint == CHAT else _response
@@ -105,7 +106,7 @@ def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
     if params:
         _count_params(tally, params)
         body |= params
-    check_images(job, tally.images, OPENAI_IMAGES, OPENAI_MOST_IMAGES)
+    check_images(job, tally.images, IMAGES, MOST_IMAGES)
     return finish(
         tally,
         body,
@@ -113,9 +114,34 @@ def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
         endpoint=endpoint,
         left_out=left_out,
         sources=sources,
-        prefix=key_for_openai(body) if job.cache_prefix else None,
+        prefix=_cache_key(body) if job.cache_prefix else None,
         terms=terms_of(tally.model or "", params),
     )
+
+
+def _cache_key(body: dict[str, Any]) -> str | None:
+    """Give a body the cache key of its system prompt and what stands before the first question.
+
+    OpenAI caches by itself, and sends requests with one `prompt_cache_key` to one cache
+    [openai/types/chat/completion_create_params.py].
+
+    Returns:
+        Digest of what it begins with; None where there is nothing to share.
+    """
+    shared: list[Any] = [body["instructions"]] if body.get("instructions") else []
+    for message in objects_at(body, "messages" if "messages" in body else "input"):
+        content: Any = message.get("content")
+        if message.get("role") in _LEADING:
+            shared.append(content)
+            continue
+        last = last_shared(content)
+        if last is not None:
+            shared.append(content[: last + 1])
+        break
+    digest = prefix_digest(shared)
+    if digest is not None:
+        body.setdefault("prompt_cache_key", digest)
+    return digest
 
 
 def _drop_sampling(tally: Tally, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
@@ -209,9 +235,9 @@ def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
     """What is asked for: the response model, the answer with its quotes, or both in one."""
     schema = None if job.response_model is None else answer_schema(job.response_model)
     if quoted or schema is None:
-        asked = quoted_schema(schema, OPENAI, job_id=job.id)
+        asked = quoted_schema(schema, DIALECT, job_id=job.id)
     else:
-        asked = asked_for(schema, OPENAI, job_id=job.id)
+        asked = asked_for(schema, DIALECT, job_id=job.id)
     return {"name": schema.name if schema else "answer", "schema": asked, "strict": True}
 
 
@@ -221,7 +247,7 @@ def _asker(job: Job) -> str:
 
 def _with_system(job: Job, tally: Tally, messages: list[Message], system: Any) -> list[Message]:
     """`system`, which Anthropic has as a parameter, as the first message."""
-    if messages[0].get("role") in {"system", "developer"}:
+    if messages[0].get("role") in _LEADING:
         if "system" not in job.defaulted:
             raise fault(job, "it has a system message and system=; give one of them")
         return messages
@@ -252,6 +278,7 @@ def _messages(
 
 def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]:
     endpoint = CHAT if roles is _CHAT_ROLES else RESPONSES
+    is_known = job.model.startswith(OWN)
     messages = checked_messages(job, roles, items=roles is _RESPONSES_ROLES)
     for message in messages:
         tally.add(MESSAGE)
@@ -262,7 +289,7 @@ def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]
             tally.text(content)
         elif isinstance(content, list):
             for item in cast("list[Any]", content):
-                check_part(job, item, str(message.get("role")), endpoint)
+                check_part(job, item, str(message.get("role")), endpoint, is_known=is_known)
                 _count_part(tally, item)
         rest = {key: value for key, value in message.items() if key not in {"role", "content"}}
         if rest:

@@ -21,8 +21,9 @@ from batchata_prefect.content.schema import (
     asked_for,
     prompt_for,
 )
-from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI
 from batchata_prefect.errors import ParseError, ValidationError
+from batchata_prefect.providers.anthropic.facts import DIALECT as ANTHROPIC
+from batchata_prefect.providers.openai.facts import DIALECT as OPENAI
 from tests.unit.content.test_schema import (
     FAULTS,
     PROVIDERS,
@@ -341,7 +342,8 @@ def test_digest_and_wire_form_are_the_same_in_every_process() -> None:
         "import json\n"
         "from pydantic import BaseModel, Field\n"
         "from batchata_prefect.content.schema import answer_schema, asked_for\n"
-        "from batchata_prefect.content.schema.dialects import ANTHROPIC, OPENAI\n"
+        "from batchata_prefect.providers.anthropic.facts import DIALECT as ANTHROPIC\n"
+        "from batchata_prefect.providers.openai.facts import DIALECT as OPENAI\n"
         "class A(BaseModel):\n"
         "    tags: set[str] = {'a', 'b', 'c', 'd', 'e'}\n"
         "    code: str = Field(pattern='^x', min_length=1, max_length=5)\n"

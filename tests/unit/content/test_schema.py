@@ -32,8 +32,10 @@ from batchata_prefect.content.schema import (
     asked_for,
     parse_answer,
 )
-from batchata_prefect.content.schema.dialects import ANTHROPIC, GEMINI, OPENAI
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.providers.anthropic.facts import DIALECT as ANTHROPIC
+from batchata_prefect.providers.gemini.body import DIALECT as GEMINI
+from batchata_prefect.providers.openai.facts import DIALECT as OPENAI
 
 
 def read_answer(text: str, schema: AnswerSchema) -> Any:

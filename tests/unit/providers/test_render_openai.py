@@ -218,7 +218,7 @@ def test_reasoning_models_take_no_sampling_parameters(
 
 def test_citations_are_refused_or_left_out(gpt):
     """Citations are an error of the job, and left out where they come from the defaults."""
-    with pytest.raises(ValidationError, match=r"job 'j'.*enable_citations.*Claude"):
+    with pytest.raises(ValidationError, match=r"job 'j'.*enable_citations.*anthropic"):
         gpt.render(gpt_job(enable_citations=True))
     job = gpt_job(enable_citations=True, defaulted=frozenset({"enable_citations"}))
     assert gpt.render(job).left_out == ("enable_citations",)
