@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from importlib import import_module
 from typing import Any, Self, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -56,8 +57,8 @@ class Progress:
         batch.run(on_progress=progress)
     ```
 
-    On a terminal it keeps one view up to date. Without one, as in a log file, a pipe, CI or a
-    notebook, it writes a plain line when something has changed, at most every few seconds.
+    On a terminal it keeps one view up to date, in a notebook one line. Elsewhere, as in a log file,
+    a pipe or CI, it writes a plain line when something has changed, at most every few seconds.
 
     Args:
         results_dir: Where the results will lie, shown to the person.
@@ -74,7 +75,7 @@ class Progress:
     ) -> None:
         self._console = console or Console(file=file, stderr=file is None)
         self._results_dir = None if results_dir is None else os.fspath(results_dir)
-        # A notebook's output cannot be rewritten in place, whatever rich makes of it.
+        self._in_notebook = self._console.is_jupyter and file is None
         self._on_terminal = self._console.is_terminal and not self._console.is_jupyter
         self._live: Live | None = None
         self._moved: list[Callable[[], object]] = []
@@ -85,6 +86,7 @@ class Progress:
         self._at = time.monotonic()
         self._line: str = ""
         self._line_at = float("-inf")
+        self._shown: Any = None
         self._ended = False
         self._closed = False
 
@@ -110,12 +112,15 @@ class Progress:
         if self._closed or (self._ended and complete):
             return
         if self._ended:
-            self._line, self._line_at = "", float("-inf")
+            self._line, self._line_at, self._shown = "", float("-inf"), None
         # Who pressed Ctrl-C wants to know at once what happens now.
         stops = bool(stats.get("is_stopping")) and not self._stats.get("is_stopping")
         self._stats, self._elapsed, self._batches = stats, elapsed_seconds, batch_data
         self._at = time.monotonic()
         self._ended = complete
+        if self._in_notebook:
+            self._show_line()
+            return
         if not self._on_terminal:
             self._write_line(now=complete or stops)
             return
@@ -131,7 +136,7 @@ class Progress:
         self._closed = True
         if self._on_terminal:
             self._stop()
-        elif self._stats:
+        elif self._stats and not self._in_notebook:
             self._write_line(now=True)
 
     def _start(self) -> None:
@@ -151,6 +156,15 @@ class Progress:
     def _view(self) -> RenderableType:
         since = 0.0 if self._stats.get("is_complete") else time.monotonic() - self._at
         return View(self._stats, self._elapsed + since, self._batches, self._results_dir)
+
+    def _show_line(self) -> None:
+        """Show the line in the place of the one before: a notebook's output is rewritten by id."""
+        display: Any = import_module("IPython.display").display
+        line = {"text/plain": f"[{clock(self._elapsed)}] {plain_line(self._stats, self._batches)}"}
+        if self._shown is None:
+            self._shown = display(line, raw=True, display_id=True)
+        else:
+            self._shown.update(line, raw=True)
 
     def _write_line(self, *, now: bool) -> None:
         line = plain_line(self._stats, self._batches)

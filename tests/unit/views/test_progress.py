@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,6 +178,49 @@ def test_lines_without_a_terminal_come_on_change_and_not_too_often() -> None:
     assert len(lines) == count_while_running + 1
     assert lines[-1].startswith("[0:10] 3,000 of 3,000 jobs done; 3,000 completed, ")
     assert "\x1b" not in out.getvalue()
+
+
+class Notebook(ModuleType):
+    """`IPython.display` as far as a line needs it: what stands in the notebook, by its place."""
+
+    def __init__(self) -> None:
+        super().__init__("IPython.display")
+        self.lines: list[str] = []
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        assert raw
+        assert display_id
+        self.lines.append(data["text/plain"])
+        place = len(self.lines) - 1
+
+        def update(data: dict[str, str], *, raw: bool) -> None:
+            assert raw
+            self.lines[place] = data["text/plain"]
+
+        return SimpleNamespace(update=update)
+
+
+def test_a_notebook_has_one_line_for_each_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is rewritten in its place, nothing goes to standard error, and a log file stays one."""
+    notebook, log = Notebook(), io.StringIO()
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with Progress("out") as progress, Progress("out", log) as logged:
+        for run in range(2):
+            for second in range(9):
+                progress(stats(completed=second), float(second), {})
+            logged(stats(completed=8), 8.0, {})
+            assert len(notebook.lines) == run + 1
+            progress(stats(completed=3000, failed=0, is_complete=True), 9.5, {})
+            progress(stats(completed=3000, failed=0, is_complete=True), 9.9, {})
+    assert [line.partition(";")[0] for line in notebook.lines] == [
+        "[0:09] 3,000 of 3,000 jobs done"
+    ] * 2
+    assert len(log.getvalue().splitlines()) == 1
+    assert capsys.readouterr() == ("", "")
 
 
 def test_lines_stop_while_nothing_changes_but_show_life() -> None:
