@@ -15,7 +15,7 @@ from typing import Any
 
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, StateError
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.money.ledger import Entry, Receipt, Start
+from batchata_prefect.money.ledger import Entry, Receipt, Start, claimed
 from batchata_prefect.providers import Ours, Provider, provider_for, providers
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.records.credentials import connect
@@ -36,22 +36,19 @@ class Known:
         start: Its newest start.
         entries: Its ledger, oldest first.
         accounts: Name -> table of each account that its runs were given.
+        addresses: Name of a provider -> base URL of its requests.
     """
 
     records: Records
     start: Start
     entries: list[Entry] = field(default_factory=list[Entry])
     accounts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    addresses: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def open(self) -> list[Entry]:
         """Chunks whose ending is not recorded; realtime ones have nothing at the provider."""
         return [e for e in self.entries if e.ending is None and not e.chunk.realtime]
-
-    @property
-    def claimed(self) -> frozenset[str]:
-        """Ids of the provider batches that are a chunk's."""
-        return frozenset(e.receipt.batch_id for e in self.entries if e.receipt)
 
 
 async def open_run(
@@ -80,7 +77,12 @@ async def open_run(
             f"there are no records of {run_key!r} at {records.location}. Give the results "
             "directory, or the run_key and state that the run was given"
         )
-    known = Known(records, start, accounts=await records.accounts())
+    known = Known(
+        records,
+        start,
+        accounts=await records.accounts(),
+        addresses=await records.addresses(start),
+    )
     own = Records(await storage_at(None), run_key).location
     if known.accounts and given is None and records.location != own:
         # A folder of somebody else could send the keys of this environment anywhere.
@@ -192,7 +194,8 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus],
                 if failure.kind == "ours":
                     raise
                 raise _refused(name, failure) from error
-            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in known.claimed]
+            ids = claimed(known.entries, name)
+            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in ids]
     return adopted, unclaimed
 
 
@@ -251,7 +254,9 @@ async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> 
     again = "run the same jobs again to collect it"
     if entry.receipt is None:
         try:
-            found = await provider.find(client, entry.chunk, entry.since, known.claimed)
+            found = await provider.find(
+                client, entry.chunk, entry.since, claimed(known.entries, provider.name)
+            )
         except ProviderError:
             return None
         if found.batch is not None:
@@ -277,7 +282,9 @@ async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> 
 async def _find(connections: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
     """The batch of an uncertain create, recorded from here on."""
     provider, client = await connections(entry.chunk.provider, entry.chunk.model)
-    found = await provider.find(client, entry.chunk, entry.since, known.claimed)
+    found = await provider.find(
+        client, entry.chunk, entry.since, claimed(known.entries, provider.name)
+    )
     if found.batch is None:
         return None
     made = found.batch.created_at or datetime.now(UTC)
@@ -306,23 +313,28 @@ async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
 class _Connections:
     """Clients of providers, each connected when it is first needed."""
 
-    def __init__(
-        self, stack: AsyncExitStack, credentials: Mapping[str, str], accounts: Mapping[str, Any]
-    ) -> None:
-        self.known = providers(accounts)
+    def __init__(self, stack: AsyncExitStack, run: Known) -> None:
+        self.known = providers(run.accounts)
         self._stack = stack
-        self._credentials = credentials
+        self._run = run
         self._clients: dict[str, Any] = {}
 
     async def __call__(self, name: str, model: str | None) -> tuple[Provider, Any]:
         provider = provider_for(model or "", name, known=self.known)
         if name not in self._clients:
-            self._clients[name] = await connect(provider, self._credentials.get(name))
-            self._stack.push_async_callback(self._clients[name].close)
+            client = await connect(provider, self._run.start.credentials.get(name))
+            self._stack.push_async_callback(client.close)
+            address = provider.account(client)
+            if (before := self._run.addresses.get(name, address)) != address:
+                raise StateError(
+                    f"its batches of {name} were sent to {before}, and now {name} is at {address}. "
+                    "Set the base URL back"
+                )
+            self._clients[name] = client
         return provider, self._clients[name]
 
 
 @asynccontextmanager
 async def _connections(known: Known) -> AsyncGenerator[_Connections]:
     async with AsyncExitStack() as stack:
-        yield _Connections(stack, known.start.credentials, known.accounts)
+        yield _Connections(stack, known)

@@ -246,9 +246,12 @@ class Quotas:
             return None
         share = self._shares.get((provider, model))
         if share is None:
-            # Not by key: several keys of one organization share its limits.
-            account = run.providers[provider].account(run.clients[provider])
-            name = f"enqueued tokens of {model} at {account}"
+            # Not by key: several keys of one organization share its limits. Whoever names accounts
+            # tells apart what has limits of its own.
+            known = run.providers[provider]
+            account = known.account(run.clients[provider])
+            own = f" of {provider}" if known.bound is not None else ""
+            name = f"enqueued tokens of {model} at {account}{own}"
 
             def mine() -> int:
                 return quota.waiting(run.ledger, provider, model)

@@ -35,7 +35,7 @@ from batchata_prefect.engine.settle import never_created, settle, write_off
 from batchata_prefect.engine.status import batch_status
 from batchata_prefect.errors import BatchataError, BatchSubmissionError, one_line
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt
+from batchata_prefect.money.ledger import OVERDUE, REALTIME, TIME_LIMIT, Receipt, claimed
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.views import events, states
@@ -286,7 +286,10 @@ async def _look_up(run: Session, flight: Flight) -> bool:
     while True:
         asked = clock()
         found = await persist(
-            run, flight, "list", lambda: provider.find(client, chunk, entry.since, _known(run))
+            run,
+            flight,
+            "list",
+            lambda: provider.find(client, chunk, entry.since, claimed(run.ledger, provider.name)),
         )
         run.undecided.pop(chunk.sequence, None)
         flight.parked = False
@@ -309,11 +312,6 @@ async def _look_up(run: Session, flight: Flight) -> bool:
                 raise GaveUpError("its list may not have caught up")
             flight.waiting_for = "the provider's list to catch up"
             await run.pause(max(0.05, run.pace.lookup - (asked - began)))
-
-
-def _known(run: Session) -> frozenset[str]:
-    """Ids of the provider batches that are a chunk's already."""
-    return frozenset(e.receipt.batch_id for e in run.ledger if e.receipt is not None)
 
 
 async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopted: bool) -> None:

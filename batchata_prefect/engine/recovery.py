@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,8 @@ from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.jobs.spool.renamed import Renamed
 from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import Start
+from batchata_prefect.money.ledger import NEVER_SENT, Start
+from batchata_prefect.providers.accounts import IDENTITY
 from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.note import Note, read_note, write_note
 from batchata_prefect.results.ended import Words
@@ -62,7 +63,6 @@ async def _read_records(run: Session) -> dict[int, Words]:
     settings = run.settings
     assert run.records is not None
     start = await run.records.start()
-    accounts = {name: run.providers[name].account(run.clients[name]) for name in run.clients}
     await asyncio.to_thread(refuse_other_records, run)
     if start is None or not settings.reuse_state:
         run.started_at = datetime.now(UTC)
@@ -70,7 +70,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             settings.run_key,
             run.started_at,
             settings.results_dir,
-            accounts,
+            _addresses(run),
             dict(settings.credentials),
             uuid4().hex,
         )
@@ -78,15 +78,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
         await run.records.write_accounts(settings.accounts)
         return {}
     run.started_at = start.started_at
-    for name, account in accounts.items():
-        if start.accounts.get(name, account) != account:
-            raise StateError(
-                f"{settings.results_dir!r} was begun with {name} at {start.accounts[name]}, and "
-                f"now {name} is at {account}: what is in flight there cannot be reached from here. "
-                "Set the base URL back, use another results_dir, or start over with "
-                "set_state(reuse_state=False). Nothing was sent"
-            )
-    await _take_over_accounts(run)
+    renamed = await _take_over_accounts(run)
     await read_ledger(run)
     ended: dict[int, Words] = {}
     strangers = 0
@@ -98,10 +90,14 @@ async def _read_records(run: Session) -> dict[int, Words]:
             run.flights[entry.chunk.sequence] = flight
             # No job of today may need its provider.
             await _connect(run, entry.chunk.provider)
+            _refuse_another_login(run, entry.chunk.provider)
         else:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
                 ended[entry.chunk.sequence] = words
+    await _stay(run, start)
+    _refuse_renamed(run, renamed)
+    await run.records.write_accounts(run.settings.accounts)
     run.started_at = await asyncio.to_thread(_begun, run)
     run.spent_before = budget.spent(run.ledger)
     run.resumed = run.spool.states.counts[ANSWERED]
@@ -133,8 +129,70 @@ async def read_ledger(run: Session) -> None:
     await run.alone(renamed.find, run.members)
 
 
-async def _take_over_accounts(run: Session) -> None:
+def _addresses(run: Session) -> dict[str, str]:
+    """Base URL of each provider that is connected."""
+    return {name: run.providers[name].account(client) for name, client in run.clients.items()}
+
+
+async def _stay(run: Session, start: Start) -> None:
+    """Go on only where each provider is at the address that its batches were sent to.
+
+    Raises:
+        StateError: One is at another today.
+    """
+    assert run.records is not None
+    known, today = await run.records.addresses(start), _addresses(run)
+    for name, address in today.items():
+        if known.get(name, address) != address:
+            raise StateError(
+                f"{run.settings.results_dir!r} was begun with {name} at {known[name]}, and "
+                f"now {name} is at {address}: what is in flight there cannot be reached from here. "
+                "Set the base URL back, use another results_dir, or start over with "
+                "set_state(reuse_state=False). Nothing was sent"
+            )
+    if not today.keys() <= known.keys():
+        await run.records.write_addresses({**known, **today})
+
+
+def _refuse_another_login(run: Session, name: str) -> None:
+    """Stop where an account is gone whose name the environment's own provider has, too.
+
+    Raises:
+        StateError: It is so, and one of its batches is in flight.
+    """
+    if run.providers[name].bound != run.provider(name).bound:
+        raise StateError(
+            f"{run.settings.results_dir!r} has a batch in flight at the account {name!r}, which is "
+            f"not given any more; {name} of the environment may not reach it. Give the account "
+            "again, or start over with set_state(reuse_state=False). Nothing was sent"
+        )
+
+
+def _refuse_renamed(run: Session, renamed: Mapping[str, str]) -> None:
+    """Stop where jobs that were bought have another account's name only, and would be paid again.
+
+    Raises:
+        StateError: It is so.
+    """
+    for entry in run.ledger:
+        before = entry.chunk.provider
+        if (today := renamed.get(before)) is None or (
+            entry.ending is not None and entry.ending.status in NEVER_SENT
+        ):
+            continue
+        raise StateError(
+            f"{run.settings.results_dir!r} has bought answers of the account {before!r}, which is "
+            f"called {today!r} today: its jobs are other ones then, and all would be paid again. "
+            f"Call it {before!r} again, or give both names where both are meant, or start over "
+            "with set_state(reuse_state=False). Nothing was sent"
+        )
+
+
+async def _take_over_accounts(run: Session) -> dict[str, str]:
     """Know the accounts of earlier runs too, whose batches may be in flight.
+
+    Returns:
+        Names that are gone -> the new name of the same endpoint, with the same login.
 
     Raises:
         StateError: One of them is another endpoint today.
@@ -152,10 +210,14 @@ async def _take_over_accounts(run: Session) -> None:
                 "it back, give the new endpoint another name, or start over with "
                 "set_state(reuse_state=False). Nothing was sent"
             )
-    if (merged := {**known, **today}) != known:
-        await records.write_accounts(merged)
-    if merged != today:
+    if (merged := {**known, **today}) != today:
         run.settings = run.settings.but(accounts=merged)
+    return {
+        old: new
+        for old in known.keys() - today.keys()
+        for new in today.keys() - known.keys()
+        if all(known[old].get(each) == today[new].get(each) for each in IDENTITY)
+    }
 
 
 def _begun(run: Session) -> datetime:

@@ -32,8 +32,8 @@ def refuse_unbound(
 
 def _refuse_unknown(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
     unknown = {
-        family.model: f"{family.model!r} ({spool.size(family):,} jobs, such as "
-        f"{spool.example(family)!r})"
+        (family.provider, family.model): f"{family.model!r} at {family.provider} "
+        f"({spool.size(family):,} jobs, such as {spool.example(family)!r})"
         for family in spool.families()
         if not prices.knows(family.provider, family.model, realtime=realtime)
     }
@@ -44,7 +44,8 @@ def _refuse_unknown(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
     raise ValidationError(
         f"a cost limit is set, but the {'realtime ' if realtime else ''}price of "
         f"{', '.join(unknown.values())} is unknown; nothing was sent. Give it with "
-        f"Batch(prices={{model: {table}}}), in USD per million tokens"
+        f"Batch(prices={{model: {table}}}), or as 'account/model' where it holds for one account "
+        "alone, in USD per million tokens"
         + (", or" if realtime else " as charged in a batch, or")
         + f" run without {_limit(realtime=realtime)}",
         list(unknown.values()),

@@ -6,7 +6,7 @@ anywhere else: what is spent, reserved and left is always a sum over these entri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -167,3 +167,12 @@ class Entry:
     receipt: Receipt | None = None
     ending: Ending | None = None
     written_off: bool = False
+
+
+def claimed(ledger: Iterable[Entry], provider: str) -> frozenset[str]:
+    """Ids of the batches of a provider that are a chunk's; another one may use the same ids."""
+    return frozenset(
+        entry.receipt.batch_id
+        for entry in ledger
+        if entry.receipt is not None and entry.chunk.provider == provider
+    )

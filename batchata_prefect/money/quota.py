@@ -48,8 +48,9 @@ def limit(
     """Tokens of a model that may wait at once; None where nothing is known of a limit.
 
     What a provider said last counts over what the user declared: it may have been raised since.
+    Of that, what is declared as `account/model` goes first.
     """
-    newest = declared.get(model)
+    newest = declared.get(f"{provider}/{model}", declared.get(model))
     for entry in ledger:
         if entry.ending is not None and entry.ending.status == "turned_away":
             chunk = entry.chunk

@@ -16,7 +16,10 @@ from batchata_prefect.errors import ValidationError
 from batchata_prefect.files import read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_OF_ACCOUNT = ("kind", "base_url", "api_key_env", "credentials", "profile", "options")
+IDENTITY = ("kind", "base_url", "api_key_env", "credentials")
+"""What two accounts have alike that are one under two names."""
+
+_OF_ACCOUNT = (*IDENTITY, "profile", "options")
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,9 +121,18 @@ class Records:
         return {} if data is None else data["accounts"]
 
     async def write_accounts(self, accounts: Mapping[str, Any]) -> None:
-        """Write the accounts, where there are any."""
-        if accounts:
+        """Write the accounts, where there are any that are not there yet."""
+        if accounts and dict(accounts) != await self.accounts():
             await self.write(f"g{self.generation}/accounts", {"accounts": dict(accounts)})
+
+    async def addresses(self, start: Start) -> dict[str, str]:
+        """Provider name -> base URL of its requests, at the start or since it joined later."""
+        data = await self.read(f"g{self.generation}/addresses")
+        return {**start.accounts, **({} if data is None else data["addresses"])}
+
+    async def write_addresses(self, addresses: Mapping[str, str]) -> None:
+        """Say where the requests of each provider go, before any is sent."""
+        await self.write(f"g{self.generation}/addresses", {"addresses": dict(addresses)})
 
     async def sample(self) -> Sample | None:
         """The canary's sample; None where none was drawn."""

@@ -204,7 +204,7 @@ class Sandbox:
         """Withdraw all faults."""
         self._order("DELETE", "faults")
 
-    def limits(self, **limits: float | bool | list[str] | None) -> None:
+    def limits(self, **limits: Any) -> None:
         """Change limits; `limits.py` lists them. They survive a restart."""
         self._order("POST", "limits", limits)
         if isinstance(seconds := limits.get("seconds"), (int, float)):

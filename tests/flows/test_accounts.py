@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +18,11 @@ import pytest
 
 from batchata_prefect import Batch, MissingCredentialsError, StateError, ValidationError
 from batchata_prefect.collector.inflight import adopt, open_run
-from batchata_prefect.models import Job
+from batchata_prefect.models import Chunk, Job
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES, Intent, Receipt, Start
 from batchata_prefect.providers import Key, providers
+from batchata_prefect.records.storage import DurableFileSystem
+from batchata_prefect.records.store import Records
 from batchata_prefect.sandbox import Sandbox
 from tests.flows.endpoints import KINDS, MODELS, PRICES, key_of, strangers, tables
 
@@ -180,10 +187,70 @@ def test_prices_of_an_account(tmp_path: Path) -> None:
         batch = Batch(tmp_path / "out", accounts=accounts, prices=prices).add_cost_limit(usd=1)
         batch.add_job(prompt="x", model="gpt-6-luna", provider=provider, max_tokens=5)
         if refused:
-            with pytest.raises(ValidationError, match="price"):
+            with pytest.raises(ValidationError, match=f"price of 'gpt-6-luna' at {provider} "):
                 batch.run(dry_run=True)
         else:
             batch.run(dry_run=True)
+
+
+def test_quotas_are_of_each_account(servers: dict[str, Sandbox], tmp_path: Path) -> None:
+    """Declared for one of two at the same address, it does not hold for the other one."""
+    table = tables(servers)["lab"]
+    batch = Batch(
+        tmp_path / "out",
+        accounts={"lab": table, "second": table},
+        prices=PRICES,
+        quota={"lab/gpt-6-luna": 600, "second/gpt-6-luna": 600_000},
+    )
+    batch.set_state(tmp_path / "state")
+    for n in range(6):
+        for name in ("lab", "second"):
+            text = f"{tmp_path} {name} {n} {'word ' * 100}"
+            batch.add_job(prompt=text, model=f"{name}/gpt-6-luna", max_tokens=5, id=f"{name}-{n}")
+    run = batch.run()
+    assert run.manifest is not None
+    found = Counter(each["provider"] for each in run.manifest["batches"])
+    assert found["second"] == 1
+    assert found["lab"] > 1
+
+
+def test_two_servers_may_give_the_same_id(servers: dict[str, Sandbox], tmp_path: Path) -> None:
+    """A batch is looked for among those that are not taken at its own server."""
+    known = tables(servers)
+
+    async def look() -> tuple[str, list[str]]:
+        lab = providers(known)["lab"]
+        body, endpoint = {"model": "m", "input": f"{tmp_path}"}, "/v1/chat/completions"
+        line = lab.line("0000000000000000-0", orjson.dumps(body), endpoint) + b"\n"
+        ours = Chunk(
+            sequence=1,
+            round=0,
+            token="f" * 64,
+            provider="lab",
+            endpoint=endpoint,
+            model="m",
+            count=1,
+            size_bytes=len(line),
+            input_tokens=1,
+            output_tokens=1,
+            reserved_usd=None,
+        )
+        client = lab.connect(lab.login())
+        now = datetime.now(UTC)
+        made = await lab.create(client, ours, partial(BytesIO, line))
+        await client.close()
+        records = Records(DurableFileSystem(basepath=str(tmp_path / "state")), "key")
+        await records.begin(Start("key", now, "out"), afresh=False)
+        await records.write_accounts(known)
+        theirs = replace(ours, sequence=0, provider="openai", token="e" * 64)
+        for chunk in (theirs, ours):
+            await records.write_intent(Intent(chunk, now, b"x" * FINGERPRINT_BYTES))
+        await records.write_receipt(0, Receipt(made.batch_id, now))
+        adopted, _ = await adopt(await open_run(None, "key", str(tmp_path / "state")))
+        return made.batch_id, [str(each.batch_id) for each in adopted]
+
+    made, adopted = asyncio.run(look())
+    assert adopted == [made]
 
 
 HELD = {"kind": "openai", "api_key_env": "K"}
