@@ -49,8 +49,35 @@ def providers(accounts: Mapping[str, Any] | None = None) -> dict[str, Provider]:
 @cache
 def _bound(name: str, account: Account) -> Provider:
     made = type(_kinds()[account.kind])()
+    for option, _ in account.options:
+        _check_option(name, made, option)
+    if account.auth is not None and account.auth not in made.auths:
+        knowing = {kind: sorted(each.auths) for kind, each in _kinds().items() if each.auths}
+        raise ValidationError(
+            f"account {name!r}: {made.kind} has no auth {account.auth!r}; there are "
+            + ", ".join(f"{', '.join(auths)} of {kind}" for kind, auths in knowing.items())
+        )
     made.bind(name, account)
     return made
+
+
+def _check_option(name: str, provider: Provider, option: str) -> None:
+    """Refuse an option of an account that its kind does not take, by the kinds that do."""
+    form = provider.login_form
+    if form is None or option in form.options:
+        return
+    knowing = [
+        kind
+        for kind, each in _kinds().items()
+        if each.login_form is not None and option in each.login_form.options
+    ]
+    way_out = form.instead.get(option)
+    raise ValidationError(
+        f"account {name!r}: {provider.kind} takes no option {option!r}; it takes "
+        + (", ".join(form.options) or "none")
+        + (f", and {' and '.join(knowing)} takes that one" if knowing else "")
+        + (f". Give {way_out}" if way_out else "")
+    )
 
 
 @cache

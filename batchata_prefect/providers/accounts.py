@@ -16,7 +16,7 @@ from batchata_prefect.errors import ValidationError
 from batchata_prefect.files import read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-IDENTITY = ("kind", "base_url", "api_key_env", "credentials")
+IDENTITY = ("kind", "base_url", "api_key_env", "credentials", "auth")
 """What two accounts have alike that are one under two names."""
 
 _OF_ACCOUNT = (*IDENTITY, "profile", "options")
@@ -31,6 +31,7 @@ class Account:
         base_url: Where requests go; None for the kind's own address, or another of it in the block.
         api_key_env: Name of the environment variable with its key.
         credentials: Name of the Prefect credentials block with its key, in place of a variable.
+        auth: What logs in without a key, such as `entra`, in place of either.
         profile: Name of what its server is known to take; None for what its address tells.
         options: Further arguments of the SDK's client.
     """
@@ -39,6 +40,7 @@ class Account:
     base_url: str | None = None
     api_key_env: str | None = None
     credentials: str | None = None
+    auth: str | None = None
     profile: str | None = None
     options: tuple[tuple[str, str], ...] = ()
 
@@ -70,10 +72,10 @@ class Account:
         if secret := sorted(each for each in told if "key" in each or "token" in each):
             raise ValidationError(f"{where}: options cannot hold {secret}; name it by api_key_env")
         made = cls(**{"kind": "", **values}, options=tuple(sorted(told.items())))
-        if (made.api_key_env is None) == (made.credentials is None):
+        if [made.api_key_env, made.credentials, made.auth].count(None) != 2:
             raise ValidationError(
                 f"{where} needs either api_key_env, the name of the environment variable with its "
-                "key, or credentials, the name of a block"
+                "key, or credentials, the name of a block, or auth, what logs in without a key"
             )
         if made.base_url is not None:
             parts = urlsplit(made.base_url)

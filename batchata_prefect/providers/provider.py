@@ -75,6 +75,8 @@ class LoginForm:
         page: Address of its documentation.
         logo: Address of its picture.
         options: Name of a further argument of the SDK's client -> what it is.
+        instead: Name of an argument of the client that an account cannot give -> what to give in
+            its place.
         key: What the key is.
         needs_key: Whether there is no login without one.
         address_title: What the base URL is called.
@@ -86,6 +88,7 @@ class LoginForm:
     page: str
     logo: str
     options: Mapping[str, str] = field(default_factory=dict[str, str])
+    instead: Mapping[str, str] = field(default_factory=dict[str, str])
     key: str = "The key of the account."
     needs_key: bool = True
     address_title: str = "Base URL"
@@ -135,6 +138,7 @@ class Provider(ABC):
         hosts: Hosts of its own, where the prices on the list hold; subdomains are theirs too.
         billing: How it bills.
         counting: How its models count tokens.
+        auths: What can log in without a key, as accounts name it.
         login_form: What its block of credentials asks for; None where it has no such block.
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
@@ -155,6 +159,7 @@ class Provider(ABC):
     hosts: ClassVar[tuple[str, ...]] = ()
     billing: ClassVar[Billing] = Billing()
     counting: ClassVar[Counting] = Counting()
+    auths: ClassVar[frozenset[str]] = frozenset()
     login_form: ClassVar[LoginForm | None] = None
     limits: Limits
     cites: ClassVar[bool] = False
@@ -218,6 +223,8 @@ class Provider(ABC):
         account = self.bound
         if account is None:
             return held
+        if held is None and account.auth is not None:
+            held = Key("")
         if held is None:
             secret = os.environ.get(account.api_key_env or "")
             if not secret:

@@ -309,6 +309,23 @@ def test_what_the_server_of_an_account_takes(
         ("lab", {"kind": "openai", "api_key_env": "K", "profile": "x"}, "profile is one of"),
         ("lab", {"kind": "anthropic", "api_key_env": "K", "profile": "groq"}, "no profiles"),
         ("lab", "sk-secret", "is a table"),
+        (
+            "lab",
+            {"kind": "openai", "api_key_env": "K", "options": {"data_residency": "eu"}},
+            "openai takes no option 'data_residency'; .*organization.*base_url='https://eu",
+        ),
+        (
+            "lab",
+            {"kind": "openai", "api_key_env": "K", "options": {"api_version": "v1"}},
+            "openai takes no option 'api_version'; .* azure takes that one",
+        ),
+        ("lab", {"kind": "gemini", "api_key_env": "K", "options": {"x": "y"}}, "it takes none"),
+        (
+            "lab",
+            {"kind": "openai", "auth": "entra"},
+            "openai has no auth .*entra of azure",
+        ),
+        ("lab", {"kind": "azure", "auth": "entra", "api_key_env": "K"}, "needs either"),
     ],
 )
 def test_accounts_that_make_no_sense(name: str, table: Any, told: str, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Azure(OpenAI):
     address = None
     hosts = ("azure.com",)
     billing = Billing()
+    auths = frozenset({"entra"})
     login_form = LoginForm(
         "Azure OpenAI",
         "A login for Azure OpenAI's batch API, as batchata-prefect uses it.",
@@ -106,8 +107,9 @@ class Azure(OpenAI):
         address = key.base_url if key else env.get("AZURE_OPENAI_ENDPOINT")
         if not address:
             raise MissingCredentialsError(
-                "no Azure OpenAI resource: set AZURE_OPENAI_ENDPOINT in the environment or in .env "
-                "to its address, such as https://NAME.openai.azure.com"
+                "no Azure OpenAI resource: set AZURE_OPENAI_ENDPOINT in the environment or in "
+                ".env, or base_url of the account, to its address, such as "
+                "https://NAME.openai.azure.com"
             )
         version = options.pop("api_version", None) or env.get("OPENAI_API_VERSION") or "v1"
         live = options.pop("realtime_deployment", env.get("AZURE_OPENAI_REALTIME_DEPLOYMENT"))

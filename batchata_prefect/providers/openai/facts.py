@@ -22,6 +22,7 @@ LOGIN_FORM = LoginForm(
         "organization": "Organization that is charged, where the key is of several.",
         "project": "Project that is charged, where the key is of several.",
     },
+    instead={"data_residency": "base_url='https://eu.api.openai.com/v1', or another region's"},
 )
 
 OTHERS = {

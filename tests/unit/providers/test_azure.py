@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,14 @@ import pytest
 from batchata_prefect.errors import MissingCredentialsError, ValidationError
 from batchata_prefect.models import Job
 from batchata_prefect.money.quota import told
-from batchata_prefect.providers import Key, ProviderNotFoundError, price_book, provider_for, wire
+from batchata_prefect.providers import (
+    Key,
+    ProviderNotFoundError,
+    price_book,
+    provider_for,
+    providers,
+    wire,
+)
 from batchata_prefect.providers.azure import Azure, batches
 from batchata_prefect.providers.failures import NotSentError, classify
 from batchata_prefect.sandbox import Sandbox
@@ -263,6 +271,15 @@ def test_microsoft_entra_id_logs_in(placed, sandbox: Sandbox, identity, monkeypa
     monkeypatch.setenv("AZURE_OPENAI_API_KEY", "wrong")
     asyncio.run(login(Key("", endpoint, named)))
     asyncio.run(login(Key("sandbox-of-the-account", endpoint)))
+    # In a table of accounts by its name, without a block.
+    table = {"kind": "azure", "auth": "entra", "base_url": endpoint}
+    account = providers({"prod": table})["prod"]
+    asyncio.run(login(account.login()))
+    with monkeypatch.context() as without:
+        without.delattr(sys.modules["azure"], "identity")
+        without.setitem(sys.modules, "azure.identity", None)
+        with pytest.raises(MissingCredentialsError, match=r"batchata-prefect\[azure\]"):
+            account.connect(account.login())
     monkeypatch.setenv("AZURE_OPENAI_AD_TOKEN", "sandbox-token")
     asyncio.run(login(None))
     with pytest.raises(MissingCredentialsError, match="no credential of azure"):
