@@ -113,6 +113,13 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
         order.note()
         try:
             done = batch.run(print_status=not quiet, progress_interval=0.5)
+        except KeyboardInterrupt as error:
+            if error.args:
+                raise
+            raise KeyboardInterrupt(
+                "interrupted: what was sent goes on at the provider, and the same command again "
+                "collects it; nothing is paid twice"
+            ) from None
         except (RuntimeError, OSError) as error:
             why = of_file(error) if isinstance(error, OSError) else error
             raise StateError(

@@ -224,6 +224,10 @@ class View:
             if text:
                 grid.add_row(label, Text(text))
         parts.append(grid)
+        if not self.stats.get("is_complete"):
+            # The terminal writes ^C where the cursor stands: behind a line as wide as itself that
+            # would begin another, of which whoever rewrites the view knows nothing.
+            parts.append(Text())
         yield Printable(Constrain(Group(*parts), width))
 
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import pty
+import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -221,6 +226,66 @@ def test_a_notebook_has_one_line_for_each_run(
     ] * 2
     assert len(log.getvalue().splitlines()) == 1
     assert capsys.readouterr() == ("", "")
+
+
+def on_screen(written: str, columns: int) -> list[str]:
+    """What stands on a terminal to which this was written, from its first line on."""
+    lines: dict[int, dict[int, str]] = {0: {}}
+    row = column = 0
+    for up, erase, steered, letter in re.findall(
+        r"\x1b\[(\d*)A|(\x1b\[2K)|(\x1b\[[?\d;]*[a-zA-Z])|([\s\S])", written
+    ):
+        if letter == "\n":
+            row += 1
+        elif letter == "\r":
+            column = 0
+        elif erase:
+            lines[row] = {}
+        elif letter:
+            # Behind a full line a letter begins the next.
+            row, column = (row + 1, 0) if column == columns else (row, column)
+            lines.setdefault(row, {})[column] = letter
+            column += 1
+        elif not steered:
+            row -= int(up or 1)
+    width = range(columns)
+    return [
+        "".join(lines.get(n, {}).get(at, " ") for at in width).rstrip()
+        for n in range(max(lines) + 1)
+    ]
+
+
+def all_of(master: int) -> str:
+    """What was written to a terminal, until it is closed."""
+    pieces: list[bytes] = []
+    # Linux says of a terminal that is closed that it cannot be read.
+    with suppress(OSError):
+        while piece := os.read(master, 1 << 16):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_what_the_terminal_writes_at_an_interrupt_leaves_nothing_behind(presses: int) -> None:
+    """It writes ^C where the cursor stands, also behind a view whose last line is full."""
+    master, slave = pty.openpty()
+    with ThreadPoolExecutor(1) as reader, os.fdopen(slave, "w") as terminal:
+        read = reader.submit(all_of, master)
+        console = Console(file=terminal, force_terminal=True, width=80, height=24)
+        with Progress("o" * 200, console=console) as progress:
+            progress(stats(), 1.0, {"a": batch(1)})
+            for press in range(presses):
+                os.write(master, b"\x03")
+                progress(stats(active=press, is_stopping=True), 2.0, {"a": batch(1)})
+                assert progress._live is not None
+                progress._live.refresh()
+            progress(stats(completed=3000, failed=0, is_complete=True), 3.0, {"a": batch(1)})
+        terminal.close()
+        written = read.result()
+    os.close(master)
+    assert written.count("^C") == presses
+    bars = [line for line in on_screen(written, 80) if "━" in line]
+    assert [line.partition("━ ")[2] for line in bars] == ["3,000/3,000 jobs 100%"]
 
 
 def test_lines_stop_while_nothing_changes_but_show_life() -> None:
