@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.numbers import counted
 
 Message: TypeAlias = dict[str, Any]
 """One chat message, `{"role": ..., "content": ...}`; content is text or a list of blocks."""
@@ -269,9 +270,10 @@ class Chunk:
     @property
     def name(self) -> str:
         """What a person calls it, such as `anthropic claude-sonnet-5-5 #3, 1,000 jobs`."""
-        jobs = "1 job" if self.count == 1 else f"{self.count:,} jobs"
         how = ", realtime" if self.realtime else ""
-        return f"{self.provider} {self.model} #{self.sequence + 1}, {jobs}{how}"
+        return (
+            f"{self.provider} {self.model} #{self.sequence + 1}, {counted(self.count, 'job')}{how}"
+        )
 
     @property
     def head(self) -> str:

@@ -136,6 +136,13 @@ def clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute}:{second:02}"
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are of something, as `1 job` or `2,000 batches`."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number:,} {what}{'es' if what.endswith('ch') else 's'}"
+
+
 def short_count(count: int) -> str:
     """A large number in few letters: `950`, `12k`, `3.4M`."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):

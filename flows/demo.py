@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from batchata_prefect import Batch, BatchataError, BatchRun, JobResult
+from batchata_prefect.engine.server import is_own
 from batchata_prefect.numbers import clock, dollars
 from batchata_prefect.sandbox import Sandbox, SandboxError
 from batchata_prefect.views.terminal import Progress
@@ -135,7 +136,7 @@ def demo(provider: str, results_dir: Path, console: Console) -> int:
     began = datetime.now(UTC).replace(microsecond=0)
     with ExitStack() as stack:
         if provider == "sandbox":
-            console.print("Starting the sandbox, a local server in place of both providers.")
+            console.print("Starting the sandbox, a local server in place of the providers.")
             os.environ.update(stack.enter_context(_sandbox(results_dir)).environment())
         batch = (
             # So few in a batch only to show several of them.
@@ -264,7 +265,7 @@ def _say_where_prefect_shows_it(run: BatchRun, console: Console) -> None:
     if run.flow_run_id is None:
         return
     url = url_for("flow-run", run.flow_run_id, default_base_url="http://127.0.0.1:4200")
-    if PREFECT_API_URL.value():
+    if PREFECT_API_URL.value() and not is_own():
         console.print(f"Prefect:  {url}", soft_wrap=True)
     else:
         prefect = _short(Path(sys.executable).parent / "prefect")

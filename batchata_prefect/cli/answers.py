@@ -20,7 +20,7 @@ from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.jobs.jobs_file import JobsFile
-from batchata_prefect.numbers import dollars
+from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.joined import Joined
 from batchata_prefect.results.result_file import ResultFile
@@ -86,7 +86,7 @@ def results(
             numbered = Joined(source, None if no_input_columns else file)
         again = partial(_rows, numbered, status, code, failed, limit)
         number = _export(again(), export, again, raw_cells=raw_cells)
-        tell(f"{number:,} rows written to {export}")
+        tell(f"{counted(number, 'row')} written to {export}")
     elif as_json:
         print_json("results", {"rows": list(rows)})
     elif failed and sys.stdout.isatty():

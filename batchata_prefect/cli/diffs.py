@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from batchata_prefect.cli.options import Json
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.content.exact_json import dumps
-from batchata_prefect.numbers import dollars
+from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
 from batchata_prefect.views.printed import Rows
 
@@ -67,12 +67,12 @@ def _show(sums: DiffSums, shown: list[JobDiff]) -> None:
         )
         return
     show(
-        f"{sums.jobs:,} jobs in both, {sums.changed:,} changed: "
+        f"{counted(sums.jobs, 'job')} in both, {sums.changed:,} changed: "
         f"{sums.mended:,} only the second answered, {sums.broken:,} only the first"
     )
     for count, which in ((sums.only_before, "first"), (sums.only_after, "second")):
         if count:
-            show(f"{count:,} jobs only in the {which}, left out below")
+            show(f"{counted(count, 'job')} only in the {which}, left out below")
     show("")
     show(_sums(sums))
     if sums.fields:

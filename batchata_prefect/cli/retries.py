@@ -14,6 +14,7 @@ from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
+from batchata_prefect.numbers import counted
 from batchata_prefect.results.remote import bring
 from batchata_prefect.results.result_file import DAMAGED, ResultFile
 
@@ -69,14 +70,14 @@ def retry(
         return _none_of(rows, code)
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
-        tell(f"{len(failed):,} jobs go out again, changed: {', '.join(sorted(changes))}.")
+        tell(f"Sent again, changed by {', '.join(sorted(changes))}: {counted(len(failed), 'job')}.")
     elif failed and not ways:
         found = Counter(row["error_code"] for row in rows if row["error_code"])
         codes = ", ".join(f"{n:,} {name}" for name, n in found.most_common())
         tell(
-            f"{len(failed):,} jobs have no answer ({codes}). What was not answered goes out again "
-            "as it is. What was answered in vain (refused, cut off, not as asked) needs a change, "
-            "see `batchata retry --help`."
+            f"without an answer: {counted(len(failed), 'job')} ({codes}). What was not answered "
+            "goes out again as it is. What was answered in vain (refused, cut off, not as asked) "
+            "needs a change, see `batchata retry --help`."
         )
     return carry_out(order, as_json=as_json, quiet=quiet)
 

@@ -25,6 +25,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from batchata_prefect.collector.inflight import cancel, open_run
 from batchata_prefect.errors import BatchataError, one_line
 from batchata_prefect.models import ProviderBatch
+from batchata_prefect.numbers import counted
 from batchata_prefect.providers import Provider, providers
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.wire import PAGE
@@ -78,10 +79,10 @@ class Round:
         """One line for a person."""
         told = (
             f"{len(self.resumed):,} of {self.asleep:,} suspended runs resumed; {self.ended:,} of "
-            f"{self.batches:,} provider batches have ended, asked with {self.calls:,} calls"
+            f"{counted(self.batches, 'provider batch')} ended, asked with {self.calls:,} calls"
         )
         if self.revived:
-            told += f"; {len(self.revived):,} runs started again, whose process had died"
+            told += f"; {counted(len(self.revived), 'run')} started again, whose process had died"
         if self.cancelled:
             told += f"; provider batches of {len(self.cancelled):,} cancelled runs cancelled"
         if self.troubles:
@@ -248,8 +249,9 @@ async def _ask(account: Login, watched: Mapping[str, Watched], done: Round) -> l
         where = f" with {credentials}" if credentials else ""
         _trouble(
             done,
-            f"{name}{where}: {len(watched):,} batches cannot be asked for ({one_line(error)}). "
-            "Their runs are resumed at their deadline, or 25 h after their last batch was sent",
+            f"{name}{where}: {counted(len(watched), 'batch')} cannot be asked for "
+            f"({one_line(error)}). Their runs are resumed at their deadline, or 25 h after their "
+            "last batch was sent",
         )
     return [batch_id for batch_id, batch in said.items() if batch.state == "ended"]
 

@@ -19,7 +19,7 @@ from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
-from batchata_prefect.numbers import plain_usd, told_usd
+from batchata_prefect.numbers import counted, plain_usd, told_usd
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.views.printed import Rows, say
@@ -65,8 +65,9 @@ def dry_run(run: Session) -> dict[str, Any]:
     if covered is not None and covered < total["jobs"]:
         notes.append(
             f"the upper bound of {told_usd(upper)} is more than the {told_usd(room)} that the cost "
-            f"limit leaves: about {covered:,} of {total['jobs']:,} jobs go out at once, the others "
-            "as real costs, which are mostly lower, make room; what then does not fit is not sent"
+            f"limit leaves: about {covered:,} of {counted(total['jobs'], 'job')} go out at "
+            "once, the others as real costs, which are mostly lower, make room; what then does not "
+            "fit is not sent"
         )
     if any(batch["output_seen"] is False for batch in batches):
         notes.append(
@@ -216,7 +217,7 @@ def show(planned: dict[str, Any]) -> None:
         say(table, stderr=True)
         say(stderr=True)
     say(
-        f"{planned['jobs']:,} jobs: {planned['answered']:,} answered already, "
+        f"{counted(planned['jobs'], 'job')}: {planned['answered']:,} answered already, "
         f"{planned['failed']:,} failed for good, {planned['in_flight']:,} in flight, "
         f"{planned['to_send']:,} to send with about {planned['api_calls']:,} API calls",
         stderr=True,

@@ -49,7 +49,7 @@ def finish(run: Session) -> dict[str, Any]:
     if done is not None:
         drop(run.results_dir)
         # Nothing was sent since it was written.
-        return {**done, "cost_of_run_usd": plain_usd(spent_now(run))}
+        return {**done, "resumed": run.resumed, "cost_of_run_usd": plain_usd(spent_now(run))}
     any_gone = any(map(_has_gone, run.members)) or archive.is_there(results)
     if any_gone and run.settings.results_url is not None:
         # Another machine may have put them there since.

@@ -17,7 +17,7 @@ from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateEr
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import Entry
-from batchata_prefect.numbers import told_usd
+from batchata_prefect.numbers import counted, told_usd
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import Failure, HeldBackError, classify
 from batchata_prefect.records.store import TakenOverError
@@ -200,8 +200,9 @@ def no_batch(run: Session, chunk: Chunk, failure: Failure) -> BatchSubmissionErr
     """The error of a create after which no batch of its provider will be taken."""
     return BatchSubmissionError(
         f"{chunk.name}: {chunk.provider} refused it ({failure.text}). Nothing was created or paid "
-        f"for its {chunk.count:,} jobs, and nothing more is sent to {chunk.provider} in this run, "
-        f"which has spent {told_usd(budget.spent(run.ledger))} so far. {failure.what_to_do}, then "
+        f"for its {counted(chunk.count, 'job')}, and nothing more is sent to "
+        f"{chunk.provider} in this run, which has spent "
+        f"{told_usd(budget.spent(run.ledger))} so far. {failure.what_to_do}, then "
         "run again: what was answered is kept, and only the rest is sent"
     )
 

@@ -139,6 +139,11 @@ def own_server() -> AbstractContextManager[Any]:
     return temporary_settings({PREFECT_API_URL: _own.url}) if has_settings else nullcontext()
 
 
+def is_own() -> bool:
+    """Whether Prefect's server is that of this process, and ends with it."""
+    return _own is not None and _url() == _own.url
+
+
 def _url() -> str | None:
     from prefect.settings import PREFECT_API_URL
 

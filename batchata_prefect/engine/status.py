@@ -19,7 +19,7 @@ from batchata_prefect.jobs.spool import FAILED as JOB_FAILED
 from batchata_prefect.jobs.spool import IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
-from batchata_prefect.numbers import plain_usd
+from batchata_prefect.numbers import counted, plain_usd
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 logger = logging.getLogger("batchata_prefect")
@@ -131,22 +131,22 @@ def batch_status(run: Session, entry: Entry) -> BatchStatus:
 def _waiting_for(run: Session, flying: int) -> str | None:
     if run.stopped is not None and run.manifest is None:
         if run.stopped.on_cancel == "detach":
-            return f"nothing: {run.stopped.reason}, {flying:,} batches go on at the provider"
+            left = counted(flying, "batch")
+            return f"nothing: {run.stopped.reason}, {left} left at work at the provider"
         return (
-            f"{flying:,} batches to be cancelled and collected ({run.stopped.reason}). Ctrl-C "
-            "once more leaves at once; the next run collects them"
+            f"{counted(flying, 'batch')} to be cancelled and collected "
+            f"({run.stopped.reason}). Ctrl-C once more leaves at once; the next run collects them"
         )
     if run.waiting_for is not None:
         return run.waiting_for
     trouble = next((f.waiting_for for f in run.flights.values() if f.waiting_for), None)
     if trouble is not None:
         return trouble
-    counted = Counter(f.entry.chunk.provider for f in run.flights.values() if f.entry.receipt)
-    if not counted:
+    asked = Counter(f.entry.chunk.provider for f in run.flights.values() if f.entry.receipt)
+    if not asked:
         return None
     return "answers of " + " and ".join(
-        f"{name} ({number:,} {'batch' if number == 1 else 'batches'})"
-        for name, number in sorted(counted.items())
+        f"{name} ({counted(number, 'batch')})" for name, number in sorted(asked.items())
     )
 
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
+from batchata_prefect.numbers import counted
 
 
 def refuse_unbound(
@@ -33,7 +34,7 @@ def refuse_unbound(
 def _refuse_unknown(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:
     unknown = {
         (family.provider, family.model): f"{family.model!r} at {family.provider} "
-        f"({spool.size(family):,} jobs, such as {spool.example(family)!r})"
+        f"({counted(spool.size(family), 'job')}, such as {spool.example(family)!r})"
         for family in spool.families()
         if not prices.knows(family.provider, family.model, realtime=realtime)
     }

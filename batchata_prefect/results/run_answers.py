@@ -11,7 +11,7 @@ from typing import Any
 from batchata_prefect.answers import JobResult
 from batchata_prefect.content.schema import AnswerSchema
 from batchata_prefect.errors import StateError
-from batchata_prefect.numbers import dollars
+from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.diff import RunDiff
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.result_file import ResultFile
@@ -41,7 +41,7 @@ class RunAnswers(ABC):
         if manifest is None:
             return f"BatchRun(results_dir={where!r}, not finished)"
         counts = manifest["counts"]
-        answered = f"{counts['completed']:,} of {counts['total']:,} jobs answered"
+        answered = f"{counts['completed']:,} of {counted(counts['total'], 'job')} answered"
         return f"BatchRun(results_dir={where!r}, {answered}, {dollars(manifest['cost_usd'])})"
 
     def _repr_html_(self) -> str:

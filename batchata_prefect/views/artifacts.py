@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 
 from batchata_prefect.errors import one_line
-from batchata_prefect.numbers import told_usd
+from batchata_prefect.numbers import counted, told_usd
 from batchata_prefect.views.escapes import markdown
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
@@ -165,13 +165,13 @@ async def publish(key: str, text: str, description: str, flow_run_id: str | None
 def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:
     """Where the run stands, in one line."""
     flying = sum(1 for batch in batches if batch.entry.ending is None)
-    parts = [f"**{run.completed:,} of {run.total:,} jobs answered**"]
+    parts = [f"**{run.completed:,} of {counted(run.total, 'job')} answered**"]
     if run.failed:
         parts.append(f"{run.failed:,} failed")
     if run.cancelled:
         parts.append(f"{run.cancelled:,} cancelled")
     if flying:
-        parts.append(f"{run.active:,} in flight in {flying:,} provider batches")
+        parts.append(f"{run.active:,} in flight in {counted(flying, 'provider batch')}")
     spent, held = run.spent_usd, run.reserved_usd
     parts.append("cost unknown" if spent is None else f"{told_usd(spent)} spent")
     if held:

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from batchata_prefect.errors import printable
-from batchata_prefect.numbers import clock, clock_time, dollars, short_count
+from batchata_prefect.numbers import clock, clock_time, counted, dollars, short_count
 from batchata_prefect.views.printed import Printable
 
 Stats = Mapping[str, Any]
@@ -237,7 +237,7 @@ def plain_line(stats: Stats, batches: BatchData) -> str:
     codes = _codes_text(stats)
     faults = [_fault(batch) for batch in batches.values() if _state(batch) == "failed"]
     parts = [
-        f"{_done(stats):,} of {_number(stats, 'total'):,} jobs done",
+        f"{_done(stats):,} of {counted(_number(stats, 'total'), 'job')} done",
         _jobs_text(stats),
         f"without an answer: {codes}" if codes else "",
         f"batches: {_batches_text(batches)}" if batches else "",

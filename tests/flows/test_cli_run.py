@@ -112,7 +112,7 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     retried = forker.python(*MODULE, "retry", "out", *change, cwd=cities)
     assert retried.returncode == 0, retried.stderr
     assert retried.stdout == ""
-    assert "1 jobs go out again, changed: prompt" in retried.stderr
+    assert "Sent again, changed by prompt: 1 job." in retried.stderr
     assert "6 of 6 jobs answered" in retried.stderr
     assert "no ids of their own" not in retried.stderr
     # The refused answer was billed as well, and stays paid.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchata_prefect import Batch, ValidationError
-from batchata_prefect.numbers import number, told_usd, usd, whole
+from batchata_prefect.numbers import counted, number, told_usd, usd, whole
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBERS: list[Any] = [NAN, INF, -INF, -1, True, False, "many", 10**400, [5], None]
@@ -99,3 +99,12 @@ def test_what_makes_sense_is_kept(check: Any, given: Any, kept: type) -> None:
 def test_an_amount_above_nothing_is_never_shown_as_nothing(amount: Any, text: str) -> None:
     """Four decimals, and as many as it needs where it is small."""
     assert told_usd(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "said"),
+    [(1, "job", "1 job"), (0, "job", "0 jobs"), (2_000, "batch", "2,000 batches")],
+)
+def test_how_many_there_are(number, what, said):
+    """One of a thing has the word of one."""
+    assert counted(number, what) == said

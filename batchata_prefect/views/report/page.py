@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from batchata_prefect.errors import printable
 from batchata_prefect.files import whole_file
-from batchata_prefect.numbers import clock, dollars
+from batchata_prefect.numbers import clock, counted, dollars
 from batchata_prefect.views.report import plots
 from batchata_prefect.views.report.figures import BatchFigures, Figures, figures
 from batchata_prefect.views.report.words import headline, own_cost, where_things_lie
@@ -134,7 +134,7 @@ def _when(manifest: Mapping[str, Any]) -> str:
     start, end = (datetime.fromisoformat(manifest[k]) for k in ("started_at", "finished_at"))
     text = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC"
     if manifest["resumed"]:
-        text += f"; {manifest['resumed']:,} jobs were answered by an earlier start"
+        text += f"; {counted(manifest['resumed'], 'job')} answered by an earlier start"
     if manifest["stopped_by"]:
         text += f"; stopped: {manifest['stopped_by']}"
     return text
@@ -143,7 +143,7 @@ def _when(manifest: Mapping[str, Any]) -> str:
 def _tiles(manifest: Mapping[str, Any], drawn: Figures) -> Iterator[tuple[str, ...]]:
     """Value, label and kind of each figure at the top."""
     counts = manifest["counts"]
-    yield f"{counts['completed']:,}", f"of {counts['total']:,} jobs answered"
+    yield f"{counts['completed']:,}", f"of {counted(counts['total'], 'job')} answered"
     if missing := counts["failed"] + counts["cancelled"]:
         words = [name for name in ("failed", "cancelled") if counts[name]]
         yield f"{missing:,}", " or ".join(words), "bad"
@@ -178,6 +178,6 @@ def _took(batches: Sequence[BatchFigures]) -> str:
         return f"The batch ended after {clock(times[0])}." if times else ""
     late = times[min(len(times) - 1, int(0.95 * len(times)))]
     return (
-        f"{len(times):,} batches ended, after {clock(statistics.median(times))} in the median "
-        f"and {clock(late)} in 95 of 100."
+        f"{counted(len(times), 'batch')} ended, after {clock(statistics.median(times))} in the "
+        f"median and {clock(late)} in 95 of 100."
     )

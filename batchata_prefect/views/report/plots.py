@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from batchata_prefect.numbers import clock, dollars
+from batchata_prefect.numbers import clock, counted, dollars
 from batchata_prefect.views.report.figures import BatchFigures, ModelFigures
 
 WIDTH = 720
@@ -134,7 +134,9 @@ def tokens(counts: Sequence[int], label: str) -> Plot | str:
     for number, found in enumerate(bins):
         if found:
             begin = math.exp(math.log(low) + number * step)
-            title = f"{begin:,.0f} to {begin * math.exp(step):,.0f} {label}: {found:,} jobs"
+            title = (
+                f"{begin:,.0f} to {begin * math.exp(step):,.0f} {label}: {counted(found, 'job')}"
+            )
             height = max(1.5, (foot - top) * found / most)
             x = 8 + number * width
             parts.append(_bar(x + 1, foot - height, width - 2, height, "ink", title))

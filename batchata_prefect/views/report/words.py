@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from batchata_prefect.numbers import dollars, told_usd
+from batchata_prefect.numbers import counted, dollars, told_usd
 from batchata_prefect.views.escapes import markdown as escaped
 from batchata_prefect.views.printed import Rows, wrapped
 from batchata_prefect.views.report.figures import Figures
@@ -39,7 +39,7 @@ def own_cost(manifest: Mapping[str, Any]) -> float | None:
 
 def _answered(manifest: Mapping[str, Any]) -> str:
     counts = manifest["counts"]
-    parts = [f"{counts['completed']:,} of {counts['total']:,} jobs answered"]
+    parts = [f"{counts['completed']:,} of {counted(counts['total'], 'job')} answered"]
     parts += [f"{counts[name]:,} {name}" for name in ("failed", "cancelled") if counts[name]]
     return ", ".join(parts)
 
@@ -86,9 +86,9 @@ def text(
     if manifest["stopped_by"]:
         lines.append(f"Stopped: {manifest['stopped_by']}")
     if manifest["resumed"]:
-        lines.append(f"{manifest['resumed']:,} jobs were answered by an earlier start")
+        lines.append(f"{counted(manifest['resumed'], 'job')} answered by an earlier start")
     if gone := manifest.get("archived"):
-        lines.append(f"{gone:,} answers of jobs that are gone or changed are in archive.jsonl")
+        lines.append(f"{counted(gone, 'answer')} of jobs gone or changed kept in archive.jsonl")
     if len(manifest["by_model"]) > 1:
         table = Rows("by model", "batches", "cost", right={"batches", "cost"})
         for name, sums in manifest["by_model"].items():
@@ -126,8 +126,8 @@ def markdown(manifest: Mapping[str, Any], results: str | None = None) -> str:
         f"# {summary(manifest)}",
         "",
         f"Run key {escaped(manifest['run_key'])}, started {manifest['started_at'][:19]}Z, finished "
-        f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of {counts['total']:,} jobs "
-        "were answered by an earlier start.",
+        f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of "
+        f"{counted(counts['total'], 'job')} answered by an earlier start.",
         "",
         *([f"The answers are in {escaped(results)}.", ""] if results else []),
         "| model | batches | input tokens | output tokens | cost |",

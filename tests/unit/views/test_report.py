@@ -235,6 +235,6 @@ def test_a_smaller_job_set_says_what_it_leaves_out_and_what_it_cost(results: Pat
     told = manifest(archived=1200, cost_of_run_usd=0.0)
     said = text(told, None, results.parent).splitlines()
     assert said[0] == "4 of 4 jobs answered, for $0.50, of which $0.00 in this run"
-    assert said[1] == "1,200 answers of jobs that are gone or changed are in archive.jsonl"
+    assert said[1] == "1,200 answers of jobs gone or changed kept in archive.jsonl"
     assert any(line.split()[:1] == ["archive.jsonl"] for line in said)
     assert "archive" not in text(manifest(archived=0), None, results.parent / "elsewhere")
