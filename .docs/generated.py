@@ -111,14 +111,14 @@ def capabilities() -> str:
         return rendered.endpoint.replace(model, "MODEL")
 
     asked = (None, "/v1/chat/completions", "/v1/responses", "/v1/embeddings")
-    lines = [
-        "| | endpoints | requests | bytes | own citations | stored documents | `cache_prefix` |"
-    ]
-    lines.append("|---|---|--:|--:|---|---|---|")
+    columns = ("endpoints", "requests", "bytes", "own citations", '`citations="quoted"`')
+    columns += ("stored documents", "`cache_prefix`")
+    lines = [f"| | {' | '.join(columns)} |", "|---|---|--:|--:|---|---|---|---|"]
     for name, provider in {**providers(), **servers}.items():
         most = provider.limits
         found = dict.fromkeys(each for end in asked if (each := takes(provider, endpoint=end)))
-        facts = (provider.cites, provider.keeps_files, takes(provider, cache_prefix=True))
+        quoted = takes(provider, citations="quoted", file=[b"Total: 5"])
+        facts = (provider.cites, quoted, provider.keeps_files, takes(provider, cache_prefix=True))
         lines.append(
             f"| {name} | {', '.join(f'`{each}`' for each in found)} | {most.max_requests:,} "
             f"| {most.max_bytes:,} | {' | '.join('yes' if each else 'no' for each in facts)} |"

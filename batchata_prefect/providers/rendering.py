@@ -337,7 +337,7 @@ def wants_quotes(job: Job) -> bool:
     return quotable
 
 
-def only_quotes(job: Job, maker: str) -> tuple[bool, tuple[str, ...]]:
+def only_quotes(job: Job, provider: Provider) -> tuple[bool, tuple[str, ...]]:
     """Whether the answer is asked for with quotes, and the citations that were left out.
 
     For a provider that has no citations of its own.
@@ -352,7 +352,7 @@ def only_quotes(job: Job, maker: str) -> tuple[bool, tuple[str, ...]]:
         job,
         {"enable_citations": True},
         ("enable_citations",),
-        f"{maker} has no citations of its own; give citations='quoted' for quotes that are "
+        f"{provider.name} has no citations of its own; give citations='quoted' for quotes that are "
         "compared with the documents, leave it out, or send the job to a provider that has them "
         f"({citing})",
     )

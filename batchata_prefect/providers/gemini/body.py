@@ -104,7 +104,7 @@ def render(job: Job, provider: Provider) -> Request:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")
     tally = Tally(job, provider, job.model)
     params = parameters(job)
-    quoted, left_out = only_quotes(job, "Gemini")
+    quoted, left_out = only_quotes(job, provider)
     if job.cache_prefix:
         left_out += drop_unsupported(
             job,

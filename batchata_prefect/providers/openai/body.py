@@ -95,7 +95,7 @@ def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
     params = parameters(job)
     if endpoint == EMBEDDINGS:
         return _embedding(job, tally, params)
-    quoted, left_out = only_quotes(job, "OpenAI")
+    quoted, left_out = only_quotes(job, provider)
     if params:
         is_known = job.model.startswith(OWN)
         left_out += foreign(job, params, endpoint, OTHERS[endpoint] if is_known else {})
@@ -378,13 +378,13 @@ def _embedding(job: Job, tally: Tally, params: dict[str, Any]) -> Request:
     for name, value in (("response_model", job.response_model), ("file", job.file)):
         if value is not None:
             raise fault(job, f"{EMBEDDINGS} takes no {name}; leave it out")
-    unused = {**params, "max_tokens": job.max_tokens, "enable_citations": job.enable_citations}
-    unused["citations"] = job.citations
+    asked = ("max_tokens", "enable_citations", "citations", "cache_prefix")
+    unused = {**params, **{name: getattr(job, name) for name in asked}}
     unused = {name: value for name, value in unused.items() if value}
     left_out = drop_unsupported(
         job,
         unused,
-        ("temperature", "max_tokens", "enable_citations", "citations", "system"),
+        ("temperature", *asked, "system"),
         f"{EMBEDDINGS} has no such parameter; leave it out",
     )
     for name in left_out:

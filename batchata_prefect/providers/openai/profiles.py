@@ -1,4 +1,8 @@
-"""What servers that speak OpenAI's Files and Batches take; none of it was tried with a key."""
+"""What servers that speak OpenAI's Files and Batches take.
+
+Those that are sold were not tried with a key. One that differs in nothing from the careful profile
+has none of its own.
+"""
 
 from __future__ import annotations
 
@@ -50,6 +54,34 @@ PROFILES: Mapping[str, Profile] = {
         source="groq-python: types/batch_create_params.py (100 MB, the endpoint) and "
         "types/file_create_params.py (no purpose but batch); console.groq.com/docs/batch says "
         "50,000 lines and 200 MB. That it takes prompt_cache_key is not documented",
+    ),
+    "doubleword": Profile(
+        (CHAT, RESPONSES, EMBEDDINGS),
+        50_000,
+        100_000_000,
+        keeps_files=False,
+        has_cache_key=False,
+        source="doublewordai/control-layer 10.13.1: dwctl/src/config.rs (its defaults: the paths, "
+        "100 MiB a file), config.yaml (50,000 requests are its example; without it there is no "
+        "limit) and api/handlers/files.rs (no purpose but batch)",
+    ),
+    "ogx": Profile(
+        (CHAT, EMBEDDINGS),
+        50_000,
+        100_000_000,
+        keeps_files=False,
+        has_cache_key=False,
+        source="ogx 1.5.0: providers/inline/batches/reference/batches.py (the endpoints; it has "
+        "no limit of requests or bytes, these are the careful ones), and tried",
+    ),
+    "aibrix": Profile(
+        (CHAT, EMBEDDINGS),
+        50_000,
+        100_000_000,
+        keeps_files=False,
+        has_cache_key=False,
+        source="aibrix 0.8.0: batch/job_entity/batch_job.py (the endpoints), metadata/setting/"
+        "config.py (100 MiB a file) and metadata/api/v1/files.py (no purpose but batch), and tried",
     ),
     CAREFUL: Profile(
         (CHAT,),

@@ -55,7 +55,7 @@ def placed(folder: Path, provider: Provider, prompts: list[str] = PROMPTS) -> Or
 async def told(order: Order, client: Any, batch: ProviderBatch) -> list[tuple[str, str | None]]:
     found = await answers(order, client, batch)
     assert set(found) == set(range(order.chunk.count)), found
-    return [(found[place].outcome, found[place].text) for place in sorted(found)]
+    return [(found[at].outcome, found[at].text) for at in range(order.chunk.count)]
 
 
 ways_of_servers = st.sets(st.sampled_from(sorted(WAYS.keys() - {"no_list"})))
