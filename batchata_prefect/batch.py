@@ -13,7 +13,7 @@ from dotenv import load_dotenv
 from batchata_prefect.engine.pace import Pace
 from batchata_prefect.engine.session import OnBatch, Settings
 from batchata_prefect.errors import ProviderNotFoundError, ValidationError
-from batchata_prefect.jobs.bounds import refuse_unbound
+from batchata_prefect.jobs.bounds import refuse_unbound, refuse_uploads
 from batchata_prefect.jobs.builder import JobsBuilder
 from batchata_prefect.money.own import Prices
 from batchata_prefect.numbers import number
@@ -363,6 +363,8 @@ class Batch(JobsBuilder):
         spool.seal()
         self._intake.keep()
         refuse_unbound(spool, self._prices, *settings.limits)
+        if settings.upload_files:
+            refuse_uploads(spool, self._intake.providers)
         run = BatchRun(
             settings,
             spool,

@@ -1,13 +1,15 @@
-"""Refusing jobs that no limit of cost could hold, before anything is sent."""
+"""Refusing jobs that cannot be sent as the run asks for it, before anything is sent."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.numbers import counted
+from batchata_prefect.providers import Provider
 
 
 def refuse_unbound(
@@ -29,6 +31,38 @@ def refuse_unbound(
         if limit is not None:
             _refuse_unknown(spool, prices, realtime=realtime)
             _refuse_endless(spool, prices, realtime=realtime)
+
+
+def refuse_uploads(spool: Spool, providers: Mapping[str, Provider]) -> None:
+    """Refuse to run where documents are to be uploaded and their provider stores none.
+
+    Raises:
+        ValidationError: Jobs of such a provider share a document; the provider is named.
+    """
+    shared = {digest for digest, (jobs, _) in spool.files.items() if jobs > 1}
+    without = {name for name, each in providers.items() if not each.keeps_files}
+    if not shared or without.isdisjoint(family.provider for family in spool.families()):
+        return
+    faults: dict[str, str] = {}
+    jobs = spool.reader()
+    try:
+        for ordinal in range(spool.count):
+            name = jobs.family(ordinal).provider
+            if name not in without or name in faults:
+                continue
+            context = jobs.context(ordinal)
+            if not shared.isdisjoint(context.files):
+                faults[name] = f"{name} (such as job {context.job_id!r})"
+    finally:
+        jobs.close()
+    if faults:
+        raise ValidationError(
+            f"upload_files is set, but {', '.join(faults.values())} can store no document for the "
+            "requests of a batch; nothing was sent. Leave upload_files out: what jobs share is "
+            "then stored where that is possible and saves enough, and goes in the requests "
+            "elsewhere",
+            list(faults.values()),
+        )
 
 
 def _refuse_unknown(spool: Spool, prices: PriceBook, *, realtime: bool) -> None:

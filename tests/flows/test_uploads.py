@@ -13,6 +13,7 @@ import pytest
 from pypdf import PdfWriter
 
 from batchata_prefect import Batch
+from batchata_prefect.errors import ValidationError
 from batchata_prefect.providers.bodies import attachments, with_uploads
 from tests.chaos.killing import Forker, log_of, told, until
 
@@ -94,6 +95,21 @@ def test_a_provider_that_takes_no_uploads(tmp_path: Path, sandbox, pdf: Path) ->
     run = make(tmp_path, pdf, CLAUDE, None, upload_files=True).run()
     assert len(run.results()["completed"]) == 4
     assert len(sent(tmp_path)) > 4 * 100_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("gemini", "gemini-2.5-flash"), ("azure", "fleet"), ("lab", "m")]
+)
+def test_uploads_that_a_provider_cannot_store_are_refused(
+    tmp_path: Path, pdf: Path, provider: str, model: str
+) -> None:
+    """Asked for, they are no wish that is dropped without a word; by default they go inline."""
+    lab = {"lab": {"kind": "openai", "base_url": "http://lab.test/v1", "api_key_env": "K"}}
+    batch = Batch(tmp_path / "out", upload_files=True, accounts=lab)
+    batch.add_job(file=pdf, prompt="?", model=model, provider=provider, id="alone")
+    batch.add_job(file=pdf, prompt="!", model=model, provider=provider, id="other")
+    with pytest.raises(ValidationError, match=f"{provider} .*'alone'.*nothing was sent"):
+        batch.run()
 
 
 def test_citations_are_verified_in_an_uploaded_document(tmp_path: Path, sandbox, pdf: Path) -> None:

@@ -73,6 +73,8 @@ class Gemini(Provider):
         "https://avatars.githubusercontent.com/u/161781182?s=200",
     )
     limits = LIMITS
+    # A file ends 48 hours after its upload [files], and a batch may take as long: whether a request
+    # that no longer finds its document is billed, nobody says.
     keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
     batches_path = ""

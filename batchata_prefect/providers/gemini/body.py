@@ -122,7 +122,6 @@ def render(job: Job, provider: Provider) -> Request:
         body["systemInstruction"] = {"parts": leading}
     _ask_for_form(job, tally, config, quoted=quoted)
     _count_tools(job, tally, body)
-    tally.files.clear()  # an upload ends after 48 hours, and a batch may take as long [files]
     return finish(
         tally,
         {"contents": contents, **body, "generationConfig": {"maxOutputTokens": limit, **config}},
