@@ -21,7 +21,7 @@ from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Cont
 from batchata_prefect.models import Chunk, package
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
-from batchata_prefect.numbers import plain_usd
+from batchata_prefect.numbers import counted, plain_usd
 from batchata_prefect.results import archive
 from batchata_prefect.results.assemble import Part, assemble
 from batchata_prefect.results.codes import what_to_do
@@ -78,8 +78,8 @@ def finish(run: Session) -> dict[str, Any]:
     archived = archive.keep_gone(results, run.own_dir) if any_gone else 0
     if archived:
         get_run_logger().warning(
-            "%s answers are of jobs that were changed or are gone: they are kept in %s",
-            f"{archived:,}",
+            "%s of jobs that were changed or are gone: kept in %s",
+            counted(archived, "answer"),
             archive.NAME,
         )
     if run.settings.result_format == "parquet":

@@ -154,8 +154,8 @@ def tokens(counts: Sequence[int], label: str) -> Plot | str:
 
 
 def _ticks(span: float) -> list[float]:
-    """From three to six round times."""
-    steps = (0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
+    """Six round times at most, which `clock` tells apart."""
+    steps = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
     for step in (*steps, 7200, 14400, 21600, 43200, 86400):
         if span / step <= 6:
             return [step * number for number in range(int(span / step) + 1)]

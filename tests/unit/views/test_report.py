@@ -11,8 +11,9 @@ import orjson
 import pytest
 
 from batchata_prefect.views.report import markdown, summary, text
-from batchata_prefect.views.report.figures import ROWS_READ, Figures, figures
+from batchata_prefect.views.report.figures import ROWS_READ, BatchFigures, Figures, figures
 from batchata_prefect.views.report.page import page, write_page
+from batchata_prefect.views.report.plots import Label, batches_in_time
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -238,3 +239,12 @@ def test_a_smaller_job_set_says_what_it_leaves_out_and_what_it_cost(results: Pat
     assert said[1] == "1,200 answers of jobs gone or changed kept in archive.jsonl"
     assert any(line.split()[:1] == ["archive.jsonl"] for line in said)
     assert "archive" not in text(manifest(archived=0), None, results.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 2.3, 7.0, 59.0, 4_000.0, 80_000.0])
+def test_no_two_times_of_the_axis_read_alike(seconds: float) -> None:
+    """The first report that anyone sees is of a run of seconds."""
+    plot = batches_in_time([BatchFigures("a #1", "ended", 3, 0.0, seconds, 0.1)])
+    assert plot is not None
+    said = [shape.text for shape in plot.shapes if isinstance(shape, Label)]
+    assert said and len(set(said)) == len(said)
