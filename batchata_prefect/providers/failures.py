@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeAlias, cast
 import orjson
 
 from batchata_prefect.errors import ProviderError, one_line
+from batchata_prefect.money.quota import TURNED_AWAY_CODE
 from batchata_prefect.providers.rows import objects_at
 
 Kind: TypeAlias = Literal["wait", "refused", "absent", "unseen", "account", "ours"]
@@ -195,8 +196,11 @@ def classify(error: BaseException) -> Failure:
     told = _told(error)
     said = _text(told.get("message")) or _text(told.get("detail")) or ""
     names = [*_names(told)]
+    most = _most_enqueued(told)
+    if most is not None:
+        names, text = [TURNED_AWAY_CODE, *names], f"limit: {most:,} enqueued tokens ({text})"
     money = status == 402 or _is_money(names, said, status)
-    kind = "account" if money else _kind(status, names, said)
+    kind = "account" if money else "refused" if most else _kind(status, names, said)
     refused = 400 <= status < 500 and status not in {408, 409}
     # A proxy's 4xx says nothing of what reached the provider; but nothing too large for somebody on
     # the way has reached its end, and a limiter of rates turns away at the door.
@@ -379,6 +383,22 @@ def _names(told: Mapping[str, Any]) -> Iterator[str]:
 def _details(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What Google tells beside its error: objects with a type each [google.rpc.ErrorInfo, ...]."""
     return objects_at(told, "details")
+
+
+def _most_enqueued(told: Mapping[str, Any]) -> int | None:
+    """How many tokens may wait at once, where a refusal tells that limit [google.rpc.QuotaFailure].
+
+    Google names a quota by words, such as `GenerateRequestsPerMinutePerProjectPerModel`, and one of
+    this kind is no more than such a name in public reports: by its words it is told from the
+    quotas that come back by themselves.
+    """
+    for detail in _details(told):
+        for each in objects_at(detail, "violations"):
+            name = f"{each.get('quotaId')} {each.get('quotaMetric')}".lower()
+            value = str(each.get("quotaValue"))
+            if "enqueued" in name and "token" in name and value.isascii() and value.isdigit():
+                return int(value[:18]) or None
+    return None
 
 
 def _text(value: Any) -> str | None:

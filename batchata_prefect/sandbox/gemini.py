@@ -86,6 +86,7 @@ class Gemini(Api):
             429,
             "You exceeded your current quota, please check your plan and billing details. Quota"
             " exceeded for metric: batch_enqueued_tokens.",
+            param="{most}",
         ),
     }
 
@@ -164,7 +165,7 @@ class Gemini(Api):
         if most is not None:
             waiting = [each for each in engine.running(self.name) if each.model == call.target]
             if tokens + sum((each.usage or {}).get("tokens", 0) for each in waiting) > most:
-                raise self.refuse("enqueued")
+                raise self.refuse("enqueued", most=most)
         now = time.time()
         return await self.start_batch(
             Batch(

@@ -169,6 +169,15 @@ def error_body(problem: RefusedError, retry_after: str | None = None) -> Json:
     elif problem.code is not None:
         kind = "type.googleapis.com/google.rpc.ErrorInfo"
         error["details"] = [{"@type": kind, "reason": problem.code, "domain": "googleapis.com"}]
+    if problem.status == 429 and problem.param is not None:
+        # As `generateContent` tells its quotas; creates have been seen with and without.
+        violation = {
+            "quotaMetric": "generativelanguage.googleapis.com/batch_enqueued_tokens",
+            "quotaId": "BatchEnqueuedTokensPerProjectPerModel",
+            "quotaValue": problem.param,
+        }
+        kind = "type.googleapis.com/google.rpc.QuotaFailure"
+        error["details"] = [{"@type": kind, "violations": [violation]}]
     if retry_after is not None:
         kind = "type.googleapis.com/google.rpc.RetryInfo"
         error["details"] = [{"@type": kind, "retryDelay": f"{retry_after}s"}]

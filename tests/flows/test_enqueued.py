@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 GPT = "gpt-6-luna"
 AZURE = {"model": "fleet", "provider": "azure"}
+GEMINI = {"model": "gemini-2.5-flash"}
 PRICES = {"fleet": {"input": 0.05, "output": 0.25}}
 BATCHES, JOBS_EACH = 20, 5
 TEXT = "word " * 80
@@ -54,14 +55,15 @@ def check(run: BatchRun) -> Counter[str]:
     return Counter(batch["status"] for batch in run.manifest["batches"])
 
 
-@pytest.mark.parametrize("where", ["openai", "azure"])
+@pytest.mark.parametrize("where", ["openai", "azure", "gemini"])
 def test_batches_wait_for_room(tmp_path: Path, tight, where: str) -> None:
     """The limit is learnt from the first refusals, and after them few are turned away.
 
-    OpenAI refuses a batch that was made, and Azure its create.
+    OpenAI refuses a batch that was made, Azure and Gemini its create.
     """
     before = len(list(tight.ledger.billed()))
-    batch = make(tmp_path) if where == "openai" else make(tmp_path, job=AZURE, prices=PRICES)
+    job = {"openai": None, "azure": AZURE, "gemini": GEMINI}[where]
+    batch = make(tmp_path, job=job, prices=PRICES)
     statuses = check(batch.run())
     assert statuses["turned_away"] >= 1
     assert statuses["turned_away"] <= 12

@@ -20,6 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchata_prefect.errors import blanked, keep_secret, one_line
+from batchata_prefect.money.quota import TURNED_AWAY_CODE
+from batchata_prefect.money.quota import told as limit_in
 from batchata_prefect.providers import Key
 from batchata_prefect.providers.failures import (
     LONGEST_SECONDS,
@@ -224,6 +226,32 @@ def test_googles_delay_stands_in_the_body(delay: str, seconds: float | None) -> 
     details = [{"@type": f"{kinds}Help"}, {"@type": f"{kinds}RetryInfo", "retryDelay": delay}]
     error = told("gemini", 429, status="RESOURCE_EXHAUSTED", details=details)
     assert classify(error).seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("violation", "most"),
+    [
+        ({"quotaId": "BatchEnqueuedTokensPerProjectPerModel", "quotaValue": "3000000"}, 3_000_000),
+        ({"quotaMetric": "g.com/batch_enqueued_tokens", "quotaValue": "7"}, 7),
+        ({"quotaId": "GenerateRequestsPerMinutePerProjectPerModel", "quotaValue": "10"}, None),
+        ({"quotaId": "GenerateContentInputTokensPerModelPerMinute", "quotaValue": "10"}, None),
+        ({"quotaId": "BatchEnqueuedTokens"}, None),
+        ({"quotaId": "BatchEnqueuedTokens", "quotaValue": "many"}, None),
+        ({"quotaId": "BatchEnqueuedTokens", "quotaValue": "0"}, None),
+        ("nothing", None),
+    ],
+)
+def test_googles_quota_of_waiting_tokens_is_told_from_those_that_pass(
+    violation: Any, most: int | None
+) -> None:
+    """It is learnt, as OpenAI's is, and the others are waited for."""
+    details = [{"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]}]
+    failure = classify(told("gemini", 429, status="RESOURCE_EXHAUSTED", details=details))
+    assert (failure.code == TURNED_AWAY_CODE, failure.kind) == (
+        (True, "refused") if most else (False, "wait")
+    )
+    assert failure.made_nothing
+    assert limit_in(failure.text) == most
 
 
 AFTER: list[tuple[dict[str, str], float | None]] = [
