@@ -201,6 +201,8 @@ def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
     elif left is not None and left <= 0:
         row["error_code"] = "time_limit_exceeded"
         row["error"] = f"{TIME_LIMIT}: the job was not answered before the deadline"
+        if (said := run.stuck.get(family.provider)) is not None:
+            row["error"] += f"; {family.provider} took no batch ({said})"
     elif closed is not None:
         row["error_code"] = "provider_refused"
         row["error"] = f"it was not sent: {closed}"

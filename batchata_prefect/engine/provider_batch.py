@@ -19,6 +19,7 @@ from prefect.tasks import Task
 
 from batchata_prefect.engine.realtime import answer_now, goes_over
 from batchata_prefect.engine.retries import (
+    STUCK_TIMES,
     GaveUpError,
     NotThereError,
     UnseenError,
@@ -166,6 +167,10 @@ async def _buy(run: Session, flight: Flight) -> bool:
                 "again",
                 error,
             )
+            if await _look_up(run, flight):
+                return True
+            run.stuck[flight.entry.chunk.provider] = str(error)
+            return False
         else:
             if batch is not None:
                 await _receive(run, flight, batch, adopted=False)
@@ -213,7 +218,7 @@ def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], fl
     clock = asyncio.get_running_loop().time
     unseen_since: float | None = None
 
-    def after(error: Exception, _: int) -> float | None:
+    def after(error: Exception, failures: int) -> float | None:
         nonlocal unseen_since
         if flight.fresh:
             raise error  # it was raised before anything was sent
@@ -237,6 +242,8 @@ def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], fl
             # At once: those that are about to be sent must not be.
             run.closed[chunk.provider] = refusal = no_batch(run, chunk, failure)
             raise refusal from error
+        if failures >= STUCK_TIMES:
+            run.stuck[chunk.provider] = failure.text
         get_run_logger().warning("not taken yet (%s), trying again", failure.text)
         flight.waiting_for = f"{chunk.provider} to take a batch ({failure.text})"
         return failure.seconds
@@ -318,6 +325,7 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     entry = flight.entry
     receipt = Receipt(batch.batch_id, batch.created_at or datetime.now(UTC), adopted)
     flight.waiting_for = None
+    run.stuck.pop(entry.chunk.provider, None)
     flight.batch = batch
     records = run.records
     assert records is not None

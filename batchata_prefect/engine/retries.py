@@ -25,6 +25,10 @@ from batchata_prefect.records.store import TakenOverError
 T = TypeVar("T")
 
 
+STUCK_TIMES = 3
+"""Failures in a row after which a batch that is not taken holds no place of another provider's."""
+
+
 class GaveUpError(Exception):
     """A run that is ending has waited long enough for a provider; nothing of it is lost."""
 
@@ -108,6 +112,8 @@ async def persist(run: Session, flight: Flight, what: str, call: Callable[[], Aw
                 ) from error
         if run.out_of_patience:
             raise GaveUpError(failure.text) from error
+        if flight.entry.receipt is None and failures >= STUCK_TIMES:
+            run.stuck[flight.entry.chunk.provider] = failure.text
         loud = failures in {3, 10} or failures % 50 == 0
         get_run_logger().log(
             logging.WARNING if loud else logging.INFO,

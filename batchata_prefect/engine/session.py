@@ -193,6 +193,7 @@ class Session:
         broken: Why it cannot go on in this process, while it ends; None where it can.
         stopped: That the run shall end now; None while it shall go on.
         closed: Provider -> why it takes no more batches of this run.
+        stuck: Provider -> what it says in place of taking a batch, time and again.
         ending_since: Monotonic time at which the run was told to stop, or its deadline came.
         suspending: Whether its flow run goes to sleep, and its process ends.
         undecided: Sequence -> ids of batches one of which may be this chunk's.
@@ -227,6 +228,7 @@ class Session:
     broken: BatchataError | None = None
     stopped: Stop | None = None
     closed: dict[str, BatchataError] = field(default_factory=dict[str, BatchataError])
+    stuck: dict[str, str] = field(default_factory=dict[str, str])
     ending_since: float | None = None
     suspending: bool = False
     undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])

@@ -21,7 +21,7 @@ from batchata_prefect.engine.recovery import note_records
 from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.engine.tasks import Tasks, is_crowded
+from batchata_prefect.engine.tasks import Tasks, is_crowded, is_on_its_way, is_stuck
 from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
 from batchata_prefect.jobs import chunks
@@ -72,7 +72,7 @@ class Purchases:
         waits = [wait, self._limits.seconds]
         if (seconds := run.seconds_until_realtime) is not None and seconds > 0:
             waits.append(seconds)
-        if run.settings.wait == "suspend":
+        if run.settings.wait == "suspend" or any(map(is_on_its_way, run.flights.values())):
             waits.append(_LOOK_SECONDS)
         ended = await self._tasks.wait(min((s for s in waits if s is not None), default=None))
         for flight, error in ended:
@@ -307,7 +307,10 @@ def _taken_up_again(run: Session) -> list[Flight]:
 
 def _has_slot(run: Session, running: int) -> bool:
     """Whether one more chunk may be taken up; realtime ones do not wait for canceled batches."""
-    if running < run.settings.max_parallel_batches:
+    # What its provider does not take keeps no other account from its turn; once it does take it,
+    # there are more in flight for a while.
+    stuck = sum(1 for flight in run.flights.values() if is_stuck(run, flight))
+    if running - stuck < run.settings.max_parallel_batches:
         return True
     realtime = sum(1 for flight in run.flights.values() if flight.entry.chunk.realtime)
     return run.is_realtime and realtime < _REALTIME_CHUNKS
@@ -364,9 +367,10 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
     A later round of a family starts when its earlier rounds are over, so that what failed here
     and there goes out again together.
     """
-    found: list[tuple[int, Family, int]] = []
+    found: list[tuple[tuple[int, bool], Family, int]] = []
+    stuck = {f.entry.chunk.provider for f in run.flights.values() if is_stuck(run, f)}
     for family in run.spool.families():
-        if family.provider in run.closed:
+        if family.provider in run.closed or family.provider in stuck:
             continue
         flying = [
             flight.entry.chunk.round
@@ -379,7 +383,7 @@ def _eligible(run: Session) -> list[tuple[Family, int]]:
             if earliest is not None and attempts > earliest:
                 break
             if run.spool.states.waiting(family.id, attempts):
-                found.append((len(flying), family, attempts))
+                found.append(((len(flying), family.provider in run.stuck), family, attempts))
                 break
     return [(family, attempts) for _, family, attempts in sorted(found, key=lambda item: item[0])]
 

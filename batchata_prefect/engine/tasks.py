@@ -189,6 +189,17 @@ def is_crowded(run: Session, provider: str) -> bool:
     return len(waiting) >= _AT_ONCE or any(flight.waiting_for == WAITING for flight in waiting)
 
 
+def is_stuck(run: Session, flight: Flight) -> bool:
+    """Whether a provider goes on not to take a batch."""
+    return is_on_its_way(flight) and flight.entry.chunk.provider in run.stuck
+
+
+def is_on_its_way(flight: Flight) -> bool:
+    """Whether a batch is not taken yet; nobody is told when it gets stuck."""
+    entry = flight.entry
+    return flight.has_begun and entry.receipt is None and not entry.chunk.realtime
+
+
 def _waiting(run: Session, provider: str) -> list[Flight]:
     return [
         flight

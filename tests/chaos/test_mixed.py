@@ -160,6 +160,7 @@ class Scenario:
         root.mkdir()
         return told(
             root,
+            run_key=str(root),
             jobs=JOBS,
             models=[f"{name}/{MODELS[name]}" for name in names],
             prompts=[f"{root} {n} {pick.random()} {pick.choice(ORDERS)}" for n in range(JOBS)],
