@@ -63,14 +63,14 @@ def run_jobs(told: dict[str, Any]) -> None:
         batch.add_time_limit(seconds=told["time_limit_seconds"], **told.get("deadline", {}))
     models = told.get("models", ["claude-sonnet-5-5", "gpt-6-luna"])
     for n in told["numbers"] if "numbers" in told else range(told["jobs"]):
-        provider, _, model = models[n % len(models)].rpartition("/")
+        *provider, model = models[n % len(models)].split("/", 1)
         batch.add_job(
             prompt=told["prompts"][n]
             if "prompts" in told
             else told.get("prompt", PROMPT).format(n=n),
             file=told.get("file"),
             model=model,
-            provider=provider or None,
+            provider=provider[0] if provider else None,
             max_tokens=told.get("max_tokens", {}).get(str(n), 200),
             id=f"job-{n}",
             metadata={"n": n},

@@ -126,6 +126,7 @@ def test_killed_with_a_batch_at_each(
         job = told(root, jobs=len(EACH), models=EACH, items_per_batch=1, options=options)
         for name in EVERYWHERE:
             provider.fault(name, operation="create", mode="drop_after")
+        code = -9
         for _ in range(4):
             code, _ = forker.run(job, kill_after=chance.uniform(0.3, 1.8))
             kills += code == -9
