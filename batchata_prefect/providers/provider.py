@@ -6,24 +6,27 @@ ready SDK client.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import RawIOBase
-from typing import Any, BinaryIO, ClassVar, TypeAlias
+from typing import Any, BinaryIO, ClassVar, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from batchata_prefect.answers import Reply
-from batchata_prefect.errors import MissingCredentialsError, ValidationError
+from batchata_prefect.errors import MissingCredentialsError, ValidationError, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import bodies, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.bodies import Again
-from batchata_prefect.providers.failures import status_of
+from batchata_prefect.providers.failures import NotSentError, status_of
 from batchata_prefect.providers.tokens import Counting
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,9 @@ class Provider(ABC):
         keeps_files: Whether documents can be stored there for the requests of a batch.
         batches_path: Path of its batches, below the client's base URL.
         batches_cursor: Parameter of a list that takes the last id of the page before.
+        id_field: What the id of a batch stands under.
         files_path: Path of its files.
+        gone: Statuses that say of a file that there is none.
         upload_fields: What goes up beside a document, for it to be stored for some days.
         console: Page of its console for a batch, with its `{id}`; None where none is known.
         keeps_days: For which it keeps the results of a batch; None where that is not documented.
@@ -166,7 +171,9 @@ class Provider(ABC):
     keeps_files: bool = True
     batches_path: ClassVar[str]
     batches_cursor: ClassVar[str]
+    id_field: ClassVar[str] = "id"
     files_path: ClassVar[str]
+    gone: ClassVar[frozenset[int]] = frozenset({404})
     upload_fields: ClassVar[Mapping[str, Any]] = {}
     console: ClassVar[str | None] = None
     keeps_days: ClassVar[int | None] = None
@@ -271,9 +278,9 @@ class Provider(ABC):
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:
         """One line of a chunk file, without the newline."""
 
-    @abstractmethod
     def wire_bytes(self, lines_bytes: int, count: int) -> int:
         """Bytes on the wire of `count` lines of `lines_bytes` bytes in all, newlines left out."""
+        return lines_bytes + count
 
     @abstractmethod
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
@@ -314,7 +321,8 @@ class Provider(ABC):
 
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
-        return self.batch(await wire.get(client, f"{self.batches_path}/{batch_id}", "id"))
+        path = f"{self.batches_path}/{batch_id}"
+        return self.batch(await wire.get(client, path, self.id_field))
 
     async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
         """All batches of the account as they stand now, newest first; a call for each page."""
@@ -349,6 +357,26 @@ class Provider(ABC):
             ParseError: The row is not JSON or carries no custom_id.
         """
 
+    async def sent_ahead(
+        self,
+        chunk: Chunk,
+        requests: Requests,
+        upload: Callable[[BinaryIO | RawIOBase], Awaitable[T]],
+    ) -> T:
+        """What `upload` makes of the chunk's file, of which the batch will be created.
+
+        Raises:
+            NotSentError: It could not be uploaded.
+        """
+        with await asyncio.to_thread(requests) as file:
+            try:
+                return await upload(file)
+            except Exception as error:
+                raise NotSentError(
+                    f"{chunk.name}: its request file could not be uploaded ({one_line(error)}); "
+                    "nothing was created or paid"
+                ) from error
+
     async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
         """Store a document at the provider for some days: its id."""
         headers = {"Content-Type": "multipart/form-data"}
@@ -364,8 +392,8 @@ class Provider(ABC):
         """Name -> id of the stored documents whose name begins with `prefix`."""
 
     async def forget(self, client: Any, file_id: str) -> None:
-        """Delete a stored document; one that is gone does not matter."""
-        await wire.delete(client, f"{self.files_path}/{file_id}")
+        """Delete a file; one that is gone does not matter."""
+        await wire.delete(client, f"{self.files_path}/{file_id}", gone=self.gone)
 
     def verify(self, body: bytes, headers: Mapping[str, str], secret: str) -> None:
         """Check the signature of a webhook.
@@ -404,4 +432,5 @@ class Provider(ABC):
 
     async def discard(self, client: Any, batch: ProviderBatch) -> None:
         """Delete what was uploaded for the batch; the answers stay. Missing files do not matter."""
-        return
+        if batch.input_file_id is not None:
+            await self.forget(client, batch.input_file_id)

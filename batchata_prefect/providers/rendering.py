@@ -9,7 +9,10 @@ from typing import Any, cast
 
 import orjson
 
+from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document, is_scan, load_bytes, load_documents
+from batchata_prefect.content.schema import answer_schema, asked_for
+from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import (
     DEFAULT_MAX_TOKENS,
@@ -290,6 +293,32 @@ def is_empty(content: Any) -> bool:
     if isinstance(content, str):
         return not content or content.isspace()
     return not content
+
+
+def prompt_of(job: Job, tally: Tally) -> str:
+    """The job's prompt as a message, counted.
+
+    Raises:
+        ValidationError: It is empty.
+    """
+    if is_empty(job.prompt):
+        raise fault(job, "its prompt is empty")
+    tally.add(MESSAGE)
+    tally.text(job.prompt or "")
+    return job.prompt or ""
+
+
+def form_of(job: Job, dialect: Dialect, *, quoted: bool) -> dict[str, Any]:
+    """The schema that is asked for: of the response model, of the answer with quotes, or both."""
+    schema = None if job.response_model is None else answer_schema(job.response_model)
+    if quoted or schema is None:
+        return quoted_schema(schema, dialect, job_id=job.id)
+    return asked_for(schema, dialect, job_id=job.id)
+
+
+def asker(job: Job) -> str:
+    """What of the job asks for a form."""
+    return "citations='quoted'" if job.response_model is None else "response_model"
 
 
 def documents(job: Job) -> tuple[Document, ...]:

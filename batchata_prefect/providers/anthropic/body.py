@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document, is_scan, text_document
-from batchata_prefect.content.schema import answer_schema, asked_for, prompt_for
+from batchata_prefect.content.schema import answer_schema, prompt_for
 from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.anthropic.caching import check_markers, mark
@@ -42,9 +41,11 @@ from batchata_prefect.providers.rendering import (
     drop_unsupported,
     fault,
     finish,
+    form_of,
     is_empty,
     max_tokens,
     parameters,
+    prompt_of,
     refused_kind,
     wants_quotes,
 )
@@ -201,14 +202,11 @@ class _Content:
 
     def prompt(self) -> Message:
         """The message of the job's prompt, after its documents, where the API wants them."""
-        if is_empty(self.job.prompt):
-            raise fault(self.job, "its prompt is empty")
-        self.tally.add(MESSAGE)
-        self.tally.text(self.job.prompt or "")
+        prompt = prompt_of(self.job, self.tally)
         if self.job.file is None:
-            return {"role": "user", "content": self.job.prompt}
+            return {"role": "user", "content": prompt}
         blocks = [self._block(document) for document in documents(self.job)]
-        return {"role": "user", "content": [*blocks, {"type": "text", "text": self.job.prompt}]}
+        return {"role": "user", "content": [*blocks, {"type": "text", "text": prompt}]}
 
     def _block(self, document: Document) -> dict[str, Any]:
         if document.kind == "image":
@@ -343,18 +341,13 @@ def _ask_for_form(
     if "format" in config and (job.response_model is not None or cited or quoted):
         other = "response_model" if job.response_model is not None else "citations"
         raise fault(job, f"it has output_config.format and {other}, which exclude each other")
-    schema = None if job.response_model is None else answer_schema(job.response_model)
-    if quoted:
-        form = quoted_schema(schema, DIALECT, job_id=job.id)
+    if job.response_model is not None and cited and not quoted:
+        instructions = prompt_for(answer_schema(job.response_model))
+        tally.text(instructions)
+        _append(body["messages"], instructions)
+    elif quoted or job.response_model is not None:
+        form = form_of(job, DIALECT, quoted=quoted)
         config["format"] = {"type": "json_schema", "schema": form}
-    elif schema is not None:
-        if cited:
-            instructions = prompt_for(schema)
-            tally.text(instructions)
-            _append(body["messages"], instructions)
-        else:
-            form = asked_for(schema, DIALECT, job_id=job.id)
-            config["format"] = {"type": "json_schema", "schema": form}
     if "format" in config:
         tally.add(FORMAT)
         tally.json(config["format"])

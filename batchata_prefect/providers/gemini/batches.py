@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from io import RawIOBase
 from os import SEEK_END
 from typing import Any, BinaryIO, cast
@@ -19,7 +21,7 @@ from typing_extensions import override
 
 from batchata_prefect.answers import Reply
 from batchata_prefect.content.exact_json import dumps
-from batchata_prefect.errors import blanked, one_line
+from batchata_prefect.errors import blanked
 from batchata_prefect.models import (
     BatchFault,
     BatchState,
@@ -31,7 +33,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
-from batchata_prefect.providers.failures import NotSentError, is_transient, status_of
+from batchata_prefect.providers.failures import is_transient, status_of
 from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.gemini.client import Client
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
@@ -49,10 +51,6 @@ _STATES: Mapping[str, tuple[BatchState, EndingKind | None]] = {
     "FAILED": ("ended", "failed"),
 }
 """`BATCH_STATE_...` on the wire and `JOB_STATE_...` in the SDK -> what it is here."""
-
-_GONE = frozenset({403, 404})
-"""What is said of a file that does not exist: "You do not have permission to access the File ... or
-it may not exist" [public reports]."""
 
 _LASTS = timedelta(hours=48)
 """After this a batch expires [batch-api]."""
@@ -78,7 +76,10 @@ class Gemini(Provider):
     keeps_files = False
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
     batches_path = ""
+    id_field = "name"
     files_path = ""
+    gone = frozenset({403, 404})
+    """ "You do not have permission to access the File ... or it may not exist" [public reports]."""
 
     @override
     def serves(self, model: str) -> bool:
@@ -108,19 +109,8 @@ class Gemini(Provider):
         return b'{"key":"%b","request":%b}' % (custom_id.encode(), body)
 
     @override
-    def wire_bytes(self, lines_bytes: int, count: int) -> int:
-        return lines_bytes + count
-
-    @override
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
-        with await asyncio.to_thread(requests) as lines:
-            try:
-                file = await self._uploaded(client, chunk, lines)
-            except Exception as error:
-                raise NotSentError(
-                    f"{chunk.name}: its request file could not be uploaded ({one_line(error)}); "
-                    "nothing was created or paid"
-                ) from error
+        file = await self.sent_ahead(chunk, requests, partial(self._uploaded, client, chunk))
         batch = {"displayName": f"batchata-{chunk.token}", "inputConfig": {"fileName": file}}
         path = chunk.endpoint.removesuffix(":generateContent") + ":batchGenerateContent"
         return self.batch(await wire.buy(client, path, "name", {"batch": batch}))
@@ -135,7 +125,7 @@ class Gemini(Provider):
         try:
             found = await wire.get(client, f"/{name}", "name")
         except Exception as error:
-            if status_of(error) not in _GONE:
+            if status_of(error) not in self.gone:
                 raise
         else:
             if count_at(found, "sizeBytes") == size and text_at(found, "state") != "FAILED":
@@ -244,10 +234,6 @@ class Gemini(Provider):
         )
 
     @override
-    async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
-        return self.batch(await wire.get(client, f"/{batch_id}", "name"))
-
-    @override
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         # The answer to it is empty; a batch that has ended may be refused.
         try:
@@ -263,12 +249,10 @@ class Gemini(Provider):
     async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
         if batch.output_file_id is None:
             return
-        pieces = wire.stream(client, f"/{batch.output_file_id}:download?alt=media")
-        try:
+        path = f"/{batch.output_file_id}:download?alt=media"
+        async with aclosing(wire.stream(client, path)) as pieces:
             async for piece in pieces:
                 yield piece
-        finally:
-            await pieces.aclose()
 
     @override
     def read(self, row: bytes, endpoint: str) -> Reply:
@@ -280,15 +264,6 @@ class Gemini(Provider):
     @override
     async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
         return {}  # documents go in the requests; see `render`
-
-    @override
-    async def forget(self, client: Any, file_id: str) -> None:
-        await wire.delete(client, f"/{file_id}", gone=_GONE)
-
-    @override
-    async def discard(self, client: Any, batch: ProviderBatch) -> None:
-        if batch.input_file_id is not None:
-            await self.forget(client, batch.input_file_id)
 
 
 def _file_name(token: str) -> str:

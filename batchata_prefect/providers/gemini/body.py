@@ -10,9 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document
-from batchata_prefect.content.schema import answer_schema, asked_for
 from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
@@ -23,15 +21,18 @@ from batchata_prefect.providers.rendering import (
     MESSAGE,
     TOOLS,
     Tally,
+    asker,
     checked_messages,
     documents,
     drop_unsupported,
     fault,
     finish,
+    form_of,
     is_empty,
     max_tokens,
     only_quotes,
     parameters,
+    prompt_of,
     refused_kind,
 )
 
@@ -169,13 +170,10 @@ def _contents(
         if leading and system is not None and "system" not in job.defaulted:
             raise fault(job, "it has a system message and system=; give one of them")
     else:
-        if is_empty(job.prompt):
-            raise fault(job, "its prompt is empty")
+        prompt = prompt_of(job, tally)
         found = documents(job)
         sources = [document.name for document in found]
-        parts = [*(_document(job, tally, each) for each in found), {"text": job.prompt}]
-        tally.text(job.prompt or "")
-        tally.add(MESSAGE)
+        parts = [*(_document(job, tally, each) for each in found), {"text": prompt}]
         turns = [{"role": "user", "parts": parts}]
     if system is not None and not leading:
         tally.add(MESSAGE)
@@ -253,16 +251,10 @@ def _document(job: Job, tally: Tally, document: Document) -> Message:
 
 def _ask_for_form(job: Job, tally: Tally, config: dict[str, Any], *, quoted: bool) -> None:
     if quoted or job.response_model is not None:
-        asker = "response_model" if job.response_model is not None else "citations='quoted'"
         if any(name in config for name in _FORMS):
-            raise fault(job, f"it has {asker} and a form of its own; give one of them")
-        schema = None if job.response_model is None else answer_schema(job.response_model)
-        if quoted or schema is None:
-            form = quoted_schema(schema, DIALECT, job_id=job.id)
-        else:
-            form = asked_for(schema, DIALECT, job_id=job.id)
+            raise fault(job, f"it has {asker(job)} and a form of its own; give one of them")
         config["responseMimeType"] = "application/json"
-        config["responseJsonSchema"] = form
+        config["responseJsonSchema"] = form_of(job, DIALECT, quoted=quoted)
     given: Any = config.get("responseJsonSchema", config.get("responseSchema"))
     if given is not None:
         tally.add(FORMAT)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from io import RawIOBase
 from os import SEEK_END
 from typing import Any, BinaryIO, ClassVar, cast
@@ -25,7 +26,6 @@ from batchata_prefect.errors import (
     ProviderError,
     ValidationError,
     blanked,
-    one_line,
 )
 from batchata_prefect.models import (
     BatchFault,
@@ -38,7 +38,7 @@ from batchata_prefect.models import (
 )
 from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
 from batchata_prefect.providers.accounts import Account
-from batchata_prefect.providers.failures import NotSentError, classify
+from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.openai.billing import BILLING
 from batchata_prefect.providers.openai.body import LIMITS, most_tokens, reasons, render
 from batchata_prefect.providers.openai.facts import LOGIN_FORM
@@ -201,20 +201,9 @@ class OpenAI(Provider):
         )
 
     @override
-    def wire_bytes(self, lines_bytes: int, count: int) -> int:
-        return lines_bytes + count
-
-    @override
     async def create(self, client: Any, chunk: Chunk, requests: Requests) -> ProviderBatch:
         # Uploaded as a file, unless it is there already, of which the batch is created.
-        with await asyncio.to_thread(requests) as file:
-            try:
-                upload = await self._uploaded(client, chunk, file)
-            except Exception as error:
-                raise NotSentError(
-                    f"{chunk.name}: its request file could not be uploaded ({one_line(error)}); "
-                    "nothing was created or paid"
-                ) from error
+        upload = await self.sent_ahead(chunk, requests, partial(self._uploaded, client, chunk))
         body = {
             "input_file_id": upload.file_id,
             "endpoint": chunk.endpoint,
@@ -263,7 +252,7 @@ class OpenAI(Provider):
         upload.unseen += 1
         if upload.unseen % _UNSEEN_TIMES == 0:
             with suppress(Exception):
-                await wire.delete(client, f"/files/{upload.file_id}")
+                await self.forget(client, str(upload.file_id))
             del self._begun[chunk.token]
 
     @override
@@ -271,7 +260,7 @@ class OpenAI(Provider):
         upload = self._begun.pop(chunk.token, None)
         known = [upload.file_id] if upload is not None and upload.file_id is not None else []
         for file_id in known or [file_id for file_id, _ in await _left(client, chunk)]:
-            await wire.delete(client, f"/files/{file_id}")
+            await self.forget(client, file_id)
 
     @override
     async def answer(self, client: Any, custom_id: str, body: bytes, endpoint: str) -> bytes:
@@ -360,13 +349,10 @@ class OpenAI(Provider):
                 continue
             if end != b"\n":
                 yield b"\n"
-            pieces = wire.stream(client, f"/files/{file_id}/content")
-            try:
+            async with aclosing(wire.stream(client, f"/files/{file_id}/content")) as pieces:
                 async for piece in pieces:
                     end = piece[-1:] or end
                     yield piece
-            finally:
-                await pieces.aclose()
 
     @override
     def read(self, row: bytes, endpoint: str) -> Reply:
@@ -386,11 +372,6 @@ class OpenAI(Provider):
             if not page.get("has_more") or not items:
                 return found
             params = {**params, "after": items[-1]["id"]}
-
-    @override
-    async def discard(self, client: Any, batch: ProviderBatch) -> None:
-        if batch.input_file_id is not None:
-            await wire.delete(client, f"/files/{batch.input_file_id}")
 
 
 async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:

@@ -10,9 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from batchata_prefect.content.citations.quotes import quoted_schema
 from batchata_prefect.content.documents import Document
-from batchata_prefect.content.schema import answer_schema, asked_for
+from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Limits, Provider
 from batchata_prefect.providers.bodies import FILE_PARTS, last_shared, prefix_digest, titled
@@ -30,15 +29,18 @@ from batchata_prefect.providers.rendering import (
     TOOLS,
     UNSEEN,
     Tally,
+    asker,
     checked_messages,
     documents,
     drop_unsupported,
     fault,
     finish,
+    form_of,
     is_empty,
     max_tokens,
     only_quotes,
     parameters,
+    prompt_of,
     refused_kind,
 )
 from batchata_prefect.providers.rows import objects_at
@@ -197,7 +199,7 @@ def _chat(
     }
     if quoted or job.response_model is not None:
         if "response_format" in params:
-            raise fault(job, f"it has {_asker(job)} and response_format; give one of them")
+            raise fault(job, f"it has {asker(job)} and response_format; give one of them")
         form = _form(job, quoted=quoted)
         body["response_format"] = {"type": "json_schema", "json_schema": form}
         _count_form(tally, form)
@@ -222,7 +224,7 @@ def _response(
     text = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
     if quoted or job.response_model is not None:
         if "format" in text:
-            raise fault(job, f"it has {_asker(job)} and text.format; give one of them")
+            raise fault(job, f"it has {asker(job)} and text.format; give one of them")
         text["format"] = {"type": "json_schema", **_form(job, quoted=quoted)}
     if "format" in text:
         _count_form(tally, text["format"])
@@ -232,17 +234,9 @@ def _response(
 
 
 def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
-    """What is asked for: the response model, the answer with its quotes, or both in one."""
-    schema = None if job.response_model is None else answer_schema(job.response_model)
-    if quoted or schema is None:
-        asked = quoted_schema(schema, DIALECT, job_id=job.id)
-    else:
-        asked = asked_for(schema, DIALECT, job_id=job.id)
-    return {"name": schema.name if schema else "answer", "schema": asked, "strict": True}
-
-
-def _asker(job: Job) -> str:
-    return "citations='quoted'" if job.response_model is None else "response_model"
+    model = job.response_model
+    name = "answer" if model is None else answer_schema(model).name
+    return {"name": name, "schema": form_of(job, DIALECT, quoted=quoted), "strict": True}
 
 
 def _with_system(job: Job, tally: Tally, messages: list[Message], system: Any) -> list[Message]:
@@ -262,17 +256,14 @@ def _messages(
     """The conversation, and the titles of the documents in it."""
     if job.messages:
         return _conversation(job, tally, roles), ()
-    if is_empty(job.prompt):
-        raise fault(job, "its prompt is empty")
-    tally.add(MESSAGE)
-    tally.text(job.prompt or "")
+    prompt = prompt_of(job, tally)
     if job.file is None:
-        return [{"role": "user", "content": job.prompt}], ()
+        return [{"role": "user", "content": prompt}], ()
     found = documents(job)
     for document in found:
         tally.document(document)
     parts = [part(job, document) for document in found]
-    content = [*parts, {"type": text_type, "text": job.prompt}]
+    content = [*parts, {"type": text_type, "text": prompt}]
     return [{"role": "user", "content": content}], [document.name for document in found]
 
 
