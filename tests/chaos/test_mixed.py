@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +21,11 @@ from typing import Any
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
-from tests.chaos.killing import Forker, manifest_of, rows_of, told
+from tests.chaos.killing import Forker, log_of, manifest_of, rows_of, start_until_sent, told
 from tests.chaos.test_scenarios import FAULTS, ORDERS, finish, play
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
-SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "2"))
+SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "1"))
 SECONDS = 0.25
 JOBS = 20
 KINDS = {
@@ -225,7 +227,7 @@ def test_five_accounts(
             for box in servers.both:
                 box.limits(seconds=pick.choice([SECONDS, 60]))
             scenario.events.append("a time limit")
-        play(forker, other, pick.choice(servers.both), job, scenario)
+        play(forker, other, pick.choice(servers.both), job, pick, scenario.events)
         job.pop("time_limit_seconds", None)
         for box in servers.both:
             box.limits(seconds=SECONDS)
@@ -238,6 +240,76 @@ def test_five_accounts(
     check(scenario, job)
 
 
+def test_a_lost_create_where_no_metadata_comes_back(
+    forker: Forker, servers: Servers, tmp_path: Path
+) -> None:
+    """Its batch is known by the name of its file, among those of the other accounts."""
+    scenario = Scenario(0, tmp_path, servers)
+    job = scenario.job("a", ["gpt", "lab"])
+    servers.lab.fault("openai", operation="create", mode="delay", seconds=20)
+    os.kill(start_until_sent(forker, servers.lab, job), signal.SIGKILL)
+    forker.wait()
+    servers.calm()
+    assert forker.run(job)[0] == 0, scenario.told(job)
+    assert "found at the provider" in log_of(job)
+    check(scenario, job)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("number", range(FIRST, FIRST + SCENARIOS))
+def test_two_runs_over_other_accounts(
+    forkers: list[Forker], servers: Servers, tmp_path: Path, number: int
+) -> None:
+    """Of one budget, with kills: never over it, and what each account has billed is told."""
+    scenario = Scenario(number, tmp_path, servers)
+    pick, name = scenario.chance, str(tmp_path)
+    sets = [pick.sample([*KINDS], pick.choice([1, 3])), pick.sample([*KINDS], 3)]
+    jobs = [scenario.job(f"{n}", names, budget=name) for n, names in enumerate(sets)]
+    limit = scenario.most() * pick.uniform(0.1, 2)
+    for job in jobs:
+        job["cost_limit_usd"] = limit
+    for _ in range(2):
+        scenario.trouble()
+        kills = [pick.uniform(0.2, 2.5) for _ in jobs]
+        with ThreadPoolExecutor(2) as pool:
+            runs = [pool.submit(*each) for each in zip(RUN, forkers, jobs, kills, strict=True)]
+            while not all(run.done() for run in runs):
+                assert scenario.spent() <= Decimal(limit), scenario.told(*jobs)
+                time.sleep(0.2)
+    servers.calm()
+    for forker, job in zip(forkers, jobs, strict=True):
+        assert finish(forker, job) == 0, scenario.told(*jobs)
+    assert scenario.spent() <= Decimal(limit), scenario.told(*jobs)
+    check(scenario, *jobs, limited=True)
+
+
+RUN = (Forker.run, Forker.run)
+
+
+def test_two_accounts_and_the_last_cents(
+    forkers: list[Forker], servers: Servers, tmp_path: Path
+) -> None:
+    """Two runs want what one of them can have: one buys, and the other says why it does not."""
+    scenario = Scenario(0, tmp_path, servers)
+    for rates in scenario.prices.values():
+        rates |= {"input": 0.001, "output": 10}
+    jobs = [scenario.job(name, [name], budget=f"{tmp_path}") for name in ("gpt", "lab")]
+    for job, box in zip(jobs, (servers.many, servers.lab), strict=True):
+        # Its answer costs all that it may, so that nothing is left when it is known.
+        text = f"{job['results_dir']} [[sandbox:tokens 30 1000]]"
+        job |= {"jobs": 1, "prompts": [text], "max_tokens": {"0": 1000}}
+        job["options"]["quota"] = {}
+        job["cost_limit_usd"] = 0.015
+        # Both have claimed before either is known to have bought.
+        box.fault("openai", operation="create", mode="delay", when="before", seconds=1)
+    with ThreadPoolExecutor(2) as pool:
+        codes = list(pool.map(lambda forker, job: forker.run(job)[0], forkers, jobs))
+    assert codes == [0, 0], scenario.told(*jobs)
+    said = sorted(str(rows_of(job)[0]["error_code"]) for job in jobs)
+    assert said == ["None", "cost_limit_exceeded"], scenario.told(*jobs)
+    assert len(scenario.billed()) == 1
+
+
 def check(scenario: Scenario, *jobs: dict[str, Any], limited: bool = False) -> None:
     """The invariants, against the servers' own ledgers."""
     why, bills = scenario.told(*jobs), scenario.billed()
@@ -246,11 +318,9 @@ def check(scenario: Scenario, *jobs: dict[str, Any], limited: bool = False) -> N
     }
     assert not twice, f"billed twice: {twice}\n{why}"
     assert scenario.servers.strangers() == [], why
-    total, spent = Decimal(0), Counter[str]()
+    spent, found = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
     for bill in bills:
-        total += bill.cost(scenario.prices)
         spent[bill.account] += float(bill.cost(scenario.prices))
-    found = Counter[str]()
     for job in jobs:
         manifest, rows = manifest_of(job), rows_of(job)
         assert manifest["reserved_usd"] == 0, why
@@ -266,7 +336,6 @@ def check(scenario: Scenario, *jobs: dict[str, Any], limited: bool = False) -> N
             found[row["provider"]] += row["cost_usd"]
         replies = sum(manifest["counts"][each] for each in ("completed", "failed", "cancelled"))
         assert replies == manifest["counts"]["total"] == JOBS, why
-    assert sum(manifest_of(job)["cost_usd"] for job in jobs) == pytest.approx(float(total)), why
-    assert {name: found[name] for name in KINDS} == pytest.approx(
-        {name: spent[name] for name in KINDS}, abs=1e-9
-    ), why
+    assert found == pytest.approx(spent, abs=1e-9), why
+    told = sum(manifest_of(job)["cost_usd"] for job in jobs)
+    assert told == pytest.approx(sum(spent.values()), abs=1e-9), why

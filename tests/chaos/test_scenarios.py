@@ -242,7 +242,7 @@ def test_scenario(
                 name,
                 **{"operation": operation, "mode": mode, "after": pick.randrange(2), **options},
             )
-        play(forker, other, provider, job, scenario)
+        play(forker, other, provider, job, pick, scenario.events)
         check_budget(provider, job, scenario)
     provider.clear_faults()
     job["reuse_state"] = True
@@ -256,15 +256,19 @@ def test_scenario(
 
 
 def play(
-    forker: Forker, other: Forker, provider: Sandbox, job: dict[str, Any], scenario: Scenario
+    forker: Forker,
+    other: Forker,
+    provider: Sandbox,
+    job: dict[str, Any],
+    pick: random.Random,
+    events: list[str],
 ) -> None:
     """One run with one blow: a kill, a pause, a restart of the provider, or none."""
-    pick = scenario.chance
     blow = pick.choice(
         ["kill", "kill", "interrupt", "terminate", "provider", "none", "pause", "overtake"]
     )
     after = pick.uniform(0.1, 2.0)
-    scenario.events.append(f"{blow} after {after:.2f} s")
+    events.append(f"{blow} after {after:.2f} s")
     if blow == "none":
         forker.run(job, kill_after=20)
         return
@@ -282,7 +286,7 @@ def play(
     try:
         os.kill(pid, number[blow])
     except ProcessLookupError:
-        scenario.events.append("which was over")
+        events.append("which was over")
     forker_end(forker, pid, 20)
 
 

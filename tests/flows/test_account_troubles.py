@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.mark.parametrize(
     ("dead", "operation"),
-    [("lab", "upload"), ("lab", "create"), ("team", "create"), ("team", None)],
+    [("lab", "upload"), ("team", None)],
 )
 def test_a_dead_account_keeps_nobody_waiting(
     servers: dict[str, Sandbox], tmp_path: Path, dead: str, operation: str | None
