@@ -78,6 +78,10 @@ def whole_file(path: Path, *, synced: bool = True, first: bool = False) -> Gener
             path.hardlink_to(partial)
         else:
             partial.replace(path)
+    except OSError as error:
+        # A full disk is told of what is written, and not of its file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     if synced:

@@ -95,9 +95,14 @@ def main() -> None:
     if sys.argv[1:2] != ["deploy"]:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    load_dotenv(Path.cwd() / ".env")
+    # A schedule may have closed them.
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:
-        sys.exit(app(sys.argv[1:]))
+        load_dotenv(Path.cwd() / ".env")
+        code = app(sys.argv[1:])
+        sys.stdout.flush()
+        sys.exit(code)
     except BatchataError as error:
         _fail(error)
         sys.exit(exit_code(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.joined import Joined
+from batchata_prefect.results.remote import MANIFEST
 from batchata_prefect.results.result_file import ResultFile
 from batchata_prefect.views.escapes import sheet_cell
 from batchata_prefect.views.printed import Rows
@@ -119,6 +120,8 @@ def report(
     """
     manifest = read_manifest(results_dir)
     if manifest is None:
+        with suppress(FileNotFoundError, NotADirectoryError), (results_dir / MANIFEST).open():
+            pass  # it may be there and closed to us
         raise StateError(f"{str(results_dir)!r} has no manifest.json of a run that is over")
     if html:
         from batchata_prefect.views.report.page import write_page
@@ -237,15 +240,18 @@ def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells: bool) -> int:
     kind = path.suffix.lower()
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("w", newline="", encoding="utf-8"))
-        except OSError as error:
-            raise ValidationError(f"{str(path)!r} cannot be written: {error.strerror}") from error
-        if kind == ".jsonl":
-            return sum(1 for row in rows if file.write(dumps(row) + "\n"))
-        table = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",")
-        return _export_table(rows, table, again, raw_cells=raw_cells)
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            if kind == ".jsonl":
+                return sum(1 for row in rows if file.write(dumps(row) + "\n"))
+            table = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",")
+            return _export_table(rows, table, again, raw_cells=raw_cells)
+    except OSError as error:
+        if error.filename is None:
+            raise StateError(f"{str(path)!r} is cut short: {error.strerror}") from error
+        if error.filename != str(path):
+            raise
+        raise ValidationError(f"{str(path)!r} cannot be written: {error.strerror}") from error
 
 
 def _export_table(

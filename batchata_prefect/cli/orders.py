@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -197,10 +197,10 @@ class Order:
 
 
 def _bytes_of(path: Path) -> bytes | None:
-    try:
+    # One that cannot be read is not none: what `batchata retry` changed would be sent unchanged.
+    with suppress(FileNotFoundError, NotADirectoryError):
         return path.read_bytes()
-    except OSError:
-        return None
+    return None
 
 
 def _amended(

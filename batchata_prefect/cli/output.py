@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Any
 
@@ -18,6 +19,10 @@ from batchata_prefect.views.printed import say
 
 VERSION = 1
 """Version of what `--json` prints: it grows by one when a field is taken away or changes."""
+
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a disk, an account or a process that may hold no more."""
 
 
 def show(what: RenderableType) -> None:
@@ -55,4 +60,6 @@ def exit_code(error: BatchataError) -> int:
 def of_file(error: OSError) -> str:
     """What is wrong with a file, in one sentence."""
     why = error.strerror or str(error) or type(error).__name__
-    return f"{str(error.filename)!r}: {why}" if error.filename is not None else why
+    if error.filename is not None:
+        return f"{str(error.filename)!r}: {why}"
+    return f"the output cannot be written: {why}" if error.errno in FULL else why

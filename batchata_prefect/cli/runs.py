@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from batchata_prefect.cli.options import (
     spoken,
 )
 from batchata_prefect.cli.orders import Order, provided
-from batchata_prefect.cli.output import of_file, print_json, tell, width
+from batchata_prefect.cli.output import FULL, of_file, print_json, tell, width
 from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.intake import is_made_id
 from batchata_prefect.options import PLACES
@@ -94,7 +94,8 @@ def plan(
 
 def show_plan(order: Order, as_json: bool) -> int:
     """Print the plan of an order: exit code."""
-    planned = order.batch().run(dry_run=True).planned
+    with _room_in(order.out):
+        planned = order.batch().run(dry_run=True).planned
     assert planned is not None
     if as_json:
         print_json("plan", planned)
@@ -109,7 +110,8 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
     """
     with ExitStack() as stack:
         provided(order, stack)
-        batch = order.batch()
+        with _room_in(order.out):
+            batch = order.batch()
         order.note()
         try:
             done = batch.run(print_status=not quiet, progress_interval=0.5)
@@ -145,6 +147,19 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
             ) from error
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
+
+
+@contextmanager
+def _room_in(out: Path) -> Generator[None]:
+    """Say of a full disk what it was to hold; the errors of its writes name no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in FULL:
+            raise
+        raise StateError(
+            f"the jobs cannot be put into {str(out)!r}: {error.strerror}. Nothing was sent"
+        ) from error
 
 
 def _told(manifest: dict[str, Any], place: Path | str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from prefect import get_run_logger
 
 from batchata_prefect.engine.session import Session
-from batchata_prefect.errors import StateError
+from batchata_prefect.errors import StateError, one_line
 from batchata_prefect.files import make_folder, sweep_partial
 from batchata_prefect.jobs.spool import sweep
 from batchata_prefect.records.lease import Lease
@@ -70,11 +70,12 @@ async def _own(run: Session, lease: Lease) -> bool:
             if clock() - failing_since > run.pace.retry_longest:
                 raise
             get_run_logger().warning("the records cannot be reached yet: %s", error)
+            run.waiting_for = f"its records, which cannot be reached: {one_line(error)}"
             owner = None
         else:
-            failing_since = None
+            if owner is None or failing_since is not None:
+                failing_since = run.waiting_for = None
             if owner is None:
-                run.waiting_for = None
                 return True
         if owner is not None:
             _say_who(run, owner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -48,10 +49,14 @@ def main() -> None:
 
     try:
         serve(asked.data_dir, asked.host, asked.port, limits, _announce)
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_ADDRESS:
-            raise
-        parser.exit(2, f"sandbox: {asked.host} port {asked.port} cannot be served: {error}\n")
+    except (OSError, OverflowError, sqlite3.Error) as error:
+        what = f"{asked.host} port {asked.port} cannot be served"
+        is_file = isinstance(error, OSError) and (
+            error.filename is not None or error.errno not in _NO_ADDRESS
+        )
+        if is_file or isinstance(error, sqlite3.Error):
+            what = f"{str(asked.data_dir)!r} cannot be used"
+        parser.exit(2, f"sandbox: {what}: {error}\n")
 
 
 def _announce(url: str) -> None:

@@ -248,8 +248,9 @@ class Sandbox:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                tail = log.read_text(errors="replace")[-2000:]
-                raise SandboxError(f"the sandbox stopped while starting:\n{tail}")
+                tail = log.read_text(errors="replace")[-2000:].strip()
+                why = tail or f"{str(log)!r} says nothing; is its disk full?"
+                raise SandboxError(f"the sandbox stopped while starting: {why}")
             try:
                 answer = self._order("GET", "health")
             except OSError:

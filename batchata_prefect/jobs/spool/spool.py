@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -419,7 +420,9 @@ class Spool:
 
     def close(self) -> None:
         """Remove the spool from disk."""
-        self._writer.close()
+        # A full disk does not take what is still to be written; nobody reads it any more.
+        with suppress(OSError):
+            self._writer.close()
         self._ids.close()
         self._drop_recorded()
         shutil.rmtree(self.directory, ignore_errors=True)
