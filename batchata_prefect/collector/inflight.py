@@ -259,6 +259,10 @@ async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> 
             )
         except ProviderError:
             return None
+        except Exception as error:
+            if classify(error).kind != "absent":
+                raise
+            return None  # a server that lists no batches tells nobody more
         if found.batch is not None:
             return f"it was found as {found.batch.batch_id}; {again}"
         # One that may be it has not ended: waiting for it is all that can be done.

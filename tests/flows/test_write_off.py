@@ -156,3 +156,27 @@ def test_replies_that_are_gone_are_looked_for_at_every_start(
     make(tmp_path, GPT).run()
     assert [row["status"] for row in rows_of(tmp_path)] == ["completed"] * JOBS
     assert len(billed()) == JOBS
+
+
+def test_a_lost_create_at_a_server_without_a_list(
+    tmp_path: Path, sandbox, billed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can tell whether it was made: it is not sent again, and a person decides."""
+    monkeypatch.setenv("BATCHATA_UNKNOWN_SECONDS", "0.3")
+    sandbox.limits(ways=["no_list"])
+    sandbox.fault("openai", operation="create", mode="drop_after")
+    try:
+        for _ in range(2):
+            with pytest.raises(ProviderError, match=r"nothing to list.*--write-off 1`"):
+                make(tmp_path, GPT).run()
+            told = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+            assert told["reserved_usd"] > 0
+        assert batchata("adopt", str(tmp_path / "out"), "--write-off", "1").returncode == 0
+        told = make(tmp_path, GPT).run().manifest
+        sandbox.settle()
+    finally:
+        sandbox.limits(ways=[])
+    assert told is not None
+    assert (told["reserved_usd"], len(billed())) == (0, JOBS), "nothing was sent again"
+    assert told["cost_usd"] >= float(sum(row.cost_usd for row in billed()))
+    assert Counter(row["error_code"] for row in rows_of(tmp_path)) == {"answer_lost": JOBS}
