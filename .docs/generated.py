@@ -126,6 +126,25 @@ def capabilities() -> str:
     return "\n".join(lines)
 
 
+def provider_lines() -> str:
+    """How large each provider is: its folder, and its part of the sandbox."""
+    lines = ["| | files | lines | of the sandbox: files | lines |", "|---|--:|--:|--:|--:|"]
+    shared = [PACKAGE / "providers", PACKAGE / "sandbox"]
+    kinds = sorted(path.name for path in shared[0].iterdir() if (path / "batches.py").exists())
+    for name in kinds:
+        found = [sorted((shared[0] / name).glob("*.py")), sorted(shared[1].glob(f"{name}*.py"))]
+        lines.append(f"| {name} | {' | '.join(map(_size, found))} |")
+    rest = [
+        [path for path in sorted(folder.glob("*.py")) if not path.name.startswith(tuple(kinds))]
+        for folder in shared
+    ]
+    return "\n".join([*lines, f"| shared by all | {' | '.join(map(_size, rest))} |"])
+
+
+def _size(paths: list[Path]) -> str:
+    return f"{len(paths)} | {sum(len(path.read_text().splitlines()) for path in paths):,}"
+
+
 def models() -> str:
     """Known models with their batch prices."""
     from batchata_prefect.cli.known_models import known_models
@@ -227,6 +246,7 @@ GENERATED = {
         states,
         batch_limits,
         capabilities,
+        provider_lines,
         models,
         floors,
         rooms,
