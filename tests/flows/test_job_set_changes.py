@@ -93,7 +93,7 @@ def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sa
     own = dollars(second["cost_of_run_usd"])
     assert f", of which {own} in this run" in text(second, None, tmp_path)
     assert f", {own} in this run" in (tmp_path / "out" / "report.html").read_text()
-    assert same == {**second, "cost_of_run_usd": 0}
+    assert same == {**second, "resumed": 2, "cost_of_run_usd": 0}
 
 
 def test_each_night_has_the_whole_time_limit(tmp_path: Path, sandbox) -> None:
