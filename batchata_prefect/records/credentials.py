@@ -44,7 +44,7 @@ class Credentials(CredentialsBlock):
         return providers()[self._provider].connect(self.key())
 
 
-def _block(provider: Provider, form: LoginForm) -> type[Credentials]:
+def block_type(provider: Provider, form: LoginForm) -> type[Credentials]:
     """The block type of a provider's credentials, as Prefect shows it."""
     name = f"{type(provider).__name__}Credentials"
     default: Any = ... if form.needs_key else SecretStr("")
@@ -80,7 +80,7 @@ def _block(provider: Provider, form: LoginForm) -> type[Credentials]:
 
 
 BLOCKS = {
-    kind: _block(each, each.login_form)
+    kind: block_type(each, each.login_form)
     for kind, each in providers().items()
     if each.login_form is not None
 }
@@ -105,8 +105,8 @@ async def connect(provider: Provider, credentials: str | None = None) -> Any:
 
 
 async def _key_in(name: str, provider: str) -> Key:
-    block_type = BLOCKS.get(provider)
-    kind = None if block_type is None else block_type.get_block_type_slug()
+    known = BLOCKS.get(provider)
+    kind = None if known is None else known.get_block_type_slug()
     full = name if "/" in name or kind is None else f"{kind}/{name}"
     try:
         block: Any = await Block.aload(full)

@@ -115,7 +115,7 @@ class OpenAI(Provider):
     def bind(self, name: str, account: Account) -> None:
         super().bind(name, replace(account, profile=None))
         self.bound = account
-        known = account.profile or (self.kind if self.is_listed else CAREFUL)
+        known = account.profile or (OpenAI.name if self.is_listed else CAREFUL)
         if known not in PROFILES:
             raise ValidationError(
                 f"account {name!r}: profile is one of {sorted(PROFILES)}, not {known!r}"
