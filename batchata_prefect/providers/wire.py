@@ -387,7 +387,7 @@ def oldest_since(client: Any, since: datetime) -> datetime:
 async def batch_pages(client: Any, path: str, cursor: str) -> AsyncGenerator[list[dict[str, Any]]]:
     """Batches of the account, newest first, a page for each call."""
     params: dict[str, Any] = {"limit": PAGE}
-    seen: set[Any] = set()
+    seen: set[Any] = {None}
     while True:
         page = await get(client, path, "data", params)
         items = [dict(item) for item in objects_at(page, "data") if item.get("id") not in seen]

@@ -211,15 +211,17 @@ class OpenAI(Provider):
             "metadata": {TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
         try:
-            created = self.batch(await wire.buy(client, "/batches", "id", body))
+            created = await wire.buy(client, "/batches", "id", body)
         except Exception as error:
             if classify(error).kind == "unseen":
                 await self._not_seen(client, chunk, upload)
             raise
+        if id_at(created, "id") is None:
+            raise ProviderError(f"{chunk.name}: the reply to its create names no batch")
         # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
         self._proofs.known.pop(upload.file_id or "", None)
-        return created
+        return self.batch(created)
 
     async def _uploaded(self, client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> _Upload:
         """The chunk's file, uploaded unless an earlier create has left it there."""
@@ -398,7 +400,9 @@ async def _upload(
         body=dict(fields),
         files=[("file", (file_name(chunk), requests, "application/jsonl"))],
     )
-    return str(reply["id"])
+    if (file_id := id_at(reply, "id")) is None:
+        raise ProviderError(f"{chunk.name}: the reply to its upload names no file")
+    return file_id
 
 
 def _fault(item: Any) -> BatchFault:
