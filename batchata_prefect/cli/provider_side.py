@@ -148,19 +148,24 @@ def cancel_batches(
     For example:
 
     - `batchata cancel ./output`
+
+    Exit code: 1 where one of them goes on, as its provider or account does not answer.
     """
 
     async def end() -> list[BatchStatus]:
         return await cancel(await open_run(results_dir, run_key, state))
 
     lines = asyncio.run(end())
+    going = sum(1 for line in lines if line.trouble is not None)
     if as_json:
         print_json("cancel", {"canceled": [_values(line) for line in lines]})
-        return 0
-    _show(lines, f"{len(lines)} provider batches cancelled")
+        return min(going, 1)
+    _show(lines, f"{len(lines) - going} provider batches cancelled")
+    if going:
+        tell(f"{going} go on there: what keeps them from being cancelled is told beside them.")
     if lines:
         tell("Run the same jobs again to collect what they finished and to send the rest.")
-    return 0
+    return min(going, 1)
 
 
 def _values(line: BatchStatus) -> dict[str, Any]:

@@ -312,20 +312,27 @@ async def _cancel(place: Place, done: Round) -> None:
     if place.on_cancel == "detach":
         return
     known = await open_run(None, place.run_key, place.state)
+    troubles: list[str] = []
     if known.open:
         lines = await cancel(known)
+        troubles = [line.trouble for line in lines if line.trouble is not None]
         done.cancelled.append(place.flow_run_id)
         logger.warning(
             "%r was cancelled: %d provider batches are cancelled. Retry it to collect what they "
             "answered; nothing is paid twice",
             place.run_key,
-            len(lines),
+            len(lines) - len(troubles),
         )
     waiting = await known.records.waiting()
     if waiting is not None and waiting["batch_run_id"] is not None:
         async with get_client() as client:
             state = Cancelled(message="cancelled with the flow run around it")
             await client.set_flow_run_state(waiting["batch_run_id"], state, force=True)
+    if troubles:
+        raise BatchataError(
+            f"{len(troubles):,} batches go on although it was cancelled ({troubles[0]}); the next "
+            "look tries again"
+        )
 
 
 def _id(place: Place) -> Any:

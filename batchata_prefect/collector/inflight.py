@@ -6,7 +6,7 @@ Needs no jobs and no Prefect flow: a results directory or a run key, and the API
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -119,10 +119,34 @@ async def status(known: Known) -> list[BatchStatus]:
     """What a job set has in flight, as the providers say now.
 
     Raises:
-        ProviderError: A key is missing or refused.
+        ProviderError: Of no account the key is there and taken, and the address as it was.
     """
     async with _connections(known) as connections:
-        return [await _line(connections, entry) for entry in known.open]
+        return await _each(known.open, lambda entry: _line(connections, entry))
+
+
+async def _each(
+    entries: list[Entry], ask: Callable[[Entry], Awaitable[BatchStatus]]
+) -> list[BatchStatus]:
+    """Ask for each batch; an account that does not answer is no trouble of the others'.
+
+    Raises:
+        ProviderError: No account answers.
+    """
+    lines: list[BatchStatus] = []
+    refused: dict[str, ProviderError] = {}
+    for entry in entries:
+        name = entry.chunk.provider
+        if name not in refused:
+            try:
+                lines.append(await ask(entry))
+                continue
+            except ProviderError as error:
+                refused[name] = error
+        lines.append(_status(entry, trouble=str(refused[name])))
+    if refused and refused.keys() == {entry.chunk.provider for entry in entries}:
+        raise next(iter(refused.values()))
+    return lines
 
 
 async def _line(connections: _Connections, entry: Entry) -> BatchStatus:
@@ -164,59 +188,66 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus],
         job set names: of another job set, or of one whose records are lost.
 
     Raises:
-        ProviderError: A key is missing or refused.
+        ProviderError: A key is missing or refused, or an address is another one; what the other
+            accounts have is recorded.
         StateError: A process is running the job set.
     """
-    adopted: list[BatchStatus] = []
     unclaimed: list[Ours] = []
     async with _connections(known) as connections, _owning(known, seconds):
-        for entry in known.open:
-            if entry.receipt is None:
-                line = await _of(entry, _find(connections, known, entry))
-                if line.batch is not None or line.trouble is not None:
-                    adopted.append(line)
+        uncertain = [entry for entry in known.open if entry.receipt is None]
+        found = await _each(uncertain, lambda entry: _of(entry, _find(connections, known, entry)))
         names = {entry.chunk.provider for entry in known.entries}
-        missing: list[MissingCredentialsError] = []
+        refused: list[ProviderError] = []
         for name in sorted(names or connections.known):
             try:
-                provider, client = await connections(name, None)
-            except MissingCredentialsError as error:
+                unclaimed += await _unclaimed(connections, known, name)
+            except ProviderError as error:
                 # Where no record names a provider, those whose key is here are asked.
-                missing.append(error)
-                if names or len(missing) == len(connections.known):
+                if names or not isinstance(error, MissingCredentialsError):
                     raise
-                continue
-            since = known.start.started_at - timedelta(days=1)
-            try:
-                found_there = await provider.ours(client, since)
-            except Exception as error:
-                failure = classify(error)
-                if failure.kind == "ours":
-                    raise
-                raise _refused(name, failure) from error
-            ids = claimed(known.entries, name)
-            unclaimed += [ours for ours in found_there if ours.batch.batch_id not in ids]
-    return adopted, unclaimed
+                refused.append(error)
+        if len(refused) == len(connections.known):
+            raise refused[-1]
+    return [line for line in found if line.batch is not None or line.trouble is not None], unclaimed
+
+
+async def _unclaimed(connections: _Connections, known: Known, name: str) -> list[Ours]:
+    """Batches of a provider with our token that no record of the job set names."""
+    provider, client = await connections(name, None)
+    since = known.start.started_at - timedelta(days=1)
+    try:
+        found_there = await provider.ours(client, since)
+    except Exception as error:
+        failure = classify(error)
+        if failure.kind == "ours":
+            raise
+        raise _refused(name, failure) from error
+    ids = claimed(known.entries, name)
+    return [ours for ours in found_there if ours.batch.batch_id not in ids]
 
 
 async def cancel(known: Known, seconds: float = 60.0) -> list[BatchStatus]:
     """Cancel at the providers what a job set has in flight; the next run collects and goes on.
 
+    Returns:
+        All that it had in flight; `trouble` says why one is not cancelled.
+
     Raises:
-        ProviderError: A key is missing or refused.
+        ProviderError: Of no account the key is there and taken, and the address as it was.
         StateError: A process is running the job set: that one is to be cancelled.
     """
-    lines: list[BatchStatus] = []
     async with _connections(known) as connections, _owning(known, seconds):
-        for entry in known.open:
+
+        async def end(entry: Entry) -> BatchStatus:
             provider, client = await connections(entry.chunk.provider, entry.chunk.model)
             line = _status(entry)
             if entry.receipt is None:
                 line = await _of(entry, _find(connections, known, entry))
             if entry.receipt is not None:
                 line = await _of(entry, provider.cancel(client, entry.receipt.batch_id))
-            lines.append(line)
-    return lines
+            return line
+
+        return await _each(known.open, end)
 
 
 async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
@@ -330,7 +361,7 @@ class _Connections:
             self._stack.push_async_callback(client.close)
             address = provider.account(client)
             if (before := self._run.addresses.get(name, address)) != address:
-                raise StateError(
+                raise ProviderError(
                     f"its batches of {name} were sent to {before}, and now {name} is at {address}. "
                     "Set the base URL back"
                 )

@@ -121,7 +121,11 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
                 events.finished(run_status(run), run.manifest)
                 if run.manifest["flow_run_id"] == run.flow_run_id:  # else nothing is new
                     await materialized(run.manifest, _results(run))
-    for error in run.closed.values():
+    for name, error in run.closed.items():
+        if others := [other for other in run.closed if other != name]:
+            # Who mends one key should not wait a night for the next one.
+            told = f"{error}. Refused as well, as the log says: {', '.join(others)}"
+            raise type(error)(told) from error
         raise error
     return _state(run)
 

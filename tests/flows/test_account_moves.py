@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect import Batch, StateError
+from batchata_prefect import Batch, ProviderError, StateError
+from batchata_prefect.cli.provider_side import cancel_batches
 from batchata_prefect.collector.inflight import open_run, status
 from batchata_prefect.sandbox import Sandbox
 from tests.flows.endpoints import KINDS, MODELS, PRICES, address_of, key_of, strangers, tables
@@ -89,7 +90,7 @@ def test_the_environment_points_elsewhere(
     async def look() -> Any:
         return await status(await open_run(out, state=str(out / "state")))
 
-    with pytest.raises(StateError, match="were sent to"):
+    with pytest.raises(ProviderError, match="were sent to"):
         asyncio.run(look())
     assert batches(slow) == known
     assert strangers(slow) == {}
@@ -144,3 +145,32 @@ def test_an_account_is_gone_with_a_batch_in_flight(
         collect(make(out, ["lab", "team"], known), slow["lab"], out)
     finally:
         slow["lab"].limits(keys=[key_of("lab")])
+
+
+def test_canceled_without_the_run_although_one_account_is_dead(
+    slow: dict[str, Sandbox], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other account's batches are not left running for it."""
+    out, known = tmp_path / "out", tables(slow)
+    names = ["lab", "team"]
+    accounts = {name: known[name] for name in names}
+    # Those of `lab` stand first, and `team` is the last to be sent to.
+    leave(make(out, names, accounts), slow["team"])
+    state = str(out / "state")
+
+    async def look() -> list[Any]:
+        return await status(await open_run(out, state=state))
+
+    slow["lab"].limits(keys=["another"])
+    try:
+        assert [bool(line.trouble) for line in asyncio.run(look())] == [True, False]
+        code = cancel_batches(str(out), state=state)
+    finally:
+        slow["lab"].limits(keys=[key_of("lab")])
+    said = capsys.readouterr()
+    assert code == 1
+    assert "1 provider batches cancelled" in said.out
+    assert "1 go on there" in said.err
+    ends = {name: list(slow[name].ledger.batches())[-1].status for name in names}
+    assert ends["team"] in {"canceling", "ended"}
+    assert ends["lab"] not in {"cancelling", "cancelled"}

@@ -288,6 +288,27 @@ def test_batches_of_a_run_that_was_cancelled_in_its_sleep_are_cancelled(
     assert sleepers.known() == {}
 
 
+def test_what_cannot_be_cancelled_at_once_is_cancelled_at_the_next_look(
+    sleepers: Sleepers, slow, tmp_path: Path
+) -> None:
+    """The batches of the other account are, and the run is not forgotten."""
+
+    async def prepare() -> str:
+        batches = [await batch_at(slow, f"{n}", tmp_path, n) for n in ("openai", "anthropic")]
+        return await sleepers.make(Cancelled(), batches)
+
+    name = do(prepare())
+    slow.fault("openai", "cancel", "status", status=401)
+    done: Round = do(collect())
+    assert "go on although it was cancelled" in done.troubles[0]
+    assert [*sleepers.known()] == [name]
+    ends = {row.provider: row.status for row in slow.ledger.batches()}
+    assert ends["anthropic"] in {"canceling", "ended"}
+    assert ends["openai"] in {"validating", "in_progress"}
+    assert do(collect()).troubles == []
+    assert sleepers.known() == {}
+
+
 async def _first_batch(records: Records) -> str:
     await records.start()
     entries: list[Entry] = [entry async for entry, _ in records.ledger()]
