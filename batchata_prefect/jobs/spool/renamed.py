@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
+from typing import TypeAlias
 
 from batchata_prefect.jobs.spool.layout import in_a_row
 from batchata_prefect.jobs.spool.spool import Spool
@@ -46,6 +47,9 @@ WITH job AS (
 SELECT sequence, gone.place, ordinal, gone.print
 FROM old JOIN new USING (request, nth) JOIN gone USING (print) ORDER BY gone.rowid
 """
+
+_Pair: TypeAlias = tuple[int, int, int, bytes]
+"""Of a job that was found: its chunk, its place there, its ordinal, its print in the records."""
 
 _ANSWERED, _IN_FLIGHT, _FAILED, _WAITS = range(4)
 
@@ -115,16 +119,14 @@ class Renamed:
                 )
             finally:
                 reader.close()
-            pairs: Iterator[tuple[int, int, int, bytes]] = database.execute(_PAIRS)
-            for sequence, found in groupby(pairs, lambda pair: pair[0]):
+            pairs: Iterator[_Pair] = database.execute(_PAIRS)
+            for sequence, found in groupby(pairs, _chunk_of):
                 members[sequence] = self._with(members[sequence], found)
         self._path.unlink()
         self._database = None
 
-    def _with(
-        self, ordinals: Sequence[int], found: Iterable[tuple[int, int, int, bytes]]
-    ) -> Sequence[int]:
-        """The jobs of a chunk with those that were found: (sequence, place, ordinal, print)."""
+    def _with(self, ordinals: Sequence[int], found: Iterable[_Pair]) -> Sequence[int]:
+        """The jobs of a chunk with those that were found."""
         changed = array("q", ordinals)
         for _, place, ordinal, print_ in found:
             changed[place] = ordinal
@@ -156,6 +158,10 @@ class Renamed:
             self._database.executescript(_TABLES)
             self._database.execute("BEGIN")
         return self._database
+
+
+def _chunk_of(pair: _Pair) -> int:
+    return pair[0]
 
 
 def _rank(mark: str) -> int:
