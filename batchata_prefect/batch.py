@@ -437,6 +437,7 @@ def add_file(batch: Batch, options: FileOptions) -> Batch:
         metadata_columns=options.metadata_columns,
         documents_root=options.documents_root,
         allow_urls=options.allow_urls,
+        on_bad_row=options.on_bad_row,
     )
 
 

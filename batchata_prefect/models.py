@@ -29,6 +29,9 @@ ResponseModel: TypeAlias = "type[Any] | dict[str, Any] | str"
 """A pydantic class, dataclass or TypedDict, the import path `module:Class` of one, or a JSON
 schema."""
 
+OnBadRow: TypeAlias = Literal["fail", "skip"]
+"""What becomes of rows that make no job: the whole file is refused, or they alone fail."""
+
 Citing: TypeAlias = Literal["native", "quoted"]
 """How an answer cites: with the provider's citations, or with quotes asked for in the schema."""
 

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from batchata_prefect.errors import OptionError, refusal
 from batchata_prefect.jobs.spool.layout import MOST_ATTEMPTS
+from batchata_prefect.models import OnBadRow
 from batchata_prefect.numbers import (
     Checked,
     Count,
@@ -369,6 +370,12 @@ class FileOptions(RunOptions):
     allow_urls: Texts = option((), JOBS, "--allow-url", python="add_rows(allow_urls=)")
     """Hosts of URLs that rows may name, such as docs.example.com or *.example.com; none by
     default."""
+    on_bad_row: OnBadRow = option(
+        "fail", JOBS, "--skip-bad-rows", form="switch", python="add_rows(on_bad_row=)"
+    )
+    """What becomes of rows that make no job, such as of an empty cell, a missing document or a line
+    that is no JSON: fail refuses the file before anything is sent; with skip they end as failed
+    with invalid_row, cost nothing, and the others run."""
     run_key: str | None = option(
         None,
         PLACES,

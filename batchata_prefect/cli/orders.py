@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from batchata_prefect.cli.trust import is_ours, refuse, sealed
 from batchata_prefect.errors import StateError, ValidationError
 from batchata_prefect.files import write_json
 from batchata_prefect.jobs.jobs_file import JobsFile
-from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
+from batchata_prefect.jobs.row_files import file_rows
+from batchata_prefect.jobs.sources import RowForm
 from batchata_prefect.options import JOBS, FileOptions, how
 from batchata_prefect.results.remote import ORDER, read_order, working_folder
 
@@ -73,7 +74,7 @@ class Order:
             add_file(batch, options)
         else:
             file = JobsFile.of(self.jobs)
-            batch.add_jobs(_amended(read_rows(self.jobs), self, options))
+            batch.take(file_rows(self.jobs), _amended(self, options), options.on_bad_row)
             batch.came_from(file, options.prompt)
         if not len(batch):
             raise ValidationError(f"{self.jobs!r} holds no rows, so there are no jobs to send")
@@ -203,31 +204,33 @@ def _bytes_of(path: Path) -> bytes | None:
     return None
 
 
-def _amended(
-    rows: Iterable[Mapping[str, Any]], order: Order, options: FileOptions
-) -> Iterator[dict[str, Any]]:
+def _amended(order: Order, options: FileOptions) -> Callable[[Mapping[str, Any], int], RowForm]:
+    """What a row becomes, with what was changed for its job."""
     last = {row: each for each in order.amendments for row in each.rows}
     amended = {id(each): order.options(each.told) for each in order.amendments}
-    for number, row in enumerate(rows):
-        amendment = last.get(number)
-        asked = options if amendment is None else amended[id(amendment)]
+
+    def form(row: Mapping[str, Any], number: int) -> RowForm:
+        amendment = last.get(number - 1)
+        asked, defaults = options, dict[str, Any]()
+        if amendment is not None:
+            asked = amended[id(amendment)]
+            # An id that is made of its request would be another now.
+            defaults = {"id": amendment.rows[number - 1], **job_defaults(asked)}
         own = "id" if asked.prompt is not None and "id" in row else None
-        (job,) = jobs_from_rows(
-            [row],
-            prompt=asked.prompt,
-            id_column=asked.id_column or own,
-            file_column=asked.file_column,
-            metadata_columns=asked.metadata_columns or None,
+        return RowForm(
+            asked.prompt,
+            asked.id_column or own,
+            asked.file_column,
+            asked.metadata_columns or None,
+            defaults,
             documents_root=asked.documents_root,
             allow_urls=asked.allow_urls,
         )
-        if amendment is not None:
-            # One that is made of its request would be another now.
-            job = {"id": amendment.rows[number], **job_defaults(asked), **job}
-        yield job
+
+    return form
 
 
-_LABELS = frozenset({"id_column", "metadata_columns", "tags"})
+_LABELS = frozenset({"id_column", "metadata_columns", "on_bad_row", "tags"})
 """Options of a job that change its results, and nothing of its request."""
 
 

@@ -15,6 +15,7 @@ from batchata_prefect.cli.output import tell
 from batchata_prefect.cli.runs import carry_out
 from batchata_prefect.errors import StateError
 from batchata_prefect.numbers import counted
+from batchata_prefect.results.codes import INVALID_ROW
 from batchata_prefect.results.remote import bring
 from batchata_prefect.results.result_file import DAMAGED, ResultFile
 
@@ -108,10 +109,11 @@ def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> lis
 def _failed(rows: ResultFile, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """Row and id of the jobs without an answer; the results stand in the order of the rows.
 
-    One whose row is damaged may have its answer: it is not asked for in another way.
+    One whose row is damaged may have its answer: it is not asked for in another way. A row that
+    makes no job has to be mended, not to be asked for.
     """
     for number, row in enumerate(rows):
         if row["status"] == "completed" or row["error_code"] == DAMAGED:
             continue
-        if not codes or row["error_code"] in codes:
+        if row["error_code"] in codes or not (codes or row["error_code"] == INVALID_ROW):
             yield number, row["job_id"]

@@ -16,6 +16,7 @@ from batchata_prefect.engine.pace import Pace
 from batchata_prefect.engine.recovery import read_ledger, refuse_other_records
 from batchata_prefect.engine.session import Session
 from batchata_prefect.jobs import chunks
+from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.money import budget
 from batchata_prefect.money.observed import input_ratio, output_a_job
@@ -37,7 +38,8 @@ def dry_run(run: Session) -> dict[str, Any]:
     """The plan of a run as plain values.
 
     Returns:
-        `jobs`, `answered` (done already), `failed` (done, not sent again), `in_flight`, `to_send`,
+        `jobs`, `answered` (done already), `failed` (done, not sent again), `skipped` (rows that
+        make no job, which are not among the failed here), `in_flight`, `to_send`,
         `spent_usd`, `reserved_usd`, `cost_limit_usd`, `batches` (one a planned provider batch),
         `by_model` (their sums), `cost_low_usd` (input only), `cost_likely_usd` (with the output
         that was seen of the model so far, or a quarter of `max_tokens`), `cost_upper_usd` (what is
@@ -47,7 +49,7 @@ def dry_run(run: Session) -> dict[str, Any]:
     """
     _wait_for(lambda: _read_records(run))
     batches: list[dict[str, Any]] = []
-    notes: list[str] = []
+    notes = list(remarks(run.spool))
     for family in run.spool.families():
         note = run.prices.note(family.provider, family.model)
         if note:
@@ -81,7 +83,8 @@ def dry_run(run: Session) -> dict[str, Any]:
     return {
         "jobs": run.spool.count,
         "answered": run.spool.states.counts[ANSWERED],
-        "failed": run.spool.states.counts[FAILED],
+        "failed": run.spool.states.counts[FAILED] - run.spool.refused,
+        "skipped": run.spool.refused,
         "in_flight": sum(len(f) - f.count(-1) for f in _flying(run)),
         "to_send": total["jobs"],
         "spent_usd": plain_usd(spent),
@@ -218,7 +221,9 @@ def show(planned: dict[str, Any]) -> None:
         say(stderr=True)
     say(
         f"{counted(planned['jobs'], 'job')}: {planned['answered']:,} answered already, "
-        f"{planned['failed']:,} failed for good, {planned['in_flight']:,} in flight, "
+        f"{planned['failed']:,} failed for good, "
+        + (f"{planned['skipped']:,} skipped, " if planned["skipped"] else "")
+        + f"{planned['in_flight']:,} in flight, "
         f"{planned['to_send']:,} to send with about {planned['api_calls']:,} API calls",
         stderr=True,
     )

@@ -24,7 +24,7 @@ from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entr
 from batchata_prefect.numbers import counted, plain_usd
 from batchata_prefect.results import archive
 from batchata_prefect.results.assemble import Part, assemble
-from batchata_prefect.results.codes import what_to_do
+from batchata_prefect.results.codes import INVALID_ROW, what_to_do
 from batchata_prefect.results.ended import drop
 from batchata_prefect.results.frames import write_parquet
 from batchata_prefect.results.remote import bring
@@ -188,8 +188,10 @@ def _unsent(run: Session, job: Context, family: Family) -> dict[str, Any]:
     """The row of a job that no ended batch holds."""
     row = blank_row(job, family.provider, family.model)
     left, closed = run.seconds_left, run.closed.get(family.provider)
-    row["status"] = "failed" if run.stopped is None else "cancelled"
-    if job.state == IN_FLIGHT:
+    row["status"] = "failed" if run.stopped is None or job.fault else "cancelled"
+    if job.fault is not None:
+        row["error_code"], row["error"] = INVALID_ROW, job.fault
+    elif job.state == IN_FLIGHT:
         row["error_code"] = "in_flight"
         row["error"] = (
             "its provider batch goes on, or its outcome is not known; run again to collect it. "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TagsContext
 from prefect.states import Cancelled
@@ -24,6 +24,7 @@ from batchata_prefect.engine.suspend import sleepy
 from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.engine.watch import wait_for_prefect, watching
 from batchata_prefect.errors import BatchataError
+from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.views import events, states
 from batchata_prefect.views.artifacts import Seen, publish, showing
 from batchata_prefect.views.asset import materialized
@@ -95,6 +96,8 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             return Cancelled(message=f"{run.stopped.reason}; this start sent nothing")
         async with connected(run), delivering(run) as deliveries:
             await look_at_results(run)
+            for remark in remarks(run.spool):
+                get_run_logger().warning("%s", remark)
             await recover(run)
             limits, uploads = Limits(run), Uploads(run)
             await limits.open()

@@ -20,6 +20,7 @@ from batchata_prefect.jobs.spool import IN_FLIGHT
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import AGAIN, FAILED, NEVER_SENT, NOT_AS_ASKED, Entry
 from batchata_prefect.numbers import counted, plain_usd
+from batchata_prefect.results.codes import INVALID_ROW
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 logger = logging.getLogger("batchata_prefect")
@@ -53,7 +54,10 @@ class FailureCodes:
                 self._later.add(number)
             elif _has_failures(entry):
                 self._count(run, entry, number)
-        return dict(self._codes.most_common())
+        codes = self._codes.copy()
+        if refused := run.spool.refused:
+            codes[INVALID_ROW] = refused
+        return dict(codes.most_common())
 
     def _count(self, run: Session, entry: Entry, number: int) -> None:
         answers = kept_answers(run, entry)

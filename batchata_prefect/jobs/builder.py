@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ProviderError, ValidationError
+from batchata_prefect.jobs.faults import Faults, fault_of
 from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
 from batchata_prefect.jobs.jobs_file import JobsFile
-from batchata_prefect.models import FileInput, Job, Message, ResponseModel
+from batchata_prefect.jobs.row_files import Damaged
+from batchata_prefect.models import FileInput, Job, Message, OnBadRow, ResponseModel
 from batchata_prefect.providers import provider_for
 
 if TYPE_CHECKING:
     from batchata_prefect.jobs.sources import RowForm
 
-_FAULTS_SHOWN = 20
+
 _FAULTS_KEPT = 1_000
-_PLACES_SHOWN = 3
 
 
 class JobsBuilder:
@@ -141,7 +142,7 @@ class JobsBuilder:
             ValidationError: Some jobs would be refused: all of them are named together. The
                 batch then holds only the good ones; make a new one from mended jobs.
         """
-        faults = _Faults()
+        faults = Faults()
         for nth, item in enumerate(jobs, start=1):
             values = _job_values(item) if isinstance(item, Job) else item
             try:
@@ -161,6 +162,7 @@ class JobsBuilder:
         metadata_columns: Sequence[str] | None = None,
         documents_root: str | Path | None = None,
         allow_urls: Sequence[str] = (),
+        on_bad_row: OnBadRow = "fail",
         **kwargs: Any,
     ) -> Self:
         """Add one job for each row of a table; read in pieces, never held as a whole.
@@ -183,11 +185,17 @@ class JobsBuilder:
                 `*.example.com`, and `s3://bucket` of what is not HTTP; none by default. What a URL
                 leads on to is held to the same, and an address of a private network is read only
                 from a host that is named in full.
+            on_bad_row: What becomes of rows that make no job: an empty cell where the template has
+                nothing else, a document that is missing, a line that is no JSON, an id that an
+                earlier row has, a request that no provider would take. `fail` refuses all before
+                anything is sent; with `skip` they end as failed with `invalid_row`, under their own
+                id or `row-7`, cost nothing, and the others run.
             **kwargs: Further arguments of `add_job` for every row.
 
         Raises:
-            ValidationError: The source cannot be read, or some rows make no job: all of them are
-                named together. The batch then holds only the good ones; make a new one.
+            ValidationError: The source cannot be read, or some rows make no job and are not to be
+                skipped: all of them are named together. The batch then holds only the good ones;
+                make a new one.
         """
         before = len(self)
         allowed = (documents_root and str(documents_root), *allow_urls)
@@ -196,15 +204,14 @@ class JobsBuilder:
         file = None if path is None or before else JobsFile.of(path)
         origin: str | None = None
         if file is not None:
-            told = {**kwargs, "prompt": prompt, "columns": columns}
+            told = {**kwargs, "prompt": prompt, "columns": columns, "bad": on_bad_row}
             origin = self._intake.take_over(file, told)
         # It takes nothing over where there are jobs already, whatever those came from.
         if origin is None or self._intake.origin is None:
             # fsspec takes a while to import, and jobs that are added one by one never need it.
             from batchata_prefect.jobs.sources import RowForm, rows_of
 
-            def form(row: Mapping[str, Any]) -> RowForm:
-                own = "id" if prompt is not None and "id" in row else None
+            def form(own: str | None) -> RowForm:
                 return RowForm(
                     prompt,
                     id_column or own,
@@ -216,7 +223,13 @@ class JobsBuilder:
                     allow_urls=allow_urls,
                 )
 
-            self._take(rows_of(source), form)
+            plain = form(None)
+            with_id = plain if prompt is None else form("id")
+            self.take(
+                rows_of(source),
+                lambda row, _: with_id if "id" in row else plain,
+                on_bad_row,
+            )
             self._intake.came_from(origin)
         if file is not None:
             self.came_from(file, prompt)
@@ -238,88 +251,74 @@ class JobsBuilder:
         file, count = self._came_from
         return file if count == len(self) else None
 
-    def _take(
-        self, rows: Iterable[Mapping[str, Any]], form_of: Callable[[Mapping[str, Any]], RowForm]
+    def take(
+        self,
+        rows: Iterable[Mapping[str, Any] | Damaged],
+        form_of: Callable[[Mapping[str, Any], int], RowForm],
+        on_bad_row: OnBadRow,
     ) -> None:
-        """Make a job of each row, in the form that the first one shows."""
-        from batchata_prefect.jobs.sources import place_of
+        """Make a job of each row.
 
-        faults = _Faults()
-        form: RowForm | None = None
+        Args:
+            rows: The rows: mappings, and what is none where a row should be.
+            form_of: What a row becomes, with its number from 1.
+            on_bad_row: As for `add_rows`.
+
+        Raises:
+            ValidationError: As of `add_rows`.
+        """
+        from batchata_prefect.jobs.sources import not_a_row, place_of
+
+        if on_bad_row not in {"fail", "skip"}:
+            raise ValidationError(f"on_bad_row must be 'fail' or 'skip', not {on_bad_row!r}")
+        faults, first, empty = Faults(), len(self), Counter[str]()
+        nothing: dict[str, Any] = {}
+
+        def refuse(error: Exception, form: RowForm | None, own: object = None) -> None:
+            place = place_of(row, number)
+            if on_bad_row == "fail":
+                faults.add(place, error, own)
+                return
+            own_id, reads_files = None, False
+            if form is not None and not isinstance(row, Damaged):
+                own_id, reads_files = form.own_id(row), form.reads_files(row)
+            fault = f"{place}: {fault_of(place, error, own)}".removesuffix(" Nothing was sent.")
+            self._intake.refuse(own_id, number, fault, reads_files=reads_files)
+
         try:
             for number, row in enumerate(rows, start=1):
-                form = form or form_of(row)
                 if len(faults) == _FAULTS_KEPT:
                     faults.add("", "no more of the rows were read")
                     break
+                if not isinstance(row, (dict, Mapping)):
+                    refuse(not_a_row(row), None)
+                    continue
+                form = form_of(row, number)
+                values = nothing
                 try:
                     values = form.job(row, number)
-                except ValidationError as error:
-                    faults.add(place_of(row, number), error)
-                    continue
-                try:
                     self._intake.add(
                         {key: value for key, value in values.items() if value is not None}
                     )
                 except (ValidationError, ProviderError) as error:
-                    faults.add(place_of(row, number), error, values.get("id"))
+                    refuse(error, form, values.get("id"))
+                else:
+                    if form.empty:
+                        empty.update(form.empty)
+                if form.empty:
+                    form.empty.clear()
         except ValidationError as error:
             # The source itself broke off, and what stands behind this is not known.
             faults.add("", error)
         faults.raise_together()
+        if on_bad_row == "skip":
+            self._intake.refuse_repeats(first)
+        if empty:
+            self._intake.open_spool().empty.update(empty)
 
     def __len__(self) -> int:
         """Number of jobs."""
         return self._intake.spool.count if self._intake.spool is not None else 0
-
-
-class _Faults:
-    """What was wrong with jobs, told together: a fault of the file or of an option once."""
-
-    def __init__(self) -> None:
-        self._all: list[str] = []
-        self._places: dict[str, list[str]] = {}
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def add(self, place: str, error: Exception | str, job_id: object = None) -> None:
-        """Note a fault; what it says is the same for all jobs once place and id are left out."""
-        text = str(error).removeprefix(f"{place}: ")
-        self._all.append(f"{place}: {text}" if place else text)
-        own = "(no id)" if job_id is None else job_id
-        self._places.setdefault(text.removeprefix(f"job {own!r}: "), []).append(place)
-
-    def raise_together(self) -> None:
-        """Tell all that were noted.
-
-        Raises:
-            ValidationError: Some were.
-        """
-        if not self._all:
-            return
-        if set(map(tuple, self._places.values())) == {("",)}:
-            raise ValidationError("; ".join(self._all), self._all)
-        told = [_told(places, text) for text, places in self._places.items()]
-        shown = "\n".join(f"- {each}" for each in told[:_FAULTS_SHOWN])
-        more = len(told) - _FAULTS_SHOWN
-        raise ValidationError(
-            f"{len(self._all)} jobs would be refused, nothing was sent:\n{shown}"
-            + (f"\n- and {more} more" if more > 0 else ""),
-            self._all,
-        )
-
-
-def _told(places: list[str], text: str) -> str:
-    """A fault with the first places where it stands."""
-    first, *others = places
-    told = f"{first}: {text}" if first else text
-    if not others:
-        return told
-    head, _, _ = first.rpartition(" ")
-    also = ", ".join(place.removeprefix(f"{head} ") for place in others[: _PLACES_SHOWN - 1])
-    more = len(places) - _PLACES_SHOWN
-    return f"{told} (also {also}{f' and {more:,} more' if more > 0 else ''})"
 
 
 def _job_values(job: Job) -> dict[str, Any]:

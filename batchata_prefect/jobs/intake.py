@@ -159,6 +159,29 @@ class Intake:
         if self.origin is not None and self.spool is not None:
             keep(self.spool, self._results_dir / ".batchata", self.origin)
 
+    def refuse(self, own_id: str | None, number: int, fault: str, *, reads_files: bool) -> None:
+        """Add a row that makes no job, in place of one.
+
+        Args:
+            own_id: Its own id; None where it has none that can be used.
+            number: Its number in its source, from 1.
+            fault: Why it makes none.
+            reads_files: Whether it names a document, which may be another the next time.
+        """
+        self.origin = None
+        self._has_files = self._has_files or reads_files
+        self.open_spool().refuse(own_id or f"row-{number}", fault, named=own_id is not None)
+
+    def refuse_repeats(self, first: int) -> None:
+        """Have rows from an ordinal on make no job whose id an earlier one has."""
+
+        def told(ordinal: int, job_id: str) -> tuple[str, str]:
+            number = ordinal - first + 1
+            return f"row-{number}", f"row {number}: its id {job_id!r} is that of another row"
+
+        if self.spool is not None:
+            self.spool.refuse_repeats(first, told)
+
     def _alike(self, given: Mapping[str, Any]) -> Hashable | None:
         """What jobs of the same form have in common; None for a job that has no form."""
         if type(given.get("prompt")) is not str or "file" in given:

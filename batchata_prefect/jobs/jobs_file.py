@@ -10,7 +10,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.row_files import kind_of, read_rows
+from batchata_prefect.jobs.row_files import Damaged, file_rows, kind_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class JobsFile:
         return kind_of(self.path)[0] not in {".jsonl", ".ndjson"}
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Its rows, where it is still what it was.
+        """Its rows, where it is still what it was; a line that is none is one without columns.
 
         Raises:
             ValidationError: It is not, or cannot be read; the text says so in a few words.
@@ -60,7 +60,8 @@ class JobsFile:
         if (now := _digest(self.path)) != self.digest:
             why = "cannot be read any more" if now is None else "was changed since the run"
             raise ValidationError(f"{self.path!r} {why}")
-        return read_rows(self.path)
+        rows = file_rows(self.path)
+        return (dict[str, Any]() if isinstance(row, Damaged) else row for row in rows)
 
 
 def _digest(path: str) -> str | None:

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from bz2 import BZ2Decompressor
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -58,7 +59,40 @@ class Row(dict[str, Any]):
         self.line = line
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A line that is no row, where the next one is known to begin.
+
+    Attributes:
+        source: Path or URL of the file.
+        line: Line in the file, from 1.
+        fault: What is wrong with it, with its place.
+    """
+
+    source: str
+    line: int
+    fault: ValidationError
+
+    @classmethod
+    def at(cls, source: str, line: int, why: str) -> Damaged:
+        """One at a line of a file."""
+        return cls(source, line, ValidationError(f"{source!r} line {line}: {why}"))
+
+
 def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a file, one after the other; see `file_rows`.
+
+    Raises:
+        ValidationError: As of `file_rows`; or a line is not a row, told at the moment it is
+            reached.
+    """
+    for row in file_rows(path_or_url):
+        if isinstance(row, Damaged):
+            raise row.fault
+        yield row
+
+
+def file_rows(path_or_url: str | os.PathLike[str]) -> Iterator[Row | Damaged]:
     """The rows of a file, one after the other, without holding the file in memory.
 
     The kind is told by the name: `.jsonl` or `.ndjson` (one object a line), `.csv` or `.tsv`
@@ -68,8 +102,8 @@ def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     opened by fsspec.
 
     Raises:
-        ValidationError: The file cannot be opened or is of no known kind, or a line is not a row
-            (told at the moment it is reached); the text names the file and the line.
+        ValidationError: The file cannot be opened, is of no known kind, or cannot be read on, as
+            where it is cut short or a quote is never closed; the text names the file and the line.
     """
     source = os.fspath(path_or_url)
     kind, packed = kind_of(source)
@@ -222,8 +256,15 @@ def _only_member(file: IO[bytes], source: str) -> IO[bytes]:
     )
 
 
-def _lines(file: IO[bytes], source: str) -> Iterator[str]:
-    """Decoded lines; decoding line by line lets the error name the line."""
+def _lines(file: IO[bytes], source: str, damaged: dict[int, str]) -> Iterator[str]:
+    """Decoded lines.
+
+    Args:
+        file: The file.
+        source: Its path or URL.
+        damaged: Takes the lines that are not UTF-8, and why. They are given as they can be had:
+            what parts the cells of a row is.
+    """
     line = 0
     pieces = _pieces(file)
     while True:
@@ -240,10 +281,9 @@ def _lines(file: IO[bytes], source: str) -> Iterator[str]:
         try:
             yield data.decode("utf-8-sig" if line == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise ValidationError(
-                f"{source!r} line {line}: not UTF-8 (byte {error.start + 1} of the line); "
-                "save the file as UTF-8"
-            ) from None
+            at = error.start + 1
+            damaged[line] = f"not UTF-8 (byte {at} of the line); save the file as UTF-8"
+            yield data.decode("utf-8", "replace")
 
 
 def _pieces(file: IO[bytes]) -> Iterator[bytes]:
@@ -271,21 +311,25 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _json_rows(source: str, packed: str | None) -> Iterator[Row]:
+def _json_rows(source: str, packed: str | None) -> Iterator[Row | Damaged]:
+    damaged: dict[int, str] = {}
     with _open(source, packed) as file:
-        for line, text in enumerate(_lines(file, source), 1):
+        for line, text in enumerate(_lines(file, source, damaged), 1):
             if not text.strip():
+                continue
+            if damaged:
+                yield Damaged.at(source, *damaged.popitem())
                 continue
             try:
                 values = _loads(text)
             except (ValueError, RecursionError) as error:
-                raise ValidationError(f"{source!r} line {line}: not JSON: {error}") from None
-            if not isinstance(values, dict):
-                raise ValidationError(
-                    f"{source!r} line {line}: each line must be one JSON object, "
-                    f"this is {type(values).__name__}"
-                )
-            yield Row(cast("dict[str, Any]", values), source, line)
+                yield Damaged.at(source, line, f"not JSON: {error}")
+                continue
+            if isinstance(values, dict):
+                yield Row(cast("dict[str, Any]", values), source, line)
+            else:
+                kind = type(values).__name__
+                yield Damaged.at(source, line, f"each line must be one JSON object, this is {kind}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -308,11 +352,12 @@ _loads = json.JSONDecoder(
 ).decode
 
 
-def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row]:
+def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row | Damaged]:
     # The module's limit of 131,072 characters is shorter than many a document in a column.
     csv.field_size_limit(_CSV_FIELD_CHARACTERS)
+    damaged: dict[int, str] = {}
     with _open(source, packed) as file:
-        lines = _lines(file, source)
+        lines = _lines(file, source, damaged)
         first = next(lines, "")
         separator, skipped = "\t" if tabs else ",", 0
         if first[:4].lower() == "sep=" and len(first.rstrip("\r\n")) == 5:
@@ -326,6 +371,13 @@ def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row]:
             start = 1 + skipped
             for cells in reader:
                 line, start = start, reader.line_num + 1 + skipped
+                if damaged:
+                    at, why = damaged.popitem()
+                    damaged.clear()
+                    if header is None:
+                        raise ValidationError(f"{source!r} line {at}: {why}")
+                    yield Damaged.at(source, at, why)
+                    continue
                 if not cells:
                     continue
                 if header is None:
@@ -333,16 +385,14 @@ def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row]:
                     unnamed = [at for at, name in enumerate(header) if not name]
                     continue
                 if len(cells) != len(header):
-                    raise ValidationError(
-                        f"{source!r} line {line}: {len(cells)} values, but the first line "
-                        f"names {len(header)} columns"
-                    )
+                    named = f"the first line names {len(header)} columns"
+                    yield Damaged.at(source, line, f"{len(cells)} values, but {named}")
+                    continue
                 values = dict(zip(header, cells, strict=True))
                 if unnamed and any(cells[at] for at in unnamed):
-                    raise ValidationError(
-                        f"{source!r} line {line}: a value in a column that has no name; "
-                        "the first line must name the columns"
-                    )
+                    why = "a value in a column that has no name"
+                    yield Damaged.at(source, line, f"{why}; the first line must name the columns")
+                    continue
                 values.pop("", None)
                 yield Row(values, source, line)
         except csv.Error as error:
@@ -370,7 +420,7 @@ def _header(cells: list[str], source: str, line: int) -> list[str]:
     return names
 
 
-def _parquet_rows(source: str, packed: str | None) -> Iterator[Row]:
+def _parquet_rows(source: str, packed: str | None) -> Iterator[Row | Damaged]:
     try:
         # By name, because the package is optional and has no types to check against.
         parquet: Any = import_module("pyarrow.parquet")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from batchata_prefect.content.documents.allowed import Allowed, row_file
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.row_files import Row, read_rows
+from batchata_prefect.jobs.row_files import Damaged, Row, file_rows
 from batchata_prefect.jobs.tables import as_json, as_text, is_missing, table_rows
 from batchata_prefect.models import Job
 
@@ -21,18 +21,18 @@ Piece = tuple[str, str | None]
 _JOB_FIELDS = frozenset(name for name in Job.__dataclass_fields__ if name != "defaulted")
 
 
-def rows_of(source: Any) -> Iterator[Mapping[str, Any]]:
-    """The rows of a path or URL as `read_rows`, or of a table as `tables.table_rows`.
+def rows_of(source: Any) -> Iterator[Mapping[str, Any] | Damaged]:
+    """The rows of a path or URL as `file_rows`, or of a table as `tables.table_rows`.
 
     Raises:
         ValidationError: As these.
     """
     if isinstance(source, (str, os.PathLike)):
-        return read_rows(cast("str | os.PathLike[str]", source))
+        return file_rows(cast("str | os.PathLike[str]", source))
     return table_rows(source)
 
 
-def fill(template: str, row: Mapping[str, Any], line: int) -> str:
+def fill(template: str, row: Mapping[str, Any], line: int, empty: list[str] | None = None) -> str:
     """The template with each `{column}` replaced by the row's value; `{{` and `}}` are braces.
 
     An empty value (None) gives no text; lists and objects are written as JSON.
@@ -41,6 +41,7 @@ def fill(template: str, row: Mapping[str, Any], line: int) -> str:
         template: The text, such as `Summarize in {language}: {text}`.
         row: The values by column.
         line: Line of the row, for the error.
+        empty: Takes the columns that give no text.
 
     Raises:
         ValidationError: The row has no such column, or the template has a single brace.
@@ -55,12 +56,15 @@ def fill(template: str, row: Mapping[str, Any], line: int) -> str:
                     f"only the columns {sorted(row)}; write {{{{ and }}}} for braces that are text"
                 )
             try:
-                parts.append(as_text(row[column]))
+                value = as_text(row[column])
             except TypeError as error:
                 where = place_of(row, line)
                 raise ValidationError(
                     f"{where}: the column {column!r} cannot be used: {error}"
                 ) from None
+            parts.append(value)
+            if (not value or value.isspace()) and empty is not None:
+                empty.append(column)
     return "".join(parts)
 
 
@@ -124,6 +128,7 @@ class RowForm:
         allow_urls: Hosts of URLs that rows may name, see `content.documents.allowed`.
         others: With a template, whether all columns that it, the id and the file do not use go
             into the metadata where none are named; what has no JSON form is left out.
+        empty: Columns of the template that gave no text, since it was emptied.
     """
 
     prompt: str | None
@@ -134,6 +139,7 @@ class RowForm:
     others: bool = False
     documents_root: str | os.PathLike[str] | None = None
     allow_urls: Sequence[str] = ()
+    empty: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
         """Refuse a template that no row can fill.
@@ -151,10 +157,13 @@ class RowForm:
             ValidationError: A column is missing or empty, or the row is no job.
         """
         if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValidationError(f"row {number}: it is {type(row).__name__}, not a mapping")
+            raise ValidationError(f"row {number}: {not_a_row(row)}")
         where = place_of(row, number)
         if self.prompt is not None:
-            job: dict[str, Any] = {**self.defaults, "prompt": fill(self.prompt, row, number)}
+            job: dict[str, Any] = {
+                **self.defaults,
+                "prompt": fill(self.prompt, row, number, self.empty),
+            }
         else:
             job = {**self.defaults, **_job_fields(row, where)}
         if self.id_column is not None:
@@ -166,6 +175,9 @@ class RowForm:
         if job.get("file") is not None:
             source = getattr(row, "source", None)
             job["file"] = row_file(_beside(job["file"], source), self._allowed(source))
+        elif self.empty and not job["prompt"].strip():
+            columns = ", ".join(map(repr, self.empty))
+            raise ValidationError(f"{where}: the prompt is empty, as the cell of {columns} is")
         metadata = job.get("metadata")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ValidationError(
@@ -178,6 +190,18 @@ class RowForm:
         elif self.others and self.metadata_columns is None and self.prompt is not None:
             job["metadata"] = {**(job.get("metadata") or {}), **self._others(self.prompt, row)}
         return job
+
+    def own_id(self, row: Mapping[str, Any]) -> str | None:
+        """The id of a row that makes no job; None where it has none that can be used."""
+        column = self.id_column or ("id" if self.prompt is None else None)
+        with suppress(TypeError):
+            text = as_text(row.get(column)) if column is not None else ""
+            return text if text.strip() else None
+        return None
+
+    def reads_files(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row names a document."""
+        return self.file_column is not None or "file" in row
 
     def _allowed(self, source: str | None) -> Allowed:
         root = self.documents_root
@@ -227,9 +251,17 @@ def _pieces(template: str) -> tuple[Piece, ...]:
     return (*pieces, (text, None))
 
 
-def place_of(row: Mapping[str, Any], number: int) -> str:
+def not_a_row(row: object) -> ValidationError:
+    """What is wrong with what stands where a row should be."""
+    if isinstance(row, Damaged):
+        return row.fault
+    return ValidationError(f"it is {type(row).__name__}, not a mapping")
+
+
+def place_of(row: Mapping[str, Any] | Damaged, number: int) -> str:
     """Where a row stands, for an error: its file and line, or its number."""
-    return f"{row.source!r} line {row.line}" if isinstance(row, Row) else f"row {number}"
+    known = isinstance(row, (Row, Damaged))
+    return f"{row.source!r} line {row.line}" if known else f"row {number}"
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str, *, empty: bool = False) -> Any:

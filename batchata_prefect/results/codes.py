@@ -40,6 +40,9 @@ _MODEL = "The model id is unknown to this account; check its spelling and access
 _OTHER = Code(FAILED, "Read what the provider said of one of them, and change the jobs.")
 _PASSING = Code(AGAIN, _PROVIDER)
 
+INVALID_ROW = "invalid_row"
+"""Of a row that makes no job, and was skipped."""
+
 CODES: dict[str, Code] = {
     # The run
     "time_limit_exceeded": Code(
@@ -90,6 +93,11 @@ CODES: dict[str, Code] = {
         "had, nor what was written off. Sent with a changed request they are paid again.",
     ),
     # The request
+    INVALID_ROW: Code(
+        FAILED,
+        "They make no job, for the reason that their error tells, and nothing was sent or paid. "
+        "Mend these rows and run the same command again: only they are sent.",
+    ),
     "invalid_request": Code(FAILED, _REQUEST),
     "invalid_request_error": Code(FAILED, _REQUEST),
     "not_found_error": Code(FAILED, _MODEL),

@@ -46,6 +46,7 @@ TOLD: dict[str, tuple[Any, list[str]]] = {
     "metadata_columns": (("team", "land"), ["--metadata", "team", "land"]),
     "documents_root": ("/data", ["--documents-root", "/data"]),
     "allow_urls": (("a.example.com",), ["--allow-url", "a.example.com"]),
+    "on_bad_row": ("skip", ["--skip-bad-rows"]),
     "run_key": ("monday", ["--run-key", "monday"]),
     "cost_limit_usd": (Decimal("2.5"), ["--budget", "2.5"]),
     "shared_budget": ("team-a", ["--shared-budget", "team-a"]),

@@ -16,17 +16,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.jobs.spool.layout import MADE, REFUSED
 
 _TABLE = """
 CREATE TABLE jobs (
-    ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT, fingerprint BLOB NOT NULL
+    ordinal INTEGER PRIMARY KEY, job_id TEXT NOT NULL, made TEXT, kind INTEGER NOT NULL,
+    fingerprint BLOB NOT NULL
 );
 """
 _REPEATS = """
 SELECT ordinal, nth FROM
-    (SELECT ordinal, ROW_NUMBER() OVER (PARTITION BY made ORDER BY ordinal) AS nth
-     FROM jobs WHERE made IS NOT NULL)
-WHERE nth > 1
+    (SELECT ordinal, made, ROW_NUMBER() OVER
+        (PARTITION BY COALESCE(made, job_id) ORDER BY made IS NOT NULL, ordinal) AS nth
+     FROM jobs)
+WHERE nth > 1 AND made IS NOT NULL
+"""
+_GIVEN_AGAIN = """
+SELECT ordinal, job_id FROM
+    (SELECT ordinal, job_id, kind,
+        ROW_NUMBER() OVER (PARTITION BY job_id ORDER BY kind, ordinal) AS nth
+     FROM jobs WHERE made IS NULL)
+WHERE nth > 1 AND (ordinal >= ?1 OR kind = ?2) ORDER BY ordinal
 """
 _HEAPS = 64
 
@@ -38,20 +48,21 @@ class Known(NamedTuple):
         ordinal: Place in the job set.
         given_id: Its id as it was added.
         nth: Which of the jobs with this id it is; 0 where it is the first.
-        named: Whether the user gave the id.
+        kind: Where the id is from.
         fingerprint: What it is recognised by.
     """
 
     ordinal: int
     given_id: str
     nth: int
-    named: bool
+    kind: int
     fingerprint: bytes
 
-    def row(self) -> tuple[int, str, str | None, bytes]:
+    def row(self) -> tuple[int, str, str | None, int, bytes]:
         """It as a row of the database."""
         job_id = f"{self.given_id}-{self.nth}" if self.nth else self.given_id
-        return self.ordinal, job_id, None if self.named else self.given_id, self.fingerprint
+        made = self.given_id if self.kind == MADE else None
+        return self.ordinal, job_id, made, self.kind, self.fingerprint
 
 
 class Ids:
@@ -82,10 +93,22 @@ class Ids:
 
     def settle(self) -> bool:
         """Whether two jobs may have the same id; no more can be added then before `reopen`."""
-        may_repeat = any(len(set(heap)) < len(heap) for heap in self._hashes)
+        may_repeat = self._may_repeat()
         for heap in self._hashes:
             del heap[:]
         return may_repeat
+
+    def _may_repeat(self) -> bool:
+        return any(len(set(heap)) < len(heap) for heap in self._hashes)
+
+    def given_again(self, first: int) -> Iterator[tuple[int, str]]:
+        """Jobs from an ordinal on that were given the id of another, and their id, in order.
+
+        Of rows that make no job all, wherever they stand: one that makes a job has the id.
+        """
+        if not self._may_repeat():
+            return iter(())
+        return self._open().execute(_GIVEN_AGAIN, (first, REFUSED))
 
     def repeats(self) -> list[tuple[int, int]]:
         """Number the ids that we made up where they repeat; gives (ordinal, number)."""
@@ -139,7 +162,7 @@ class Ids:
             database.execute(_TABLE)
             database.execute("BEGIN")
             database.executemany(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?)",
+                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)",
                 (known.row() for known in self._each()),
             )
             database.execute("COMMIT")

@@ -21,7 +21,7 @@ from batchata_prefect.jobs.spool.spool import Spool
 
 _FILES = ("index", "contexts", "bodies")
 _FACTS = "facts.json"
-_FORMAT = 3
+_FORMAT = 4
 
 
 def keep(spool: Spool, parent: Path, name: str) -> None:

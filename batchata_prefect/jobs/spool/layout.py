@@ -24,18 +24,24 @@ MOST_ATTEMPTS = ATTEMPT_MASK
 ONE_ATTEMPT = 1 << STATE_BITS
 FAMILY_SHIFT = STATE_BITS + ATTEMPT_BITS
 
+MADE, NAMED, REFUSED = range(3)
+"""Where a job's id is from: made by us, given, or given in a row that makes no job."""
+
 BUFFER_BYTES = 1 << 20
 INDEX_BUFFER_BYTES = 1 << 16
 
 RECORD = Struct(f"<QIQIIIIIB{FINGERPRINT_BYTES}s")
 """A job in the index: start and bytes of its body; start and bytes of its context; likely input
 tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
-the first; whether the user gave the id; fingerprint."""
+the first; where the id is from; fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The jobs that may share a provider batch: one provider, endpoint, model, and terms."""
+    """The jobs that may share a provider batch: one provider, endpoint, model, and terms.
+
+    Rows that make no job have none of these, and are of a family of their own.
+    """
 
     id: int
     provider: str
@@ -100,6 +106,7 @@ class Facts(NamedTuple):
         digests: Of all fingerprints, and of all contexts.
         has_prefixes: As the spool's own.
         files: As the spool's own.
+        empty: As the spool's own.
     """
 
     families: Sequence[Sequence[Any]]
@@ -108,6 +115,7 @@ class Facts(NamedTuple):
     digests: Sequence[str]
     has_prefixes: bool
     files: Mapping[str, Sequence[int]]
+    empty: Mapping[str, int]
 
 
 class Context(NamedTuple):
@@ -126,6 +134,7 @@ class Context(NamedTuple):
         files: Digests of the large files in its request.
         tags: Words under which its cost is added up.
         accept_truncated: Whether an answer that was cut off is taken as it is.
+        fault: Why its row makes no job; None where it does.
     """
 
     ordinal: int
@@ -140,6 +149,7 @@ class Context(NamedTuple):
     files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     accept_truncated: bool = False
+    fault: str | None = None
 
 
 class Stored(NamedTuple):
@@ -190,7 +200,7 @@ def digest(data: bytes) -> bytes:
 _BETWEEN = b"\t"
 """No JSON without spaces holds it."""
 
-_REST = ("schema", "citations", "sources", "files", "prefix", "accept_truncated")
+_REST = ("schema", "citations", "sources", "files", "prefix", "accept_truncated", "fault")
 
 ACCEPTS_TRUNCATED = orjson.dumps({"accept_truncated": True})
 """`Stored.rest` of a job that has nothing in it but this."""
@@ -209,7 +219,7 @@ def pack(context: Mapping[str, Any]) -> bytes:
 
     Args:
         context: The job's `id`, and where it has them its `metadata`, `tags`, `schema`,
-            `citations`, `sources`, `files`, `prefix` and `accept_truncated`.
+            `citations`, `sources`, `files`, `prefix`, `accept_truncated` and `fault`.
 
     Raises:
         TypeError: A value is not JSON.

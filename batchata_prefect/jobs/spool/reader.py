@@ -181,6 +181,7 @@ class SpoolReader:
             tuple(rest.get("files", ())),
             tuple(orjson.loads(stored.tags)) if stored.tags else (),
             rest.get("accept_truncated", False),
+            rest.get("fault"),
         )
 
     def family(self, ordinal: int) -> Family:

@@ -15,7 +15,7 @@ from contextlib import closing
 from itertools import groupby
 from typing import TypeAlias
 
-from batchata_prefect.jobs.spool.layout import in_a_row
+from batchata_prefect.jobs.spool.layout import FAMILY_SHIFT, in_a_row
 from batchata_prefect.jobs.spool.spool import Spool
 from batchata_prefect.money.ledger import ANSWERED, FAILED, FINGERPRINT_BYTES, NOT_AS_ASKED, Ending
 
@@ -130,12 +130,15 @@ class Renamed:
         changed = array("q", ordinals)
         for _, place, ordinal, print_ in found:
             changed[place] = ordinal
-            self._spool.call(ordinal, print_)
+            self._spool.recorded.put(ordinal, print_)
         return in_a_row(changed)
 
     def _free(self, members: Sequence[Sequence[int]]) -> array[int]:
-        """Jobs that are in no chunk."""
-        free = bytearray(b"\1") * self._spool.count
+        """Jobs that are in no chunk, and could be."""
+        spool, free = self._spool, bytearray(b"\1") * self._spool.count
+        if (refused := spool.states.refused) is not None:
+            for ordinal, code in enumerate(spool.states.codes):
+                free[ordinal] = code >> FAMILY_SHIFT != refused
         for ordinals in members:
             if isinstance(ordinals, range):
                 free[ordinals.start : ordinals.stop] = bytes(len(ordinals))

@@ -7,20 +7,24 @@ import os
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import orjson
-
 from batchata_prefect.files import copy_start, make_folder, whole_file
 from batchata_prefect.jobs.spool.ids import Ids, Known
+from batchata_prefect.jobs.spool.index import known_jobs, locate, number, open_index, refuse
 from batchata_prefect.jobs.spool.layout import (
     BUFFER_BYTES,
+    FAILED,
     FAMILY_SHIFT,
-    INDEX_BUFFER_BYTES,
+    MADE,
+    NAMED,
     RECORD,
+    REFUSED,
     Amendment,
     Facts,
     Family,
@@ -28,17 +32,14 @@ from batchata_prefect.jobs.spool.layout import (
     digest,
     in_a_row,
     pack,
-    unpack,
 )
 from batchata_prefect.jobs.spool.reader import SpoolReader
+from batchata_prefect.jobs.spool.recorded import Recorded
 from batchata_prefect.jobs.spool.states import States
 from batchata_prefect.jobs.spool.writer import Writer
 from batchata_prefect.models import USUAL, Estimate, Job, Request, Terms
-from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 
 _ROWS_AT_ONCE = 2_000
-_LOOK_AHEAD = 4
-_PRINTS_AT_ONCE = 2_000 * FINGERPRINT_BYTES
 
 
 class Spool:
@@ -49,6 +50,8 @@ class Spool:
         states: What became of the jobs so far.
         has_prefixes: Whether some jobs are to be sent side by side.
         files: Digest of a large file in the requests -> jobs that have it, and its bytes.
+        empty: Column -> rows in which it is empty and the prompt has more.
+        recorded: Under which fingerprints the records know jobs that have had another id.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -56,7 +59,8 @@ class Spool:
         self.states = States()
         self.has_prefixes = False
         self.files: dict[str, tuple[int, int]] = {}
-        self._ids = Ids(directory / "ids.sqlite", self._each)
+        self.empty: Counter[str] = Counter()
+        self._ids = Ids(directory / "ids.sqlite", self._known)
         self._writer = Writer(directory)
         self._new_families = array("I")
         self._families: dict[tuple[str, str, str, Terms], Family] = {}
@@ -66,7 +70,7 @@ class Spool:
         self._restored: Facts | None = None
         self._located = 0
         self._amended: dict[int, Amendment] = {}
-        self._recorded: BinaryIO | None = None
+        self.recorded = Recorded(directory / "recorded")
 
     @classmethod
     def create(cls, parent: Path) -> Spool:
@@ -135,6 +139,7 @@ class Spool:
         estimate: Estimate,
         *,
         named: bool,
+        refused: bool = False,
     ) -> None:
         """Add a job of which no more is kept than its packed context.
 
@@ -145,15 +150,74 @@ class Spool:
             body: Its request.
             estimate: Tokens of its request.
             named: Whether the user gave the id.
+            refused: Whether it is a row that makes no job.
         """
         if not self._writer.is_open:
             self._take_more()
         behind_id = self._behind_ids[family.id]
-        self._writer.put(job_id, behind_id, packed, body, estimate, named=named)
+        kind = REFUSED if refused and named else NAMED if named else MADE
+        self._writer.put(job_id, behind_id, packed, body, estimate, kind=kind)
         self._ids.add(job_id)
         self._new_families.append(family.id)
         if len(self._new_families) >= _ROWS_AT_ONCE:
             self._store_new()
+
+    def refuse(self, job_id: str, fault: str, *, named: bool) -> None:
+        """Add a row that makes no job: it has failed from the start, and is never sent.
+
+        Args:
+            job_id: The row's own id, or one that names it.
+            fault: Why it makes no job.
+            named: Whether the id is its own.
+        """
+        context, family = pack({"id": job_id, "fault": fault}), self._family_of_none(job_id)
+        self.put(job_id, context, family, b"", Estimate(0, 0, 0), named=named, refused=True)
+
+    def refuse_repeats(self, first: int, told: Callable[[int, str], tuple[str, str]]) -> None:
+        """Have jobs from an ordinal on make none whose given id an earlier one has.
+
+        Args:
+            first: The ordinal.
+            told: Ordinal and id -> the id to have in its place, and what is wrong.
+        """
+        self._store_new()
+        repeats = self._ids.given_again(first)
+        if (one := next(repeats, None)) is None:
+            return
+        self._family_of_none(one[1])
+
+        def refused() -> Iterator[tuple[int, str, str]]:
+            for ordinal, job_id in chain([one], repeats):
+                self.states.refuse(ordinal)
+                yield ordinal, *told(ordinal, job_id)
+
+        self._writer.close()
+        digests, end = refuse(self.directory, self.count, refused())
+        self._writer.digests, self._writer.ends = digests, (self._writer.ends[0], end)
+        self._ids.close()
+        self._writer.open()
+
+    def faults(self) -> Iterator[str]:
+        """Why rows make no job, of one after the other."""
+        if self.states.refused is None:
+            return
+        code, at, reader = self.states.refused << FAMILY_SHIFT | FAILED, -1, self.reader()
+        try:
+            for _ in range(self.refused):
+                at = self.states.codes.index(code, at + 1)
+                yield reader.context(at).fault or ""
+        finally:
+            reader.close()
+
+    @property
+    def refused(self) -> int:
+        """Number of rows that make no job."""
+        self._store_new()
+        return 0 if self.states.refused is None else self.states.sizes[self.states.refused]
+
+    def _family_of_none(self, job_id: str) -> Family:
+        none = ("", "", "", USUAL)
+        return self._families.get(none) or self._new_family(*none, job_id)
 
     def _store_new(self) -> None:
         """Write down what was only gathered so far."""
@@ -172,6 +236,8 @@ class Spool:
     ) -> Family:
         family = Family(len(self._families), provider, endpoint, model, terms)
         self._families[provider, endpoint, model, terms] = family
+        if not provider:
+            self.states.refused = family.id
         self._examples.append(job_id)
         self._behind_ids.append(f"\0{provider}\0{endpoint}\0".encode())
         return family
@@ -188,31 +254,15 @@ class Spool:
         self._store_new()
         self._writer.close()
         if self._ids.settle():
-            self._number(self._ids.repeats())
+            number(self.directory, self._ids.repeats())
             self._ids.check()
-
-    def _number(self, repeats: Iterable[tuple[int, int]]) -> None:
-        with (self.directory / "index").open("r+b") as index:
-            for ordinal, nth in repeats:
-                index.seek(ordinal * RECORD.size)
-                *values, earlier, named, print_ = RECORD.unpack(index.read(RECORD.size))
-                if not earlier:
-                    index.seek(ordinal * RECORD.size)
-                    index.write(RECORD.pack(*values, nth, named, digest(print_ + b"%d" % nth)))
-
-    def _each(self) -> Iterator[Known]:
-        with self._open_index() as index, (self.directory / "contexts").open("rb") as contexts:
-            for ordinal in range(len(self.states.codes)):
-                _, _, _, size, *_, nth, named, print_ = RECORD.unpack(index.read(RECORD.size))
-                job_id = orjson.loads(unpack(contexts.read(size), 0).job_id)
-                yield Known(ordinal, job_id, nth, bool(named), print_)
 
     def reset(self) -> None:
         """Forget what became of the jobs, before the records are read anew."""
         self.seal()
         self.states.reset()
         self._amended.clear()
-        self._drop_recorded()
+        self.recorded.drop()
 
     @property
     def digest(self) -> str:
@@ -226,11 +276,11 @@ class Spool:
         self._store_new()
         families = [
             (each.provider, each.endpoint, each.model, tuple(each.terms))
-            for each in self.families()
+            for each in self._families.values()
         ]
         digests = [each.hexdigest() for each in self._writer.digests]
         ends, prefixes = self._writer.ends, self.has_prefixes
-        return Facts(families, self._examples, ends, digests, prefixes, self.files)
+        return Facts(families, self._examples, ends, digests, prefixes, self.files, self.empty)
 
     def restore(self, facts: Facts, codes: array[int]) -> None:
         """Be the sealed spool whose files were put in the place of this one's.
@@ -248,6 +298,7 @@ class Spool:
         self._writer.ends = (facts.ends[0], facts.ends[1])
         self.has_prefixes = facts.has_prefixes
         self.files = {name: (jobs, size) for name, (jobs, size) in facts.files.items()}
+        self.empty = Counter(facts.empty)
         self.states.add(array("I", [code >> FAMILY_SHIFT for code in codes]))
         self._restored = facts
 
@@ -259,7 +310,7 @@ class Spool:
             # Others may have a hand on the same file, and changed requests stand behind its end.
             with whole_file(bodies, synced=False) as own:
                 copy_start(bodies, self._writer.ends[0], own)
-            for known in self._each():
+            for known in self._known():
                 self._writer.digests[0].update(known.fingerprint)
             with (self.directory / "contexts").open("rb") as contexts:
                 while piece := contexts.read(BUFFER_BYTES):
@@ -267,9 +318,12 @@ class Spool:
             self._restored = None
         self._writer.open()
 
+    def _known(self) -> Iterator[Known]:
+        return known_jobs(self.directory, len(self.states.codes))
+
     def families(self) -> list[Family]:
-        """The families in the order of their first job."""
-        return list(self._families.values())
+        """The families of what can be sent, in the order of their first job."""
+        return [each for each in self._families.values() if each.provider and self.size(each)]
 
     def size(self, family: Family) -> int:
         """Number of jobs of a family."""
@@ -281,7 +335,7 @@ class Spool:
         ordinal = next((ordinal for ordinal in ordinals if ordinal >= 0), None)
         if ordinal is None:
             return USUAL
-        return self.families()[self.states.codes[ordinal] >> FAMILY_SHIFT].terms
+        return list(self._families.values())[self.states.codes[ordinal] >> FAMILY_SHIFT].terms
 
     def example(self, family: Family) -> str:
         """Id of one job of a family."""
@@ -289,11 +343,11 @@ class Spool:
 
     def waiting(self, family: Family, attempts: int) -> Iterator[Row]:
         """The family's waiting jobs that were sent `attempts` times, in order."""
-        with self._open_index() as index:
+        with open_index(self.directory) as index:
             fd = index.fileno()
             for first, count in self.states.runs(family.id, attempts):
                 records = os.pread(fd, count * RECORD.size, first * RECORD.size)
-                at, recorded = first, self._recorded_prints(first, count)
+                at, recorded = first, self.recorded.prints(first, count)
                 for record in RECORD.iter_unpack(records):
                     _, size, _, _, likely, most, output, _, _, print_ = record
                     if recorded is not None:
@@ -303,60 +357,14 @@ class Spool:
                     yield Row(at, print_, size, likely, most, output)
                     at += 1
 
-    def call(self, ordinal: int, print_: bytes) -> None:
-        """Have the records know a job by this fingerprint, which it had under an earlier id."""
-        if self._recorded is None:
-            self._recorded = (self.directory / "recorded").open("w+b", buffering=0)
-        os.pwrite(self._recorded.fileno(), print_, ordinal * FINGERPRINT_BYTES)
-
-    def _recorded_prints(self, first: int, count: int) -> list[bytes] | None:
-        """By what the records know jobs, empty where by their own fingerprint; None for all."""
-        if self._recorded is None:
-            return None
-        size, fd = FINGERPRINT_BYTES, self._recorded.fileno()
-        held = os.pread(fd, count * size, first * size).ljust(count * size, b"\0")
-        prints = [held[at : at + size] for at in range(0, len(held), size)]
-        return [print_ if print_.strip(b"\0") else b"" for print_ in prints]
-
-    def _drop_recorded(self) -> None:
-        if self._recorded is not None:
-            self._recorded.close()
-            self._recorded = None
-
     def locate(self, members: bytes) -> Sequence[int]:
         """Ordinals of the jobs with these fingerprints, -1 for those not in this job set."""
-        ordinals = array("q")
-        with self._open_index() as index:
+        with open_index(self.directory) as index:
             # Chunks hold jobs one after the other, each those behind the jobs of the one before.
-            last, first = self._located, members[:FINGERPRINT_BYTES]
-            guess = last if _prints_from(index, last, 1) == first else 0
-            for at in range(0, len(members), _PRINTS_AT_ONCE):
-                piece = members[at : at + _PRINTS_AT_ONCE]
-                count = len(piece) // FINGERPRINT_BYTES
-                # The same jobs in the same order, as nearly always, need no search at all.
-                if _prints_from(index, guess, count) == piece:
-                    ordinals.extend(range(guess, guess + count))
-                    guess += count
-                else:
-                    guess = self._locate_each(index, piece, guess, ordinals)
-        self._located = guess
+            ordinals, self._located = locate(
+                index, members, self._located, self.count, self._ids.search
+            )
         return in_a_row(ordinals)
-
-    def _locate_each(
-        self, index: BinaryIO, members: bytes, guess: int, ordinals: array[int]
-    ) -> int:
-        for at in range(0, len(members), FINGERPRINT_BYTES):
-            wanted = members[at : at + FINGERPRINT_BYTES]
-            # A job that was taken out or put in between leaves the next ones close by.
-            for near in range(guess, min(guess + _LOOK_AHEAD, self.count)):
-                if _prints_from(index, near, 1) == wanted:
-                    ordinal = near
-                    break
-            else:
-                ordinal = self._ids.search(wanted)
-            ordinals.append(ordinal)
-            guess = ordinal + 1 if ordinal >= 0 else guess
-        return guess
 
     def amend(
         self,
@@ -401,21 +409,22 @@ class Spool:
         """Likely and most input tokens, and most output tokens, of a job's request."""
         if (changed := self._amended.get(ordinal)) is not None:
             return changed.input_tokens, changed.input_bound, changed.output_bound
-        with self._open_index() as index:
+        with open_index(self.directory) as index:
             index.seek(ordinal * RECORD.size)
             _, _, _, _, likely, input_bound, output_bound, *_ = RECORD.unpack(
                 index.read(RECORD.size)
             )
         return likely, input_bound, output_bound
 
-    def _open_index(self) -> BinaryIO:
-        return (self.directory / "index").open("rb", buffering=INDEX_BUFFER_BYTES)
-
     def reader(self) -> SpoolReader:
         """A reader for another thread."""
         behind_ids = None if self._restored is None else self._behind_ids
         return SpoolReader(
-            self.directory, self.states.codes, self.families(), self._amended, behind_ids
+            self.directory,
+            self.states.codes,
+            list(self._families.values()),
+            self._amended,
+            behind_ids,
         )
 
     def close(self) -> None:
@@ -424,18 +433,11 @@ class Spool:
         with suppress(OSError):
             self._writer.close()
         self._ids.close()
-        self._drop_recorded()
+        self.recorded.drop()
         shutil.rmtree(self.directory, ignore_errors=True)
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-
-def _prints_from(index: BinaryIO, ordinal: int, count: int) -> bytes:
-    """The fingerprints of jobs one after the other, end to end; fewer where there are fewer."""
-    index.seek(ordinal * RECORD.size)
-    records = index.read(count * RECORD.size)
-    return b"".join(record[-1] for record in RECORD.iter_unpack(records))
 
 
 def sweep(parent: Path) -> None:

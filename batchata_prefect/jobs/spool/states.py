@@ -9,6 +9,7 @@ from operator import ne
 
 from batchata_prefect.jobs.spool.layout import (
     ATTEMPT_MASK,
+    FAILED,
     FAMILY_SHIFT,
     HELD,
     MOST_ATTEMPTS,
@@ -28,9 +29,12 @@ class States:
         codes: For each job its family, the times it was sent and not answered, and its state.
         counts: State -> jobs.
         sizes: Id of a family -> jobs.
+        refused: Id of the family of the rows that make no job, which failed before anything was
+            sent; None where there are none.
     """
 
     def __init__(self) -> None:
+        self.refused: int | None = None
         self.codes = array("I")
         self.counts: Counter[int] = Counter()
         self.sizes: Counter[int] = Counter()
@@ -39,26 +43,47 @@ class States:
 
     def add(self, families: array[int]) -> None:
         """More jobs, of the families with these ids, which wait."""
-        for family, number in Counter(families).items():
-            self.sizes[family] += number
-            self._waiting[family << FAMILY_SHIFT] += number
-        self.counts[WAITING] += len(families)
-        self.codes.extend([family << FAMILY_SHIFT for family in families])
+        sizes = Counter(families)
+        self.sizes.update(sizes)
+        self._count_new(sizes)
+        self.codes.extend(map(self._new_codes(sizes).__getitem__, families))
+
+    def _new_codes(self, families: Iterable[int]) -> dict[int, int]:
+        """Family -> code of its jobs before anything is sent."""
+        return {
+            family: family << FAMILY_SHIFT | (FAILED if family == self.refused else WAITING)
+            for family in families
+        }
+
+    def _count_new(self, sizes: Mapping[int, int]) -> None:
+        for family, code in self._new_codes(sizes).items():
+            self.counts[code & STATE_MASK] += sizes[family]
+            if code & STATE_MASK == WAITING:
+                self._waiting[code] += sizes[family]
+
+    def refuse(self, ordinal: int) -> None:
+        """Have a job that was added be one that makes none."""
+        assert self.refused is not None
+        before, after = self.codes[ordinal], self.refused << FAMILY_SHIFT | FAILED
+        self.sizes[before >> FAMILY_SHIFT] -= 1
+        self.sizes[self.refused] += 1
+        self.codes[ordinal] = after
+        self._count({(before, after): 1})
 
     def reset(self) -> bool:
         """Have all jobs wait as if they were new; False where they do."""
-        fresh = {family << FAMILY_SHIFT for family in self.sizes}
-        if {code for code, count in self._waiting.items() if count} <= fresh and (
-            self.counts[WAITING] == len(self.codes)
+        new = self._new_codes(self.sizes)
+        refused = 0 if self.refused is None else self.sizes[self.refused]
+        if {code for code, count in self._waiting.items() if count} <= set(new.values()) and (
+            self.counts[WAITING] + refused == len(self.codes)
         ):
             return False
         for ordinal, code in enumerate(self.codes):
-            self.codes[ordinal] = code >> FAMILY_SHIFT << FAMILY_SHIFT
+            self.codes[ordinal] = new[code >> FAMILY_SHIFT]
         self._first.clear()
-        self._waiting = Counter(
-            {family << FAMILY_SHIFT: count for family, count in self.sizes.items()}
-        )
-        self.counts = Counter({WAITING: len(self.codes)})
+        self._waiting.clear()
+        self.counts.clear()
+        self._count_new(self.sizes)
         return True
 
     def runs(self, family: int, attempts: int) -> Iterator[tuple[int, int]]:

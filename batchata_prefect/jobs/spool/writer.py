@@ -56,13 +56,13 @@ class Writer:
         body: bytes,
         estimate: Estimate,
         *,
-        named: bool,
+        kind: int,
     ) -> None:
         """Add a job; its body is written, the rest of it gathered until `flush`."""
         start, context_start = self.ends
         size, context_size = self._bodies.write(body), len(packed)
         self.ends = (start + size, context_start + context_size)
-        values = (start, size, context_start, context_size, *estimate, 0, named)
+        values = (start, size, context_start, context_size, *estimate, 0, kind)
         if size < _HASHED_APART:
             print_ = fingerprint(job_id, behind_id, body)
             self._records.append(RECORD.pack(*values, print_))

@@ -87,7 +87,8 @@ def plan() -> None:
     """What `batchata plan` and `run --dry-run` show."""
     sums = {"batches": 3, "jobs": 123_456, "bytes": 9.9e8, "input_tokens": 123_456_789}
     costs = dict.fromkeys(("cost_low_usd", "cost_likely_usd", "cost_upper_usd"), 0.00123)
-    counts = dict.fromkeys(("jobs", "answered", "failed", "in_flight", "to_send", "api_calls"), 1)
+    names = ("jobs", "answered", "failed", "skipped", "in_flight", "to_send", "api_calls")
+    counts = dict.fromkeys(names, 1)
     planned: dict[str, Any] = {**counts, **costs, "realtime_likely_usd": 5, "warnings": [LONG]}
     show_plan({**planned, "by_model": {f"openai {MODEL}": {**sums, **costs}}})
 
