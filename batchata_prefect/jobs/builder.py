@@ -272,49 +272,50 @@ class JobsBuilder:
         if on_bad_row not in {"fail", "skip"}:
             raise ValidationError(f"on_bad_row must be 'fail' or 'skip', not {on_bad_row!r}")
         faults, first, empty = Faults(), len(self), Counter[str]()
+        skips = on_bad_row == "skip"
         nothing: dict[str, Any] = {}
-
-        def refuse(error: Exception, form: RowForm | None, own: object = None) -> None:
-            place = place_of(row, number)
-            if on_bad_row == "fail":
-                faults.add(place, error, own)
-                return
-            own_id, reads_files = None, False
-            if form is not None and not isinstance(row, Damaged):
-                own_id, reads_files = form.own_id(row), form.reads_files(row)
-            fault = f"{place}: {fault_of(place, error, own)}".removesuffix(" Nothing was sent.")
-            self._intake.refuse(own_id, number, fault, reads_files=reads_files)
-
         try:
             for number, row in enumerate(rows, start=1):
                 if len(faults) == _FAULTS_KEPT:
                     faults.add("", "no more of the rows were read")
                     break
-                if not isinstance(row, (dict, Mapping)):
-                    refuse(not_a_row(row), None)
-                    continue
-                form = form_of(row, number)
-                values = nothing
+                form, values = None, nothing
                 try:
+                    if not isinstance(row, (dict, Mapping)):
+                        raise not_a_row(row)
+                    form = form_of(row, number)
                     values = form.job(row, number)
                     self._intake.add(
                         {key: value for key, value in values.items() if value is not None}
                     )
-                except (ValidationError, ProviderError) as error:
-                    refuse(error, form, values.get("id"))
-                else:
                     if form.empty:
                         empty.update(form.empty)
-                if form.empty:
+                except (ValidationError, ProviderError) as error:
+                    place, own = place_of(row, number), values.get("id")
+                    if skips:
+                        self._skip(row, number, form, f"{place}: {fault_of(place, error, own)}")
+                    else:
+                        faults.add(place, error, own)
+                if form is not None and form.empty:
                     form.empty.clear()
         except ValidationError as error:
             # The source itself broke off, and what stands behind this is not known.
             faults.add("", error)
         faults.raise_together()
-        if on_bad_row == "skip":
+        if skips:
             self._intake.refuse_repeats(first)
         if empty:
             self._intake.open_spool().empty.update(empty)
+
+    def _skip(
+        self, row: Mapping[str, Any] | Damaged, number: int, form: RowForm | None, fault: str
+    ) -> None:
+        """Have a row fail that makes no job."""
+        own_id, reads_files = None, False
+        if form is not None and not isinstance(row, Damaged):
+            own_id, reads_files = form.own_id(row), form.reads_files(row)
+        fault = fault.removesuffix(" Nothing was sent.")
+        self._intake.refuse(own_id, number, fault, reads_files=reads_files)
 
     def __len__(self) -> int:
         """Number of jobs."""

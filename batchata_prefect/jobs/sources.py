@@ -13,6 +13,7 @@ from typing import Any, cast
 from batchata_prefect.content.documents.allowed import Allowed, row_file
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.row_files import Damaged, Row, file_rows
+from batchata_prefect.jobs.row_files import read_rows as read_rows
 from batchata_prefect.jobs.tables import as_json, as_text, is_missing, table_rows
 from batchata_prefect.models import Job
 

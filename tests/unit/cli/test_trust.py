@@ -18,8 +18,7 @@ import pytest
 from batchata_prefect.cli.orders import Amendment, Order
 from batchata_prefect.content.documents import load_documents
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.jobs.row_files import read_rows
-from batchata_prefect.jobs.sources import jobs_from_rows
+from batchata_prefect.jobs.sources import jobs_from_rows, read_rows
 from batchata_prefect.results.remote import ORDER
 
 

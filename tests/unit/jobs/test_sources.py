@@ -21,8 +21,7 @@ import fsspec
 import pytest
 
 from batchata_prefect.errors import ValidationError
-from batchata_prefect.jobs.row_files import read_rows
-from batchata_prefect.jobs.sources import fill, jobs_from_rows, rows_of
+from batchata_prefect.jobs.sources import fill, jobs_from_rows, read_rows, rows_of
 from batchata_prefect.models import Job
 
 ROWS = [{"id": "a", "text": "Grüße, {x}\nnext"}, {"id": "b", "text": 'say "hi"'}]
