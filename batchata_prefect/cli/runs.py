@@ -26,6 +26,7 @@ from batchata_prefect.cli.output import FULL, of_file, print_json, tell, width
 from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.intake import is_made_id
 from batchata_prefect.options import PLACES
+from batchata_prefect.results.codes import INVALID_ROW
 from batchata_prefect.results.result_file import ResultFile
 
 Out = Annotated[
@@ -113,6 +114,8 @@ def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
         with _room_in(order.out):
             batch = order.batch()
         order.note()
+        for remark in () if quiet else batch.remarks:
+            tell(f"Note: {remark}")
         try:
             done = batch.run(print_status=not quiet, progress_interval=0.5)
         except KeyboardInterrupt as error:
@@ -200,7 +203,11 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
         )
     if manifest["failures"]:
         tell(f"\nWhat failed:      batchata results {order.place} --failed")
-        tell(f"Try those again:  batchata retry {order.place}{_change_for(manifest['failures'])}")
+        failures = {
+            code: group for code, group in manifest["failures"].items() if code != INVALID_ROW
+        }
+        if failures:
+            tell(f"Try those again:  batchata retry {order.place}{_change_for(failures)}")
 
 
 def _change_for(failures: Mapping[str, Any]) -> str:

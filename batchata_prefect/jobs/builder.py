@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ProviderError, ValidationError
-from batchata_prefect.jobs.faults import Faults, fault_of
+from batchata_prefect.jobs.faults import Faults, fault_of, remarks
 from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
 from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.row_files import Damaged
@@ -244,6 +244,11 @@ class JobsBuilder:
         """
         if prompt is not None or file.is_table:
             self._came_from = file, len(self)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know of the rows: those skipped, and cells that are empty."""
+        return [] if self._intake.spool is None else list(remarks(self._intake.spool))
 
     @property
     def jobs_file(self) -> JobsFile | None:

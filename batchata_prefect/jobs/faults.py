@@ -7,6 +7,7 @@ from itertools import islice
 
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.spool import Spool
+from batchata_prefect.numbers import counted
 
 _FAULTS_SHOWN = 20
 _PLACES_SHOWN = 3
@@ -71,10 +72,9 @@ def remarks(spool: Spool) -> Iterator[str]:
     if count := spool.refused:
         told = "; ".join(islice(spool.faults(), _PLACES_SHOWN))
         more = f"; and {count - _PLACES_SHOWN:,} more" if count > _PLACES_SHOWN else ""
-        rows = "1 row makes" if count == 1 else f"{count:,} rows make"
-        yield f"{rows} no job and {'is' if count == 1 else 'are'} skipped: {told}{more}"
+        yield f"{counted(count, 'row')} skipped, of which no job can be made: {told}{more}"
     if spool.empty:
         (column, count), *others = spool.empty.most_common()
-        rows = "1 row has" if count == 1 else f"{count:,} rows have"
+        has = "has" if count == 1 else "have"
         also = "".join(f", {number:,} `{name}`" for name, number in others)
-        yield f"{rows} an empty cell `{column}`{also}: their prompts are sent without it"
+        yield f"{counted(count, 'row')} {has} an empty cell `{column}`{also}: asked without it"

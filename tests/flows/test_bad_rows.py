@@ -13,6 +13,9 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, BatchRun, ValidationError
+from batchata_prefect.cli.orders import Order
+from batchata_prefect.cli.retries import _Asked, retry
+from batchata_prefect.cli.runs import carry_out
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -86,8 +89,8 @@ def test_the_others_run(tmp_path: Path, billed, said: list[str]) -> None:
     assert len(raised.value.faults) == 7, "all but the id that repeats, of which the end tells"
     plan = planned(make(tmp_path, source))
     assert (plan["jobs"], plan["to_send"], plan["skipped"], plan["failed"]) == (11, 3, 8, 0)
-    (remark,) = (each for each in plan["warnings"] if "no job" in each)
-    assert remark.startswith("8 rows make no job and are skipped: ")
+    (remark,) = (each for each in plan["warnings"] if "skipped" in each)
+    assert remark.startswith("8 rows skipped, of which no job can be made: ")
     assert "jobs.jsonl' line 2: " in remark
     assert remark.endswith("; and 5 more")
     run = make(tmp_path, source).run()
@@ -140,7 +143,7 @@ def test_an_empty_cell_is_bad_where_it_is_all_and_told_where_it_is_not(
     (fault,) = faults(tmp_path, path, "{text} {comment}")
     assert "line 6: the prompt is empty, as the cell of 'text', 'comment' is" in fault
     plan = planned(make(tmp_path, path, f"{tmp_path} {{text}}: {{comment}}"))
-    empty = "3 rows have an empty cell `comment`, 3 `text`: their prompts are sent without it"
+    empty = "3 rows have an empty cell `comment`, 3 `text`: asked without it"
     assert empty in plan["warnings"]
     assert plan["skipped"] == 0
     make(tmp_path, path, f"{tmp_path} {{text}}: {{comment}}").run()
@@ -247,3 +250,41 @@ def test_no_two_results_have_one_id(tmp_path: Path, ids: list[str]) -> None:
 def test_a_word_that_is_neither(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="'fail' or 'skip'"):
         make(tmp_path, [{"a": "b"}], "{a}", on_bad_row="ignore")
+
+
+def test_the_command(tmp_path: Path, billed, capfd: pytest.CaptureFixture[str]) -> None:
+    """It tells of them before it sends; a retry leaves them be, and takes those that are mended."""
+    path, out = tmp_path / "jobs.csv", tmp_path / "out"
+
+    def write(*rows: str) -> None:
+        path.write_text("".join(f"{row}\n" for row in ("key,text,more", *rows)))
+
+    def order(**more: Any) -> Order:
+        told = {"prompt": "{text} {more}", "model": CLAUDE, "max_tokens": 99, "id_column": "key"}
+        told |= {"on_bad_row": "--skip-bad-rows", "state": str(tmp_path / "rec")}
+        return Order(str(path), out, told | more)
+
+    text = f"{tmp_path} text"
+    write(f"a,{text},", "b,,", f"c,{text} [[sandbox:refusal]],x", ",no id,x", "d")
+    assert carry_out(order(), as_json=False, quiet=False) == 1
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Note: 3 rows skipped, of which no job can be made: " in said
+    assert "Note: 1 row has an empty cell `more`: asked without it" in said
+    assert "batchata retry" in said
+    assert len(billed()) == 1
+    ids = ["a", "b", "c", "row-4", "row-5"]
+    assert [row["job_id"] for row in rows_of(tmp_path)] == ids
+    # Of all that failed, one can be asked in another way.
+    assert retry(out, asked=_Asked(max_tokens=50)) == 1
+    assert "1 job" in capfd.readouterr().err
+    assert len(billed()) == 1, "the refusal costs nothing"
+    codes = ["invalid_row", "refusal", "invalid_row", "invalid_row"]
+    assert [row["error_code"] for row in rows_of(tmp_path)] == [None, *codes]
+    write(f"a,{text},", f"b,{text} b,", f"c,{text} [[sandbox:refusal]],x", "e,now id,x", "d")
+    assert retry(out) == 1
+    assert len(billed()) == 3
+    rows = rows_of(tmp_path)
+    assert [row["job_id"] for row in rows] == ["a", "b", "c", "e", "row-5"]
+    assert [row["error_code"] for row in rows] == [None, None, "refusal", None, "invalid_row"]
+    assert retry(out, code=("invalid_row",), asked=_Asked(prompt="{key}?")) == 1
+    assert len(billed()) == 3
