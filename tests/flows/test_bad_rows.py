@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import logging
@@ -13,9 +14,11 @@ import orjson
 import pytest
 
 from batchata_prefect import Batch, BatchRun, ValidationError
+from batchata_prefect.blocks import JobsFile
 from batchata_prefect.cli.orders import Order
 from batchata_prefect.cli.retries import _Asked, retry
 from batchata_prefect.cli.runs import carry_out
+from batchata_prefect.deployed import jobs_from_file
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -288,3 +291,16 @@ def test_the_command(tmp_path: Path, billed, capfd: pytest.CaptureFixture[str]) 
     assert [row["error_code"] for row in rows] == [None, None, "refusal", None, "invalid_row"]
     assert retry(out, code=("invalid_row",), asked=_Asked(prompt="{key}?")) == 1
     assert len(billed()) == 3
+
+
+def test_the_deployed_flow_and_the_block(tmp_path: Path, billed) -> None:
+    """The flow's result counts them as failed; the block takes them the same way."""
+    source = lines(tmp_path, {"id": "a", "prompt": f"{tmp_path}"}, "{", {"id": "b", "prompt": ""})
+    told = {"jobs": str(source), "model": CLAUDE, "max_tokens": 99, "on_bad_row": "skip"}
+    told |= {"results_dir": str(tmp_path / "out"), "state": str(tmp_path / "rec")}
+    came = asyncio.run(jobs_from_file(**told, run_key="night"))
+    assert came["counts"] == {"total": 3, "completed": 1, "failed": 2, "cancelled": 0}
+    assert came["failures"]["invalid_row"]["count"] == 2
+    batch = JobsFile(**told)._batch("night")
+    assert [remark[:14] for remark in batch.remarks] == ["2 rows skipped"]
+    assert len(billed()) == 1

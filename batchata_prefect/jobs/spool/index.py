@@ -127,6 +127,7 @@ def refuse(
             packed = old.read(held)
             if due is not None and due[0] == ordinal:
                 _, job_id, fault = due
+                body_bytes, numbers = 0, [0] * len(numbers)
                 packed, print_, kind = _refused(packed, job_id, fault), no_job(job_id), MADE
                 due = next(rest, None)
             values = (start, body_bytes, end, len(packed), *numbers, kind, print_)

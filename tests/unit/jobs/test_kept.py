@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pypdf import PdfWriter
 
 from batchata_prefect import Batch
-from batchata_prefect.jobs.spool import Spool
+from batchata_prefect.jobs.spool import IN_FLIGHT, Spool
 
 
 class Ticket(BaseModel):
@@ -110,6 +110,40 @@ def test_another_way_to_make_them_makes_them_anew(tmp_path: Path, change: dict[s
         *made(tmp_path / "new", source, **dict(change))
     )
     assert len(was_kept(tmp_path / "out")) == 1
+
+
+def test_rows_that_make_no_job_are_kept_too(tmp_path: Path) -> None:
+    """With their reasons and states; but where a document was missing, which may be there now."""
+    source, out = write(tmp_path / "in.jsonl", 40), tmp_path / "out"
+    rows = source.read_text().splitlines()
+    again, empty = {"id": "r7", "text": "Once more"}, {"id": "e", "text": " "}
+    rows[20:20] = [json.dumps(again), "{", json.dumps(empty)]
+    source.write_text("\n".join(rows))
+
+    def all_told(prompt: str) -> Any:
+        batch, spool = made(out, source, on_bad_row="skip", prompt=prompt)
+        codes, counts = list(spool.states.codes), dict(spool.states.counts)
+        spool.states.move(range(9), IN_FLIGHT)
+        spool.reset()
+        assert list(spool.states.codes) == codes
+        assert dict(+spool.states.counts) == {k: n for k, n in counts.items() if n}
+        return told(batch, spool), codes, list(spool.faults()), batch.remarks
+
+    first = all_told("{text}")
+    assert was_kept(out)
+    places = [fault.rpartition("jsonl' ")[2].partition(":")[0] for fault in first[2]]
+    assert places == ["row 21", "line 22", "line 23"]
+    assert len(first[0][4][0]) == 40, "what waits"
+    assert all_told("{text}") == first
+    assert len(all_told("Say {text}")[2]) == 2, "what was empty is asked"
+    other = tmp_path / "documents.jsonl"
+    other.write_text(json.dumps({"id": "x", "prompt": "Read it", "file": "later.txt"}))
+    for there in (False, True):
+        if there:
+            (tmp_path / "later.txt").write_text("It is here now.")
+        _, spool = made(tmp_path / "two", other, prompt=None, on_bad_row="skip")
+        assert (spool.count, spool.refused) == (1, not there)
+    assert not was_kept(tmp_path / "two")
 
 
 def test_another_file_of_that_name_is_read(tmp_path: Path) -> None:
