@@ -9,7 +9,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,6 @@ from batchata_prefect.jobs.spool.ids import Ids, Known
 from batchata_prefect.jobs.spool.index import known_jobs, locate, number, open_index, refuse
 from batchata_prefect.jobs.spool.layout import (
     BUFFER_BYTES,
-    FAILED,
     FAMILY_SHIFT,
     MADE,
     NAMED,
@@ -199,15 +198,8 @@ class Spool:
 
     def faults(self) -> Iterator[str]:
         """Why rows make no job, of one after the other."""
-        if self.states.refused is None:
-            return
-        code, at, reader = self.states.refused << FAMILY_SHIFT | FAILED, -1, self.reader()
-        try:
-            for _ in range(self.refused):
-                at = self.states.codes.index(code, at + 1)
-                yield reader.context(at).fault or ""
-        finally:
-            reader.close()
+        with closing(self.reader()) as reader:
+            yield from (reader.context(each).fault or "" for each in self.states.refused_jobs())
 
     @property
     def refused(self) -> int:

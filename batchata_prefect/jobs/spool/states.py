@@ -70,6 +70,14 @@ class States:
         self.codes[ordinal] = after
         self._count({(before, after): 1})
 
+    def refused_jobs(self) -> Iterator[int]:
+        """The rows that make no job, in order."""
+        if self.refused is not None:
+            code, at = self.refused << FAMILY_SHIFT | FAILED, -1
+            for _ in range(self.sizes[self.refused]):
+                at = self.codes.index(code, at + 1)
+                yield at
+
     def reset(self) -> bool:
         """Have all jobs wait as if they were new; False where they do."""
         new = self._new_codes(self.sizes)
