@@ -17,7 +17,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from batchata_prefect.cli import main
+from batchata_prefect.cli import app, main
 from batchata_prefect.cli.provider_side import _show as show_batches
 from batchata_prefect.engine.dry_run import show as show_plan
 from batchata_prefect.models import ProviderBatch
@@ -151,6 +151,17 @@ def test_a_table_fits_the_terminal_and_cuts_no_id(runs: Path, name: str, width: 
     for line in text.splitlines():
         *_, last = line.split() or [""]
         assert cell_len(line) <= width or len(last) > width - 20
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_help_of_each_command_fits_the_terminal(tmp_path: Path, width: int) -> None:
+    commands = [name for name in app if not name.startswith("-")]
+    assert len(commands) > 11
+    for name in commands:
+        text = shown(tmp_path, (name, "--help"), width)
+        assert text.startswith("Usage: batchata")
+        assert "…" not in text
+        assert all(cell_len(line) <= width for line in text.splitlines())
 
 
 @pytest.mark.parametrize("name", ["models", "report", "status, cancel, adopt", "plan"])
