@@ -46,6 +46,7 @@ WAYS = {
     "no_ids": "rows have no ids of their own",
     "text_body": "the body in a row is JSON in a text",
     "one_file": "all rows are in the file of answers",
+    "same_file": "so they are, and it is told as the file of errors as well",
     "empty_file": "both files are there, also where one of them has no rows",
     "failed": "a batch is told as failed where one of its rows did",
 }
@@ -91,6 +92,8 @@ def bent_batch(body: Json, ways: Collection[str], *, failed_rows: bool) -> Json:
         del body["metadata"]
     if "window" in ways:
         body["completion_window"] = "86400s"
+    if "same_file" in ways:
+        body["error_file_id"] = body["output_file_id"]
     if "numbers" in ways:
         for name in ("id", "input_file_id", "output_file_id", "error_file_id"):
             body[name] = number(body[name])

@@ -60,6 +60,7 @@ class Gpt(Encoder):
     def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
         super().__init__(endpoint, files, batch)
         self.ways = [] if batch is None else batch.ways
+        self.is_one_file = not {"one_file", "same_file"}.isdisjoint(self.ways)
         self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:24]
         self.input = self.output = self.cached = self.reasoning = 0
         self.heads: set[int] = set()
@@ -154,7 +155,7 @@ class Gpt(Encoder):
         """As `Encoder.produced`: answers in one file, all else in another."""
         made = [new_number() if "numbers" in self.ways else new_id("file-", 22) for _ in range(2)]
         output, errors = (Produced(store, store.files_dir / name) for name in made)
-        if "one_file" in self.ways:
+        if self.is_one_file:
             errors = output
         return {"succeeded": output, **dict.fromkeys(("errored", *_NOT_RUN), errors)}
 
@@ -180,7 +181,7 @@ class Gpt(Encoder):
             bills=bills,
         )
         outcome.output_file_id = self._keep(outcome, made["succeeded"], "output")
-        if "one_file" not in self.ways:
+        if not self.is_one_file:
             outcome.error_file_id = self._keep(outcome, made["errored"], "error")
         return outcome
 

@@ -344,9 +344,9 @@ class OpenAI(Provider):
 
     @override
     async def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
-        # The output file, then the error file; either may not exist.
+        # The output file, then the error file; either may not exist, and both may be one.
         end = b"\n"
-        for file_id in (batch.output_file_id, batch.error_file_id):
+        for file_id in dict.fromkeys((batch.output_file_id, batch.error_file_id)):
             if file_id is None:
                 continue
             if end != b"\n":

@@ -24,7 +24,7 @@ from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.sandbox import Sandbox
 from batchata_prefect.sandbox.compatible import WAYS
 
-from .orders import Order, answers, run
+from .orders import Order, answers, rows, run
 
 PROMPTS = ["One", "[[sandbox:errored invalid_request_error]]", "[[sandbox:reply Drei]]"]
 HIDE = {"no_metadata", "no_names", "no_content", "no_file"}
@@ -57,6 +57,7 @@ def placed(folder: Path, provider: Provider, prompts: list[str] = PROMPTS) -> Or
 
 async def told(order: Order, client: Any, batch: ProviderBatch) -> list[tuple[str, str | None]]:
     found = await answers(order, client, batch)
+    assert len(await rows(order.provider, client, batch)) == order.chunk.count
     assert set(found) == set(range(order.chunk.count)), found
     return [(found[at].outcome, found[at].text) for at in range(order.chunk.count)]
 
@@ -71,6 +72,7 @@ ways_of_servers = st.sets(st.sampled_from(sorted(WAYS.keys() - UNABLE)))
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(ways=ways_of_servers, killed=st.booleans())
+@example(ways={"same_file", "numbers"}, killed=False)
 @example(ways=HIDE, killed=True)
 @example(ways=WAYS.keys() - UNABLE, killed=True)
 def test_a_lost_create_in_any_ways(
