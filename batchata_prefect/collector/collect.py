@@ -23,7 +23,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from batchata_prefect.collector.inflight import cancel, open_run
-from batchata_prefect.errors import BatchataError, one_line
+from batchata_prefect.errors import BatchataError, ValidationError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.numbers import counted
 from batchata_prefect.providers import Provider, providers
@@ -195,11 +195,14 @@ async def _ended(waits: Iterable[Waiting], now: datetime, done: Round) -> frozen
     """Ids of the watched batches that have ended, as far as the providers say."""
     watched: dict[Login, dict[str, Watched]] = defaultdict(dict)
     for waiting in waits:
-        known = providers(waiting.accounts)
-        for each in waiting.batches:
-            watched[known[each.provider], waiting.credentials.get(each.provider)][each.batch_id] = (
-                each
-            )
+        try:
+            known = providers(waiting.accounts)
+            for each in waiting.batches:
+                login = known[each.provider], waiting.credentials.get(each.provider)
+                watched[login][each.batch_id] = each
+        except (KeyError, ValidationError) as error:
+            # Such as a kind of provider that is not installed here; it is no fault of the others.
+            _trouble(done, f"run {waiting.flow_run_id}: its batches cannot be asked for ({error})")
     done.batches = sum(len(batches) for batches in watched.values())
     found = await asyncio.gather(
         *(_ask(account, batches, done) for account, batches in watched.items())

@@ -16,12 +16,13 @@ from batchata_prefect.engine.deliver import last_words
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import MissingCredentialsError, StateError, ValidationError
 from batchata_prefect.jobs.bounds import refuse_unbound
 from batchata_prefect.jobs.spool import ANSWERED, IN_FLIGHT
 from batchata_prefect.jobs.spool.renamed import Renamed
 from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, Start
+from batchata_prefect.providers import price_book, providers
 from batchata_prefect.providers.accounts import IDENTITY
 from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.note import Note, read_note, write_note
@@ -89,8 +90,7 @@ async def _read_records(run: Session) -> dict[int, Words]:
             flight = Flight(entry, ordinals)
             run.flights[entry.chunk.sequence] = flight
             # No job of today may need its provider.
-            await _connect(run, entry.chunk.provider)
-            _refuse_another_login(run, entry.chunk.provider)
+            await _reconnect(run, entry.chunk.provider)
         else:
             await take_in(run, entry, ordinals, resumed=True)
             if (words := last_words(run, entry, ordinals)) is not None:
@@ -150,16 +150,25 @@ async def _stay(run: Session, start: Start) -> None:
                 "Set the base URL back, use another results_dir, or start over with "
                 "set_state(reuse_state=False). Nothing was sent"
             )
+        run.prices.located(name, address)
     if not today.keys() <= known.keys():
         await run.records.write_addresses({**known, **today})
 
 
-def _refuse_another_login(run: Session, name: str) -> None:
-    """Stop where an account is gone whose name the environment's own provider has, too.
+async def _reconnect(run: Session, name: str) -> None:
+    """Connect to where a batch of an earlier start is in flight.
 
     Raises:
-        StateError: It is so, and one of its batches is in flight.
+        MissingCredentialsError: Its key is gone.
+        StateError: Its account is gone, and the environment's own provider has the name, too.
     """
+    try:
+        await _connect(run, name)
+    except MissingCredentialsError as error:
+        raise MissingCredentialsError(
+            f"{error}. A batch of an earlier start is in flight at {name}, which only the key of "
+            "that account can collect"
+        ) from error
     if run.providers[name].bound != run.provider(name).bound:
         raise StateError(
             f"{run.settings.results_dir!r} has a batch in flight at the account {name!r}, which is "
@@ -212,6 +221,8 @@ async def _take_over_accounts(run: Session) -> dict[str, str]:
             )
     if (merged := {**known, **today}) != today:
         run.settings = run.settings.but(accounts=merged)
+        # What is in flight there is paid by the list, where its account is.
+        run.prices = price_book(run.settings.prices, known=providers(merged))
     return {
         old: new
         for old in known.keys() - today.keys()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from batchata_prefect import Batch, ProviderError, StateError
+from batchata_prefect import Batch, MissingCredentialsError, ProviderError, StateError
 from batchata_prefect.cli.provider_side import cancel_batches
 from batchata_prefect.collector.inflight import open_run, status
+from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.sandbox import Sandbox
 from tests.flows.endpoints import KINDS, MODELS, PRICES, address_of, key_of, strangers, tables
 
@@ -30,9 +31,11 @@ def slow(servers: dict[str, Sandbox]) -> Iterator[dict[str, Sandbox]]:
         box.limits(seconds=0.1)
 
 
-def make(out: Path, jobs: Iterable[str], accounts: Mapping[str, Any], **told: Any) -> Batch:
+def make(
+    out: Path, jobs: Iterable[str], accounts: Mapping[str, Any], prices: Any = PRICES
+) -> Batch:
     """One job at each of these accounts."""
-    batch = Batch(out, accounts=accounts, prices=PRICES, **told).set_state(out / "state")
+    batch = Batch(out, accounts=accounts, prices=prices).set_state(out / "state")
     batch.add_cost_limit(usd=5)
     for name in jobs:
         model = MODELS["anthropic" if KINDS.get(name) == "anthropic" else "openai"]
@@ -126,6 +129,32 @@ def test_an_account_is_renamed(servers: dict[str, Sandbox], tmp_path: Path) -> N
     run = make(out, ["lab", "other"], {"lab": lab, "other": lab}).run()
     assert {result.error for result in run.iter_results()} == {None}
     assert batches(servers) == known | {"lab": known["lab"] + 1}
+
+
+def test_what_an_account_costs_that_is_gone(
+    slow: dict[str, Sandbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in flight there costs what the list says, and the next jobs are sent."""
+    monkeypatch.setattr(OpenAI, "hosts", ("127.0.0.1",))
+    out, known = tmp_path / "out", tables(slow)
+
+    def batch(jobs: list[str], accounts: list[str]) -> Batch:
+        prices = {MODELS["anthropic"]: PRICES[MODELS["anthropic"]]}
+        return make(out, jobs, {name: known[name] for name in accounts}, prices)
+
+    leave(batch(["lab"], ["lab"]), slow["lab"])
+    slow["lab"].settle()
+    slow["team"].limits(seconds=0.1)
+    monkeypatch.delenv(known["lab"]["api_key_env"])
+    with pytest.raises(MissingCredentialsError, match="earlier start is in flight at lab"):
+        batch(["team"], ["team"]).run()
+    monkeypatch.setenv(known["lab"]["api_key_env"], key_of("lab"))
+    run = batch(["team"], ["team"]).run()
+    assert run.manifest is not None
+    assert run.manifest["counts"]["completed"] == 1
+    (billed,) = list(slow["lab"].ledger.billed())[-1:]
+    told = run.manifest["by_provider"]["lab"]["cost_usd"]
+    assert told == pytest.approx(float(billed.cost_usd or 0), abs=1e-9)
 
 
 def test_an_account_is_gone_with_a_batch_in_flight(

@@ -139,6 +139,7 @@ class Sleepers:
             costs_seconds=10,
             batches=tuple(batches),
             credentials={},
+            accounts=told.pop("accounts", {}),
         )
         await records.write_waiting(note.to_dict())
         await write(Place(name, name, str(self.home / "state"), "collect", **told))
@@ -377,6 +378,26 @@ def test_records_that_cannot_be_reached_are_told_and_the_others_are_collected(
     assert done.resumed == [good]
     assert "the same result storage" in done.troubles[0]
     assert bad in sleepers.known()
+
+
+def test_an_account_that_is_not_known_here_is_told_and_the_others_are_collected(
+    sleepers: Sleepers, slow, tmp_path: Path
+) -> None:
+    """Such as one of a kind that only the workers have."""
+
+    async def prepare() -> str:
+        batch = await batch_at(slow, "known", tmp_path)
+        table = {"far": {"kind": "elsewhere", "api_key_env": "K"}}
+        far = Watched("far", "b", datetime.now(UTC))
+        await sleepers.make(asleep(), [far], accounts=table)
+        await sleepers.make(asleep(), [far])
+        return await sleepers.make(asleep(), [batch])
+
+    good = do(prepare())
+    slow.settle()
+    done: Round = do(collect())
+    assert done.resumed == [good]
+    assert len(done.troubles) == 2
 
 
 def test_without_a_deployment_nothing_is_sent(tmp_path: Path, sandbox, prefect_server) -> None:
