@@ -23,6 +23,7 @@ from batchata_prefect.money.observed import input_ratio, output_a_job
 from batchata_prefect.numbers import counted, plain_usd, told_usd
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
+from batchata_prefect.results import archive
 from batchata_prefect.views.printed import Rows, say
 
 _LIKELY_OUTPUT = 0.25
@@ -45,7 +46,8 @@ def dry_run(run: Session) -> dict[str, Any]:
         that was seen of the model so far, or a quarter of `max_tokens`), `cost_upper_usd` (what is
         reserved), `realtime_likely_usd` (the likely cost at the standard rate), `api_calls` (if a
         batch takes an hour), `jobs_covered` (how many the cost limit lets go out at once, None
-        without one), `warnings`. Costs in USD, None where a price is unknown.
+        without one), `archived` (answers in the results that would go into the archive),
+        `warnings`. Costs in USD, None where a price is unknown.
     """
     _wait_for(lambda: _read_records(run))
     batches: list[dict[str, Any]] = []
@@ -76,6 +78,12 @@ def dry_run(run: Session) -> dict[str, Any]:
             "the likely cost takes a quarter of max_tokens for each answer, as none was seen yet; "
             "a canary measures it"
         )
+    if archived := _archived(run):
+        verb = "is" if archived == 1 else "are"
+        notes.append(
+            f"{counted(archived, 'answer')} {verb} of jobs that were changed or are not in the job "
+            f"set any more: a run puts them into {archive.NAME}"
+        )
     spent, held = budget.spent(run.ledger), budget.reserved(run.ledger)
     by_model: dict[str, list[dict[str, Any]]] = {}
     for batch in batches:
@@ -95,8 +103,27 @@ def dry_run(run: Session) -> dict[str, Any]:
         **_numbers(total),
         "api_calls": total["api_calls"],
         "jobs_covered": covered,
+        "archived": archived,
         "warnings": notes,
     }
+
+
+def _archived(run: Session) -> int:
+    """Answers in the results whose jobs are not among today's."""
+    if not any(-1 in ordinals for ordinals in run.members):
+        return 0
+    chunks_by_head = {
+        entry.chunk.head: (entry.chunk, ordinals)
+        for entry, ordinals in zip(run.ledger, run.members, strict=True)
+    }
+
+    def is_here(custom_id: str) -> bool:
+        chunk, ordinals = chunks_by_head.get(custom_id[:16], (None, ()))
+        place = None if chunk is None else chunk.ordinal(custom_id)
+        # One of other records is set aside by a run, and not put into the archive.
+        return place is None or ordinals[place] >= 0
+
+    return archive.would_go(run.results_dir / "results.jsonl", is_here)
 
 
 def _polls(pace: Pace, running: int) -> int:

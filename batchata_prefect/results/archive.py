@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def keep_gone(results: Path, own_dir: Path) -> int:
                     file.write(line)
                 gone = 0
                 for line, row in _new(seen, before):
-                    if row["status"] == "completed" or row["cost_usd"] != 0:
+                    if _is_answer(row):
                         file.write(line)
                         gone += 1
             if not archive.stat().st_size:
@@ -85,6 +85,29 @@ def keep_gone(results: Path, own_dir: Path) -> int:
             database.unlink()
     before.unlink()
     return gone
+
+
+def would_go(results: Path, is_here: Callable[[str], bool]) -> int:
+    """How many answers a run of today's jobs would put into the archive.
+
+    Args:
+        results: The results as they are.
+        is_here: Whether the job of an answer, which is known by its custom_id, is among today's.
+    """
+    rows = ResultFile(results) if results.exists() else ()
+    return sum(
+        1
+        for row in rows
+        if _is_answer(row)
+        and (attempts := _attempts(row))
+        and (name := attempts[-1].get("custom_id"))
+        and not is_here(name)
+    )
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds what was paid for."""
+    return row["status"] == "completed" or row["cost_usd"] != 0
 
 
 def _new(seen: sqlite3.Connection, path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
@@ -100,13 +123,20 @@ def _note(seen: sqlite3.Connection, answers: Iterable[bytes]) -> None:
     seen.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((answer,) for answer in answers))
 
 
+def _attempts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    try:
+        return orjson.loads(row["attempts_json"])
+    except orjson.JSONDecodeError:
+        return []  # damaged on disk: the job and its batch name it still
+
+
 def _answers(row: Mapping[str, Any]) -> list[bytes]:
     """What names the answers to a job, the last one last.
 
     That is what it was called in its batch, for the job may have another id since; and in the rows
     of earlier versions, which do not have that, the job and the batch.
     """
-    job_id, attempts = row["job_id"], orjson.loads(row["attempts_json"])
+    job_id, attempts = row["job_id"], _attempts(row)
     names = [attempt["custom_id"] for attempt in attempts if attempt.get("custom_id")]
     if row["batch_id"] is None:
         # Through the realtime API: nothing but the answer itself tells it from another.

@@ -69,6 +69,11 @@ def test_a_subset_keeps_the_others(tmp_path: Path, billed) -> None:
     jobs = [(f"j{n}", f"ask {n}") for n in range(6)]
     make(tmp_path, jobs).run()
     old = rows_of(tmp_path)
+    for few, told in ((jobs[:2], 4), (jobs, 0), ([*jobs[:5], ("j5", "changed")], 1)):
+        planned = make(tmp_path, few).run(dry_run=True).planned
+        assert planned is not None
+        assert planned["archived"] == told, "the plan says what the run does"
+        assert any("archive" in warning for warning in planned["warnings"]) == bool(told)
     run = make(tmp_path, jobs[:2]).run()
     assert [row["job_id"] for row in rows_of(tmp_path)] == ["j0", "j1"]
     assert rows_of(tmp_path, "archive.jsonl") == old[2:]
@@ -189,6 +194,7 @@ LATER = row("b", "b2", attempts_json='[{"batch_id": "b1"}, {"batch_id": "b2"}]')
         ([LATER, *OLD[2:]], [OLD[0]]),
         ([row("c", None, "r2")], OLD),
         ([row("d", "b9")], OLD),
+        ([row("a", "b1", attempts_json="[{")], OLD[1:]),
     ],
 )
 @pytest.mark.parametrize("dies", [False, True])
