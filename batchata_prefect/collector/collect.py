@@ -28,7 +28,7 @@ from batchata_prefect.models import ProviderBatch
 from batchata_prefect.numbers import counted
 from batchata_prefect.providers import Provider, providers
 from batchata_prefect.providers.failures import classify
-from batchata_prefect.providers.wire import PAGE
+from batchata_prefect.providers.lists import PAGE
 from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.lease import holder
 from batchata_prefect.records.sleepers import Place, Waiting, Watched, forget, places, write

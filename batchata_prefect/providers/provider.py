@@ -10,7 +10,7 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from io import RawIOBase
 from typing import Any, BinaryIO, ClassVar, TypeAlias, TypeVar
@@ -20,10 +20,11 @@ from batchata_prefect.answers import Reply
 from batchata_prefect.errors import MissingCredentialsError, ValidationError, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
-from batchata_prefect.providers import bodies, wire
+from batchata_prefect.providers import bodies, lists, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.failures import NotSentError, status_of
+from batchata_prefect.providers.login import Key, LoginForm
 from batchata_prefect.providers.tokens import Counting
 
 T = TypeVar("T")
@@ -44,58 +45,6 @@ class Limits:
     max_bytes: int
     max_request_bytes: int
     calls: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """Credentials of one account, in place of those in the environment.
-
-    Attributes:
-        api_key: The secret; in no text of this object.
-        base_url: Where requests go; None for the SDK's own.
-        options: Further arguments of the SDK's client, such as `project`.
-        is_alone: Whether nothing of the environment goes with it, such as a project or headers.
-    """
-
-    api_key: str = field(repr=False)
-    base_url: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict[str, str])
-    is_alone: bool = False
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of the SDK's client."""
-        given = {"api_key": self.api_key, **self.options}
-        return given if self.base_url is None else {**given, "base_url": self.base_url}
-
-
-@dataclass(frozen=True, slots=True)
-class LoginForm:
-    """What the Prefect block of a provider's credentials shows and asks for.
-
-    Attributes:
-        title: What the provider is called.
-        what: What the block holds.
-        page: Address of its documentation.
-        logo: Address of its picture.
-        options: Name of a further argument of the SDK's client -> what it is.
-        instead: Name of an argument of the client that an account cannot give -> what to give in
-            its place.
-        key: What the key is.
-        needs_key: Whether there is no login without one.
-        address_title: What the base URL is called.
-        address: What the base URL is.
-    """
-
-    title: str
-    what: str
-    page: str
-    logo: str
-    options: Mapping[str, str] = field(default_factory=dict[str, str])
-    instead: Mapping[str, str] = field(default_factory=dict[str, str])
-    key: str = "The key of the account."
-    needs_key: bool = True
-    address_title: str = "Base URL"
-    address: str = "Where requests go, if not to the provider itself."
 
 
 Requests: TypeAlias = Callable[[], BinaryIO | RawIOBase]
@@ -148,6 +97,7 @@ class Provider(ABC):
         keeps_files: Whether documents can be stored there for the requests of a batch.
         batches_path: Path of its batches, below the client's base URL.
         batches_cursor: Parameter of a list that takes the last id of the page before.
+        is_sorted: Whether a page of its list tells the order of the others.
         id_field: What the id of a batch stands under.
         files_path: Path of its files.
         gone: Statuses that say of a file that there is none.
@@ -171,6 +121,7 @@ class Provider(ABC):
     keeps_files: bool = True
     batches_path: ClassVar[str]
     batches_cursor: ClassVar[str]
+    is_sorted: ClassVar[bool] = True
     id_field: ClassVar[str] = "id"
     files_path: ClassVar[str]
     gone: ClassVar[frozenset[int]] = frozenset({404})
@@ -324,9 +275,22 @@ class Provider(ABC):
         path = f"{self.batches_path}/{batch_id}"
         return self.batch(await wire.get(client, path, self.id_field))
 
+    def pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
+        """The batches of the account as its list has them; a call for each page."""
+        return lists.pages(client, self.batches_path, self.batches_cursor)
+
+    def made_at(self, item: Mapping[str, Any]) -> datetime | None:
+        """When a batch of the list was made; None where it does not say."""
+        return wire.moment(item.get("created_at"))
+
+    async def since(self, client: Any, since: datetime) -> list[Mapping[str, Any]]:
+        """What the list has of batches that may have been made since a time."""
+        pages, is_sorted = self.pages(client), self.is_sorted
+        return await lists.since_time(client, pages, self.made_at, since, is_sorted=is_sorted)
+
     async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
-        """All batches of the account as they stand now, newest first; a call for each page."""
-        async for items in wire.batch_pages(client, self.batches_path, self.batches_cursor):
+        """All batches of the account as they stand now; a call for each page."""
+        async for items in self.pages(client):
             yield [self.batch(item) for item in items]
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:

@@ -32,7 +32,7 @@ import orjson
 from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
 from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
-from batchata_prefect.providers.rows import objects_at, too_many_values
+from batchata_prefect.providers.rows import too_many_values
 
 RETRIES = 2
 """Times that the SDK repeats a call which costs nothing."""
@@ -47,14 +47,8 @@ CREATE_SECONDS = 900.0
 DOWNLOAD_SECONDS = 300.0
 """Silence that ends a download."""
 
-CLOCK_MARGIN = timedelta(minutes=15)
-"""How far the time of a create, as it was written down, may be after the provider's own."""
-
 UPLOAD_SECONDS = 7 * 24 * 3600
 """After this a stored document that nobody deleted ends by itself."""
-
-PAGE = 100
-"""Batches in a page of a list; the most that OpenAI takes [openai/resources/batches.py]."""
 
 _OF_ENVIRONMENT = ("organization", "project", "admin_api_key")
 """Attributes of an SDK's client that it reads from the environment by itself."""
@@ -344,69 +338,6 @@ async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
             yield piece
     finally:
         await response.aclose()
-
-
-async def batches_since(
-    client: Any, path: str, cursor: str, since: datetime
-) -> list[dict[str, Any]]:
-    """Batches of the account that may have been created since a time, newest first.
-
-    Args:
-        client: The SDK client.
-        path: Path of the list.
-        cursor: Name of the parameter that takes the last id of the page before.
-        since: The time, by the provider's clock or by ours.
-    """
-    found: list[dict[str, Any]] = []
-    async for items in batch_pages(client, path, cursor):
-        oldest = oldest_since(client, since)
-        moments = [moment(item.get("created_at")) for item in items]
-        found += [
-            item for item, made in zip(items, moments, strict=True) if made is None or made > oldest
-        ]
-        times = [made for made in moments if made is not None]
-        # A list whose oldest come first, or whose order nobody tells, is read to its end.
-        is_told = len(times) == len(moments) and times == sorted(times, reverse=True)
-        if times and is_told and times[-1] <= oldest:
-            break
-    return found
-
-
-def oldest_since(client: Any, since: datetime) -> datetime:
-    """When, by the provider's clock, a batch was made at the earliest that was made since a time.
-
-    Args:
-        client: The SDK client, with which something was just called.
-        since: The time, by the provider's clock or by ours.
-    """
-    ahead = datetime.now(UTC) - (now(client) or datetime.now(UTC))
-    # Whose clock it was is not known: an earlier start may have had another one.
-    return min(since, since - ahead) - CLOCK_MARGIN
-
-
-async def batch_pages(client: Any, path: str, cursor: str) -> AsyncGenerator[list[dict[str, Any]]]:
-    """Batches of the account, newest first, a page for each call."""
-    params: dict[str, Any] = {"limit": PAGE}
-    seen: set[Any] = {None}
-    while True:
-        page = await get(client, path, "data", params)
-        items = [dict(item) for item in objects_at(page, "data") if item.get("id") not in seen]
-        yield items
-        last = page.get("last_id") or (items[-1].get("id") if items else None)
-        # Who does not say whether there are more may have a page of his own, or give one twice.
-        if not items or last in {None, params.get(cursor)} or page.get("has_more") is False:
-            return
-        seen.update(item.get("id") for item in items)
-        params = {"limit": PAGE, cursor: last}
-
-
-def named(items: Any, key: str, prefix: str) -> dict[str, str]:
-    """Name -> id of those items of a list whose name begins with `prefix`."""
-    return {
-        str(item[key]): str(item["id"])
-        for item in cast("list[dict[str, Any]]", items or [])
-        if str(item.get(key) or "").startswith(prefix)
-    }
 
 
 def moment(value: Any) -> datetime | None:

@@ -238,7 +238,7 @@ def test_batches_behind_those_of_others_are_asked_for_one_by_one(
     sleepers: Sleepers, slow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list that is longer than it is worth is left, and no batch is forgotten."""
-    monkeypatch.setattr("batchata_prefect.providers.wire.PAGE", 2)
+    monkeypatch.setattr("batchata_prefect.providers.lists.PAGE", 2)
 
     async def prepare() -> str:
         mine = await batch_at(slow, "behind", tmp_path)

@@ -19,7 +19,7 @@ from batchata_prefect.answers import Reply
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
-from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
 from batchata_prefect.providers.anthropic.billing import BILLING
 from batchata_prefect.providers.anthropic.body import LIMITS, render
 from batchata_prefect.providers.anthropic.models import most_tokens
@@ -164,7 +164,7 @@ class Anthropic(Provider):
     ) -> Found:
         # A batch carries nothing of ours but the custom_ids, which only its results show.
         undecided: list[str] = []
-        for item in await wire.batches_since(client, self.batches_path, self.batches_cursor, since):
+        for item in await self.since(client, since):
             batch = self.batch(item)
             if batch.batch_id in known or batch.total not in {None, chunk.count}:
                 continue
@@ -186,7 +186,7 @@ class Anthropic(Provider):
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
         # Also those whose results are not there yet: custom_ids stand nowhere else.
         found: list[Ours] = []
-        for item in await wire.batches_since(client, self.batches_path, self.batches_cursor, since):
+        for item in await self.since(client, since):
             batch = self.batch(item)
             first = await self._first_id(client, batch) if batch.state == "ended" else None
             match = _CUSTOM_ID.fullmatch(first) if first is not None else None
@@ -261,7 +261,7 @@ class Anthropic(Provider):
         params: dict[str, Any] = {"limit": 1000}
         while True:
             page = await wire.get(client, self.files_path, "data", params)
-            found |= wire.named(page["data"], "filename", prefix)
+            found |= lists.named(page["data"], "filename", prefix)
             following = page.get("next_page")
             if not following:
                 return found

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from io import RawIOBase
 from os import SEEK_END
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from typing_extensions import override
 
@@ -32,13 +32,13 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.money.billing import Billing
-from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
 from batchata_prefect.providers.failures import is_transient, status_of
 from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
 from batchata_prefect.providers.gemini.client import Client
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
 from batchata_prefect.providers.gemini.tokens import GeminiCounting
-from batchata_prefect.providers.rows import count_at, list_at, object_at, parse, text_at
+from batchata_prefect.providers.rows import count_at, object_at, objects_at, parse, text_at
 
 _JSONL = "application/jsonl"
 _TOKEN = re.compile(r"batchata-([0-9a-f]{64})")
@@ -77,6 +77,7 @@ class Gemini(Provider):
     # An id is the resource's whole name, such as `batches/abc`, as the SDK takes it.
     batches_path = ""
     id_field = "name"
+    is_sorted = False  # that the newest come first is not documented
     files_path = ""
     gone = frozenset({403, 404})
     """ "You do not have permission to access the File ... or it may not exist" [public reports]."""
@@ -157,47 +158,35 @@ class Gemini(Provider):
         told = dumps(error["error"] if isinstance(error, dict) and "error" in error else error)
         return b'{"key":"%b","error":%b}' % (custom_id.encode(), told.encode())
 
-    async def _pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
+    @override
+    async def pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
         # Without a size the list has been seen to be empty [python-genai#1250].
-        params: dict[str, Any] = {"pageSize": wire.PAGE}
+        params: dict[str, Any] = {"pageSize": lists.PAGE}
         while True:
             page = await wire.get(client, "/batches", "", params)
-            yield cast("list[Mapping[str, Any]]", list_at(page, "operations"))
+            yield objects_at(page, "operations")
             following = text_at(page, "nextPageToken")
             if not following or following == params.get("pageToken"):
                 return
             params = {**params, "pageToken": following}
 
     @override
-    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
-        async for items in self._pages(client):
-            yield [self.batch(item) for item in items]
-
-    async def _since(self, client: Any, since: datetime) -> list[tuple[str | None, ProviderBatch]]:
-        """Token, where it is one of ours, and batch of all that were made since a time."""
-        found: list[tuple[str | None, ProviderBatch]] = []
-        # To the last page: that the newest come first is not documented.
-        async for items in self._pages(client):
-            oldest = wire.oldest_since(client, since)
-            for item in items:
-                batch = self.batch(item)
-                if batch.created_at is None or batch.created_at > oldest:
-                    found.append((_token(item), batch))
-        return found
+    def made_at(self, item: Mapping[str, Any]) -> datetime | None:
+        return wire.moment((object_at(item, "metadata") or item).get("createTime"))
 
     @override
     async def find(
         self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
     ) -> Found:
-        for token, batch in await self._since(client, since):
-            if token == chunk.token and batch.batch_id not in known:
-                return Found(batch)
+        for item in await self.since(client, since):
+            if _token(item) == chunk.token and str(item.get("name")) not in known:
+                return Found(self.batch(item))
         return Found()
 
     @override
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        found = await self._since(client, since)
-        return [Ours(batch, token[:16]) for token, batch in found if token is not None]
+        found = [(item, _token(item)) for item in await self.since(client, since)]
+        return [Ours(self.batch(item), token[:16]) for item, token in found if token is not None]
 
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
@@ -210,7 +199,7 @@ class Gemini(Provider):
         shown, ending = _STATES.get(state.partition("_STATE_")[2], otherwise)
         counts = object_at(about, "batchStats")
         succeeded = count_at(counts, "successfulRequestCount")
-        created = wire.moment(about.get("createTime"))
+        created = self.made_at(data)
         output = object_at(about, "output") or object_at(data, "response")
         rows = text_at(output, "responsesFile")
         if ending == "failed" and (rows or succeeded):

@@ -36,7 +36,7 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, wire
+from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, lists, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.openai.billing import BILLING
@@ -282,7 +282,7 @@ class OpenAI(Provider):
     ) -> Found:
         # By the token in its metadata. Servers that speak this API may give none back: then by its
         # file, or by its rows once it has ended.
-        items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
+        items = await self.since(client, since)
         items = [item for item in items if str(item.get("id")) not in known]
         # All metadata first: names of files cost a call each.
         for item in items:
@@ -299,7 +299,7 @@ class OpenAI(Provider):
 
     @override
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        items = await wire.batches_since(client, self.batches_path, self.batches_cursor, since)
+        items = await self.since(client, since)
         heads = [await self._proofs.head(self, client, item) for item in items]
         return [
             Ours(self.batch(item), head) for item, head in zip(items, heads, strict=True) if head
@@ -369,7 +369,7 @@ class OpenAI(Provider):
         params: dict[str, Any] = {"purpose": "user_data", "limit": 1000}
         while True:
             page = await wire.get(client, "/files", "data", params)
-            found |= wire.named(page["data"], "filename", prefix)
+            found |= lists.named(page["data"], "filename", prefix)
             items = list_at(page, "data")
             if not page.get("has_more") or not items:
                 return found

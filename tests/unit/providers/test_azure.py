@@ -25,7 +25,6 @@ from batchata_prefect.providers import (
     price_book,
     provider_for,
     providers,
-    wire,
 )
 from batchata_prefect.providers.azure import Azure, batches
 from batchata_prefect.providers.failures import NotSentError, classify
@@ -176,7 +175,7 @@ def test_a_list_of_any_order_is_searched(newest_first: bool) -> None:
         return {"data": data, "has_more": shown[-1] != names[-1], "last_id": shown[-1]}
 
     since = datetime.now(UTC) - timedelta(hours=1.5)
-    found = answered(page, lambda client: wire.batches_since(client, "/batches", "after", since))
+    found = answered(page, lambda client: AZURE.since(client, since))
     assert {item["id"] for item in found} == {"batch_0", "batch_1"}
 
 

@@ -237,7 +237,7 @@ def test_a_list_is_read_as_far_as_its_order_tells(
     monkeypatch.setattr(wire, "get", page)
     since = wire.moment(new)
     assert since is not None
-    found = asyncio.run(wire.batches_since(object.__new__(_Client), "/batches", "after", since))
+    found = asyncio.run(OpenAI().since(object.__new__(_Client), since))
     expected = {"b7", "b8", "b9"} if order != "any" else {"b9"}
     assert {item["id"] for item in found} == expected
 

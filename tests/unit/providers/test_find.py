@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batchata_prefect.errors import ProviderError
-from batchata_prefect.providers import wire
+from batchata_prefect.providers import lists
 from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.providers.failures import classify
 
@@ -90,7 +90,7 @@ def test_an_open_look_alike_keeps_an_anthropic_search_open(sandbox, tmp_path):
 
 def test_the_search_goes_through_all_pages_of_its_time(sandbox, provider, order, monkeypatch):
     """A batch that is not on the first page of the list is found as well."""
-    monkeypatch.setattr(wire, "PAGE", 2)
+    monkeypatch.setattr(lists, "PAGE", 2)
     placed = order(salt="first")
 
     async def look(client: Any) -> None:
@@ -107,14 +107,14 @@ def test_the_search_goes_through_all_pages_of_its_time(sandbox, provider, order,
 
 def test_a_search_does_not_reach_behind_its_time(sandbox, provider, order, monkeypatch):
     """Pages older than the intent, with a margin for the clocks, are not asked for."""
-    monkeypatch.setattr(wire, "PAGE", 1)
+    monkeypatch.setattr(lists, "PAGE", 1)
     placed = order(salt="old")
 
     async def look(client: Any) -> None:
         await finished(provider, client, (await placed.create(client)).batch_id)
         await finished(provider, client, (await order(["x"], salt="new").create(client)).batch_id)
         calls = sandbox.ledger.calls()[f"{provider.name}.list"]
-        later = datetime.now(UTC) + 2 * wire.CLOCK_MARGIN
+        later = datetime.now(UTC) + 2 * lists.CLOCK_MARGIN
         found = await provider.find(client, placed.chunk, later, NOBODY)
         assert (found.batch, found.undecided) == (None, ())
         # That Gemini's newest come first is not documented.
@@ -143,7 +143,7 @@ def test_a_look_alike_whose_results_are_gone_needs_a_person(sandbox, tmp_path, m
     async def listed(*_: Any) -> list[dict[str, Any]]:
         return [item]
 
-    monkeypatch.setattr(wire, "batches_since", listed)
+    monkeypatch.setattr(claude, "since", listed)
 
     async def look(client: Any) -> None:
         with pytest.raises(ProviderError, match=r"msgbatch_old.*results are gone"):
