@@ -24,7 +24,7 @@ from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.ended import EndedRows
 from batchata_prefect.results.joined import Joined
 from batchata_prefect.results.remote import MANIFEST
-from batchata_prefect.results.result_file import ResultFile
+from batchata_prefect.results.result_file import BLANK, ResultFile
 from batchata_prefect.views.escapes import sheet_cell
 from batchata_prefect.views.printed import Rows
 
@@ -289,7 +289,7 @@ def _export_table(
 
 def _is_plain(name: str, row: dict[str, Any]) -> bool:
     """Whether a row has a column of its own for a field: JSON only where it holds something."""
-    if not name.endswith("_json"):
+    if not name.endswith("_json") or name not in BLANK:
         return True
     return name in {"citations_json", "tool_calls_json", "items_json"} and row[name] is not None
 

@@ -21,7 +21,7 @@ from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.results.result_file import BLANK
 
 CSV = (
-    "id,Status,note,Fiche à lire,empty,answer.x,job_id\n"
+    "id,Status,note,Fiche à lire,a_json,answer.x,job_id\n"
     '1,open,"a, ""b""\nc",=1+1,,7,j\n'
     "2,closed,-5,é,,8,k\n"
 )
@@ -32,7 +32,7 @@ ROWS = [
         "input_Status": status,
         "note": note,
         "Fiche à lire": file,
-        "empty": "",
+        "a_json": "",
         "input_answer.x": x,
         "input_job_id": job,
     }
