@@ -319,7 +319,10 @@ class JobsBuilder:
         own_id, reads_files = None, False
         if form is not None and not isinstance(row, Damaged):
             own_id, reads_files = form.own_id(row), form.reads_files(row)
-        fault = fault.removesuffix(" Nothing was sent.")
+        # The same from another folder, or the rows would be another job set there.
+        folder = getattr(row, "source", "").rpartition("/")[0]
+        fault = fault.replace(f"{folder}/", "") if folder else fault
+        fault = fault.removesuffix(" Nothing was sent.").removesuffix(".")
         self._intake.refuse(own_id, number, fault, reads_files=reads_files)
 
     def __len__(self) -> int:

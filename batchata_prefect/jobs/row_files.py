@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from batchata_prefect.content.exact_json import fraction
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.numbers import counted
 
 _PARQUET_ROWS = 1000
 _CSV_FIELD_CHARACTERS = 2**31 - 1
@@ -386,7 +387,7 @@ def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row | 
                     continue
                 if len(cells) != len(header):
                     named = f"the first line names {len(header)} columns"
-                    yield Damaged.at(source, line, f"{len(cells)} values, but {named}")
+                    yield Damaged.at(source, line, f"{counted(len(cells), 'value')}, but {named}")
                     continue
                 values = dict(zip(header, cells, strict=True))
                 if unnamed and any(cells[at] for at in unnamed):

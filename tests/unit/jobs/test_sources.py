@@ -221,7 +221,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
         ("a.jsonl", '{"a": 1}\n{"a": ', r"a\.jsonl' line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n\n[1]\n', r"line 3: each line must be one JSON object.*list"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', r"line 2: not UTF-8 \(byte 8 of the line\)"),
-        ("a.csv", "a,b\n1,2\n\n3\n", r"line 4: 1 values, but the first line names 2 columns"),
+        ("a.csv", "a,b\n1,2\n\n3\n", r"line 4: 1 value, but the first line names 2 columns"),
         ("a.csv", 'a,b\n"1\n1",2\n3,4,5\n', r"line 4: 3 values"),
         ("a.csv", 'a,b\n"1\n1",2,3\n', r"line 2: 3 values"),
         ("a.csv", 'a,b\n1,"2\n3,4\n', r"line 3: unexpected end of data"),
