@@ -182,6 +182,7 @@ class Spool:
         self._store_new()
         repeats = self._ids.given_again(first)
         if (one := next(repeats, None)) is None:
+            self._ids.close()  # more may be added
             return
         self._family_of_none(one[1])
 

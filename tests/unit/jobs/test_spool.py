@@ -195,3 +195,49 @@ def test_a_spool_that_was_used_is_like_new_after_a_reset(tmp_path: Path, moves) 
     assert list(reader.bodies(range(4))) == [b"0", b"1", b"2", b"3"]
     reader.close()
     spool.close()
+
+
+def test_more_may_come_behind_rows_that_were_refused(tmp_path: Path) -> None:
+    """Ids are looked through again: those of the rows before, and of what is added behind them."""
+    spool = Spool.create(tmp_path)
+
+    def add(*ids: str, named: bool = True) -> None:
+        for job_id in ids:
+            job = Job(id=job_id, model="m", prompt="x")
+            spool.add(job, request(b"%d" % spool.count), named=named)
+
+    def skip(first: int) -> None:
+        spool.refuse_repeats(first, lambda ordinal, job_id: (f"row-{ordinal}", f"as {job_id}"))
+
+    add("job-x", "job-x", named=False)
+    skip(0)
+    spool.refuse("a", "is bad", named=True)
+    add("a", "b", "row-6", "a")
+    spool.refuse("b", "is bad too", named=True)
+    skip(2)
+    add("job-x", named=False)
+    add("c")
+    spool.seal()
+    reader = spool.reader()
+    found = [reader.context(n).job_id for n in range(spool.count)]
+    assert found == [
+        "job-x",
+        "job-x-2",
+        "row-2",
+        "a",
+        "b",
+        "row-6",
+        "row-6-2",
+        "row-7",
+        "job-x-3",
+        "c",
+    ]
+    assert list(spool.faults()) == ["is bad", "as a", "is bad too"]
+    assert +spool.states.counts == {WAITING: 7, FAILED: 3}
+    (family,) = spool.families()
+    assert [row.ordinal for row in spool.waiting(family, 0)] == [0, 1, 3, 4, 5, 8, 9]
+    assert list(reader.bodies([4, 5, 9])) == [b"4", b"5", b"9"]
+    members = b"".join(row.fingerprint for row in spool.waiting(family, 0))
+    assert list(spool.locate(members)) == [0, 1, 3, 4, 5, 8, 9]
+    reader.close()
+    spool.close()
