@@ -50,6 +50,8 @@ DOWNLOAD_SECONDS = 300.0
 UPLOAD_SECONDS = 7 * 24 * 3600
 """After this a stored document that nobody deleted ends by itself."""
 
+_OLDEST_YEAR = 2020
+
 _OF_ENVIRONMENT = ("organization", "project", "admin_api_key")
 """Attributes of an SDK's client that it reads from the environment by itself."""
 
@@ -341,12 +343,14 @@ async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
 
 
 def moment(value: Any) -> datetime | None:
-    """A time of either API, unix seconds or RFC 3339; None where it is neither."""
+    """A time of either API, unix seconds or RFC 3339; None where it is neither, or means none."""
     try:
-        if isinstance(value, (int, float)):
-            return datetime.fromtimestamp(value, UTC)
-        made = datetime.fromisoformat(value)
+        number = isinstance(value, (int, float))
+        made = datetime.fromtimestamp(value, UTC) if number else datetime.fromisoformat(value)
     except (TypeError, ValueError, OverflowError, OSError):
+        return None
+    # Some servers write 0, or the year 1, for a time that there is not.
+    if made.year < _OLDEST_YEAR:
         return None
     return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
 

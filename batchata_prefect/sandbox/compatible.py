@@ -29,6 +29,7 @@ WAYS = {
     "capitals": "the status is in capitals",
     "no_counts": "request_counts is null",
     "no_times": "no time is told, neither of the creation nor of the expiry",
+    "zero_times": "a time that is not told is 0, and none is told",
     "no_metadata": "metadata is dropped",
     "no_names": "files have names of the server's own",
     "no_file": "a file's object is not given, only what is in it",
@@ -88,6 +89,8 @@ def bent_batch(body: Json, ways: Collection[str], *, failed_rows: bool) -> Json:
             body[name] = None
             if name in ("created_at", "expires_at"):
                 del body[name]
+    if "zero_times" in ways:
+        body.update({name: 0 for name in body if name.endswith("_at")})
     if "no_metadata" in ways:
         del body["metadata"]
     if "window" in ways:

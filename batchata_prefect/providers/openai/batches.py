@@ -313,7 +313,7 @@ class OpenAI(Provider):
         counts = object_at(data, "request_counts")
         total: int | None = count_at(counts, "total") or None
         done = count_at(counts, "completed"), count_at(counts, "failed")
-        ended = [wire.moment(data[name]) for name in _ENDS if data.get(name) is not None]
+        ended = [at for name in _ENDS if (at := wire.moment(data.get(name))) is not None]
         files = [id_at(data, name) for name in ("output_file_id", "error_file_id")]
         is_bare = not any(files) and not total
         if is_bare and ending in {"canceled", "expired"} and data.get("in_progress_at"):

@@ -389,7 +389,7 @@ def test_no_reply_is_too_odd(
     if failure.kind == "wait" and not is_transient(status) and status >= 300:
         assert b"rate_limit_exceeded" in content
         assert status not in {401, 402}
-    elif status in {401, 402, 403}:
+    elif status in {401, 402, 403, 407}:
         assert failure.kind == "account"
     elif failure.kind != "account":
         assert (failure.kind == "wait") == is_transient(status)
