@@ -20,7 +20,7 @@ from batchata_prefect.results.remote import bring
 from batchata_prefect.results.result_file import DAMAGED, ResultFile
 
 _ASKED = ("model", "prompt", "system", "response_model", "max_tokens", "params")
-_SENT = ("cost_limit_usd", "time_limit_hours", "max_attempts", "max_reasks")
+_SENT = ("cost_limit_usd", "time_limit_hours", "max_attempts", "max_reasks", "on_bad_row")
 
 if TYPE_CHECKING:
     _Asked: TypeAlias = object

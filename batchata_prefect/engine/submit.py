@@ -218,7 +218,7 @@ class Purchases:
             correction=factor,
             realtime=realtime,
         )
-        requests = await self._prepare_files(family, chunk, cut)
+        requests, digests = await self._prepare_files(family, chunk, cut)
         entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
         await own(run, entry)
         if not run.ledger:
@@ -230,8 +230,7 @@ class Purchases:
             run.request_file(chunk.token).unlink(missing_ok=True)
             run.turned_away.add(chunk.provider, chunk.model)
             return None
-        requests_told = await run.alone(_requests, run, cut)
-        intent = Intent(chunk, entry.since, cut.members, requests_told)
+        intent = Intent(chunk, entry.since, cut.members, digests)
         records = run.records
         try:
             await keep(
@@ -254,23 +253,29 @@ class Purchases:
 
     async def _prepare_files(
         self, family: Family, chunk: Chunk, cut: chunks.Cut
-    ) -> Requests | None:
-        """Write what the chunk needs on disk before its intent; what is sent, if that is one file.
+    ) -> tuple[Requests | None, bytes]:
+        """Write what the chunk needs on disk before its intent.
+
+        Returns:
+            What is sent, if that is one file, and the digests of the jobs' requests.
 
         Raises:
             StateError: The disk is full or not writable.
         """
         run = self._run
         try:
+            digests = await run.alone(_digests, run, cut)
             if chunk.realtime:
                 await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
-                return None
+                return None, digests
             uploads = await self._uploads.ensure(family, cut.ordinals) if run.spool.files else {}
-            return await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
+            requests = await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
+            return requests, digests
         except OSError as error:
             raise StateError(
                 f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
-                f"{error.strerror}. It was not sent; make room and run again, nothing is paid twice"
+                f"{error.strerror or error}. It was not sent; make room and run again, nothing is "
+                "paid twice"
             ) from error
 
 
@@ -419,7 +424,7 @@ async def _time_there(run: Session, chunk: Chunk) -> datetime:
     return wire.now(client) or datetime.now(UTC)
 
 
-def _requests(run: Session, cut: chunks.Cut) -> bytes:
+def _digests(run: Session, cut: chunks.Cut) -> bytes:
     """Digests of the requests of jobs, end to end."""
     jobs = run.spool.reader()
     try:

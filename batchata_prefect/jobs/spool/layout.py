@@ -184,12 +184,10 @@ def fingerprint(job_id: str, behind_id: bytes, body: bytes, nth: int = 0) -> byt
     return digest(first + b"%d" % nth) if nth else first
 
 
-def request_digest(family: Family, body: bytes) -> bytes:
-    """What a job is recognised by whose id is another since: its request alone."""
+def request_hash(family: Family) -> hashlib.blake2b:
+    """What a job is recognised by whose id is another since, once its request is put into it."""
     about = f"{family.provider}\0{family.endpoint}\0{family.model}\0"
-    hashed = hashlib.blake2b(about.encode(), digest_size=FINGERPRINT_BYTES)
-    hashed.update(body)
-    return hashed.digest()
+    return hashlib.blake2b(about.encode(), digest_size=FINGERPRINT_BYTES)
 
 
 def digest(data: bytes) -> bytes:

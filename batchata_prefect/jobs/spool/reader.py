@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import tee
@@ -23,7 +24,7 @@ from batchata_prefect.jobs.spool.layout import (
     Family,
     Stored,
     fingerprint,
-    request_digest,
+    request_hash,
     unpack,
 )
 
@@ -96,8 +97,14 @@ class SpoolReader:
     def requests(self, ordinals: Iterable[int]) -> Iterator[bytes]:
         """Digests of the requests of jobs as they were added, in the order asked for."""
         first, second = tee(ordinals)
+        begun: dict[int, hashlib.blake2b] = {}
         for ordinal, body in zip(first, self.bodies(second, as_added=True), strict=True):
-            yield request_digest(self.family(ordinal), body)
+            family = self.family(ordinal)
+            if family.id not in begun:
+                begun[family.id] = request_hash(family)
+            hashed = begun[family.id].copy()
+            hashed.update(body)
+            yield hashed.digest()
 
     def bodies(self, ordinals: Iterable[int], *, as_added: bool = False) -> Iterator[bytes]:
         """The requests of jobs, in the order asked for; quick where that is their own order.
