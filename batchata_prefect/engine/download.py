@@ -157,7 +157,11 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
     except OSError:
         raise
     except Exception as error:
-        get_run_logger().error("%s: its replies are lost (%s)", chunk.name, one_line(error))
+        get_run_logger().error(
+            "%s: its replies cannot be had (%s); the next start looks for them again",
+            chunk.name,
+            one_line(error),
+        )
 
 
 def _had_rows(ending: Ending) -> bool:

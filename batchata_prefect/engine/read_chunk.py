@@ -14,6 +14,7 @@ from batchata_prefect.money.ledger import (
     CANCELED,
     FAILED,
     LOST,
+    NEVER_SENT,
     TIME_LIMIT,
     WRITTEN_OFF,
     Ending,
@@ -83,7 +84,15 @@ def read_chunk(
             jobs,
             run.providers[chunk.provider].read,
             no_reply=no_reply
-            or _no_reply(entry, batch, reason, refused_places or {}, short=short, lost=lost),
+            or _no_reply(
+                entry,
+                batch,
+                reason,
+                refused_places or {},
+                short=short,
+                lost=lost,
+                no_file=replies is None,
+            ),
             source=source,
         )
     except OSError:
@@ -133,12 +142,13 @@ def _no_reply(
     *,
     short: bool,
     lost: bool,
+    no_file: bool,
 ) -> Callable[[int], tuple[str, str, str]]:
     """Place -> (mark, error code, error) of a request that got no row."""
     if (ending := entry.ending) is not None:
         if entry.chunk.realtime:
             return lambda place: unanswered(ending.marks[place], ending.reason)
-        return _restored(ending)
+        return _restored(ending, no_file=no_file)
     if batch is None:
         return lambda place: _refused(reason, refused_places, place)
     if lost:
@@ -207,9 +217,15 @@ def unanswered(mark: str, reason: str | None) -> tuple[str, str, str]:
     return mark, "canceled", f"{reason}; it was not sent. Run again to send it"
 
 
-def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
-    """The same for a chunk that ended before, whose replies are read once more."""
+def _restored(ending: Ending, *, no_file: bool) -> Callable[[int], tuple[str, str, str]]:
+    """The same for a chunk that ended before, whose replies are read once more.
+
+    Args:
+        ending: How it ended.
+        no_file: Whether the file of its replies is not there, and cannot be had now.
+    """
     lost = "its answer was stored and paid for, but the reply file is gone, here and there"
+    said = "what the provider said of it was stored and may be paid, but the reply file is gone"
 
     def told(place: int) -> tuple[str, str, str]:
         letter = ending.marks[place]
@@ -223,6 +239,8 @@ def _restored(ending: Ending) -> Callable[[int], tuple[str, str, str]]:
             ending.status == "canceled" or ending.status == "expired"
         ):
             return letter, *_unrun(ending.status, "the batch", ending.reason)[1:]
+        if no_file and ending.status not in {*NEVER_SENT, "failed"}:
+            return letter, "answer_lost", said
         return letter, "batch_failed", ending.reason or "the batch gave no row for this job"
 
     return told

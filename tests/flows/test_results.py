@@ -158,3 +158,20 @@ def test_a_run_and_its_restart_give_the_same_objects(tmp_path: Path, billed) -> 
     (tmp_path / "out" / "manifest.json").unlink()
     assert results() == found
     assert len(billed()) == 2 * len(texts)
+
+
+def test_a_refusal_that_is_paid_can_be_had_later(sandbox, tmp_path: Path) -> None:
+    """Another machine that does not get a paid refusal at once does not call it a failed batch."""
+
+    def make(which: str) -> Batch:
+        batch = Batch(tmp_path / which, run_key=f"{tmp_path}").set_state(tmp_path / "state")
+        text = f"[[sandbox:refusal]] {tmp_path}"
+        return batch.add_job(prompt=text, model="gpt-6-luna", max_tokens=90, id="a")
+
+    (before,) = make("here").run().iter_results()
+    assert before.error_code == "refusal"
+    sandbox.fault("openai", operation="retrieve", mode="status", status=503, times=3)
+    (away,) = make("there").run().iter_results()
+    assert away.error_code == "answer_lost"
+    (after,) = make("there").run().iter_results()
+    assert (after.error_code, after.cost_usd) == ("refusal", before.cost_usd)
