@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 
 _FAULTS_KEPT = 1_000
+_OF_A_ROW = (
+    *(ValidationError, ProviderError),
+    # Whatever stands in a field that nobody has thought of; a full disk is no row's trouble.
+    *(TypeError, ValueError, LookupError, AttributeError, RecursionError),
+)
 
 
 class JobsBuilder:
@@ -147,7 +152,7 @@ class JobsBuilder:
             values = _job_values(item) if isinstance(item, Job) else item
             try:
                 self._intake.add({key: value for key, value in values.items() if value is not None})
-            except (ValidationError, ProviderError) as error:
+            except _OF_A_ROW as error:
                 faults.add(f"job {values.get('id') or nth!r}", error, values.get("id"))
         faults.raise_together()
         return self
@@ -295,7 +300,7 @@ class JobsBuilder:
                     )
                     if form.empty:
                         empty.update(form.empty)
-                except (ValidationError, ProviderError) as error:
+                except _OF_A_ROW as error:
                     place, own = place_of(row, number), values.get("id")
                     if skips:
                         self._skip(row, number, form, f"{place}: {fault_of(place, error, own)}")
@@ -323,6 +328,8 @@ class JobsBuilder:
         folder = getattr(row, "source", "").rpartition("/")[0]
         fault = fault.replace(f"{folder}/", "") if folder else fault
         fault = fault.removesuffix(" Nothing was sent.").removesuffix(".")
+        # Half a character, which JSON can name and UTF-8 cannot.
+        fault = fault.encode(errors="backslashreplace").decode()
         self._intake.refuse(own_id, number, fault, reads_files=reads_files)
 
     def __len__(self) -> int:

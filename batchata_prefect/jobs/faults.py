@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from batchata_prefect.errors import ValidationError
+from batchata_prefect.errors import ProviderError, ValidationError
 from batchata_prefect.jobs.spool import Spool
 from batchata_prefect.numbers import counted
 
@@ -25,9 +25,10 @@ class Faults:
 
     def add(self, place: str, error: Exception | str, job_id: object = None) -> None:
         """Note a fault; what it says is the same for all jobs once place and id are left out."""
-        text = str(error).removeprefix(f"{place}: ")
+        short = fault_of(place, error, job_id)
+        text = str(error).removeprefix(f"{place}: ") if short in str(error) else short
         self._all.append(f"{place}: {text}" if place else text)
-        self._places.setdefault(fault_of(place, error, job_id), []).append(place)
+        self._places.setdefault(short, []).append(place)
 
     def raise_together(self) -> None:
         """Tell all that were noted.
@@ -63,6 +64,8 @@ def _told(places: list[str], text: str) -> str:
 
 def fault_of(place: str, error: Exception | str, job_id: object) -> str:
     """What is wrong with a job, without its place and its id."""
+    if isinstance(error, Exception) and not isinstance(error, (ValidationError, ProviderError)):
+        return f"no job can be made of it ({type(error).__name__}: {error})"
     own = "(no id)" if job_id is None else job_id
     return str(error).removeprefix(f"{place}: ").removeprefix(f"job {own!r}: ")
 

@@ -195,9 +195,9 @@ class RowForm:
     def own_id(self, row: Mapping[str, Any]) -> str | None:
         """The id of a row that makes no job; None where it has none that can be used."""
         column = self.id_column or ("id" if self.prompt is None else None)
-        with suppress(TypeError):
+        with suppress(TypeError, UnicodeEncodeError):
             text = as_text(row.get(column)) if column is not None else ""
-            return text if text.strip() else None
+            return text if text.encode().strip() else None
         return None
 
     def reads_files(self, row: Mapping[str, Any]) -> bool:

@@ -304,3 +304,26 @@ def test_the_deployed_flow_and_the_block(tmp_path: Path, billed) -> None:
     batch = JobsFile(**told)._batch("night")
     assert [remark[:14] for remark in batch.remarks] == ["2 rows skipped"]
     assert len(billed()) == 1
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"messages": 5},
+        {"prompt": "x", "tags": True},
+        {"prompt": "x", "provider": [1]},
+        {"prompt": "x", "citations": {}},
+        {"prompt": "x", "id": "\ud800"},
+        {"prompt": "x", "file": "\ud800"},
+        {"prompt": "x", "\ud800": 1},
+        5,
+    ],
+)
+def test_whatever_stands_in_a_row_is_its_own_trouble(tmp_path: Path, odd: Any) -> None:
+    rows = [{"prompt": "one", "id": "a"}, odd, {"prompt": "two", "id": "b"}]
+    assert [fault[:7] for fault in faults(tmp_path, rows)] == ["row 2: "]
+    batch = make(tmp_path, rows)
+    assert planned(batch)["to_send"] == 2
+    reader = batch._intake.open_spool().reader()
+    assert [reader.context(n).job_id for n in range(3)] == ["a", "row-2", "b"]
+    reader.close()
