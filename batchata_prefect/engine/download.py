@@ -30,6 +30,7 @@ from batchata_prefect.money.ledger import (
 )
 from batchata_prefect.providers import Provider
 from batchata_prefect.providers.caps import Download
+from batchata_prefect.records.credentials import connect
 from batchata_prefect.results.ended import ANSWERS
 from batchata_prefect.results.read import count_rows, lines
 from batchata_prefect.results.remote import (
@@ -130,6 +131,18 @@ def _answered(provider: Provider, replies: Path, endpoint: str) -> int:
     return answered
 
 
+async def reach(run: Session, name: str) -> None:
+    """Be connected to a provider, also to one that no job of today needs.
+
+    Raises:
+        MissingCredentialsError: Its key is not here.
+    """
+    if name not in run.clients:
+        run.providers[name] = run.provider(name)
+        credentials = run.settings.credentials.get(name)
+        run.clients[name] = await connect(run.providers[name], credentials)
+
+
 async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
     """Fetch the replies of an ended chunk again, where their file is gone and something was in it.
 
@@ -149,9 +162,10 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         return
     if receipt is None:
         return  # of a realtime request, no provider keeps the reply
-    provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
     get_run_logger().warning("%s: its reply file is gone, fetching it again", chunk.name)
     try:
+        await reach(run, chunk.provider)
+        provider, client = run.providers[chunk.provider], run.clients[chunk.provider]
         batch = await provider.poll(client, receipt.batch_id)
         await fetch(run, Flight(entry, ordinals), batch)
     except OSError:

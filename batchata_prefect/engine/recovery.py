@@ -13,6 +13,7 @@ from prefect import get_run_logger
 from prefect.settings import get_current_settings
 
 from batchata_prefect.engine.deliver import last_words
+from batchata_prefect.engine.download import reach
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.engine.session import Flight, Session
@@ -24,7 +25,6 @@ from batchata_prefect.money import budget
 from batchata_prefect.money.ledger import NEVER_SENT, Start
 from batchata_prefect.providers import price_book, providers
 from batchata_prefect.providers.accounts import IDENTITY
-from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.note import Note, read_note, write_note
 from batchata_prefect.results.ended import Words
 from batchata_prefect.results.remote import put_note
@@ -35,7 +35,7 @@ async def connected(run: Session) -> AsyncGenerator[None]:
     """Connect to the providers that the jobs need, and hang up at the end."""
     try:
         for family in run.spool.families():
-            await _connect(run, family.provider)
+            await reach(run, family.provider)
         for name, client in run.clients.items():
             run.prices.located(name, run.providers[name].account(client))
         refuse_unbound(run.spool, run.prices, *run.settings.limits)
@@ -163,7 +163,7 @@ async def _reconnect(run: Session, name: str) -> None:
         StateError: Its account is gone, and the environment's own provider has the name, too.
     """
     try:
-        await _connect(run, name)
+        await reach(run, name)
     except MissingCredentialsError as error:
         raise MissingCredentialsError(
             f"{error}. A batch of an earlier start is in flight at {name}, which only the key of "
@@ -246,13 +246,6 @@ def _begun(run: Session) -> datetime:
     # By their place: the clock of a provider is not that of the manifest.
     later = run.ledger[manifest["ledger"][1] :]
     return min((entry.since for entry in later), default=datetime.now(UTC))
-
-
-async def _connect(run: Session, name: str) -> None:
-    if name not in run.clients:
-        run.providers[name] = run.provider(name)
-        credentials = run.settings.credentials.get(name)
-        run.clients[name] = await connect(run.providers[name], credentials)
 
 
 def refuse_other_records(run: Session) -> None:

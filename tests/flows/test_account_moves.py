@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -203,3 +204,21 @@ def test_canceled_without_the_run_although_one_account_is_dead(
     ends = {name: list(slow[name].ledger.batches())[-1].status for name in names}
     assert ends["team"] in {"canceling", "ended"}
     assert ends["lab"] not in {"cancelling", "cancelled"}
+
+
+def test_what_an_account_said_that_is_gone(servers: dict[str, Sandbox], tmp_path: Path) -> None:
+    """No job of today needs it, and its replies are nowhere any more: they are fetched again."""
+    known, url = tables(servers), f"file://{tmp_path}/out"
+
+    def batch(name: str) -> Batch:
+        made = Batch(url, run_key=url, accounts={name: known[name]}, prices=PRICES)
+        made.set_state(tmp_path / "state")
+        model = MODELS[KINDS[name]]
+        return made.add_job(prompt=url, model=model, provider=name, max_tokens=90, id=name)
+
+    run = batch("lab").run()
+    for place in (run.results_dir, tmp_path / "out" / "raw_files"):
+        shutil.rmtree(place)
+    run = batch("team").run()
+    assert [result.error for result in run.iter_results()] == [None]
+    assert len(list((tmp_path / "out" / "raw_files" / "responses").iterdir())) == 2
