@@ -199,7 +199,7 @@ def _say(manifest: dict[str, Any], order: Order) -> None:
     if first is not None and is_made_id(first["job_id"]) and not order.amendments:
         tell(
             "\nThe jobs have no ids of their own: an export joins its answers to their rows by "
-            "`row`. --id-column NAME gives them those of a column."
+            "`row`. --id-column NAME gives them those of a column, also later and at no cost."
         )
     if manifest["failures"]:
         tell(f"\nWhat failed:      batchata results {order.place} --failed")
