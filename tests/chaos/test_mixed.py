@@ -268,6 +268,8 @@ def test_two_runs_over_other_accounts(
     limit = scenario.most() * pick.uniform(0.1, 2)
     for job in jobs:
         job["cost_limit_usd"] = limit
+        # What a run that was killed held of one is forgotten after half an hour.
+        job["options"]["quota"] = {}
     for _ in range(2):
         scenario.trouble()
         kills = [pick.uniform(0.2, 2.5) for _ in jobs]
