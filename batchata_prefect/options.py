@@ -30,7 +30,7 @@ from batchata_prefect.numbers import (
     number_field,
     whole_field,
 )
-from batchata_prefect.providers.accounts import tables
+from batchata_prefect.providers.accounts import blocks, tables
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -104,17 +104,6 @@ def _time_limit(name: str, value: Any) -> float:
 
 
 _TIME_LIMIT = Checked(_time_limit, {}, {"type": "number", "minimum": 0, "maximum": 24})
-
-
-def _blocks(value: Any) -> Any:
-    if isinstance(value, dict):
-        for provider, block in cast("dict[Any, Any]", value).items():
-            if not isinstance(block, str) or not block:
-                raise OptionError(
-                    f"the credentials for {provider!r} must be the name of a saved block, so that "
-                    "the run finds its key again; save the block and give its name"
-                )
-    return _table(cast("Any", value))
 
 
 def _table(value: Any) -> Any:
@@ -225,7 +214,7 @@ class RunOptions(BaseModel):
     """USD per million tokens, as charged in a batch, for models whose price is unknown or other: a
     table by model id with input and output, and the same under realtime; or the path of a JSON or
     TOML file of it."""
-    credentials: Annotated[dict[str, str], BeforeValidator(_blocks)] = option(
+    credentials: Annotated[dict[str, str], BeforeValidator(blocks)] = option(
         {}, PLACES, form="pairs"
     )
     """Provider and name of the Prefect credentials block with its key, in place of the keys in the

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from array import array
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -27,7 +25,7 @@ from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateEr
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import IN_FLIGHT, Family
 from batchata_prefect.models import Chunk
-from batchata_prefect.money.ledger import FINGERPRINT_BYTES, Entry, Intent
+from batchata_prefect.money.ledger import Entry, Intent
 from batchata_prefect.money.observed import correction
 from batchata_prefect.providers import Requests, wire
 from batchata_prefect.records.journal import Journal
@@ -440,13 +438,4 @@ def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:
         prefixes = [jobs.context(ordinal).prefix or str(ordinal) for ordinal in cut.ordinals]
     finally:
         jobs.close()
-    first: dict[str, int] = {}
-    for place, prefix in enumerate(prefixes):
-        first.setdefault(prefix, place)
-    order = sorted(range(len(prefixes)), key=lambda place: first[prefixes[place]])
-    size = FINGERPRINT_BYTES
-    return replace(
-        cut,
-        ordinals=array("q", (cut.ordinals[place] for place in order)),
-        members=b"".join(cut.members[place * size : (place + 1) * size] for place in order),
-    )
+    return chunks.side_by_side(cut, prefixes)

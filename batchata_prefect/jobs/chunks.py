@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypedDict
 
 from batchata_prefect.jobs.spool import Row, in_a_row
+from batchata_prefect.money.ledger import FINGERPRINT_BYTES
 from batchata_prefect.providers import Provider
 
 _LONGEST_CUSTOM_ID = 24
@@ -144,3 +145,17 @@ def worth_its_quota(cut_: Cut, room: int | None, whole: int, left: int) -> bool:
     if room is not None and cut_.input_tokens > room:
         return False
     return left == 0 or 4 * cut_.input_tokens >= whole
+
+
+def side_by_side(cut: Cut, prefixes: Sequence[str]) -> Cut:
+    """The same jobs with those of one prefix together, each group where its first job was."""
+    first: dict[str, int] = {}
+    for place, prefix in enumerate(prefixes):
+        first.setdefault(prefix, place)
+    order = sorted(range(len(prefixes)), key=lambda place: first[prefixes[place]])
+    size = FINGERPRINT_BYTES
+    return replace(
+        cut,
+        ordinals=array("q", (cut.ordinals[place] for place in order)),
+        members=b"".join(cut.members[place * size : (place + 1) * size] for place in order),
+    )

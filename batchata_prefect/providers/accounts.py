@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-from batchata_prefect.errors import ValidationError
+from batchata_prefect.errors import OptionError, ValidationError
 from batchata_prefect.files import read_table
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -100,3 +100,19 @@ def tables(told: Any) -> dict[str, Any]:
     for name, table in found.items():
         Account.of(str(name), table)
     return found
+
+
+def blocks(told: Any) -> Any:
+    """Names of saved credentials blocks, by provider or account; what is no table stays as it is.
+
+    Raises:
+        OptionError: One is no name.
+    """
+    named = cast("dict[Any, Any]", told) if isinstance(told, dict) else {}
+    for provider, block in named.items():
+        if not isinstance(block, str) or not block:
+            raise OptionError(
+                f"the credentials for {provider!r} must be the name of a saved block, so that the "
+                "run finds its key again; save the block and give its name"
+            )
+    return cast("Any", told) if told is not None else {}
