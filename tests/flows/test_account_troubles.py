@@ -18,10 +18,10 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.mark.parametrize(
     ("dead", "operation"),
-    [("lab", "upload"), ("team", None)],
+    [("lab", "upload"), ("team", "create")],
 )
 def test_a_dead_account_keeps_nobody_waiting(
-    servers: dict[str, Sandbox], tmp_path: Path, dead: str, operation: str | None
+    servers: dict[str, Sandbox], tmp_path: Path, dead: str, operation: str
 ) -> None:
     """It takes nothing until the deadline; the other one's batches have their turn before."""
     good = "anthropic"
