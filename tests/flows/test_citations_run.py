@@ -208,10 +208,10 @@ def test_only_jobs_with_citations_read_their_request(
     read: list[int] = []
     bodies = SpoolReader.bodies
 
-    def counted(self: SpoolReader, ordinals: Any) -> Iterator[bytes]:
+    def counted(self: SpoolReader, ordinals: Any, **ways: Any) -> Iterator[bytes]:
         if isinstance(ordinals, list):
             read.extend(ordinals)
-        return bodies(self, ordinals)
+        return bodies(self, ordinals, **ways)
 
     monkeypatch.setattr(SpoolReader, "bodies", counted)
     batch = new_batch(tmp_path, model=CLAUDE)

@@ -120,7 +120,7 @@ def test_nothing_more_is_sent_to_an_account_without_credit(
     with pytest.raises(BatchSubmissionError) as refused:
         make(tmp_path, max_parallel_batches=parallel).run()
     text = str(refused.value)
-    for part in ("Nothing was created or paid", "its 1 jobs", provider, "has spent $", "console"):
+    for part in ("Nothing was created or paid", "its 1 job,", provider, "has spent $", "console"):
         assert part in text
     assert calls(sandbox, f"{provider}.create") - creates <= parallel
     if provider == "openai":
