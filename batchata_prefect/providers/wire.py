@@ -29,7 +29,7 @@ from weakref import WeakKeyDictionary
 
 import orjson
 
-from batchata_prefect.errors import MissingCredentialsError, blanked, keep_secret
+from batchata_prefect.errors import MissingCredentialsError, ProviderError, blanked, keep_secret
 from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
 from batchata_prefect.providers.rows import too_many_values
@@ -186,7 +186,8 @@ async def buy(client: Any, path: str, key: str, body: Mapping[str, Any]) -> dict
     content = orjson.dumps(body)
     # Not by the SDK: a create whose answer was lost may have made a batch, and again makes two.
     options = {"max_retries": 0, "headers": _json_headers(len(content))}
-    return await _small(client.post, path, key, options, content=last_asked(_whole(content)))
+    sent = last_asked(_whole(content))
+    return _made(await _small(client.post, path, key, options, content=sent), key)
 
 
 def _json_headers(size: int) -> dict[str, str]:
@@ -230,7 +231,14 @@ async def send(
 
     Trying again is the caller's: the SDK would sleep as long as `Retry-After` says, unseen.
     """
-    return read_object(await _post(client, path, headers, body), key)
+    return _made(read_object(await _post(client, path, headers, body), key), key)
+
+
+def _made(data: dict[str, Any], key: str) -> dict[str, Any]:
+    """What a reply says was made, which it has to name: else it is to be looked for."""
+    if data[key] in (None, ""):
+        raise ProviderError(f"the reply says that it was made, and its {key!r} is empty")
+    return data
 
 
 async def _post(client: Any, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Any:

@@ -42,7 +42,6 @@ WAYS = {
     "no_filters": "a list is whole, whatever was asked for, and does not say that it is",
     "own_page": "a list has two batches a page, and does not say whether there are more",
     "window": "the completion window is told in another way",
-    "null_ids": "the reply to a create names no batch",
     "numbers": "ids of files and batches are numbers",
     "no_ids": "rows have no ids of their own",
     "text_body": "the body in a row is JSON in a text",

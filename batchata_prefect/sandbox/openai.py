@@ -157,7 +157,7 @@ class OpenAI(Api):
         self.fit(self.create_shape, asked)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
-        reply = await self.start_batch(
+        return await self.start_batch(
             Batch(
                 id=new_number() if "numbers" in self.ways else f"batch_{uuid.uuid4().hex}",
                 provider=self.name,
@@ -174,9 +174,6 @@ class OpenAI(Api):
                 fault=_VANISHED if call.bent("file_vanished") else self.planned_end(),
             )
         )
-        if "null_ids" in self.ways:
-            reply.body["id"] = None
-        return reply
 
     @property
     def ways(self) -> list[str]:

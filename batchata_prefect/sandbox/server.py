@@ -244,7 +244,8 @@ def _instead(api: Api, fault: Fault) -> Response | None:
     """The answer that a fault gives in place of the handler's, if it is of that kind."""
     options = fault.options
     if fault.mode == "garbage":
-        return Response(_GARBAGE, int(options.get("status", 502)), media_type="text/html")
+        text = options.get("text", _GARBAGE)
+        return Response(text, int(options.get("status", 502)), media_type="text/html")
     if fault.mode != "status":
         return None
     status = int(options.get("status", 500))

@@ -216,8 +216,6 @@ class OpenAI(Provider):
             if classify(error).kind == "unseen":
                 await self._not_seen(client, chunk, upload)
             raise
-        if id_at(created, "id") is None:
-            raise ProviderError(f"{chunk.name}: the reply to its create names no batch")
         # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
         self._proofs.known.pop(upload.file_id or "", None)
@@ -400,9 +398,7 @@ async def _upload(
         body=dict(fields),
         files=[("file", (file_name(chunk), requests, "application/jsonl"))],
     )
-    if (file_id := id_at(reply, "id")) is None:
-        raise ProviderError(f"{chunk.name}: the reply to its upload names no file")
-    return file_id
+    return str(reply["id"])
 
 
 def _fault(item: Any) -> BatchFault:

@@ -106,6 +106,8 @@ def test_a_refusal_proves_that_nothing_was_created(sandbox, provider, order, sta
         {"mode": "drop_after"},
         {"mode": "garbage", "status": 200},
         {"mode": "garbage", "status": 403},
+        {"mode": "garbage", "status": 200, "commit": True, "text": '{"id": null, "name": null}'},
+        {"mode": "garbage", "status": 200, "commit": True, "text": '{"id": "", "name": ""}'},
     ],
 )
 def test_other_errors_of_create_leave_it_open_and_are_not_repeated(
