@@ -44,6 +44,8 @@ DOCUMENTS = Path(__file__).parent / "documents"
 MODELS = {"anthropic": "claude-haiku-5-5", "openai": "gpt-6-luna"}
 COST_LIMIT_USD = 0.5
 SANDBOX_SECONDS = 3.0
+USUAL_SERVER = "http://127.0.0.1:4200"
+"""Where `prefect server start` listens; the server of this process ends with it."""
 PREFECT_UNREACHABLE = ("Failed to reach API", "Timed out while attempting to connect")
 
 
@@ -264,13 +266,13 @@ def _say_where_prefect_shows_it(run: BatchRun, console: Console) -> None:
 
     if run.flow_run_id is None:
         return
-    url = url_for("flow-run", run.flow_run_id, default_base_url="http://127.0.0.1:4200")
     if PREFECT_API_URL.value() and not is_own():
-        console.print(f"Prefect:  {url}", soft_wrap=True)
+        console.print(f"Prefect:  {url_for('flow-run', run.flow_run_id)}", soft_wrap=True)
     else:
         prefect = _short(Path(sys.executable).parent / "prefect")
         console.print(f"Prefect:  {prefect} server start", soft_wrap=True)
-        console.print(f"          and then {url}", soft_wrap=True)
+        page = f"{USUAL_SERVER}/runs/flow-run/{run.flow_run_id}"
+        console.print(f"          and then {page}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,21 @@ def servers() -> set[int]:
 
 def served_by(parent: int) -> list[psutil.Process]:
     return [each for each in psutil.Process(parent).children() if each.pid in servers()]
+
+
+def test_the_demo_names_no_server_that_is_gone(tmp_path: Path, alone: dict[str, str]) -> None:
+    """The first thing that a new user sees ends with where to look."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).parents[2] / "flows" / "demo.py"],
+        cwd=tmp_path,
+        env=alone,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "server start" in done.stdout
+    assert set(re.findall(r"http://\S+?:\d+", done.stdout)) == {"http://127.0.0.1:4200"}
 
 
 @pytest.mark.parametrize(
