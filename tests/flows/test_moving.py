@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,15 @@ def test_the_status_is_printed_whatever_the_verbosity(
     assert "completed: 1\n" in capsys.readouterr().out
 
 
-def test_after_an_interrupt_the_batch_has_the_run(tmp_path: Path, sandbox) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As at a terminal; what a shell starts in the background, such as a suite, ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_an_interrupt_the_batch_has_the_run(tmp_path: Path, sandbox, interruptible) -> None:
     """`run` gave nothing back; what it came to is not lost."""
     # Many batches, one after the other: the progress sees some of them before the end.
     batch = batch_of(tmp_path, 20)
