@@ -134,6 +134,18 @@ def test_nothing_more_is_sent_to_an_account_without_credit(
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
 
+def test_two_accounts_that_refuse_are_both_named(tmp_path: Path, sandbox) -> None:
+    """Who mends one key at night should not find the other one in the morning."""
+    for provider in ("anthropic", "openai"):
+        sandbox.fault(provider, operation="create", mode="status", status=401, times=None)
+    with pytest.raises(BatchSubmissionError) as refused:
+        make(tmp_path, 2).run()
+    said = str(refused.value)
+    other = "anthropic" if "openai refused it" in said else "openai"
+    assert said.endswith(f"Refused as well, as the log says: {other}")
+    sandbox.clear_faults()
+
+
 @pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
 def test_an_account_without_credit_that_is_told_by_failed_batches(
     tmp_path: Path, sandbox, billed, code: str

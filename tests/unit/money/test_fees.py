@@ -463,6 +463,7 @@ TERMS: dict[str, tuple[str, str, Terms, str | None]] = {
         None,
     ),
     "an unknown region": ("anthropic", SONNET, Terms(region="eu"), None),
+    "a region of one that tells none": ("gemini", "gemini-2.5-flash", Terms(region="us"), None),
     "an unknown tier": ("openai", "gpt-6-luna", Terms(tier="scale"), None),
 }
 
