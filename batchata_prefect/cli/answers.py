@@ -130,11 +130,9 @@ def report(
     elif as_json:
         print_json("report", manifest)
     else:
-        from batchata_prefect.views.report import text
-        from batchata_prefect.views.report.figures import figures
+        from batchata_prefect.views.report.words import text
 
-        drawn = figures(manifest, results_dir / "results.jsonl")
-        show(spoken(text(manifest, drawn, results_dir, width()), is_advice=True))
+        show(spoken(text(manifest, results_dir, width()), is_advice=True))
     counts = manifest["counts"]
     return 0 if counts["completed"] == counts["total"] else 1
 

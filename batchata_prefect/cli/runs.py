@@ -187,12 +187,10 @@ def _told(manifest: dict[str, Any], place: Path | str) -> dict[str, Any]:
 
 
 def _say(manifest: dict[str, Any], order: Order) -> None:
-    from batchata_prefect.views.report import text
-    from batchata_prefect.views.report.figures import figures
+    from batchata_prefect.views.report.words import text
 
     tell()
-    drawn = figures(manifest, order.out / "results.jsonl")
-    tell(spoken(text(manifest, drawn, order.out, width()), is_advice=True))
+    tell(spoken(text(manifest, order.out, width()), is_advice=True))
     if order.sandbox:
         tell("\nThe sandbox made these answers up; nothing was paid.")
     first = next(iter(ResultFile(order.out / "results.jsonl")), None)

@@ -28,7 +28,8 @@ from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.views import events, states
 from batchata_prefect.views.artifacts import Seen, publish, showing
 from batchata_prefect.views.asset import materialized
-from batchata_prefect.views.report import keep_page, markdown, summary, tell_failures
+from batchata_prefect.views.report.page import keep_page
+from batchata_prefect.views.report.words import markdown, summary, tell_failures
 
 
 @flow(

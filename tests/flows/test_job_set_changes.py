@@ -14,7 +14,7 @@ import pytest
 from batchata_prefect import Batch, BatchRun, ValidationError
 from batchata_prefect.numbers import dollars
 from batchata_prefect.results import archive
-from batchata_prefect.views.report import text
+from batchata_prefect.views.report.words import text
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -93,10 +93,10 @@ def test_what_a_night_costs_is_told_beside_what_all_have_cost(tmp_path: Path, sa
     first, second, same = (make(tmp_path, jobs).run().manifest for jobs in (*nights, nights[1]))
     assert first is not None
     assert second is not None
-    assert "in this run" not in text(first, None, tmp_path)
+    assert "in this run" not in text(first, tmp_path)
     assert second["cost_of_run_usd"] == pytest.approx(second["cost_usd"] - first["cost_usd"])
     own = dollars(second["cost_of_run_usd"])
-    assert f", of which {own} in this run" in text(second, None, tmp_path)
+    assert f", of which {own} in this run" in text(second, tmp_path)
     assert f", {own} in this run" in (tmp_path / "out" / "report.html").read_text()
     assert same == {**second, "resumed": 2, "cost_of_run_usd": 0}
 

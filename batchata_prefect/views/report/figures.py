@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,79 +19,44 @@ ROWS_READ = 5_000
 """Rows of a result file that are looked at; more would change no plot."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFigures:
-    """What one model did.
-
-    Attributes:
-        provider: Name of the provider.
-        model: Model id.
-        batches: Provider batches.
-        input_tokens: Input tokens billed.
-        output_tokens: Output tokens billed.
-        cost_usd: What it cost in USD; None where the price is unknown.
-        realtime_usd: What the same tokens cost through the realtime API in USD; None where that
-            price is unknown.
-    """
-
-    provider: str
-    model: str
-    batches: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float | None
-    realtime_usd: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFigures:
+class BatchTime(NamedTuple):
     """One provider batch in time.
 
     Attributes:
         name: Its name.
         status: How it ended.
-        jobs: Jobs in it.
         sent_seconds: Seconds from the start of the run until it was sent.
         seconds: Seconds from then to its end.
-        cost_usd: What it cost in USD; None where that is unknown.
     """
 
     name: str
     status: str
-    jobs: int
     sent_seconds: float
     seconds: float
-    cost_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the plots and sums of a report are made of.
+    """What the plots and sums of a report are made of, beside the manifest.
 
     Attributes:
-        models: By cost, the dearest first.
         batches: Provider batches that have ended, in the order in which they were sent.
         input_tokens: Input tokens of the answered jobs that were looked at.
         output_tokens: Their output tokens.
         is_sample: Whether only a part of the rows was looked at.
-        realtime_usd: What all models would have cost through the realtime API, in USD; None
-            where a price is unknown.
+        realtime: Name of a model -> what its tokens would have cost through the realtime API, in
+            USD; None where that price is unknown.
+        realtime_usd: The same of all models.
+        saved_usd: What the batch price saved in USD against that; None where unknown.
     """
 
-    models: tuple[ModelFigures, ...]
-    batches: tuple[BatchFigures, ...]
+    batches: tuple[BatchTime, ...]
     input_tokens: tuple[int, ...]
     output_tokens: tuple[int, ...]
     is_sample: bool
+    realtime: Mapping[str, float | None]
     realtime_usd: float | None
-
-    @property
-    def saved_usd(self) -> float | None:
-        """What the batch price saved in USD against the realtime price; None where unknown."""
-        costs = [model.cost_usd for model in self.models]
-        if self.realtime_usd is None or None in costs:
-            return None
-        return self.realtime_usd - sum(cost for cost in costs if cost is not None)
+    saved_usd: float | None
 
 
 def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
@@ -123,15 +88,19 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
             more = prices.realtime_cost(row["provider"], row["model"], _usage(row))
             total = None if realtime is None or more is None else realtime + more
             seen[name] = (cost + paid, total)
-    models = [_model(name, sums, seen.get(name)) for name, sums in manifest["by_model"].items()]
-    every = [model.realtime_usd for model in models]
+    models: Mapping[str, Mapping[str, Any]] = manifest["by_model"]
+    realtime_of = {name: _realtime(models[name]["cost_usd"], seen.get(name)) for name in models}
+    every, costs = [*realtime_of.values()], [sums["cost_usd"] for sums in models.values()]
+    realtime_usd = None if None in every else sum(filter(None, every))
+    cost_usd: float | None = None if None in costs else sum(costs)
     return Figures(
-        models=tuple(sorted(models, key=lambda model: -(model.cost_usd or 0))),
         batches=tuple(_batches(manifest)),
         input_tokens=tuple(inputs),
         output_tokens=tuple(outputs),
         is_sample=rows < manifest["counts"]["total"],
-        realtime_usd=None if None in every else sum(usd for usd in every if usd is not None),
+        realtime=realtime_of,
+        realtime_usd=realtime_usd,
+        saved_usd=None if realtime_usd is None or cost_usd is None else realtime_usd - cost_usd,
     )
 
 
@@ -170,38 +139,26 @@ def _last_cost(row: Mapping[str, Any]) -> Decimal | None:
     return None if cost is None else Decimal(str(cost))
 
 
-def _model(
-    name: str, sums: Mapping[str, Any], seen: tuple[Decimal, Decimal | None] | None
-) -> ModelFigures:
-    provider, _, model = name.partition(" ")
-    cost: float | None = sums["cost_usd"]
-    realtime: float | None = 0.0 if cost == 0 else None
-    if cost and seen is not None and seen[1] is not None:
-        realtime = cost * float(seen[1] / seen[0])
-    return ModelFigures(
-        provider=provider,
-        model=model,
-        batches=sums["batches"],
-        input_tokens=sums["input_tokens"],
-        output_tokens=sums["output_tokens"],
-        cost_usd=sums["cost_usd"],
-        realtime_usd=realtime,
-    )
+def _realtime(cost: float | None, seen: tuple[Decimal, Decimal | None] | None) -> float | None:
+    """What a model's cost would have been, by the cost and realtime price of what was seen."""
+    if cost == 0:
+        return 0.0
+    if cost is None or seen is None or seen[1] is None:
+        return None
+    return cost * float(seen[1] / seen[0])
 
 
-def _batches(manifest: Mapping[str, Any]) -> Iterator[BatchFigures]:
+def _batches(manifest: Mapping[str, Any]) -> Iterator[BatchTime]:
     start = datetime.fromisoformat(manifest["started_at"])
     for batch in manifest["batches"]:
         if batch["ended_at"] is None or batch["batch_id"] is None:
             continue
         sent = datetime.fromisoformat(batch["sent_at"])
         ended = datetime.fromisoformat(batch["ended_at"])
-        yield BatchFigures(
-            name=batch["name"],
-            status=batch["status"],
-            jobs=batch["jobs"],
-            sent_seconds=max(0.0, (sent - start).total_seconds()),
+        yield BatchTime(
+            batch["name"],
+            batch["status"],
+            max(0.0, (sent - start).total_seconds()),
             # A provider's clock that is behind ours must not make it negative.
-            seconds=max(0.0, (ended - sent).total_seconds()),
-            cost_usd=batch["cost_usd"],
+            max(0.0, (ended - sent).total_seconds()),
         )

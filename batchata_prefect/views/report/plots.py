@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from batchata_prefect.numbers import clock, counted, dollars
-from batchata_prefect.views.report.figures import BatchFigures, ModelFigures
+from batchata_prefect.views.report.figures import BatchTime
+from batchata_prefect.views.report.words import dearest
 
 WIDTH = 720
 _BINS = 36
@@ -62,37 +63,39 @@ class Plot(NamedTuple):
     shapes: Sequence[Shape]
 
 
-def cost_by_model(models: Sequence[ModelFigures]) -> Plot | None:
-    """A bar for each model's cost, before a pale one for its realtime price."""
-    shown = [model for model in models if model.cost_usd is not None][:_MOST_BARS]
-    most = max((max(m.cost_usd or 0, m.realtime_usd or 0) for m in shown), default=0)
+def cost_by_model(
+    by_model: Mapping[str, Mapping[str, Any]], realtime: Mapping[str, float | None]
+) -> Plot | None:
+    """A bar for each model's cost, the dearest first, before a pale one for its realtime price."""
+    shown = [
+        (name.partition(" ")[2], float(sums["cost_usd"]), realtime[name])
+        for name, sums in dearest(by_model)
+        if sums["cost_usd"] is not None
+    ][:_MOST_BARS]
+    most = max((max(cost, usual or 0) for _, cost, usual in shown), default=0)
     if not most:
         return None
     parts: list[Shape] = []
     told = [
-        f"{dollars(m.cost_usd)} of {dollars(m.realtime_usd)}"
-        if m.realtime_usd is not None
-        else dollars(m.cost_usd)
-        for m in shown
+        dollars(cost) if usual is None else f"{dollars(cost)} of {dollars(usual)}"
+        for _, cost, usual in shown
     ]
     # Small costs have many digits, of about 8 units each.
     row, left, right = 34, 190, max(120, 16 + 8 * max(map(len, told)))
-    for number, (model, said) in enumerate(zip(shown, told, strict=True)):
+    scale = (WIDTH - left - right) / most
+    for number, ((model, cost, usual), said) in enumerate(zip(shown, told, strict=True)):
         y = number * row + 4
-        scale = (WIDTH - left - right) / most
-        cost, realtime = model.cost_usd or 0, model.realtime_usd
-        parts.append(Label(left - 10, y + 15, _cut(model.model, 26), end=True))
-        if realtime is not None:
-            parts.append(
-                _bar(left, y, realtime * scale, 22, "pale", f"realtime {dollars(realtime)}")
-            )
-        parts.append(_bar(left, y, cost * scale, 22, "ink", f"{model.model}: {dollars(cost)}"))
-        edge = max(cost, realtime or 0) * scale
+        parts.append(Label(left - 10, y + 15, _cut(model, 26), end=True))
+        if usual is not None:
+            title = f"realtime {dollars(usual)}"
+            parts.append(_bar(left, y, usual * scale, 22, "pale", title))
+        parts.append(_bar(left, y, cost * scale, 22, "ink", f"{model}: {dollars(cost)}"))
+        edge = max(cost, usual or 0) * scale
         parts.append(Label(left + edge + 8, y + 15, said, quiet=True))
     return Plot(len(shown) * row, "Cost by model, before its realtime price", parts)
 
 
-def batches_in_time(batches: Sequence[BatchFigures]) -> Plot | None:
+def batches_in_time(batches: Sequence[BatchTime]) -> Plot | None:
     """A bar for each provider batch, from when it was sent to its end."""
     if not batches:
         return None

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from batchata_prefect.numbers import counted, dollars, told_usd
 from batchata_prefect.views.escapes import markdown as escaped
 from batchata_prefect.views.printed import Rows, wrapped
-from batchata_prefect.views.report.figures import Figures
+from batchata_prefect.views.report.figures import figures
+
+Money: TypeAlias = Callable[[float | None], str]
+"""An amount of USD as text."""
 
 _BATCHES_SHOWN = 50
+_FAILURES_TOLD = 10
 _WIDTH = 96
 
 
@@ -63,24 +69,93 @@ def where_things_lie(results_dir: Path) -> list[tuple[str, str]]:
     ]
 
 
-def text(
-    manifest: Mapping[str, Any], drawn: Figures | None, results_dir: Path, width: int = _WIDTH
-) -> str:
+def notes(manifest: Mapping[str, Any], money: Money) -> Iterator[str]:
+    """What else there is to say of the cost and the answers, a sentence each."""
+    for name, sums in manifest["by_model"].items():
+        if sums.get("cache_read_tokens") or sums.get("cache_write_tokens"):
+            saved: float | None = sums["cache_saved_usd"]
+            effect = "an unknown amount" if saved is None else money(abs(saved))
+            verb = "cost" if saved is not None and saved < 0 else "saved"
+            yield (
+                f"The prompt cache of {name} {verb} {effect}: {sums['cache_read_tokens']:,} input "
+                f"tokens read from it, {sums['cache_write_tokens']:,} written."
+            )
+    if dropped := manifest.get("citations_dropped", 0):
+        yield f"{dropped:,} quotes stood in no document and were dropped."
+
+
+class Table(NamedTuple):
+    """A table of a report.
+
+    Attributes:
+        head: Names of its columns.
+        rows: Its rows.
+        texts: How many of its columns are of text; those behind them are of numbers.
+    """
+
+    head: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    texts: int = 1
+
+
+_TOKENS = ("input tokens", "output tokens")
+
+
+def models(manifest: Mapping[str, Any], money: Money) -> Table:
+    """Cost by model, the dearest first."""
+    counts = ("batches", "input_tokens", "output_tokens")
+    rows = _sums(manifest["by_model"], counts, money)
+    return Table(("model", "batches", *_TOKENS, "cost"), rows)
+
+
+def tags(manifest: Mapping[str, Any], money: Money) -> Table:
+    """Cost by tag, the dearest first."""
+    counts = ("jobs", "completed", "input_tokens", "output_tokens")
+    rows = _sums(manifest.get("by_tag", {}), counts, money)
+    return Table(("tag", "jobs", "answered", *_TOKENS, "cost"), rows)
+
+
+def _sums(
+    groups: Mapping[str, Mapping[str, Any]], counts: Sequence[str], money: Money
+) -> list[tuple[str, ...]]:
+    return [
+        (name, *(f"{sums[count]:,}" for count in counts), money(sums["cost_usd"]))
+        for name, sums in dearest(groups)
+    ]
+
+
+def dearest(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Sums by a name, those that cost most first."""
+    return sorted(groups.items(), key=lambda item: -(item[1]["cost_usd"] or 0))
+
+
+def batches(manifest: Mapping[str, Any], most: int, money: Money) -> Table:
+    """The newest provider batches."""
+    rows = [
+        (
+            *(each[name] or "" for name in ("name", "batch_id", "status")),
+            *(money(each[name]) for name in ("estimated_usd", "cost_usd")),
+        )
+        for each in manifest["batches"][-most:]
+    ]
+    return Table(("batch", "id at the provider", "status", "at most", "cost"), rows, 3)
+
+
+def text(manifest: Mapping[str, Any], results_dir: Path, width: int = _WIDTH) -> str:
     """The report as plain text.
 
     Args:
         manifest: What the run came to.
-        drawn: Its figures; without them nothing is said of the realtime price.
         results_dir: Where its files lie, as the reader is told.
         width: Columns that sentences may take.
     """
     lines = [headline(manifest)]
-    saved = drawn.saved_usd if drawn is not None else None
-    if drawn is not None and saved is not None and saved > 0 and drawn.realtime_usd:
+    drawn = figures(manifest, results_dir / "results.jsonl")
+    if drawn.saved_usd and drawn.saved_usd > 0 and drawn.realtime_usd:
         about = "about " if drawn.is_sample else ""
-        share = 100 * saved / drawn.realtime_usd
+        share = 100 * drawn.saved_usd / drawn.realtime_usd
         lines.append(
-            f"saved {about}{dollars(saved)} ({share:.0f}%) against the realtime price of "
+            f"saved {about}{dollars(drawn.saved_usd)} ({share:.0f}%) against the realtime price of "
             f"{dollars(drawn.realtime_usd)}"
         )
     if manifest["stopped_by"]:
@@ -89,22 +164,19 @@ def text(
         lines.append(f"{counted(manifest['resumed'], 'job')} answered by an earlier start")
     if gone := manifest.get("archived"):
         lines.append(f"{counted(gone, 'answer')} of jobs gone or changed kept in archive.jsonl")
-    if len(manifest["by_model"]) > 1:
-        table = Rows("by model", "batches", "cost", right={"batches", "cost"})
-        for name, sums in manifest["by_model"].items():
-            table.add(name, f"{sums['batches']:,}", dollars(sums["cost_usd"]))
-        lines += ["", *(line.plain for line in table.lines(width))]
-    if tags := manifest.get("by_tag"):
-        table = Rows("by tag", "jobs", "cost", right={"jobs", "cost"})
-        for tag, sums in tags.items():
-            table.add(tag, f"{sums['jobs']:,}", dollars(sums["cost_usd"]))
-        lines += ["", *(line.plain for line in table.lines(width))]
+    for table, least in ((models(manifest, dollars), 2), (tags(manifest, dollars), 1)):
+        if len(table.rows) >= least:
+            what, count = table.head[:2]
+            listed = Rows(f"by {what}", count, "cost", right={count, "cost"})
+            for row in table.rows:
+                listed.add(row[0], row[1], row[-1])
+            lines += ["", *(line.plain for line in listed.lines(width))]
     for code, group in manifest["failures"].items():
-        said = " ".join(str(group["example"] or "").split())
+        said = one_line(group["example"], 400)
         lines += [
             "",
             f"{group['count']:,} x {code}",
-            wrapped(f"  {group['example_job_id']}: {said[:400]}", min(width, _WIDTH)),
+            wrapped(f"  {group['example_job_id']}: {said}", min(width, _WIDTH)),
             wrapped(f"  -> {group.get('what_to_do', '')}", min(width, _WIDTH)),
         ]
     lines += ["", f"in {results_dir}:"]
@@ -121,80 +193,66 @@ def markdown(manifest: Mapping[str, Any], results: str | None = None) -> str:
         manifest: What the run came to.
         results: Path or URL of its results, to be named.
     """
-    counts = manifest["counts"]
+    money = partial(told_usd, unknown="cost unknown")
     lines = [
         f"# {summary(manifest)}",
         "",
         f"Run key {escaped(manifest['run_key'])}, started {manifest['started_at'][:19]}Z, finished "
         f"{manifest['finished_at'][:19]}Z. {manifest['resumed']:,} of "
-        f"{counted(counts['total'], 'job')} answered by an earlier start.",
-        "",
-        *([f"The answers are in {escaped(results)}.", ""] if results else []),
-        "| model | batches | input tokens | output tokens | cost |",
-        "|---|--:|--:|--:|--:|",
+        f"{counted(manifest['counts']['total'], 'job')} answered by an earlier start.",
+        *(["", f"The answers are in {escaped(results)}."] if results else []),
+        *_table(models(manifest, money)),
     ]
-    for name, sums in manifest["by_model"].items():
-        lines.append(
-            f"| {escaped(name)} | {sums['batches']:,} | {sums['input_tokens']:,} "
-            f"| {sums['output_tokens']:,} | {_usd(sums['cost_usd'])} |"
-        )
-    for name, sums in manifest["by_model"].items():
-        if sums.get("cache_read_tokens") or sums.get("cache_write_tokens"):
-            lines += ["", _cache_line(name, sums)]
-    if tags := manifest.get("by_tag"):
-        lines += ["", "| tag | jobs | answered | input tokens | output tokens | cost |"]
-        lines.append("|---|--:|--:|--:|--:|--:|")
-        for tag, sums in tags.items():
-            lines.append(
-                f"| {_cell(tag)} | {sums['jobs']:,} | {sums['completed']:,} "
-                f"| {sums['input_tokens']:,} | {sums['output_tokens']:,} "
-                f"| {_usd(sums['cost_usd'])} |"
-            )
-    if dropped := manifest.get("citations_dropped", 0):
-        lines += ["", f"{dropped:,} quotes stood in no document and were dropped."]
+    for note in notes(manifest, money):
+        lines += ["", escaped(note)]
+    lines += _table(tags(manifest, money))
     if manifest["failures"]:
-        lines += ["", "## Failures", ""]
-        lines.append("| code | jobs | for example | what it said | what to do |")
-        lines.append("|---|--:|---|---|---|")
-        for code, group in manifest["failures"].items():
-            said = _cell(str(group["example"] or ""))
-            lines.append(
-                f"| {_cell(code)} | {group['count']:,} | {_cell(group['example_job_id'])} | {said} "
-                f"| {escaped(group.get('what_to_do', ''))} |"
+        head = ("code", "jobs", "for example", "what it said", "what to do")
+        rows = [
+            (
+                code,
+                f"{group['count']:,}",
+                group["example_job_id"],
+                group["example"],
+                group.get("what_to_do", ""),
             )
-    batches: list[dict[str, Any]] = manifest["batches"]
-    lines += ["", "## Provider batches", "", "| batch | id | status | estimated | cost |"]
-    lines.append("|---|---|---|--:|--:|")
-    for batch in batches[-_BATCHES_SHOWN:]:
-        lines.append(
-            f"| {_cell(batch['name'])} | {_cell(batch['batch_id'] or '')} "
-            f"| {_cell(batch['status'])} | {_usd(batch['estimated_usd'])} "
-            f"| {_usd(batch['cost_usd'])} |"
-        )
-    if len(batches) > _BATCHES_SHOWN:
-        lines.append(f"\nThe last {_BATCHES_SHOWN} of {len(batches):,}; all are in manifest.json.")
+            for code, group in manifest["failures"].items()
+        ]
+        lines += ["", "## Failures", *_table(Table(head, rows, len(head)))]
+    shown, count = batches(manifest, _BATCHES_SHOWN, money), len(manifest["batches"])
+    lines += ["", "## Provider batches", *_table(shown)]
+    if count > _BATCHES_SHOWN:
+        lines += ["", f"The last {_BATCHES_SHOWN} of {count:,}; all are in manifest.json."]
     return "\n".join(lines)
 
 
-def _cache_line(name: str, sums: Mapping[str, Any]) -> str:
-    saved: float | None = sums["cache_saved_usd"]
-    effect = told_usd(None if saved is None else abs(saved))
-    verb = "cost" if saved is not None and saved < 0 else "saved"
-    return (
-        f"The prompt cache of {escaped(name)} {verb} {effect}: {sums['cache_read_tokens']:,} input "
-        f"tokens read from it, {sums['cache_write_tokens']:,} written."
-    )
+def _table(table: Table) -> Iterator[str]:
+    """The lines of a table of markdown behind an empty one; none where it has no rows."""
+    if table.rows:
+        yield ""
+        yield f"| {' | '.join(table.head)} |"
+        yield f"|{'---|' * table.texts}{'--:|' * (len(table.head) - table.texts)}"
+    for row in table.rows:
+        yield f"| {' | '.join(escaped(one_line(cell)) for cell in row)} |"
 
 
-def _usd(amount: float | None) -> str:
-    return told_usd(amount, "cost unknown")
+def tell_failures(manifest: Mapping[str, Any]) -> None:
+    """Log one line for each kind of failure: how many, one of them, and what to do."""
+    # Who only reads a report does not wait for Prefect.
+    from prefect import get_run_logger
+
+    for code, group in islice(manifest["failures"].items(), _FAILURES_TOLD):
+        get_run_logger().warning(
+            "%s (%s), such as %r: %s. %s",
+            code,
+            f"{group['count']:,}",
+            group["example_job_id"],
+            one_line(group["example"]).rstrip("."),
+            group.get("what_to_do", ""),
+        )
 
 
-def _cell(text: str) -> str:
-    return escaped(one_line(text))
-
-
-def one_line(text: str) -> str:
-    """A text of at most 200 characters without line breaks."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 200 else f"{flat[:197]}..."
+def one_line(said: object, most: int = 300) -> str:
+    """What was said, if anything, without line breaks and of so many letters at most."""
+    flat = " ".join(str(said or "").split())
+    return flat if len(flat) <= most else f"{flat[: most - 3]}..."

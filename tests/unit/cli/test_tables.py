@@ -62,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "stopped_by": None,
             "resumed": 0,
             "by_model": {f"openai {MODEL}": sums, "openai gpt-6-luna": {**sums, "cost_usd": 1e-8}},
-            "by_tag": {"a-tag-of-a-team-with-a-long-name": {"jobs": 3, "cost_usd": 0.5}},
+            "by_tag": {"a-tag-of-a-team-with-a-long-name": {**sums, "jobs": 3, "completed": 2}},
             "failures": {"cost_limit_exceeded": group},
             "batches": [],
         }

@@ -10,10 +10,10 @@ from typing import Any
 import orjson
 import pytest
 
-from batchata_prefect.views.report import markdown, summary, text
-from batchata_prefect.views.report.figures import ROWS_READ, BatchFigures, Figures, figures
+from batchata_prefect.views.report.figures import ROWS_READ, BatchTime, figures
 from batchata_prefect.views.report.page import page, write_page
 from batchata_prefect.views.report.plots import Label, batches_in_time
+from batchata_prefect.views.report.words import markdown, summary, text
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
@@ -87,6 +87,9 @@ FAILED = {
     },
 }
 
+TOKENS = {"input_tokens": 1, "output_tokens": 1}
+TAGS = {"geo": {"jobs": 4, "completed": 1, **TOKENS, "cost_usd": 0.5}}
+
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
@@ -121,7 +124,7 @@ def test_saving_is_unknown_where_a_price_is(tmp_path: Path) -> None:
     found = figures(told, path)
     assert found.realtime_usd is None
     assert found.saved_usd is None
-    assert "saved" not in text(told, found, tmp_path)
+    assert "saved" not in text(told, tmp_path)
 
     # Nor does a listed price hold for an account that has the name of a kind.
     path.write_bytes(orjson.dumps(row(1)) + b"\n")
@@ -146,8 +149,8 @@ def test_a_large_file_is_sampled(tmp_path: Path) -> None:
 
 def test_text_says_cost_saving_failures_and_places(results: Path) -> None:
     """The text has the counts, the reason of a failure, the next step, and where things lie."""
-    told = manifest(**FAILED, by_tag={"geo": {"jobs": 4, "cost_usd": 0.5}})
-    said = text(told, figures(told, results), results.parent, 60)
+    told = manifest(**FAILED, by_tag=TAGS)
+    said = text(told, results.parent, 60)
     assert said.startswith("1 of 4 jobs answered, 2 failed, 1 cancelled, for $0.50")
     assert "2 x refusal\n  job-<3>: I <b>cannot</b> say | that\n  -> Change the prompt." in said
     assert re.search(r"geo +4 +\$0\.50", said)
@@ -157,8 +160,7 @@ def test_text_says_cost_saving_failures_and_places(results: Path) -> None:
 
 def test_markdown_keeps_its_tables_whole(results: Path) -> None:
     """A bar or a line break in an error does not break the table that it stands in."""
-    tag = {"jobs": 4, "completed": 1, "input_tokens": 1, "output_tokens": 1, "cost_usd": 0.5}
-    told = manifest(**FAILED, by_tag={"geo": tag})
+    told = manifest(**FAILED, by_tag=TAGS)
     lines = markdown(told).splitlines()
     assert summary(told) in lines[0]
     (failure,) = [line for line in lines if line.startswith("| refusal")]
@@ -225,26 +227,25 @@ def test_page_stands_alone_and_escapes_what_a_model_said(results: Path) -> None:
 def test_page_of_odd_runs(tmp_path: Path, changes: dict[str, Any]) -> None:
     """A run without batches, answers, prices or end is a page as well."""
     told = manifest(**changes)
-    drawn = figures(told, tmp_path / "results.jsonl")
-    assert isinstance(drawn, Figures)
-    assert "jobs answered" in page(told, drawn, tmp_path)
+    assert "jobs answered" in page(told, tmp_path)
 
 
 def test_a_smaller_job_set_says_what_it_leaves_out_and_what_it_cost(results: Path) -> None:
     """Else a file that has shrunk looks like answers that were lost."""
+    results.unlink()
     results.with_name("archive.jsonl").touch()
     told = manifest(archived=1200, cost_of_run_usd=0.0)
-    said = text(told, None, results.parent).splitlines()
+    said = text(told, results.parent).splitlines()
     assert said[0] == "4 of 4 jobs answered, for $0.50, of which $0.00 in this run"
     assert said[1] == "1,200 answers of jobs gone or changed kept in archive.jsonl"
     assert any(line.split()[:1] == ["archive.jsonl"] for line in said)
-    assert "archive" not in text(manifest(archived=0), None, results.parent / "elsewhere")
+    assert "archive" not in text(manifest(archived=0), results.parent / "elsewhere")
 
 
 @pytest.mark.parametrize("seconds", [0.3, 2.3, 7.0, 59.0, 4_000.0, 80_000.0])
 def test_no_two_times_of_the_axis_read_alike(seconds: float) -> None:
     """The first report that anyone sees is of a run of seconds."""
-    plot = batches_in_time([BatchFigures("a #1", "ended", 3, 0.0, seconds, 0.1)])
+    plot = batches_in_time([BatchTime("a #1", "ended", 0.0, seconds)])
     assert plot is not None
     said = [shape.text for shape in plot.shapes if isinstance(shape, Label)]
     assert said and len(set(said)) == len(said)
