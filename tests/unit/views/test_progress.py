@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import sys
+import termios
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -267,6 +268,10 @@ def gather(master: int, written: bytearray) -> None:
 def test_what_the_terminal_writes_at_an_interrupt_leaves_nothing_behind(presses: int) -> None:
     """It writes ^C where the cursor stands, also behind a view whose last line is full."""
     master, slave = pty.openpty()
+    modes = termios.tcgetattr(slave)
+    # Else the kernel throws away what the reader has not taken yet.
+    modes[3] |= termios.NOFLSH
+    termios.tcsetattr(slave, termios.TCSANOW, modes)
     written = bytearray()
     with ThreadPoolExecutor(1) as reader, os.fdopen(slave, "w") as terminal:
         read = reader.submit(gather, master, written)
@@ -275,7 +280,7 @@ def test_what_the_terminal_writes_at_an_interrupt_leaves_nothing_behind(presses:
             progress(stats(), 1.0, {"a": batch(1)})
             for press in range(presses):
                 os.write(master, b"\x03")
-                # The kernel echoes when it comes to it, else perhaps in the middle of the next view.
+                # It echoes when it comes to it, else perhaps in the middle of the next view.
                 while written.count(b"^C") == press:
                     time.sleep(0.001)
                 progress(stats(active=press, is_stopping=True), 2.0, {"a": batch(1)})
