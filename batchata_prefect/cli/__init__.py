@@ -44,7 +44,7 @@ for _number, (_name, _where, _group, _help) in enumerate(
     (
         ("run", "runs:run", _START, "Send every job of a file and write the answers."),
         ("plan", "runs:plan", _START, "Say what a run would send and cost; send nothing."),
-        ("retry", "retries:retry", _START, "Try again what was not answered, changed or not."),
+        ("retry", "runs:retry", _START, "Try again what was not answered, changed or not."),
         ("results", "answers:results", _LOOK, "Show, filter or export the answers."),
         ("report", "answers:report", _LOOK, "Print cost, saving, failures and what to do."),
         ("diff", "diffs:diff", _LOOK, "Compare two runs over the same jobs."),

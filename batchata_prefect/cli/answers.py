@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import Json, ResultsDir, spoken
+from batchata_prefect.cli.options import Codes, Json, ResultsDir, Switch, spoken
 from batchata_prefect.cli.output import print_json, show, tell, width
 from batchata_prefect.content.exact_json import dumps, loads_exact
 from batchata_prefect.engine.finish import read_manifest
@@ -36,12 +36,12 @@ def results(
     results_dir: ResultsDir,
     *,
     status: Literal["completed", "failed", "cancelled"] | None = None,
-    code: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-    failed: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    code: Codes = (),
+    failed: Switch = False,
     limit: int | None = None,
     export: Annotated[Path | None, Parameter(name=["--export", "-e"])] = None,
-    raw_cells: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    no_input_columns: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    raw_cells: Switch = False,
+    no_input_columns: Switch = False,
     as_json: Json = False,
 ) -> int:
     """Show, filter or export the answers of a run; while it goes on, of the jobs that have ended.
@@ -103,7 +103,7 @@ def results(
 def report(
     results_dir: ResultsDir,
     *,
-    html: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    html: Switch = False,
     as_json: Json = False,
 ) -> int:
     """Print what a run came to: cost, saving, failures and what to do, where things lie.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 
 from batchata_prefect.answers import Usage
-from batchata_prefect.cli.options import Json
+from batchata_prefect.cli.options import Json, Switch
 from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers import price_book, providers
@@ -54,9 +56,7 @@ def models(
     /,
     *,
     provider: str | None = None,
-    every: Annotated[
-        bool, Parameter(name=["--all", "-a"], negative="", show_default=False)
-    ] = False,
+    every: Annotated[Switch, Parameter(name=["--all", "-a"])] = False,
     as_json: Json = False,
 ) -> int:
     """Show known models with their batch prices, limits and what they take.
@@ -78,10 +78,7 @@ def models(
         if pattern.lower() in each.model and provider in (None, each.provider)
     ]
     limits = {
-        name: {
-            "requests": each.limits.max_requests,
-            "bytes": each.limits.max_bytes,
-        }
+        name: {"requests": each.limits.max_requests, "bytes": each.limits.max_bytes}
         for name, each in providers().items()
     }
     if as_json:
@@ -128,35 +125,31 @@ def known_models(everything: bool = False) -> list[Known]:
             known = _known(prices, ours[source.id], entry)
             if known is None or any(word in known.model for word in _NOT_LISTED):
                 continue
-            is_current = not entry.deprecated and not _has_no_batch_price(known)
-            if everything or is_current:
+            has_price = "; priced at the standard rate" not in (known.note or "")
+            if everything or (has_price and not entry.deprecated):
                 found.append(known)
     return sorted(found, key=lambda each: (each.provider, each.model))
 
 
-def _has_no_batch_price(known: Known) -> bool:
-    return known.note is not None and "; priced at the standard rate" in known.note
-
-
 def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
-    model = cast("str", entry.id)
+    model, serving = cast("str", entry.id), providers()[provider]
+
+    def usd(price: Callable[..., Decimal | None], usage: Usage, times: int = 1) -> float | None:
+        cost = price(provider, model, usage)
+        return None if cost is None else float(cost * times)
+
     one, out = Usage(input_tokens=1000), Usage(output_tokens=1_000_000)
-    batch = prices.cost(provider, model, one)
-    if batch is None or not batch or not providers()[provider].serves(model):
+    batch, output = usd(prices.cost, one, 1000), usd(prices.cost, out)
+    if not batch or not serving.serves(model):
         return None
-    realtime = prices.realtime_cost(provider, model, one)
-    output, realtime_output = prices.cost(provider, model, out), None
-    if output is not None:
-        realtime_output = prices.realtime_cost(provider, model, out)
-    context, serving = entry.context_window, providers()[provider]
     return Known(
         model=model,
         provider=provider,
-        input_usd=float(batch * 1000),
-        output_usd=None if output is None else float(output),
-        realtime_input_usd=None if realtime is None else float(realtime * 1000),
-        realtime_output_usd=None if realtime_output is None else float(realtime_output),
-        context_tokens=context,
+        input_usd=batch,
+        output_usd=output,
+        realtime_input_usd=usd(prices.realtime_cost, one, 1000),
+        realtime_output_usd=None if output is None else usd(prices.realtime_cost, out),
+        context_tokens=entry.context_window,
         most_output_tokens=serving.most_output(model),
         takes_temperature=serving.takes_temperature(model),
         cites=serving.cites,

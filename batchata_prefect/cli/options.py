@@ -28,8 +28,6 @@ from batchata_prefect.options import (
 )
 from batchata_prefect.results.remote import bring, is_url
 
-QUIET = Parameter(name=["--quiet", "-q"], negative="", show_default=False)
-
 GROUPS = {
     name: Group(name, sort_key=number)
     for number, name in enumerate((JOBS, LIMITS, SENDING, PLACES), start=1)
@@ -63,14 +61,14 @@ WriteOff: TypeAlias = Annotated[
     str | None,
     Parameter(help="Id of a batch whose answers cannot be had; its number, where it has no id."),
 ]
-Json: TypeAlias = Annotated[
-    bool, Parameter(name="--json", negative="", show_default=False, help="Print JSON for machines.")
-]
+_ONCE = Parameter(negative="", show_default=False)
+Switch: TypeAlias = Annotated[bool, _ONCE]
+Codes: TypeAlias = Annotated[tuple[str, ...], _ONCE]
+Quiet: TypeAlias = Annotated[Switch, Parameter(name=["--quiet", "-q"])]
+Json: TypeAlias = Annotated[Switch, Parameter(name="--json", help="Print JSON for machines.")]
 Trust: TypeAlias = Annotated[
-    bool,
+    Switch,
     Parameter(
-        negative="",
-        show_default=False,
         help="Read the files and import the classes that the results directory names, although "
         "somebody else wrote them there.",
     ),
@@ -82,11 +80,9 @@ JobsFile: TypeAlias = Annotated[
 
 
 Sandboxed: TypeAlias = Annotated[
-    bool,
+    Switch,
     Parameter(
         group=GROUPS[SENDING],
-        negative="",
-        show_default=False,
         help="Send the jobs to a local server in place of the providers: no key, nothing to pay. "
         "Its answers are made up.",
     ),

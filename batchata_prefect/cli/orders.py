@@ -1,27 +1,38 @@
-"""From the options of a command to a batch that can be run, and the note by which to repeat it."""
+"""From the options of a command to a batch that can be run, and the note by which to repeat it.
+
+A note names files that are read and classes that are imported. One that came with somebody else's
+directory or bucket would do that in our name, so each note is sealed with a key that lies in the
+user's Prefect home, and one without the seal is shown and has to be confirmed.
+"""
 
 from __future__ import annotations
 
+import hmac
 import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+import secrets
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
 
 from batchata_prefect.batch import Batch, add_file, batch_of, job_defaults
-from batchata_prefect.cli.local_sandbox import FOLDER, local_sandbox
 from batchata_prefect.cli.options import checked
-from batchata_prefect.cli.trust import is_ours, refuse, sealed
 from batchata_prefect.errors import StateError, ValidationError
-from batchata_prefect.files import write_json
+from batchata_prefect.files import make_folder, whole_file, write_json
 from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.row_files import file_rows
 from batchata_prefect.jobs.sources import RowForm
 from batchata_prefect.options import JOBS, FileOptions, how
 from batchata_prefect.results.remote import ORDER, read_order, working_folder
+
+_SANDBOX = Path(".batchata", "sandbox")
+"""What the sandbox of a run leaves in its results directory; without it the run starts over."""
+_SANDBOX_SECONDS = 2.0
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class Order:
         """
         options = self.options()
         if self.sandbox and options.state is None:
-            options = options.but(state=str(self.out / FOLDER / "state"))
+            options = options.but(state=str(self.out / _SANDBOX / "state"))
         batch = batch_of(options, self.place)
         if not self.amendments:
             add_file(batch, options)
@@ -249,7 +260,79 @@ def whole(place: str) -> str:
     return place if "://" in place else str(Path(place).expanduser().resolve())
 
 
-def provided(order: Order, stack: ExitStack) -> None:
-    """Put the sandbox in the place of the providers, where the order asks for it."""
-    if order.sandbox:
-        os.environ.update(stack.enter_context(local_sandbox(order.out)))
+@contextmanager
+def local_sandbox(results_dir: Path) -> Generator[dict[str, str]]:
+    """A sandbox for one run: the variables that point at it.
+
+    Its state and address stay in the results directory, so that the next run finds its batches.
+
+    Raises:
+        StateError: It does not start.
+    """
+    from batchata_prefect.sandbox import Sandbox, SandboxError
+
+    folder = results_dir / _SANDBOX
+    make_folder(folder)
+    kept = folder / "port"
+    port = int(kept.read_text()) if kept.exists() else 0
+    server = Sandbox(folder, seconds=_SANDBOX_SECONDS, port=port)
+    try:
+        server.start()
+    except SandboxError as error:
+        raise StateError(f"the sandbox does not start: {error}") from error
+    try:
+        kept.write_text(str(server.port))
+        # A proxy of the machine must not be asked for an address of the machine itself.
+        own = {
+            name: ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+            for name in ("NO_PROXY", "no_proxy")
+        }
+        yield {**server.environment(), **own}
+    finally:
+        server.stop()
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A note with its seal; without one where no key can be kept."""
+    seal = _seal(values)
+    return dict(values) if seal is None else {**values, "seal": seal}
+
+
+def is_ours(values: Mapping[str, Any]) -> bool:
+    """Whether this user's own command wrote a note, and nobody has changed it."""
+    seal = values.get("seal")
+    own = _seal({name: value for name, value in values.items() if name != "seal"})
+    return own is not None and isinstance(seal, str) and hmac.compare_digest(own, seal)
+
+
+def refuse(place: object, told: Mapping[str, Any]) -> StateError:
+    """That a note is to be confirmed: what it says, and how."""
+    lines = "".join(f"\n  {name}: {value}" for name, value in told.items() if value)
+    return StateError(
+        f"what {str(place)!r} notes was not written by your own `batchata run` on this machine, or "
+        f"was changed since. It would read files and import classes that it names:{lines}\n"
+        "Nothing was read or sent. If that is what you want, give --trust"
+    )
+
+
+def _seal(values: Mapping[str, Any]) -> str | None:
+    key = _key()
+    if key is None:
+        return None
+    text = orjson.dumps(values, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS, default=str)
+    return hmac.new(key, text, sha256).hexdigest()
+
+
+def _key() -> bytes | None:
+    """The user's own key, made at its first use; None where it can neither be read nor written."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    path = home / "batchata.key"
+    try:
+        if not path.exists():
+            # Another command may make it at this moment.
+            with suppress(FileExistsError), whole_file(path, first=True) as file:
+                file.write(secrets.token_bytes(_KEY_BYTES))
+        key = path.read_bytes()
+    except OSError:
+        return None
+    return key if len(key) == _KEY_BYTES else None

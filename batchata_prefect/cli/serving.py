@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import orjson
 from cyclopts import Parameter
 
-from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, checked, given
+from batchata_prefect.cli.options import Flags, JobsFile, Sandboxed, Switch, checked, given
 from batchata_prefect.cli.orders import whole
 from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError, one_line
@@ -72,7 +72,7 @@ def deploy(
     cron: str | None = None,
     timezone: str | None = None,
     pool: str | None = None,
-    replace: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    replace: Switch = False,
 ) -> int:
     """Have Prefect run a file of jobs: on a schedule, or when somebody asks for it in its UI.
 

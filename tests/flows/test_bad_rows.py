@@ -16,8 +16,7 @@ import pytest
 from batchata_prefect import Batch, BatchRun, ValidationError
 from batchata_prefect.blocks import JobsFile
 from batchata_prefect.cli.orders import Order
-from batchata_prefect.cli.retries import _Asked, retry
-from batchata_prefect.cli.runs import carry_out
+from batchata_prefect.cli.runs import _Asked, carry_out, retry
 from batchata_prefect.deployed import jobs_from_file
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from batchata_prefect.cli.orders import Order
-from batchata_prefect.cli.retries import retry
+from batchata_prefect.cli.runs import retry
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
-from batchata_prefect.cli.retries import _failed
+from batchata_prefect.cli.runs import _failed
 from batchata_prefect.jobs.spool import Context
 from batchata_prefect.models import Chunk
 from batchata_prefect.providers import price_book
