@@ -19,7 +19,7 @@ from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
 from batchata_prefect.money import budget
-from batchata_prefect.money.observed import input_ratio, output_a_job
+from batchata_prefect.money.budget import input_ratio, output_a_job
 from batchata_prefect.numbers import counted, plain_usd, told_usd
 from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records

@@ -28,7 +28,7 @@ from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.spool import Family
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget, quota
-from batchata_prefect.money.observed import input_share
+from batchata_prefect.money.budget import input_share
 from batchata_prefect.records.shares import QUOTA_SECONDS, Share, release
 
 T = TypeVar("T")

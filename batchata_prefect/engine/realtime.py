@@ -22,6 +22,7 @@ from batchata_prefect.errors import BatchSubmissionError, StateError
 from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
+from batchata_prefect.money.budget import correction
 from batchata_prefect.money.ledger import (
     CANCELED,
     FAILED,
@@ -29,7 +30,6 @@ from batchata_prefect.money.ledger import (
     TIME_LIMIT,
     Ending,
 )
-from batchata_prefect.money.observed import correction
 from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.providers.throttle import Throttle

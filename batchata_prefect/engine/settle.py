@@ -18,6 +18,7 @@ from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, blanked, one_line
 from batchata_prefect.models import Chunk, ProviderBatch
+from batchata_prefect.money.budget import input_share
 from batchata_prefect.money.ledger import (
     AGAIN,
     FAILED,
@@ -27,7 +28,6 @@ from batchata_prefect.money.ledger import (
     EndingStatus,
     Entry,
 )
-from batchata_prefect.money.observed import input_share
 from batchata_prefect.money.quota import TURNED_AWAY_CODE, is_turned_away, told
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers.failures import Failure, Kind, classify_code

@@ -25,8 +25,8 @@ from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateEr
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import IN_FLIGHT, Family
 from batchata_prefect.models import Chunk
+from batchata_prefect.money.budget import correction
 from batchata_prefect.money.ledger import Entry, Intent
-from batchata_prefect.money.observed import correction
 from batchata_prefect.providers import Requests, wire
 from batchata_prefect.records.journal import Journal
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 
 from batchata_prefect.models import ProviderBatch
+from batchata_prefect.money.budget import input_share
 from batchata_prefect.money.ledger import Entry
-from batchata_prefect.money.observed import input_share
 
 TURNED_AWAY_CODE = "token_limit_exceeded"
 """Code of such a refusal [openai-python#2084]."""

@@ -14,8 +14,8 @@ from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import Row
 from batchata_prefect.models import Chunk, Terms
 from batchata_prefect.money import budget
+from batchata_prefect.money.budget import correction
 from batchata_prefect.money.ledger import Ending, Entry
-from batchata_prefect.money.observed import correction
 from batchata_prefect.providers import price_book
 from tests.unit.money.test_fees import cost, message, response
 

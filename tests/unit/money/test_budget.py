@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from batchata_prefect.answers import Usage
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import Ending, Entry
-from batchata_prefect.money.observed import (
+from batchata_prefect.money.budget import (
     correction,
     input_ratio,
     input_share,
     output_a_job,
 )
+from batchata_prefect.money.ledger import Ending, Entry
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 CLAUDE = "claude-sonnet-5-5"
