@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from decimal import Decimal
 from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
@@ -134,12 +132,12 @@ def known_models(everything: bool = False) -> list[Known]:
 def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
     model, serving = cast("str", entry.id), providers()[provider]
 
-    def usd(price: Callable[..., Decimal | None], usage: Usage, times: int = 1) -> float | None:
-        cost = price(provider, model, usage)
+    def usd(usage: Usage, times: int = 1, *, realtime: bool = False) -> float | None:
+        cost = prices.cost(provider, model, usage, realtime=realtime)
         return None if cost is None else float(cost * times)
 
     one, out = Usage(input_tokens=1000), Usage(output_tokens=1_000_000)
-    batch, output = usd(prices.cost, one, 1000), usd(prices.cost, out)
+    batch, output = usd(one, 1000), usd(out)
     if not batch or not serving.serves(model):
         return None
     return Known(
@@ -147,8 +145,8 @@ def _known(prices: PriceBook, provider: str, entry: Any) -> Known | None:
         provider=provider,
         input_usd=batch,
         output_usd=output,
-        realtime_input_usd=usd(prices.realtime_cost, one, 1000),
-        realtime_output_usd=None if output is None else usd(prices.realtime_cost, out),
+        realtime_input_usd=usd(one, 1000, realtime=True),
+        realtime_output_usd=None if output is None else usd(out, realtime=True),
         context_tokens=entry.context_window,
         most_output_tokens=serving.most_output(model),
         takes_temperature=serving.takes_temperature(model),

@@ -224,7 +224,7 @@ def _planned(run: Session, family: Family, cut: chunks.Cut, calls: int) -> dict[
         "cost_low_usd": prices.cost(name, model, Usage(input_tokens=input_tokens)),
         "cost_likely_usd": prices.cost(name, model, likely),
         "cost_upper_usd": cut.bound_usd,
-        "realtime_likely_usd": prices.realtime_cost(name, model, likely),
+        "realtime_likely_usd": prices.cost(name, model, likely, realtime=True),
         "api_calls": calls,
     }
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
@@ -154,17 +155,10 @@ def _tiers(every: list[_Prices], standard: _Prices) -> tuple[Tier, ...]:
                 top_cached = max(top_cached, rate)
                 if "write" not in key:
                     top_input = max(top_input, rate)
-        tiers.append(Tier(start, rates, top_input, top_cached, top_output))
-    merged = [tiers[0]]
-    for tier in tiers[1:]:
-        if (tier.rates, tier.top_input, tier.top_cached, tier.top_output) != (
-            merged[-1].rates,
-            merged[-1].top_input,
-            merged[-1].top_cached,
-            merged[-1].top_output,
-        ):
-            merged.append(tier)
-    return tuple(reversed(merged))
+        tier = Tier(start, rates, top_input, top_cached, top_output)
+        if not tiers or replace(tier, start=tiers[-1].start) != tiers[-1]:
+            tiers.append(tier)
+    return tuple(reversed(tiers))
 
 
 def _flat(prices: _Prices, standard: _Prices, start: int) -> dict[str, Decimal]:

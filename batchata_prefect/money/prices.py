@@ -57,10 +57,10 @@ class PriceBook:
         billing: Mapping[str, Billing] | None = None,
     ) -> None:
         self._own = own_tariffs(overrides)
-        self._billing = dict(billing or {})
+        self._billing = billing or {}
         self._at = at or datetime.now(UTC)
-        self._listed: dict[tuple[str, ...], Tariff | None] = {}
-        self._regions: dict[str, str] = {}
+        self._known: dict[tuple[str, str, str | None, bool], Tariff | None] = {}
+        self._regions: dict[str, str | None] = {}
 
     def _of(self, provider: str) -> Billing:
         return self._billing.get(provider, _UNKNOWN)
@@ -86,11 +86,7 @@ class PriceBook:
             provider: Name of the provider.
             account: Base URL of its requests.
         """
-        region = self._of(provider).region_of(account)
-        if region is None:
-            self._regions.pop(provider, None)
-        else:
-            self._regions[provider] = region
+        self._regions[provider] = self._of(provider).region_of(account)
 
     def unbound(
         self, provider: str, model: str, terms: Terms, *, realtime: bool = False
@@ -110,8 +106,8 @@ class PriceBook:
                 f"the price of {model!r} in service tier {terms.tier!r} is unknown; leave "
                 "service_tier out, or give your own prices of the model"
             )
-        region = terms.region or self._regions.get(provider)
-        if self._factor(tariff, provider, model, region) is None:
+        if self._factor(tariff, provider, model, terms.region) is None:
+            region = terms.region or self._regions[provider]
             way_out = "leave inference_geo out" if terms.region else "use the global host"
             return (
                 f"the price of {model!r} in region {region!r} is unknown; {way_out}, or give your "
@@ -129,64 +125,58 @@ class PriceBook:
                 return f"{' and '.join(names)} have no limit; give {limit}"
         return None
 
-    def cost(self, provider: str, model: str, usage: Usage, terms: Terms = USUAL) -> Decimal | None:
-        """What an answer cost in a batch, in USD; None where a price is unknown, never 0.
+    def cost(
+        self,
+        provider: str,
+        model: str,
+        usage: Usage,
+        terms: Terms = USUAL,
+        *,
+        realtime: bool = False,
+    ) -> Decimal | None:
+        """What an answer cost, in USD; None where a price is unknown, never 0.
 
         Args:
             provider: Name of the provider.
             model: Model id.
             usage: What the reply says that it is billed for.
             terms: What the request asked for; the reply goes before it.
+            realtime: Whether it came through the realtime API, at the standard rate.
         """
-        return self._cost(provider, model, usage, terms, realtime=False)
-
-    def realtime_cost(
-        self, provider: str, model: str, usage: Usage, terms: Terms = USUAL
-    ) -> Decimal | None:
-        """What the same answer costs at the standard rate; None where that is unknown."""
-        return self._cost(provider, model, usage, terms, realtime=True)
-
-    def _cost(
-        self, provider: str, model: str, usage: Usage, terms: Terms, *, realtime: bool
-    ) -> Decimal | None:
         tier, region = usage.tier or terms.tier, usage.region or terms.region
         tariff = self._tariff(provider, model, tier, realtime=realtime)
-        if tariff is None:
-            return None
-        total = tariffs.fees(tariff, usage, terms.free)
+        total = None if tariff is None else tariffs.fees(tariff, usage, terms.free)
         rest = usage
         for each in usage.passes:
             named = each.model or model
-            more = self._tokens(provider, named, each, tier, region, realtime=realtime)
+            theirs = self._tariff(provider, named, tier, realtime=realtime)
+            more = self._tokens(theirs, provider, named, each, region)
             if total is None or more is None:
                 return None
             total += more
             rest = rest.less(each)
-        own = self._tokens(provider, model, rest, tier, region, realtime=realtime)
+        own = self._tokens(tariff, provider, model, rest, region)
         return None if own is None or total is None else own + total
 
     def _tokens(
         self,
+        tariff: Tariff | None,
         provider: str,
         model: str,
         tokens: Usage | Pass,
-        tier: str | None,
         region: str | None,
-        *,
-        realtime: bool,
     ) -> Decimal | None:
         """What the tokens of one pass cost."""
-        tariff = self._tariff(provider, model, tier, realtime=realtime)
         if tariff is None:
             return None
-        factor = self._factor(tariff, provider, model, region or self._regions.get(provider))
-        usd = tariffs.cost(tariff, tokens)
+        usd, factor = tariffs.cost(tariff, tokens), self._factor(tariff, provider, model, region)
         return None if usd is None or factor is None else usd * factor
 
     def _factor(
         self, tariff: Tariff, provider: str, model: str, region: str | None
     ) -> Decimal | None:
         """How many times a tariff a request costs in a region; None where that is unknown."""
+        region = region or self._regions.get(provider)
         if tariff.is_own or region is None:
             return Decimal(1)
         return self._of(provider).region_factor(model, region)
@@ -222,8 +212,7 @@ class PriceBook:
         tariff = self._tariff(provider, model, terms.tier, realtime=realtime)
         if tariff is None:
             return None
-        region = terms.region or self._regions.get(provider)
-        factor = self._factor(tariff, provider, model, region)
+        factor = self._factor(tariff, provider, model, terms.region)
         cached = cached or self._of(provider).caches_unasked
         usd = tariffs.bound(tariff, input_tokens, output_tokens, cached=cached)
         each = tariffs.most_fees(tariff, terms)
@@ -234,37 +223,26 @@ class PriceBook:
     def _tariff(
         self, provider: str, model: str, tier: str | None = None, *, realtime: bool = False
     ) -> Tariff | None:
-        if self._own and self._own_name(provider, model, realtime=realtime) is not None:
-            return self._own_tariff(provider, model, realtime=realtime)
         billing = self._of(provider)
-        if billing.listed_as is None:
-            return None
         if tier is None or tier in billing.usual_tiers:
-            context = STANDARD if realtime else BATCH
-        elif tier in billing.tiers:
-            context = billing.tiers[tier]
-        else:
+            tier = ""
+        elif tier not in billing.tiers:
+            tier = None  # its price is known where the user's own holds
+        key = (provider, model, tier, realtime)
+        if key not in self._known:
+            self._known[key] = self._found(*key)
+        return self._known[key]
+
+    def _found(self, provider: str, model: str, tier: str | None, realtime: bool) -> Tariff | None:
+        billing = self._of(provider)
+        # The user's own price of an account goes first.
+        for name in (f"{provider}/{model}", model):
+            own = self._own.get((name, realtime))
+            if own is not None:
+                # Fees that it leaves out are those of a model that is known.
+                listed = listed_tariff(billing, model, self._at, STANDARD)
+                return replace(own, fees={**(listed.fees if listed else {}), **own.fees})
+        if tier is None:
             return None
-        key = (provider, model, *context.values())
-        if key not in self._listed:
-            self._listed[key] = listed_tariff(billing, model, self._at, context)
-        return self._listed[key]
-
-    def _own_name(self, provider: str, model: str, *, realtime: bool) -> str | None:
-        """Under which name the user gives the price: that of an account goes first."""
-        names = (f"{provider}/{model}", model)
-        return next((name for name in names if (name, realtime) in self._own), None)
-
-    def _own_tariff(self, provider: str, model: str, *, realtime: bool) -> Tariff:
-        """The user's own tariff; fees that it leaves out are those of a model that is known."""
-        key = (provider, model, "realtime" if realtime else "batch", "own")
-        if key not in self._listed:
-            name = self._own_name(provider, model, realtime=realtime)
-            assert name is not None
-            own = self._own[name, realtime]
-            listed = listed_tariff(self._of(provider), model, self._at, STANDARD)
-            fees = {**(listed.fees if listed else {}), **own.fees}
-            self._listed[key] = replace(own, fees=fees)
-        found = self._listed[key]
-        assert found is not None
-        return found
+        usual = STANDARD if realtime else BATCH
+        return listed_tariff(billing, model, self._at, billing.tiers[tier] if tier else usual)

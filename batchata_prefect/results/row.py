@@ -184,8 +184,8 @@ class Reading:
 
     def _price(self, usage: Usage) -> Decimal | None:
         chunk, prices = self.chunk, self.prices
-        price = prices.realtime_cost if chunk.realtime else prices.cost
-        return price(chunk.provider, chunk.model, usage, self.terms)
+        terms, realtime = self.terms, chunk.realtime
+        return prices.cost(chunk.provider, chunk.model, usage, terms, realtime=realtime)
 
     def _blank(self, job: Context, cost: Decimal | None, custom_id: str) -> dict[str, Any]:
         usd = None if cost is None else float(cost)

@@ -85,7 +85,7 @@ def figures(manifest: Mapping[str, Any], results: Path) -> Figures:
         paid = _last_cost(row)
         if paid:
             cost, realtime = seen.get(name, (Decimal(0), Decimal(0)))
-            more = prices.realtime_cost(row["provider"], row["model"], _usage(row))
+            more = prices.cost(row["provider"], row["model"], _usage(row), realtime=True)
             total = None if realtime is None or more is None else realtime + more
             seen[name] = (cost + paid, total)
     models: Mapping[str, Mapping[str, Any]] = manifest["by_model"]

@@ -251,8 +251,7 @@ def _settle(data: st.DataObject, entry: Entry) -> Decimal:
     )
     part = Pass(None, given // 2, written // 2)
     usage = Usage(given, written, given // 3, fees=fees, passes=(part,))
-    price = BOOK.realtime_cost if chunk.realtime else BOOK.cost
-    usd = price(chunk.provider, chunk.model, usage, terms)
+    usd = BOOK.cost(chunk.provider, chunk.model, usage, terms, realtime=chunk.realtime)
     assert usd is not None
     end = data.draw(st.sampled_from(["known", "known", "unknown", "never"]))
     if end == "never":

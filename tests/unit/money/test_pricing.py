@@ -455,7 +455,7 @@ def test_cost_of_every_model_equals_the_price_library(usage):
         model
         for model in batch_priced()
         if BOOK.cost(*model, usage) != reckon(*model, usage, BATCH)
-        or BOOK.realtime_cost(*model, usage) != reckon(*model, usage, None)
+        or BOOK.cost(*model, usage, realtime=True) != reckon(*model, usage, None)
     ]
     assert wrong == (NO_LONG_BATCH_PRICE if usage.input_tokens > 272_000 else [])
 
@@ -465,7 +465,7 @@ def test_long_requests_without_a_batch_price_cost_the_standard_rate():
     model = NO_LONG_BATCH_PRICE[0]
     usage = Usage(300_000, 1_000)
     assert BOOK.cost(*model, Usage(272_000, 1_000)) == usd("4.17")
-    assert BOOK.cost(*model, usage) == BOOK.realtime_cost(*model, usage) == usd("18.27")
+    assert BOOK.cost(*model, usage) == BOOK.cost(*model, usage, realtime=True) == usd("18.27")
     assert BOOK.bound(*model, 300_000, 1_000) == usd("18.27")
     assert "no batch price above 272,000 input tokens" in (BOOK.note(*model) or "")
 
@@ -476,7 +476,7 @@ def test_cost_equals_the_price_library(model, usage):
     """For every model and usage, the quick way costs what genai-prices says."""
     assume(model not in NO_LONG_BATCH_PRICE or usage.input_tokens <= 272_000)
     assert BOOK.cost(*model, usage) == reckon(*model, usage, BATCH)
-    assert BOOK.realtime_cost(*model, usage) == reckon(*model, usage, None)
+    assert BOOK.cost(*model, usage, realtime=True) == reckon(*model, usage, None)
 
 
 @settings(max_examples=400, deadline=None)
@@ -524,7 +524,7 @@ def test_unknown_price_is_none_and_said(provider, model):
     assert BOOK.cost(provider, model, Usage(1, 1)) is None
     assert BOOK.cost(provider, model, Usage()) is None
     assert BOOK.bound(provider, model, 1, 1) is None
-    assert BOOK.realtime_cost(provider, model, Usage(1, 1)) is None
+    assert BOOK.cost(provider, model, Usage(1, 1), realtime=True) is None
     assert f"no price of {model!r} is known" in (BOOK.note(provider, model) or "")
 
 
@@ -707,8 +707,8 @@ def test_own_prices_say_nothing_of_the_standard_rate():
     """The realtime rate stays the listed one, and is unknown for a private model."""
     book = price_book({m: {"input": 9, "output": 9} for m in ("claude-sonnet-5-5", "private")})
     usage = Usage(1_000_000, 0)
-    assert book.realtime_cost("anthropic", "claude-sonnet-5-5", usage) == usd("2")
-    assert book.realtime_cost("openai", "private", usage) is None
+    assert book.cost("anthropic", "claude-sonnet-5-5", usage, realtime=True) == usd("2")
+    assert book.cost("openai", "private", usage, realtime=True) is None
 
 
 @pytest.mark.parametrize(

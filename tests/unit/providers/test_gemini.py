@@ -299,7 +299,7 @@ def test_a_model_goes_to_gemini_at_its_batch_price():
     prices = price_book()
     usage = Usage(1_000_000, 100_000)
     assert prices.cost("gemini", "gemini-2.5-flash", usage) == Decimal("0.275")
-    assert prices.realtime_cost("gemini", "gemini-2.5-flash", usage) == Decimal("0.55")
+    assert prices.cost("gemini", "gemini-2.5-flash", usage, realtime=True) == Decimal("0.55")
     short = prices.bound("gemini", "gemini-2.5-pro", 200_000, 1_000)
     long = prices.bound("gemini", "gemini-2.5-pro", 200_001, 1_000)
     assert short is not None
