@@ -35,26 +35,9 @@ if TYPE_CHECKING:
     from batchata_prefect.models import Job
     from batchata_prefect.run import BatchRun
 
-_HOMES = {
-    "Attempt": "answers",
-    "Batch": "batch",
-    "BatchRun": "run",
-    "BatchSubmissionError": "errors",
-    "BatchataError": "errors",
-    "Citation": "answers",
-    "CostLimitExceededError": "errors",
-    "EndedBatch": "answers",
-    "Job": "models",
-    "JobResult": "answers",
-    "MissingCredentialsError": "errors",
-    "ParseError": "errors",
-    "ProviderError": "errors",
-    "ProviderNotFoundError": "errors",
-    "StateError": "errors",
-    "ToolCall": "answers",
-    "Usage": "answers",
-    "ValidationError": "errors",
-}
+_HOMES = {"Batch": "batch", "BatchRun": "run", "Job": "models"}
+"""Modules of the public names; of those that are not here, errors are in `errors`, and what comes
+back is in `answers`."""
 
 __version__ = "0.1.0"
 
@@ -82,9 +65,10 @@ __all__ = [  # noqa: RUF022 - by weight: the builder first
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used; importing the package costs nothing (PEP 562)."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    home = _HOMES.get(name, "errors" if name.endswith("Error") else "answers")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

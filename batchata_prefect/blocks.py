@@ -21,7 +21,7 @@ import contextvars
 import threading
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pydantic
 from prefect._internal.compatibility.async_dispatch import async_dispatch
@@ -30,7 +30,7 @@ from prefect.blocks.abstract import JobBlock, JobRun
 from batchata_prefect.batch import Batch, add_file, batch_of
 from batchata_prefect.errors import OptionError, StateError
 from batchata_prefect.options import FileOptions, how, options
-from batchata_prefect.records.credentials import BLOCKS
+from batchata_prefect.records.credentials import BLOCKS, Credentials
 from batchata_prefect.run import BatchRun
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
@@ -40,9 +40,14 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
 ]
 globals().update({block.__name__: block for block in BLOCKS.values()})
 if TYPE_CHECKING:
+    AnthropicCredentials: TypeAlias = Credentials
+    AzureCredentials: TypeAlias = Credentials
+    GeminiCredentials: TypeAlias = Credentials
+    OpenAICredentials: TypeAlias = Credentials
 
-    def __getattr__(name: str) -> Any:
-        """One of `BLOCKS`, such as `AnthropicCredentials`."""
+    def __getattr__(name: str) -> type[Credentials]:
+        """Those of a provider that another package brings."""
+        ...
 
 
 _LOOK_SECONDS = 0.2

@@ -130,20 +130,10 @@ class Job:
         """The job as JSON-ready values; a response model becomes its name, bytes their length."""
         model = self.response_model
         return {
-            "id": self.id,
-            "model": self.model,
+            **{name: getattr(self, name) for name in self._told()},
             "messages": list(self.messages) if self.messages else None,
             "file": _file_name(self.file),
-            "prompt": self.prompt,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
             "response_model": model.__name__ if isinstance(model, type) else model,
-            "enable_citations": self.enable_citations,
-            "citations": self.citations,
-            "cache_prefix": self.cache_prefix,
-            "accept_truncated": self.accept_truncated,
-            "provider": self.provider,
-            "endpoint": self.endpoint,
             "metadata": dict(self.metadata),
             "tags": list(self.tags),
             "params": dict(self.params),
@@ -156,12 +146,16 @@ class Job:
         Raises:
             ValidationError: The values do not make a job.
         """
-        known = {name for name in cls.__dataclass_fields__ if name != "defaulted"}
-        unknown = sorted(set(data) - known)
+        unknown = sorted(set(data).difference(cls._told()))
         if unknown:
             raise ValidationError(f"job {data.get('id')!r}: unknown fields {unknown}")
         values = {key: value for key, value in data.items() if value is not None}
         return cls(**values)
+
+    @classmethod
+    def _told(cls) -> list[str]:
+        """What a user tells of it."""
+        return [name for name in cls.__dataclass_fields__ if name != "defaulted"]
 
 
 def _file_name(file: FileInput | None) -> Any:

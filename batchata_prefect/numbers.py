@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
@@ -21,11 +21,8 @@ MOST_USD = Decimal(10**12)
 """An amount of more is a slip; and sums of it with a millionth of a cent would be rounded."""
 
 
-class NumberError(ValidationError, ValueError):
+class NumberError(ValidationError):
     """A number that is none, or makes no sense where it stands; nothing was sent."""
-
-    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
-        ValidationError.__init__(self, message, faults)
 
 
 def whole(name: str, value: Any, *, least: int = 0, most: int = MOST_WHOLE) -> int:

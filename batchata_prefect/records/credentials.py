@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from types import new_class
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.core import Block
@@ -28,6 +28,11 @@ class Credentials(CredentialsBlock):
 
     api_key: SecretStr
     base_url: str | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(self, **values: Any) -> None:
+            """The types of the providers have more fields, and a key is given as a text as well."""
 
     def key(self) -> Key:
         """What the provider connects with."""
