@@ -26,8 +26,7 @@ from batchata_prefect.engine.watch import wait_for_prefect, watching
 from batchata_prefect.errors import BatchataError
 from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.views import events, states
-from batchata_prefect.views.artifacts import Seen, publish, showing
-from batchata_prefect.views.asset import materialized
+from batchata_prefect.views.artifacts import Seen, materialized, publish, showing
 from batchata_prefect.views.report.page import keep_page
 from batchata_prefect.views.report.words import markdown, summary, tell_failures
 

@@ -1,38 +1,50 @@
-"""What the Prefect UI shows of a run while it goes on: its progress, and its provider batches.
+"""What the Prefect UI shows of a run: its progress, its provider batches, its results.
 
-Two artifacts, made once and updated in place when something has changed, every few seconds at
-most. They stand on the flow run that a person opens: the deployed one around the batch, if any.
+Two artifacts while it goes on, made once and updated in place when something has changed, every few
+seconds at most. They stand on the flow run that a person opens: the deployed one around the batch,
+if any. At its end the report, and the results as an asset, so that Prefect's lineage shows them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
 import orjson
 from prefect import get_client, get_run_logger
+from prefect.assets import Asset, AssetProperties, materialize
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
     ArtifactFilterType,
 )
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.states import Completed
 
 from batchata_prefect.errors import one_line
 from batchata_prefect.numbers import counted, told_usd
 from batchata_prefect.views.escapes import markdown
+from batchata_prefect.views.report.words import summary
 from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _MOST_ROWS = 200
 _CALL_SECONDS = 10.0
+_LONGEST_KEY = 480
+_NOT_IN_KEYS = re.compile(r"[^\w./:@~+,=()-]", re.ASCII)
+"""Wider than what Prefect refuses in the key of an asset [`prefect.types.names`]."""
 _KEYS = {"progress": "batchata-progress", "table": "batchata-batches"}
 """By these Prefect's UI names the artifacts; without one it shows a UUID."""
 
@@ -81,9 +93,8 @@ class _Picture:
         self._look = look
         self._on = on
         self._seconds = seconds
-        self._ids: dict[str, Any] = {}
+        self._ids: dict[str, Any] | None = None
         self._shown: bytes | None = None
-        self._looked = False
         # By this a run that goes on finds what an earlier process of it has made.
         self._mark = {"batchata": look().run.run_key}
         self._pages: dict[str, str] = {}
@@ -102,47 +113,43 @@ class _Picture:
             return
         self._pages |= seen.pages
         percent, told = seen.run.percent, headline(seen.run, seen.batches)
-        rows = table(seen.batches, self._pages)
-        fingerprint = orjson.dumps([percent, told, rows])
+        rows = orjson.dumps(table(seen.batches, self._pages))
+        fingerprint = orjson.dumps([percent, told]) + rows
         if fingerprint == self._shown:
             return
         try:
-            async with asyncio.timeout(_CALL_SECONDS):
-                await self._put("progress", percent, told)
-                await self._put("table", orjson.dumps(rows).decode(), "Provider batches")
+            async with asyncio.timeout(_CALL_SECONDS), get_client() as client:
+                if self._ids is None:
+                    self._ids = await self._earlier(client)
+                await self._put(client, self._ids, "progress", percent, told)
+                await self._put(client, self._ids, "table", rows.decode(), "Provider batches")
         except Exception as error:
             get_run_logger().debug("the progress is not shown in Prefect (%s)", one_line(error))
         else:
             self._shown = fingerprint
 
-    async def _put(self, kind: str, data: Any, description: str) -> None:
-        async with get_client() as client:
-            if not self._looked:
-                self._ids, self._looked = await self._earlier(client), True
-            if kind in self._ids:
-                changed = ArtifactUpdate(data=data, description=description, metadata_=self._mark)
-                await client.update_artifact(self._ids[kind], changed)
-                return
-            made = await client.create_artifact(
-                ArtifactCreate(
-                    key=_KEYS[kind],
-                    type=kind,
-                    data=data,
-                    description=description,
-                    metadata_=self._mark,
-                    flow_run_id=self._on,
-                )
-            )
-            self._ids[kind] = made.id
-
     async def _earlier(self, client: Any) -> dict[str, Any]:
-        """What an earlier process of this run has made."""
+        """What an earlier process of this run has made: kind -> id."""
         asked = ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[self._on]),
-            type=ArtifactFilterType(any_=["progress", "table"]),
+            type=ArtifactFilterType(any_=[*_KEYS]),
         )
         artifacts = await client.read_artifacts(artifact_filter=asked)
         return {each.type: each.id for each in artifacts if each.metadata_ == self._mark}
+
+    async def _put(
+        self, client: Any, ids: dict[str, Any], kind: str, data: Any, description: str
+    ) -> None:
+        values: dict[str, Any] = {
+            "data": data,
+            "description": description,
+            "metadata_": self._mark,
+        }
+        if kind in ids:
+            await client.update_artifact(ids[kind], ArtifactUpdate(**values))
+        else:
+            own = {"key": _KEYS[kind], "type": kind, "flow_run_id": self._on}
+            ids[kind] = (await client.create_artifact(ArtifactCreate(**own, **values))).id
 
 
 async def publish(key: str, text: str, description: str, flow_run_id: str | None) -> None:
@@ -228,3 +235,65 @@ def _time(moment: datetime) -> str:
 
 def _usd(amount: Decimal | None) -> str:
     return told_usd(amount, "unknown").removeprefix("$")
+
+
+def asset_key(place: str) -> str:
+    """The key of the results at a path or a URL, such as `s3://bucket/out/results.jsonl`.
+
+    Prefect takes neither a space nor a percent sign in it, and 512 characters: what is replaced or
+    left out is told apart by a digest. A password in a URL is left out.
+    """
+    if "://" in place:
+        parts = urlsplit(place)
+        netloc = parts.netloc.rpartition("@")[2]
+        plain = f"{parts.scheme.lower()}://{netloc}{parts.path}"
+    else:
+        plain = f"file://{Path(place).absolute().as_posix()}"
+    scheme, _, rest = plain.partition("://")
+    key = f"{re.sub('[^a-z0-9]', '', scheme)}://{_NOT_IN_KEYS.sub('_', rest)}"
+    if key == plain and len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(plain.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{key[:_LONGEST_KEY]}~{digest}"
+
+
+async def materialized(manifest: Mapping[str, Any], results: str) -> None:
+    """Tell Prefect that the results were made, in a task of their own; a failure is a warning.
+
+    Without an answer they are no new version of the results, and nothing is told.
+
+    Args:
+        manifest: What the run came to.
+        results: Path or URL of its results.
+    """
+    counts = manifest["counts"]
+    if not counts["completed"]:
+        return
+    try:
+        name = f"{PurePath(results).parent.name} results"
+        asset = Asset(key=asset_key(results), properties=AssetProperties(name=name))
+        metadata = {
+            "rows": counts["total"],
+            "answered": counts["completed"],
+            "failed": counts["failed"],
+            "cancelled": counts["cancelled"],
+            "cost_usd": manifest["cost_usd"],
+            "run_key": manifest["run_key"],
+        }
+
+        @materialize(
+            asset,
+            by="batchata",
+            name="results",
+            task_run_name="results",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=0,
+        )
+        async def tell() -> State[Any]:
+            asset.add_metadata(metadata)
+            return Completed(message=f"{summary(manifest)}; see {results}", data=results)
+
+        await tell()
+    except Exception as error:
+        get_run_logger().warning("the results are no asset in Prefect (%s)", one_line(error))

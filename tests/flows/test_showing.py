@@ -17,7 +17,7 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from batchata_prefect import Batch
-from batchata_prefect.views.asset import asset_key
+from batchata_prefect.views.artifacts import asset_key
 from batchata_prefect.views.escapes import markdown
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -111,7 +111,7 @@ def test_an_asset_that_cannot_be_told_is_no_matter(
     def broken(*_: Any, **__: Any) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr("batchata_prefect.views.asset.materialize", broken)
+    monkeypatch.setattr("batchata_prefect.views.artifacts.materialize", broken)
     assert len(make(tmp_path).run().results()["completed"]) == 6
 
 
