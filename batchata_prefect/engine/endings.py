@@ -11,7 +11,7 @@ from batchata_prefect.engine.download import put_answers
 from batchata_prefect.engine.reask import reask
 from batchata_prefect.engine.retries import keep
 from batchata_prefect.engine.session import Flight, Session
-from batchata_prefect.engine.status import run_status
+from batchata_prefect.engine.status import batch_status, run_status
 from batchata_prefect.errors import one_line
 from batchata_prefect.jobs.spool import ANSWERED as JOB_ANSWERED
 from batchata_prefect.jobs.spool import CANCELED as JOB_CANCELED
@@ -62,8 +62,9 @@ async def _let_out(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         except OSError as error:
             # The results have them at the end.
             get_run_logger().warning("its answers cannot be read yet (%s)", one_line(error))
-    events.ended(run_status(run), entry, entry.ending, place)
-    spans.ended(entry, entry.ending, run.flow_run_id)
+    batch = batch_status(run, entry)
+    events.ended(run_status(run), batch, place)
+    spans.ended(batch, run.flow_run_id)
 
 
 async def take_in(run: Session, entry: Entry, ordinals: Sequence[int], *, resumed: bool) -> None:

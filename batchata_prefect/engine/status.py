@@ -77,8 +77,6 @@ def _has_failures(entry: Entry) -> bool:
 
 def run_status(run: Session) -> RunStatus:
     """Where a run stands, without its batches."""
-    flying = [flight for flight in run.flights.values() if flight.entry.receipt]
-    expiries = [f.batch.expires_at for f in flying if f.batch and f.batch.expires_at]
     settings, states = run.settings, run.spool.states.counts
     # Once it is finished, its results have the last word.
     told: dict[str, int] = run.manifest["counts"] if run.manifest else {}
@@ -91,18 +89,10 @@ def run_status(run: Session) -> RunStatus:
         failed=told.get("failed", states[JOB_FAILED]),
         cancelled=told.get("cancelled", states[JOB_CANCELED]),
         active=0 if told else states[IN_FLIGHT],
-        resumed=run.resumed,
         spent_usd=budget.spent(run.ledger),
-        spent_now_usd=spent_now(run),
         reserved_usd=budget.reserved(run.ledger),
-        cost_limit_usd=settings.cost_limit_usd,
         seconds_left=run.seconds_left,
         time_limit_seconds=settings.time_limit_seconds,
-        waiting_for=_waiting_for(run, len(flying)),
-        waiting_until=min(expiries) if expiries else None,
-        enqueued_tokens=sum(flight.entry.chunk.input_tokens for flight in flying),
-        is_stopping=run.stopped is not None and run.manifest is None,
-        is_complete=run.manifest is not None,
         asleep_for=run.asleep_for,
     )
 
@@ -156,20 +146,23 @@ def _waiting_for(run: Session, flying: int) -> str | None:
 
 def progress_stats(run: Session, failures: Mapping[str, int]) -> dict[str, Any]:
     """A run as the progress callback gets it, in the original library's words."""
-    found = run_status(run)
+    found, is_complete = run_status(run), run.manifest is not None
     ended = sum(1 for entry in run.ledger if entry.ending is not None)
     last = run.ledger[-1].chunk if run.ledger else None
+    flying = [flight for flight in run.flights.values() if flight.entry.receipt]
+    expiries = [f.batch.expires_at for f in flying if f.batch and f.batch.expires_at]
+    over = found.completed + found.failed + found.cancelled
     return {
         "total": found.total,
-        "pending": 0 if found.is_complete else found.pending,
+        "pending": 0 if is_complete else found.total - found.active - over,
         "active": found.active,
         "completed": found.completed,
         "failed": found.failed,
         "cancelled": found.cancelled,
         "cost_usd": plain_usd(found.spent_usd),
-        "cost_of_run_usd": plain_usd(found.spent_now_usd),
-        "cost_limit_usd": plain_usd(found.cost_limit_usd),
-        "is_complete": found.is_complete,
+        "cost_of_run_usd": plain_usd(spent_now(run)),
+        "cost_limit_usd": plain_usd(run.settings.cost_limit_usd),
+        "is_complete": is_complete,
         "batches_total": len(run.ledger),
         "batches_completed": ended,
         "batches_pending": len(run.ledger) - ended,
@@ -178,11 +171,11 @@ def progress_stats(run: Session, failures: Mapping[str, int]) -> dict[str, Any]:
         "items_per_batch": run.settings.items_per_batch,
         "reserved_usd": plain_usd(found.reserved_usd),
         "time_left_seconds": found.seconds_left,
-        "resumed": found.resumed,
-        "is_stopping": found.is_stopping,
-        "waiting_for": found.waiting_for,
-        "waiting_until": found.waiting_until,
-        "enqueued_tokens": found.enqueued_tokens,
+        "resumed": run.resumed,
+        "is_stopping": run.stopped is not None and not is_complete,
+        "waiting_for": _waiting_for(run, len(flying)),
+        "waiting_until": min(expiries) if expiries else None,
+        "enqueued_tokens": sum(flight.entry.chunk.input_tokens for flight in flying),
         "failures": failures,
     }
 

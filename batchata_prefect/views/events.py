@@ -27,17 +27,17 @@ for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import count
+from decimal import Decimal
+from itertools import count, takewhile
 from pathlib import PurePath
 from typing import Any
 
 from prefect import get_run_logger
 from prefect.events import emit_event
 
-from batchata_prefect.money.ledger import ANSWERED, Ending, Entry
+from batchata_prefect.money.ledger import Entry
 from batchata_prefect.numbers import plain_usd
-from batchata_prefect.views.status import RunStatus
+from batchata_prefect.views.status import BatchStatus, RunStatus
 
 _PREFIX = "batchata."
 _NEAR = 0.1
@@ -45,60 +45,42 @@ _NEAR = 0.1
 
 def submitted(entry: Entry) -> None:
     """A provider has taken a batch."""
-    chunk = entry.chunk
-    _tell_of_batch(
-        "batch.submitted", entry, jobs=chunk.count, estimated_usd=plain_usd(chunk.reserved_usd)
-    )
+    bound = plain_usd(entry.chunk.reserved_usd)
+    _tell_of_batch("batch.submitted", BatchStatus(entry), {}, estimated_usd=bound)
 
 
-def ended(run: RunStatus, entry: Entry, ending: Ending, answers: str | None = None) -> None:
+def ended(run: RunStatus, batch: BatchStatus, answers: str | None = None) -> None:
     """A batch has come to its end, or was refused.
 
     Args:
         run: Where the run stands.
-        entry: The batch.
-        ending: Its ending.
+        batch: The batch.
         answers: Path or URL of its answers; None where there are none to read.
     """
-    if ending.status == "turned_away":
-        return
-    chunk = entry.chunk
+    ending = batch.entry.ending
+    assert ending is not None
     labels = {"status": ending.status}
     if ending.status in {"failed", "never_created"}:
         if ending.status == "failed" or ending.reason is not None:
-            _tell_of_batch(
-                "batch.failed", entry, labels, jobs=chunk.count, reason=(ending.reason or "")[:500]
-            )
-        return
-    _tell_of_batch(
-        "batch.ended",
-        entry,
-        labels,
-        jobs=chunk.count,
-        answered=ending.marks.count(ANSWERED),
-        cost_usd=plain_usd(ending.cost_usd),
-        answers=answers,
-    )
-    _tell_of_cost(run, ending)
+            _tell_of_batch("batch.failed", batch, labels, reason=(ending.reason or "")[:500])
+    elif ending.status != "turned_away":
+        cost = plain_usd(ending.cost_usd)
+        answered = batch.answered
+        _tell_of_batch(
+            "batch.ended", batch, labels, answered=answered, cost_usd=cost, answers=answers
+        )
+        _tell_of_cost(run, ending.cost_usd)
 
 
-def _tell_of_cost(run: RunStatus, ending: Ending) -> None:
+def _tell_of_cost(run: RunStatus, more: Decimal | None) -> None:
+    """Tell of each of 1, 2, 5, 10, 20, 50, ... USD that the cost has passed with this."""
     spent = run.spent_usd
-    if spent is None or not ending.cost_usd:
+    if spent is None or not more:
         return
-    before = spent - ending.cost_usd
-    for step in _steps():
-        if step > spent:
-            return
-        if step > before:
+    steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    for step in takewhile(lambda step: step <= spent, steps):
+        if step > spent - more:
             _tell_of_run(run, "cost.passed", {"usd": str(step)}, cost_usd=float(spent))
-
-
-def _steps() -> Iterator[int]:
-    """1, 2, 5, 10, 20, 50, ..."""
-    for power in count():
-        for digit in (1, 2, 5):
-            yield digit * 10**power
 
 
 def seconds_until_near(left: float | None, limit: float | None) -> float | None:
@@ -139,13 +121,11 @@ def finished(run: RunStatus, manifest: dict[str, Any]) -> None:
     )
 
 
-def _tell_of_batch(
-    name: str, entry: Entry, labels: dict[str, str] | None = None, **payload: Any
-) -> None:
-    chunk = entry.chunk
-    known = entry.receipt.batch_id if entry.receipt else chunk.token
-    labels = {"provider": chunk.provider, "model": chunk.model, **(labels or {})}
-    _tell(name, f"{_PREFIX}batch.{known}", chunk.name, labels, payload)
+def _tell_of_batch(name: str, batch: BatchStatus, labels: dict[str, str], **payload: Any) -> None:
+    chunk = batch.entry.chunk
+    labels = {"provider": chunk.provider, "model": chunk.model, **labels}
+    resource = f"{_PREFIX}batch.{batch.batch_id or chunk.token}"
+    _tell(name, resource, chunk.name, labels, {"jobs": chunk.count, **payload})
 
 
 def _tell_of_run(run: RunStatus, name: str, labels: dict[str, str], **payload: Any) -> None:

@@ -19,40 +19,39 @@ import logging
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from batchata_prefect.money.ledger import ANSWERED, Ending, Entry
+from batchata_prefect.views.status import BatchStatus
 
 logger = logging.getLogger("batchata_prefect")
 
 _tracer = trace.get_tracer("batchata_prefect")
 
 
-def ended(entry: Entry, ending: Ending, flow_run_id: str | None) -> None:
+def ended(batch: BatchStatus, flow_run_id: str | None) -> None:
     """Make the span of a provider batch that has ended; what fails here is no matter of the run.
 
     Args:
-        entry: The batch; one that was never created has no span.
-        ending: Its ending.
+        batch: The batch; one that was never created has no span.
         flow_run_id: Prefect's id of the flow run.
     """
-    if entry.receipt is None and not entry.chunk.realtime:
+    if batch.batch_id is None and not batch.entry.chunk.realtime:
         return
     try:
-        _make(entry, ending, flow_run_id)
+        _make(batch, flow_run_id)
     except Exception as error:
         # Whatever a tracer provider of somebody else raises.
-        logger.debug("no span of %s (%s)", entry.chunk.name, type(error).__name__)
+        logger.debug("no span of %s (%s)", batch.entry.chunk.name, type(error).__name__)
 
 
-def _make(entry: Entry, ending: Ending, flow_run_id: str | None) -> None:
-    chunk, usage = entry.chunk, ending.usage
-    began = entry.receipt.created_at if entry.receipt else entry.since
+def _make(batch: BatchStatus, flow_run_id: str | None) -> None:
+    chunk, ending, began = batch.entry.chunk, batch.entry.ending, batch.sent_at
+    assert ending is not None
+    usage = ending.usage
     operation = "embeddings" if chunk.endpoint.endswith("/embeddings") else "chat"
     span = _tracer.start_span(
         f"{operation} {chunk.model}", kind=SpanKind.CLIENT, start_time=int(began.timestamp() * 1e9)
     )
     if not span.is_recording():
         return
-    answered = ending.marks.count(ANSWERED)
     span.set_attributes(
         {
             "gen_ai.operation.name": operation,
@@ -65,17 +64,17 @@ def _make(entry: Entry, ending: Ending, flow_run_id: str | None) -> None:
             "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
             "batchata.ending": ending.status,
             "batchata.jobs": chunk.count,
-            "batchata.answered": answered,
+            "batchata.answered": batch.answered,
             "batchata.realtime": chunk.realtime,
         }
     )
-    if entry.receipt is not None:
-        span.set_attribute("batchata.batch_id", entry.receipt.batch_id)
+    if batch.batch_id is not None:
+        span.set_attribute("batchata.batch_id", batch.batch_id)
     if flow_run_id is not None:
         span.set_attribute("prefect.flow_run.id", flow_run_id)
     if ending.cost_usd is not None:
         span.set_attribute("batchata.cost_usd", float(ending.cost_usd))
-    if not answered:
+    if not batch.answered:
         span.set_attribute("error.type", ending.status)
         span.set_status(Status(StatusCode.ERROR))
     # A provider's clock that is behind ours must not make it negative.

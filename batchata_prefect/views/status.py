@@ -135,18 +135,10 @@ class RunStatus:
         failed: Jobs failed for good.
         cancelled: Jobs cancelled.
         active: Jobs in flight.
-        resumed: Jobs that an earlier run had answered.
         spent_usd: What it has cost; None where a price is unknown.
-        spent_now_usd: What of it this start of it has cost; None where that is unknown.
         reserved_usd: What it may cost beyond that.
-        cost_limit_usd: Its cost limit.
         seconds_left: Until its deadline; None without one.
         time_limit_seconds: From its first start to its deadline.
-        waiting_for: What it waits for, for a person.
-        waiting_until: When the first batch in flight expires.
-        enqueued_tokens: Input tokens of the batches in flight.
-        is_stopping: Whether it was told to stop, and has not ended.
-        is_complete: Whether every job has its result.
         asleep_for: What it sleeps for; None while it is awake.
     """
 
@@ -158,24 +150,11 @@ class RunStatus:
     failed: int
     cancelled: int
     active: int
-    resumed: int
     spent_usd: Decimal | None
-    spent_now_usd: Decimal | None
     reserved_usd: Decimal | None
-    cost_limit_usd: Decimal | None
     seconds_left: float | None
     time_limit_seconds: float | None
-    waiting_for: str | None
-    waiting_until: datetime | None
-    enqueued_tokens: int
-    is_stopping: bool
-    is_complete: bool
     asleep_for: str | None
-
-    @property
-    def pending(self) -> int:
-        """Jobs that were not sent, or wait to be sent again."""
-        return self.total - self.active - self.completed - self.failed - self.cancelled
 
     @property
     def percent(self) -> float:
