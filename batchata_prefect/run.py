@@ -215,9 +215,6 @@ class BatchRun(RunAnswers):
 
         Args:
             only_unsure: Whether to leave out those whose usual variable holds a key.
-
-        Raises:
-            MissingCredentialsError: There is no key, or it cannot be one.
         """
         run = self._session
         for family in run.spool.families():

@@ -170,11 +170,7 @@ def _rows(
 
 
 def _source(results_dir: Path) -> Iterable[dict[str, Any]]:
-    """The rows of a run: of one that goes on, those of the jobs that have ended.
-
-    Raises:
-        StateError: There are none.
-    """
+    """The rows of a run: of one that goes on, those of the jobs that have ended."""
     try:
         ended = EndedRows(results_dir)
     except (FileNotFoundError, NotADirectoryError):

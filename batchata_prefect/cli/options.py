@@ -180,11 +180,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)([hms])")
 
 
 def seconds(text: str) -> float:
-    """A duration such as `90m`, `2h` or `1h30m` in seconds.
-
-    Raises:
-        ValidationError: It is none.
-    """
+    """A duration such as `90m`, `2h` or `1h30m` in seconds."""
     if not _DURATION.fullmatch(text.strip().lower()):
         raise ValidationError(
             f"{text!r} is no duration; write hours, minutes and seconds such as 2h, 90m or 1h30m"
@@ -200,11 +196,7 @@ else:
 
 
 def given(told: Any) -> dict[str, Any]:
-    """What a command was told beside the defaults, as JSON has it.
-
-    Raises:
-        ValidationError: An option that a command cannot give.
-    """
+    """What a command was told beside the defaults, as JSON has it."""
     if told is None:
         return {}
     for name, option in FileOptions.model_fields.items():
@@ -219,11 +211,7 @@ def given(told: Any) -> dict[str, Any]:
 
 
 def checked(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they are checked and sent, from what a command was told.
-
-    Raises:
-        ValidationError: A text is none of what its flag takes, or a file cannot be read.
-    """
+    """Options as they are checked and sent, from what a command was told."""
     return {name: _value(name, value) for name, value in told.items()}
 
 
@@ -264,11 +252,7 @@ def schema_or_path(named: str) -> Any:
 
 
 def request_params(given: Iterable[str]) -> dict[str, Any]:
-    """Values from `name=value` texts, the values as JSON or text.
-
-    Raises:
-        ValidationError: One of them is no such text.
-    """
+    """Values from `name=value` texts, the values as JSON or text."""
     found: dict[str, Any] = {}
     for item in given:
         name, equals, value = item.partition("=")

@@ -14,10 +14,12 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import orjson
+from pydantic import TypeAdapter
 
 from batchata_prefect.batch import Batch, add_file, batch_of, job_defaults
 from batchata_prefect.cli.options import checked
@@ -66,17 +68,19 @@ class Order:
     sandbox: bool = False
     amendments: tuple[Amendment, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a note of another version."""
+        told = [self.told, *(each.told for each in self.amendments)]
+        if unknown := sorted({*chain(*told)} - FileOptions.model_fields.keys()):
+            raise ValueError(f"there are no options {unknown}")
+
     @property
     def out(self) -> Path:
         """The local directory of its results."""
         return working_folder(self.place) if isinstance(self.place, str) else self.place
 
     def batch(self) -> Batch:
-        """The batch with all its jobs.
-
-        Raises:
-            BatchataError: The options or the jobs are wrong; nothing was sent.
-        """
+        """The batch with all its jobs."""
         options = self.options()
         if self.sandbox and options.state is None:
             options = options.but(state=str(self.out / _SANDBOX / "state"))
@@ -92,19 +96,11 @@ class Order:
         return batch
 
     def options(self, told: Mapping[str, Any] | None = None) -> FileOptions:
-        """The options that were told, or these.
-
-        Raises:
-            ValidationError: One of them is wrong.
-        """
+        """The options that were told, or these."""
         return FileOptions.of({**checked(self.told if told is None else told), "jobs": self.jobs})
 
     def with_earlier_amendments(self, *, trust: bool = False) -> Order:
-        """The same with what `batchata retry` changed since this very order was given before.
-
-        Raises:
-            StateError: It was changed by somebody else, and is not trusted.
-        """
+        """The same with what `batchata retry` changed since this very order was given before."""
         try:
             earlier, is_ours = Order._read(self.place)
         except StateError:
@@ -119,6 +115,10 @@ class Order:
             replace(each, told={**_unlabelled(each.told), **labels}) for each in earlier.amendments
         ]
         return replace(self, amendments=tuple(amendments))
+
+    def last_changes(self) -> dict[int, Amendment]:
+        """Row of the jobs file, from 0 -> what was changed last for its job."""
+        return {row: each for each in self.amendments for row in each.rows}
 
     def shown(self) -> dict[str, Any]:
         """What it would read and import, for the person who is to trust it."""
@@ -144,39 +144,24 @@ class Order:
 
     def note(self) -> None:
         """Write it into the results directory, for `batchata retry`."""
-        values = {
-            "jobs": whole(self.jobs),
-            "told": self.told,
-            "sandbox": self.sandbox,
-            "amendments": [
-                {"rows": {str(row): job for row, job in each.rows.items()}, "told": each.told}
-                for each in self.amendments
-            ],
-        }
+        meant = replace(self, jobs=whole(self.jobs))
+        values = _NOTE.dump_python(meant, mode="json", exclude={"place"})
         write_json(self.out / ORDER, sealed(values))
 
     @classmethod
-    def noted(cls, place: Path | str, *, trust: bool = False) -> Self:
-        """The order that a results directory was made by.
-
-        Raises:
-            StateError: It was made by a program, or by another version; or somebody else has
-                written it, and it is not trusted.
-        """
+    def noted(cls, place: Path | str, *, trust: bool = False) -> Order:
+        """The order that a results directory was made by."""
         order, is_ours = cls._read(place)
         if not (is_ours or trust):
             raise refuse(place, order.shown())
         return order
 
     @classmethod
-    def _read(cls, place: Path | str) -> tuple[Self, bool]:
+    def _read(cls, place: Path | str) -> tuple[Order, bool]:
         """The order in a results directory, and whether this user's own command wrote it.
 
         At a URL another machine may have amended it since it was noted here, or the other way
         round where the results could not be put there: amendments only ever grow.
-
-        Raises:
-            StateError: It was made by a program, or by another version.
         """
         if isinstance(place, Path):
             notes = [_bytes_of(place / ORDER)]
@@ -184,28 +169,19 @@ class Order:
             notes = [_bytes_of(working_folder(place) / ORDER), read_order(place)]
         try:
             found = [
-                (cls._from_note(place, values), is_ours(values))
+                (_NOTE.validate_python({**values, "place": place}), is_ours(values))
                 for values in (orjson.loads(note) for note in notes if note is not None)
             ]
             return max(found, key=lambda each: len(each[0].amendments))
-        except (orjson.JSONDecodeError, TypeError, KeyError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise StateError(
                 f"{str(place)!r} was not made by `batchata run`, so its jobs are not known "
                 "here. Run its program again: it sends what was not answered for no fault of the "
                 "job's own; change the jobs that failed, and only those are new"
             ) from error
 
-    @classmethod
-    def _from_note(cls, place: Path | str, values: Mapping[str, Any]) -> Self:
-        known = FileOptions.model_fields.keys()
-        amendments = [
-            Amendment({int(row): job for row, job in each["rows"].items()}, each["told"])
-            for each in values["amendments"]
-        ]
-        for told in (values["told"], *(each.told for each in amendments)):
-            if not told.keys() <= known:
-                raise ValueError(f"there are no options {sorted(told.keys() - known)}")
-        return cls(values["jobs"], place, values["told"], values["sandbox"], tuple(amendments))
+
+_NOTE = TypeAdapter(Order)
 
 
 def _bytes_of(path: Path) -> bytes | None:
@@ -217,7 +193,7 @@ def _bytes_of(path: Path) -> bytes | None:
 
 def _amended(order: Order, options: FileOptions) -> Callable[[Mapping[str, Any], int], RowForm]:
     """What a row becomes, with what was changed for its job."""
-    last = {row: each for each in order.amendments for row in each.rows}
+    last = order.last_changes()
     amended = {id(each): order.options(each.told) for each in order.amendments}
 
     def form(row: Mapping[str, Any], number: int) -> RowForm:
@@ -265,9 +241,6 @@ def local_sandbox(results_dir: Path) -> Generator[dict[str, str]]:
     """A sandbox for one run: the variables that point at it.
 
     Its state and address stay in the results directory, so that the next run finds its batches.
-
-    Raises:
-        StateError: It does not start.
     """
     from batchata_prefect.sandbox import Sandbox, SandboxError
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from batchata_prefect.cli.options import Json, MaybeResultsDir, RunKey, State, WriteOff
 from batchata_prefect.cli.output import print_json, show, tell
-from batchata_prefect.collector.inflight import (
-    Known,
-    adopt,
-    cancel,
-    open_run,
-    status,
-    write_off,
-)
+from batchata_prefect.collector.inflight import Known, adopt, cancel, open_run, status
+from batchata_prefect.collector.inflight import write_off as end
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.numbers import told_usd
 from batchata_prefect.providers import Ours
 from batchata_prefect.views.printed import Rows
 from batchata_prefect.views.status import BatchStatus
+
+T = TypeVar("T")
 
 
 def show_status(
@@ -38,12 +35,11 @@ def show_status(
     Exit code: 0 also where nothing is in flight.
     """
 
-    async def look() -> tuple[Known, list[BatchStatus]]:
-        known = await open_run(results_dir, run_key, state)
-        return known, await status(known)
+    async def look(known: Known) -> tuple[int, list[BatchStatus]]:
+        return len(known.entries), await status(known)
 
-    known, lines = asyncio.run(look())
-    ended = len(known.entries) - len(lines)
+    count, lines = _done(look, results_dir, run_key, state)
+    ended = count - len(lines)
     if as_json:
         print_json("status", {"ended": ended, "in_flight": [_values(line) for line in lines]})
         return 0
@@ -78,12 +74,9 @@ def adopt_batches(
     - `batchata adopt ./output --write-off batch_68a1`
     """
     if write_off is not None:
-        return _write_off(results_dir, run_key, state, write_off, as_json=as_json)
-
-    async def look() -> tuple[list[BatchStatus], list[Ours]]:
-        return await adopt(await open_run(results_dir, run_key, state))
-
-    adopted, unclaimed = asyncio.run(look())
+        entry = _done(lambda known: end(known, write_off), results_dir, run_key, state)
+        return _written_off(entry, as_json)
+    adopted, unclaimed = _done(adopt, results_dir, run_key, state)
     if as_json:
         print_json(
             "adopt",
@@ -109,18 +102,7 @@ def adopt_batches(
     return 0
 
 
-def _write_off(
-    results_dir: MaybeResultsDir,
-    run_key: str | None,
-    state: str | None,
-    which: str,
-    *,
-    as_json: bool,
-) -> int:
-    async def end() -> Entry:
-        return await write_off(await open_run(results_dir, run_key, state), which)
-
-    entry = asyncio.run(end())
+def _written_off(entry: Entry, as_json: bool) -> int:
     if as_json:
         print_json("adopt", {"written_off": _values(BatchStatus(entry))})
         return 0
@@ -151,11 +133,7 @@ def cancel_batches(
 
     Exit code: 1 where one of them goes on, as its provider or account does not answer.
     """
-
-    async def end() -> list[BatchStatus]:
-        return await cancel(await open_run(results_dir, run_key, state))
-
-    lines = asyncio.run(end())
+    lines = _done(cancel, results_dir, run_key, state)
     going = sum(1 for line in lines if line.trouble is not None)
     if as_json:
         print_json("cancel", {"canceled": [_values(line) for line in lines]})
@@ -166,6 +144,17 @@ def cancel_batches(
     if lines:
         tell("Run the same jobs again to collect what they finished and to send the rest.")
     return min(going, 1)
+
+
+def _done(
+    act: Callable[[Known], Awaitable[T]], place: MaybeResultsDir, key: str | None, state: str | None
+) -> T:
+    """What is done with a job set, by its records."""
+
+    async def done() -> T:
+        return await act(await open_run(place, key, state))
+
+    return asyncio.run(done())
 
 
 def _values(line: BatchStatus) -> dict[str, Any]:

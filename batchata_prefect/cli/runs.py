@@ -179,13 +179,12 @@ def _none_of(rows: ResultFile, codes: tuple[str, ...]) -> int:
 
 def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> list[Amendment]:
     """One amendment for each way in which the jobs were asked last."""
-    last = {row: each for each in order.amendments for row in each.rows}
-    groups: dict[int, dict[int, str]] = {}
-    tolds = {id(order.told): order.told, **{id(each.told): each.told for each in last.values()}}
+    last = order.last_changes()
+    groups: dict[int, tuple[Mapping[str, Any], dict[int, str]]] = {}
     for row, job_id in failed.items():
         told = last[row].told if row in last else order.told
-        groups.setdefault(id(told), {})[row] = job_id
-    return [Amendment(rows, {**tolds[key], **changes}) for key, rows in groups.items()]
+        groups.setdefault(id(told), (told, {}))[1][row] = job_id
+    return [Amendment(rows, {**told, **changes}) for told, rows in groups.values()]
 
 
 def _failed(rows: ResultFile, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -212,11 +211,7 @@ def show_plan(order: Order, as_json: bool) -> int:
 
 
 def carry_out(order: Order, *, as_json: bool, quiet: bool) -> int:
-    """Run an order and say what came of it: exit code.
-
-    Raises:
-        BatchataError: It cannot be begun or not be brought to its end.
-    """
+    """Run an order and say what came of it: exit code."""
     with ExitStack() as stack:
         if order.sandbox:
             os.environ.update(stack.enter_context(local_sandbox(order.out)))

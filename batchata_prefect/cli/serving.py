@@ -149,11 +149,7 @@ def deploy(
 
 
 def _refuse_anothers(full: str) -> None:
-    """Keep what another command deployed, with its schedule and parameters.
-
-    Raises:
-        ValidationError: There is one, and this command did not make it.
-    """
+    """Keep what another command deployed, with its schedule and parameters."""
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
 
@@ -188,11 +184,7 @@ def _only_here(parameters: Mapping[str, Any]) -> Iterator[str]:
 def _parameters(
     jobs: str, told: Mapping[str, Any], out: str, sandbox: bool = False
 ) -> dict[str, Any]:
-    """The options as parameters of the flow.
-
-    Raises:
-        ValidationError: One of them is wrong, or the flow has no such parameter.
-    """
+    """The options as parameters of the flow."""
     if sandbox:
         raise ValidationError(
             "--sandbox: the deployed flow has no such parameter; deploy a flow of your own that "
@@ -208,10 +200,6 @@ def _parameters(
 
 
 def _prices(path: str) -> dict[str, Any]:
-    """A price file as plain values: a worker elsewhere does not have it.
-
-    Raises:
-        ValidationError: It cannot be read.
-    """
+    """A price file as plain values: a worker elsewhere does not have it."""
     # Through text, in which no digit of a price is rounded.
     return cast("dict[str, Any]", orjson.loads(orjson.dumps(read_prices(path), default=str)))

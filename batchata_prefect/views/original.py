@@ -88,13 +88,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; a class among the defaults becomes its name."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return values | {"default_params": _json_ready(dict(self.default_params))}
-
-
-def _json_ready(value: Any) -> Any:
-    """The value where JSON has it, else its name or text."""
-    return orjson.loads(orjson.dumps(value, default=lambda it: getattr(it, "__name__", str(it))))
+        return orjson.loads(orjson.dumps(self, default=lambda it: getattr(it, "__name__", str(it))))
 
 
 def pending(spool: Spool) -> list[dict[str, str]]:
