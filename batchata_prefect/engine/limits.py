@@ -29,7 +29,7 @@ from batchata_prefect.jobs.spool import Family
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget, quota
 from batchata_prefect.money.budget import input_share
-from batchata_prefect.records.shares import QUOTA_SECONDS, Share, release
+from batchata_prefect.records.shares import QUOTA_SECONDS, Share
 
 T = TypeVar("T")
 
@@ -315,7 +315,7 @@ class Quotas:
         for key, share in list(self._shares.items()):
             if not share.mine():
                 try:
-                    await release(share.name, share.owner)
+                    await share.leave()
                 except StateError as error:
                     get_run_logger().debug("%s", error)
                 else:

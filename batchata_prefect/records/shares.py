@@ -27,7 +27,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from batchata_prefect.errors import StateError
 from batchata_prefect.records import variables
@@ -76,27 +76,14 @@ class Holding:
         return self.lasts is not None and now - self.updated > timedelta(seconds=self.lasts)
 
 
-class Register(Protocol):
-    """Where the holdings stand. One writer for each pair of name and owner."""
+class Register:
+    """Holdings as Prefect Variables, where a person finds them in the UI.
+
+    There is one writer for each pair of name and owner.
+    """
 
     async def read(self, name: str) -> list[Holding]:
-        """All holdings of a name: whatever was written before the call is in it."""
-        ...
-
-    async def write(self, name: str, holding: Holding) -> None:
-        """Put the owner's holding in place of its former one; `updated` is the server's."""
-        ...
-
-    async def delete(self, name: str, owner: str) -> None:
-        """Remove the owner's holding, if there is one."""
-        ...
-
-
-class PrefectRegister:
-    """Holdings as Prefect Variables, where a person finds them in the UI."""
-
-    async def read(self, name: str) -> list[Holding]:
-        """All holdings of a name.
+        """All holdings of a name: whatever was written before the call is in it.
 
         Raises:
             StateError: Prefect does not answer, or a Variable of ours holds something else.
@@ -106,14 +93,14 @@ class PrefectRegister:
         return [_parsed(variable) for variable in found]
 
     async def write(self, name: str, holding: Holding) -> None:
-        """Put the owner's holding in place of its former one.
+        """Put the owner's holding in place of its former one; `updated` is the server's.
 
         Raises:
             StateError: Prefect does not answer; whether it was written is not known.
         """
         value = {
             "name": name[:_LONGEST_TEXT],
-            "owner": holding.owner[:_LONGEST_TEXT],
+            "owner": holding.owner,
             "amount": str(holding.amount),
             "wanted": str(holding.wanted),
             "lasts": holding.lasts,
@@ -169,142 +156,7 @@ def _digest(text: str) -> str:
 
 
 def _variable_name(name: str, owner: str) -> str:
-    return f"{_HEAD}-{_digest(name)}-{_digest(owner[:_LONGEST_TEXT])}"
-
-
-async def held(name: str, *, register: Register | None = None) -> list[Holding]:
-    """What all runs hold of a name, without what has ended by itself.
-
-    Raises:
-        StateError: Prefect does not answer.
-    """
-    now = datetime.now(UTC)
-    return [each for each in await _register(register).read(name) if not each.is_over(now)]
-
-
-async def claim(
-    name: str,
-    owner: str,
-    amount: Amount,
-    limit: Amount,
-    *,
-    lasts: float | None = None,
-    register: Register | None = None,
-) -> bool:
-    """Hold `amount` in all of a name, if with what the others hold it stays within the limit.
-
-    Only one task in one process may claim or settle for an owner at a time; see `Share`.
-
-    Args:
-        name: The budget or quota.
-        owner: The run that claims; the same after a restart.
-        amount: All that the run will hold, not only what is added.
-        limit: What all runs together may hold.
-        lasts: Seconds after which the holding ends by itself; None for never.
-        register: Where the holdings stand; Prefect's Variables by default.
-
-    Returns:
-        Whether it is held now. If not, the run holds what it held before.
-
-    Raises:
-        StateError: Prefect does not answer. The run may hold what it asked for.
-    """
-    owner = owner[:_LONGEST_TEXT]
-    room = _register(register)
-    wanted, most = Decimal(amount), Decimal(limit)
-    before = next((e.amount for e in await room.read(name) if e.owner == owner), Decimal(0))
-    if wanted <= before:
-        # To hold less needs nobody's leave.
-        await room.write(name, _holding(owner, wanted, lasts=lasts))
-        return True
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + _PATIENCE_SECONDS
-    tries = 0
-    while True:
-        asked_at = clock()
-        await room.write(name, _holding(owner, before, wanted - before, lasts=lasts))
-        try:
-            answer = await _decide(room, name, owner, wanted, most, asked_at)
-        except BaseException:
-            await asyncio.shield(room.write(name, _holding(owner, before, lasts=lasts)))
-            raise
-        if answer == "granted":
-            await room.write(name, _holding(owner, wanted, lasts=lasts))
-            return True
-        await room.write(name, _holding(owner, before, lasts=lasts))
-        if answer == "refused" or clock() > deadline:
-            return False
-        tries += 1
-        await asyncio.sleep(min(0.05 * 2**tries, 2.0) * random.uniform(0.5, 1.5))  # noqa: S311
-
-
-async def _decide(
-    room: Register, name: str, owner: str, wanted: Decimal, limit: Decimal, asked_at: float
-) -> str:
-    """`granted`, `refused`, or `crowded` where only what others want is in the way.
-
-    Of several that want what is left, the first by name waits for the others to step back, so
-    that one of them always gets on.
-    """
-    clock = asyncio.get_running_loop().time
-    while clock() - asked_at < _DECIDE_SECONDS:
-        every = await room.read(name)
-        mine = next((each for each in every if each.owner == owner), None)
-        if mine is None:
-            return "crowded"  # a person deleted it; what it says is said again
-        others = [e for e in every if e.owner != owner and not e.is_over(mine.updated)]
-        taken = sum((each.amount for each in others), Decimal(0))
-        if taken + wanted > limit:
-            return "refused"
-        rivals = [
-            each
-            for each in others
-            if each.wanted > 0 and mine.updated - each.updated < timedelta(seconds=_WANTED_SECONDS)
-        ]
-        if taken + wanted + sum((each.wanted for each in rivals), Decimal(0)) <= limit:
-            # After a sleep of the machine the others might not reckon with it any more.
-            slow = clock() - asked_at > _DECIDE_SECONDS + _ASKING_SECONDS
-            return "crowded" if slow else "granted"
-        if any(each.owner < owner for each in rivals):
-            return "crowded"
-        await asyncio.sleep(0.05)
-    return "crowded"
-
-
-async def settle(
-    name: str,
-    owner: str,
-    amount: Amount,
-    *,
-    lasts: float | None = None,
-    register: Register | None = None,
-) -> None:
-    """Say that a run holds `amount` in all now, whatever the limit is; what is so, is so.
-
-    Raises:
-        StateError: Prefect does not answer. The run holds there what it held before.
-    """
-    holding = _holding(owner[:_LONGEST_TEXT], Decimal(amount), lasts=lasts)
-    await _register(register).write(name, holding)
-
-
-async def release(name: str, owner: str, *, register: Register | None = None) -> None:
-    """Take a run out of a name: it holds nothing, and its Variable is gone.
-
-    Raises:
-        StateError: Prefect does not answer.
-    """
-    await _register(register).delete(name, owner)
-
-
-def _holding(
-    owner: str, amount: Decimal, wanted: Decimal = Decimal(0), *, lasts: float | None
-) -> Holding:
-    return Holding(owner, amount, wanted, datetime.now(UTC), lasts)
-
-
-def _register(register: Register | None) -> Register:
-    return register or PrefectRegister()
+    return f"{_HEAD}-{_digest(name)}-{_digest(owner)}"
 
 
 @dataclass(slots=True)
@@ -321,7 +173,7 @@ class Share:
         limit: What all runs together may hold.
         mine: What the ledger says that this run holds now.
         lasts: Seconds after which the holding ends by itself; None for never.
-        register: Where the holdings stand; Prefect's Variables by default.
+        register: Where the holdings stand.
     """
 
     name: str
@@ -329,9 +181,13 @@ class Share:
     limit: Amount
     mine: Callable[[], Amount]
     lasts: float | None = None
-    register: Register | None = None
+    register: Register = field(default_factory=Register)
     _ahead: Amount = 0
+    # One task at a time: the register has one writer for an owner.
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self.owner = self.owner[:_LONGEST_TEXT]
 
     async def room(self) -> Decimal:
         """What is left of the limit now, at least 0; others may be faster than a claim of it.
@@ -339,26 +195,28 @@ class Share:
         Raises:
             StateError: Prefect does not answer.
         """
-        others = [e for e in await held(self.name, register=self.register) if e.owner != self._key]
-        taken = sum((each.amount + each.wanted for each in others), Decimal(0))
-        return max(Decimal(0), Decimal(self.limit) - taken - Decimal(self.mine() + self._ahead))
+        now = datetime.now(UTC)
+        taken = sum(
+            (
+                each.amount + each.wanted
+                for each in await self.register.read(self.name)
+                if each.owner != self.owner and not each.is_over(now)
+            ),
+            Decimal(0),
+        )
+        return max(Decimal(0), Decimal(self.limit) - taken - self._all())
 
     async def claim(self, more: Amount) -> bool:
-        """Hold `more` besides what the ledger says; False, and nothing, where it does not fit.
+        """Hold `more` besides what the ledger says, if all runs together stay within the limit.
+
+        Returns:
+            Whether it is held now. If not, the run holds what it held before.
 
         Raises:
-            StateError: Prefect does not answer.
+            StateError: Prefect does not answer. The run may hold there what it asked for.
         """
         async with self._turn:
-            total = self.mine() + self._ahead + more
-            granted = await claim(
-                self.name,
-                self.owner,
-                total,
-                self.limit,
-                lasts=self.lasts,
-                register=self.register,
-            )
+            granted = await self._claim(self._all() + Decimal(more))
             if granted:
                 self._ahead += more
             return granted
@@ -368,15 +226,84 @@ class Share:
         self._ahead -= amount
 
     async def settle(self) -> None:
-        """Say what this run holds now.
+        """Say what this run holds now, whatever the limit is; what is so, is so.
 
         Raises:
             StateError: Prefect does not answer; the next settlement makes up for it.
         """
         async with self._turn:
-            total = self.mine() + self._ahead
-            await settle(self.name, self.owner, total, lasts=self.lasts, register=self.register)
+            await self._say(self._all())
 
-    @property
-    def _key(self) -> str:
-        return self.owner[:_LONGEST_TEXT]
+    async def leave(self) -> None:
+        """Take the run out of the name: it holds nothing, and its Variable is gone.
+
+        Raises:
+            StateError: Prefect does not answer.
+        """
+        await self.register.delete(self.name, self.owner)
+
+    def _all(self) -> Decimal:
+        return Decimal(self.mine() + self._ahead)
+
+    async def _say(self, amount: Decimal, wanted: Decimal = Decimal(0)) -> None:
+        holding = Holding(self.owner, amount, wanted, datetime.now(UTC), self.lasts)
+        await self.register.write(self.name, holding)
+
+    async def _claim(self, wanted: Decimal) -> bool:
+        """Hold an amount in all, where there is room for it."""
+        every = await self.register.read(self.name)
+        before = next((each.amount for each in every if each.owner == self.owner), Decimal(0))
+        if wanted <= before:
+            # To hold less needs nobody's leave.
+            await self._say(wanted)
+            return True
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + _PATIENCE_SECONDS
+        tries = 0
+        while True:
+            asked_at = clock()
+            await self._say(before, wanted - before)
+            try:
+                answer = await self._decide(wanted, asked_at)
+            except BaseException:
+                await asyncio.shield(self._say(before))
+                raise
+            if answer == "granted":
+                await self._say(wanted)
+                return True
+            await self._say(before)
+            if answer == "refused" or clock() > deadline:
+                return False
+            tries += 1
+            await asyncio.sleep(min(0.05 * 2**tries, 2.0) * random.uniform(0.5, 1.5))  # noqa: S311
+
+    async def _decide(self, wanted: Decimal, asked_at: float) -> str:
+        """`granted`, `refused`, or `crowded` where only what others want is in the way.
+
+        Of several that want what is left, the first by name waits for the others to step back, so
+        that one of them always gets on.
+        """
+        clock = asyncio.get_running_loop().time
+        while clock() - asked_at < _DECIDE_SECONDS:
+            every = await self.register.read(self.name)
+            mine = next((each for each in every if each.owner == self.owner), None)
+            if mine is None:
+                return "crowded"  # a person deleted it; what it says is said again
+            others = [e for e in every if e.owner != self.owner and not e.is_over(mine.updated)]
+            taken = sum((each.amount for each in others), Decimal(0))
+            if taken + wanted > self.limit:
+                return "refused"
+            rivals = [
+                each
+                for each in others
+                if each.wanted > 0
+                and mine.updated - each.updated < timedelta(seconds=_WANTED_SECONDS)
+            ]
+            if taken + wanted + sum((e.wanted for e in rivals), Decimal(0)) <= self.limit:
+                # After a sleep of the machine the others might not reckon with it any more.
+                slow = clock() - asked_at > _DECIDE_SECONDS + _ASKING_SECONDS
+                return "crowded" if slow else "granted"
+            if any(each.owner < self.owner for each in rivals):
+                return "crowded"
+            await asyncio.sleep(0.05)
+        return "crowded"

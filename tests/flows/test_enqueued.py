@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from batchata_prefect import Batch, BatchRun
-from batchata_prefect.records import shares
+from batchata_prefect.records.shares import Register, Share
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -110,11 +111,11 @@ def test_a_dead_holder_is_forgotten(tmp_path: Path, tight) -> None:
     name = f"enqueued tokens of {GPT} at {tight.environment()['OPENAI_BASE_URL']}"
 
     async def hold() -> None:
-        await shares.settle(name, "a run that was killed", 1_800, lasts=3)
+        await Share(name, "a run that was killed", 0, lambda: 1_800, lasts=3).settle()
 
     asyncio.run(hold())
     began = time.monotonic()
     check(make(tmp_path, quota={GPT: 1_800}).run())
     assert time.monotonic() - began > 2
-    holders = {holding.owner: holding.amount for holding in asyncio.run(shares.held(name))}
-    assert not any(holders.values())
+    now = datetime.now(UTC)
+    assert all(each.is_over(now) or not each.amount for each in asyncio.run(Register().read(name)))
