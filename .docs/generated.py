@@ -92,7 +92,7 @@ def capabilities() -> str:
     from batchata_prefect.errors import ValidationError
     from batchata_prefect.models import Job
     from batchata_prefect.providers import Provider, providers
-    from batchata_prefect.providers.openai.profiles import PROFILES
+    from batchata_prefect.providers.openai.facts import PROFILES
 
     tables = {
         f"openai, profile {name}": {"kind": "openai", "api_key_env": "KEY", "profile": name}

@@ -15,6 +15,7 @@ from prefect import get_run_logger
 
 from batchata_prefect.engine.download import put_replies
 from batchata_prefect.engine.endings import close
+from batchata_prefect.engine.pace import Throttle
 from batchata_prefect.engine.read_chunk import read_chunk, unanswered
 from batchata_prefect.engine.retries import backoff, keep, own, patiently, still_owned
 from batchata_prefect.engine.session import Flight, Session
@@ -32,7 +33,6 @@ from batchata_prefect.money.ledger import (
 )
 from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
-from batchata_prefect.providers.throttle import Throttle
 from batchata_prefect.records.journal import Journal, Told
 from batchata_prefect.results.read import Collected
 

@@ -17,8 +17,8 @@ from batchata_prefect.errors import ProviderNotFoundError, ValidationError
 from batchata_prefect.money.own import Prices
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.accounts import Account
-from batchata_prefect.providers.login import Key as Key
-from batchata_prefect.providers.login import LoginForm as LoginForm
+from batchata_prefect.providers.accounts import Key as Key
+from batchata_prefect.providers.accounts import LoginForm as LoginForm
 from batchata_prefect.providers.provider import Found as Found
 from batchata_prefect.providers.provider import Limits as Limits
 from batchata_prefect.providers.provider import Ours as Ours

@@ -1,4 +1,4 @@
-"""Endpoints of a run beside those that the environment names: several of one kind, each by a name.
+"""What an account connects with, and the accounts of a run beside those that the environment names.
 
 A table of them stands in the settings and records of a run, and never holds a secret.
 """
@@ -8,12 +8,65 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import OptionError, ValidationError
 from batchata_prefect.files import read_table
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Credentials of one account, in place of those in the environment.
+
+    Attributes:
+        api_key: The secret; in no text of this object.
+        base_url: Where requests go; None for the SDK's own.
+        options: Further arguments of the SDK's client, such as `project`.
+        is_alone: Whether nothing of the environment goes with it, such as a project or headers.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    is_alone: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the SDK's client."""
+        given = {"api_key": self.api_key, **self.options}
+        return given if self.base_url is None else {**given, "base_url": self.base_url}
+
+
+@dataclass(frozen=True, slots=True)
+class LoginForm:
+    """What the Prefect block of a provider's credentials shows and asks for.
+
+    Attributes:
+        title: What the provider is called.
+        what: What the block holds.
+        page: Address of its documentation.
+        logo: Address of its picture.
+        options: Name of a further argument of the SDK's client -> what it is.
+        instead: Name of an argument of the client that an account cannot give -> what to give in
+            its place.
+        key: What the key is.
+        needs_key: Whether there is no login without one.
+        address_title: What the base URL is called.
+        address: What the base URL is.
+    """
+
+    title: str
+    what: str
+    page: str
+    logo: str
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
+    instead: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str = "The key of the account."
+    needs_key: bool = True
+    address_title: str = "Base URL"
+    address: str = "Where requests go, if not to the provider itself."
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 IDENTITY = ("kind", "base_url", "api_key_env", "credentials", "auth")

@@ -21,10 +21,9 @@ from batchata_prefect.errors import MissingCredentialsError, ValidationError, on
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import bodies, lists, wire
-from batchata_prefect.providers.accounts import Account
+from batchata_prefect.providers.accounts import Account, Key, LoginForm
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.failures import NotSentError, status_of
-from batchata_prefect.providers.login import Key, LoginForm
 from batchata_prefect.providers.tokens import Counting
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from batchata_prefect.models import USUAL, Chunk, Terms
 from batchata_prefect.money.ledger import TIME_LIMIT
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.bodies import held_in
-from batchata_prefect.providers.items import call, why_none
+from batchata_prefect.providers.replies import call, why_none
 from batchata_prefect.providers.rows import UNREADABLE
 from batchata_prefect.results.codes import ENDS, FULL, cut_words, is_cut, named, unfinished
 

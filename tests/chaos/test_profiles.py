@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchata_prefect import Batch
-from batchata_prefect.providers.openai.profiles import PROFILES
+from batchata_prefect.providers.openai.facts import PROFILES
 from batchata_prefect.sandbox import Sandbox
 from tests.chaos.killing import EVERYWHERE, Forker, check_all_paid_once, log_of, told
 

@@ -20,12 +20,9 @@ from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
 from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
-from batchata_prefect.providers.anthropic.billing import BILLING
-from batchata_prefect.providers.anthropic.body import LIMITS, render
-from batchata_prefect.providers.anthropic.models import most_tokens
-from batchata_prefect.providers.anthropic.replies import exactly, ordinary
-from batchata_prefect.providers.anthropic.rows import read_row
-from batchata_prefect.providers.anthropic.tokens import ClaudeCounting
+from batchata_prefect.providers.anthropic.body import render
+from batchata_prefect.providers.anthropic.facts import BILLING, LIMITS, ClaudeCounting, most_tokens
+from batchata_prefect.providers.anthropic.replies import exactly, ordinary, read_row
 from batchata_prefect.providers.bodies import Again, continued
 from batchata_prefect.providers.caps import first_line
 from batchata_prefect.providers.failures import status_of

@@ -12,10 +12,14 @@ from typing import Any, cast
 from batchata_prefect.content.documents import Document, is_scan, text_document
 from batchata_prefect.content.schema import answer_schema, prompt_for
 from batchata_prefect.models import USUAL, Job, Message, Request
-from batchata_prefect.providers import Limits, Provider
+from batchata_prefect.providers import Provider
 from batchata_prefect.providers.anthropic.caching import check_markers, mark
-from batchata_prefect.providers.anthropic.facts import DIALECT, IMAGES, LEAST_THINKING, OTHERS, OWN
-from batchata_prefect.providers.anthropic.models import (
+from batchata_prefect.providers.anthropic.facts import (
+    DIALECT,
+    IMAGES,
+    LEAST_THINKING,
+    OTHERS,
+    OWN,
     most_pages,
     most_tokens,
     takes_enabled_thinking,
@@ -52,10 +56,6 @@ from batchata_prefect.providers.rendering import (
 from batchata_prefect.providers.rows import object_at
 
 ENDPOINT = "/v1/messages"
-
-LIMITS = Limits(max_requests=100_000, max_bytes=256_000_000, max_request_bytes=32_000_000)
-"""Of one Message Batch and of one Messages body [docs: batch-processing, api/errors]. Whether the
-docs' MB are decimal is not said; these are the smaller ones."""
 
 _ROLES = ("user", "assistant", "system", "developer")
 _SAMPLING = ("temperature", "top_p", "top_k")

@@ -26,7 +26,9 @@ from batchata_prefect.providers import Key, LoginForm, Provider, Requests, wire
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.failures import HeldBackError
 from batchata_prefect.providers.openai import OpenAI
-from batchata_prefect.providers.openai.body import CHAT, EMBEDDINGS, LIMITS, render
+from batchata_prefect.providers.openai.body import render
+from batchata_prefect.providers.openai.facts import EMBEDDINGS, LIMITS
+from batchata_prefect.providers.refusals import CHAT
 from batchata_prefect.providers.rendering import fault
 
 _CHAT = "/chat/completions"

@@ -34,10 +34,10 @@ from batchata_prefect.models import (
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
 from batchata_prefect.providers.failures import is_transient, status_of
-from batchata_prefect.providers.gemini.body import LIMITS, most_tokens, render
+from batchata_prefect.providers.gemini.body import render
 from batchata_prefect.providers.gemini.client import Client
+from batchata_prefect.providers.gemini.facts import LIMITS, GeminiCounting, most_tokens
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
-from batchata_prefect.providers.gemini.tokens import GeminiCounting
 from batchata_prefect.providers.rows import count_at, object_at, objects_at, parse, text_at
 
 _JSONL = "application/jsonl"

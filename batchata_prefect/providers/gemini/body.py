@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from batchata_prefect.content.documents import Document
-from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.models import Job, Message, Request
-from batchata_prefect.providers import Limits, Provider
+from batchata_prefect.providers import Provider
 from batchata_prefect.providers.bodies import file_in, titled
+from batchata_prefect.providers.gemini.facts import DIALECT, most_tokens
 from batchata_prefect.providers.refusals import check_text, foreign
 from batchata_prefect.providers.rendering import (
     FORMAT,
@@ -36,18 +36,12 @@ from batchata_prefect.providers.rendering import (
     refused_kind,
 )
 
-LIMITS = Limits(max_requests=100_000, max_bytes=200_000_000, max_request_bytes=20_000_000, calls=6)
-"""A file may have 2 GB and a project's files 20 GB together, with 100 batches at once
-[rate-limits]: a hundred of 200 MB. No number of requests is documented; 20 MB are those of a
-request with its files in it [document-processing]."""
-
 _UNSEEN = (5_000, 1_048_576)
 """As `rendering.UNSEEN`, with the largest context window of Gemini's models page."""
 
 _ENDPOINT = "/models/{}:generateContent"
 """Below the version of the API, which is the SDK's."""
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*")
-_LEAST_65K = re.compile(r"gemini-(?:2\.5|[3-9](?:\.\d+)?)-(?:pro|flash|flash-lite)(?!-image|.*tts)")
 
 _ROLES = {"user": "user", "assistant": "model", "model": "model"}
 _LEADING = ("system", "developer")
@@ -73,25 +67,7 @@ _CONFIG = _wire_names(
 _BESIDE = _wire_names("tools tool_config safety_settings cached_content")
 """Fields beside it."""
 
-DIALECT = Dialect(
-    name="Gemini",
-    formats=frozenset({"date-time", "date", "time"}),
-    keywords=frozenset({"minimum", "maximum", "minItems", "maxItems"}),
-    all_required=False,
-    recursion=False,
-    patterns=False,
-    constants=False,
-)
-"""`responseJsonSchema` of Gemini [google/genai/types.py 3.6.1, GenerateContentConfig; guide
-"Structured output"]. A reference to itself is only taken in places that may be left out, and there
-only to an undocumented depth, so that none is sent."""
-
 _FORMS = ("responseSchema", "responseJsonSchema", "responseMimeType")
-
-
-def most_tokens(model: str) -> int | None:
-    """The most output tokens; None where nothing is known [models pages]."""
-    return 65_536 if _LEAST_65K.match(model) else None
 
 
 def render(job: Job, provider: Provider) -> Request:

@@ -14,8 +14,7 @@ from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
-from batchata_prefect.providers.items import Said
-from batchata_prefect.providers.row_errors import error_in
+from batchata_prefect.providers.replies import Said, error_in
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     object_at,

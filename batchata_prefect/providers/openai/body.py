@@ -6,18 +6,28 @@ developers.openai.com: guides/batch, file-inputs, images-vision, structured-outp
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.models import Job, Message, Request
-from batchata_prefect.providers import Limits, Provider
+from batchata_prefect.providers import Provider
 from batchata_prefect.providers.bodies import FILE_PARTS, last_shared, prefix_digest, titled
-from batchata_prefect.providers.openai.facts import DIALECT, IMAGES, MOST_IMAGES, OTHERS, OWN
+from batchata_prefect.providers.openai.facts import (
+    DIALECT,
+    EMBEDDINGS,
+    IMAGES,
+    MOST_IMAGES,
+    OTHERS,
+    OWN,
+    most_tokens,
+    reasons,
+)
 from batchata_prefect.providers.openai.usage import terms_of
 from batchata_prefect.providers.refusals import (
+    CHAT,
+    RESPONSES,
     check_images,
     check_part,
     check_tool_choice,
@@ -45,12 +55,6 @@ from batchata_prefect.providers.rendering import (
 )
 from batchata_prefect.providers.rows import objects_at
 
-CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
-
-LIMITS = Limits(max_requests=50_000, max_bytes=200_000_000, max_request_bytes=200_000_000, calls=5)
-"""Of one batch file [docs: guides/batch; openai/resources/files.py]. No limit of a single body is
-documented. The server's own text says 209,715,200 bytes; this is the smaller reading of 200 MB."""
-
 _FILE_DATA = 73_400_320
 """Letters of a file's base64 [OpenAPI document of 2026-08: InputFileContentParam.file_data]."""
 
@@ -66,19 +70,6 @@ _SAMPLING = {
     "top_logprobs": 0,
 }
 """What reasoning models do not take, and the value that chat completions let pass."""
-
-_GENERATION = re.compile(r"gpt-(?!35-)(\d+)(?:\.\d+)?(?!.*-chat)")
-_O_SERIES = re.compile(r"o\d")
-
-
-def reasons(model: str) -> bool:
-    """Whether a model is known by its name to be a reasoning model.
-
-    The o series, and GPT from 5 on but for its `-chat` variants [docs: guides/reasoning]. Models
-    of other names (fine-tuned ones, compatible servers) are left to answer for themselves.
-    """
-    match = _GENERATION.match(model)
-    return _O_SERIES.match(model) is not None or (match is not None and int(match[1]) >= 5)
 
 
 def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
@@ -177,11 +168,6 @@ def _drop_sampling(tally: Tally, params: dict[str, Any], endpoint: str) -> tuple
 def _limit(tally: Tally, params: dict[str, Any], names: Sequence[str], least: int) -> int:
     most = most_tokens(tally.model or "")
     return max_tokens(tally.job, params, names, least=least, most=most)
-
-
-def most_tokens(model: str) -> int | None:
-    """The most output tokens; None where nothing is known [models pages]."""
-    return 128_000 if reasons(model) else None
 
 
 def _chat(

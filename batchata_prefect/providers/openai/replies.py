@@ -1,7 +1,9 @@
-"""The answers of OpenAI's endpoints, read into one form.
+"""The answers of OpenAI's endpoints and their rows, and those of servers that write such rows.
 
 Sources: openai/types/chat/chat_completion.py, types/responses/response.py,
-types/completion_usage.py, types/create_embedding_response.py (3.54.0).
+types/completion_usage.py, types/create_embedding_response.py (3.54.0); developers.openai.com,
+guides/batch; ogx providers/inline/batches (1.5.0); aibrix batch/job_entity (0.8.0); vllm
+entrypoints/openai/run_batch.
 """
 
 from __future__ import annotations
@@ -16,17 +18,19 @@ from typing import Annotated, Any, Literal, cast
 from msgspec import DecodeError, Meta, Struct
 from msgspec.json import Decoder
 
-from batchata_prefect.answers import Reply, TextBlock, Usage
-from batchata_prefect.providers.items import Said, kept
+from batchata_prefect.answers import Outcome, Reply, TextBlock, Usage
 from batchata_prefect.providers.openai.usage import SEARCHES_BY_ITSELF, usage_of
+from batchata_prefect.providers.replies import Said, error_in, kept
 from batchata_prefect.providers.rows import (
     MOST_TOKENS,
     list_at,
     object_at,
     objects_at,
     opened,
+    opened_object,
     text_at,
     unreadable,
+    whole_number,
 )
 
 _FINISHED = {
@@ -332,3 +336,51 @@ def _floats(encoded: str) -> list[float] | None:
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers.tolist()
+
+
+_UNRUN: Mapping[str, Outcome] = {
+    "batch_expired": "expired",
+    "batch_cancelled": "canceled",
+    "batch_canceled": "canceled",
+}
+
+
+def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
+    """The reply in a row.
+
+    An answer that is there is read, whatever the fields around it say: it was paid for.
+    """
+    response = opened_object(row.get("response"))
+    body: Any = opened(response.get("body"))
+    inside = opened_object(body)
+    if _is_answer(inside):
+        return answer(custom_id, inside)
+    for other in (response, opened_object(row.get("body"))):
+        if _is_answer(other):
+            return answer(custom_id, other)
+    status = whole_number(response.get("status_code"))
+    is_good = status is not None and 200 <= status < 300
+    error = error_in(
+        opened(row.get("error")),
+        opened(inside.get("error")),
+        # Some send the error in place of the body, or the page of a proxy.
+        *(() if is_good and inside.get("object") != "error" else (body,)),
+        status=status,
+    )
+    if error is not None:
+        unrun = _UNRUN.get(error.code or "")
+        if unrun is not None:
+            return Reply(custom_id, unrun, error_code=unrun, error=error.text)
+        return error.reply(custom_id, "unknown_result")
+    if is_good:
+        return answer(custom_id, inside)
+    if body or (row.get("response") and not response):
+        return unreadable(custom_id, "its response has no status, and no answer that we know")
+    return Reply(custom_id, "errored", error_code="unknown_result", error="the row says nothing")
+
+
+def _is_answer(body: Mapping[str, Any]) -> bool:
+    """Whether a body holds an answer, or is one that failed and may have been billed."""
+    if body.get("object") == "response":
+        return True
+    return any(list_at(body, name) for name in ("choices", "output", "data"))

@@ -34,7 +34,7 @@ from batchata_prefect.content.schema import (
 )
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.providers.anthropic.facts import DIALECT as ANTHROPIC
-from batchata_prefect.providers.gemini.body import DIALECT as GEMINI
+from batchata_prefect.providers.gemini.facts import DIALECT as GEMINI
 from batchata_prefect.providers.openai.facts import DIALECT as OPENAI
 
 

@@ -9,7 +9,7 @@ import pytest
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.models import Job
 from batchata_prefect.providers import Provider, providers
-from batchata_prefect.providers.openai.profiles import PROFILES
+from batchata_prefect.providers.openai.facts import PROFILES
 
 CHAT, RESPONSES, EMBEDDINGS = "/v1/chat/completions", "/v1/responses", "/v1/embeddings"
 ALL = (CHAT, RESPONSES, EMBEDDINGS)

@@ -10,7 +10,7 @@ import pytest
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.money.ledger import AGAIN, ANSWERED, FAILED
-from batchata_prefect.providers.items import why_none
+from batchata_prefect.providers.replies import why_none
 from batchata_prefect.results.codes import mark, named, unfinished
 
 CHAT = "/v1/chat/completions"
