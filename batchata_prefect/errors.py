@@ -136,15 +136,13 @@ user and password in a URL."""
 _secrets: dict[str, None] = {}
 
 
-def keep_secret(*secrets: str | None) -> None:
+def keep_secret(*secrets: str) -> None:
     """Have these words taken out of all errors and logs of this process from here on.
 
     Args:
         secrets: Keys, or URLs with a user and password.
     """
     for secret in secrets:
-        if secret is None:
-            continue
         words = [secret]
         if "://" in secret:
             parts = urlsplit(secret)

@@ -13,7 +13,7 @@ from batchata_prefect.cli.output import print_json, show, tell
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.numbers import counted, dollars
 from batchata_prefect.results.diff import DiffSums, JobDiff, RunDiff
-from batchata_prefect.views.printed import Rows
+from batchata_prefect.views.printed import Rows, one_line
 
 _FIELDS_SHOWN = 15
 
@@ -115,6 +115,4 @@ def _percent(old: float, new: float) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else dumps(value)
-    flat = " ".join(text.split())
-    return flat if len(flat) <= 120 else f"{flat[:117]}..."
+    return one_line(value if isinstance(value, str) else dumps(value), 120)

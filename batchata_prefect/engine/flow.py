@@ -86,7 +86,7 @@ def _showing(run: Session) -> AbstractAsyncContextManager[None]:
                 pages[name] = provider.console
         return Seen(run_status(run), batch_statuses(run), pages)
 
-    return showing(look, run.around_id, run.pace.show)
+    return showing(look, run.around_id or run.flow_run_id, run.pace.show)
 
 
 async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:

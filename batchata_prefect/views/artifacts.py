@@ -31,7 +31,6 @@ from prefect.client.schemas.filters import (
     ArtifactFilterType,
 )
 from prefect.client.schemas.objects import State
-from prefect.context import FlowRunContext
 from prefect.states import Completed
 
 from batchata_prefect.errors import one_line
@@ -65,18 +64,16 @@ class Seen(NamedTuple):
 
 @asynccontextmanager
 async def showing(
-    look: Callable[[], Seen], around_id: str | None, seconds: float
+    look: Callable[[], Seen], flow_run_id: str | None, seconds: float
 ) -> AsyncGenerator[None]:
     """Keep Prefect's picture of a run up to date; around the whole run.
 
     Args:
         look: Says where the run stands.
-        around_id: The flow run of a deployment around it; None where there is none.
+        flow_run_id: The flow run that shows it.
         seconds: Between two updates.
     """
-    context = FlowRunContext.get()
-    own_id = context.flow_run.id if context and context.flow_run else None
-    picture = _Picture(look, UUID(around_id) if around_id else own_id, seconds)
+    picture = _Picture(look, _uuid(flow_run_id), seconds)
     task = asyncio.create_task(picture.keep())
     try:
         yield
@@ -106,8 +103,6 @@ class _Picture:
 
     async def update(self) -> None:
         """Bring the artifacts up to date; a Prefect that is away is tried again next time."""
-        if self._on is None:
-            return
         seen = self._look()
         if not seen.batches:
             return
@@ -140,15 +135,11 @@ class _Picture:
     async def _put(
         self, client: Any, ids: dict[str, Any], kind: str, data: Any, description: str
     ) -> None:
-        values: dict[str, Any] = {
-            "data": data,
-            "description": description,
-            "metadata_": self._mark,
-        }
+        values: dict[str, Any] = {"data": data, "description": description, "metadata_": self._mark}
         if kind in ids:
             await client.update_artifact(ids[kind], ArtifactUpdate(**values))
         else:
-            own = {"key": _KEYS[kind], "type": kind, "flow_run_id": self._on}
+            own: dict[str, Any] = {"key": _KEYS[kind], "type": kind, "flow_run_id": self._on}
             ids[kind] = (await client.create_artifact(ArtifactCreate(**own, **values))).id
 
 
@@ -162,11 +153,15 @@ async def publish(key: str, text: str, description: str, flow_run_id: str | None
                     type="markdown",
                     data=text,
                     description=description,
-                    flow_run_id=UUID(flow_run_id) if flow_run_id else None,
+                    flow_run_id=_uuid(flow_run_id),
                 )
             )
     except Exception as error:
         get_run_logger().warning("%s was not stored in Prefect (%s)", key, one_line(error))
+
+
+def _uuid(text: str | None) -> UUID | None:
+    return UUID(text) if text else None
 
 
 def headline(run: RunStatus, batches: Sequence[BatchStatus]) -> str:

@@ -49,6 +49,12 @@ def say(what: RenderableType = "", *, stderr: bool = False) -> None:
     console.print(Printable(what), soft_wrap=True)
 
 
+def one_line(said: object, most: int = 300) -> str:
+    """What was said, if anything, without line breaks and of so many letters at most."""
+    flat = " ".join(str(said or "").split())
+    return flat if len(flat) <= most else f"{flat[: most - 3]}..."
+
+
 def wrapped(text: str, width: int) -> str:
     """A text in lines of a width, each as far in as it was; a longer word stays whole."""
     lines: list[str] = []

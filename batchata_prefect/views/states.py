@@ -50,6 +50,7 @@ from batchata_prefect.views.report.words import summary
 from batchata_prefect.views.status import BatchStatus
 
 _CODES_TOLD = 5
+_FACTS = ("run_key", "status", "counts", "cost_usd", "reserved_usd", "failures")
 
 
 def of_run(
@@ -66,25 +67,15 @@ def of_run(
         return Cancelled(message="cancelled before anything was sent")
     if manifest is None:
         return Failed(message=error)
-    counts, failures = manifest["counts"], manifest["failures"]
     ids = [batch["batch_id"] for batch in manifest["batches"] if batch["batch_id"]]
-    facts = {
-        "results": results,
-        "run_key": manifest["run_key"],
-        "status": manifest["status"],
-        "counts": counts,
-        "cost_usd": manifest["cost_usd"],
-        "reserved_usd": manifest["reserved_usd"],
-        "failures": failures,
-        "batch_ids": ids,
-    }
+    facts = {"results": results, **{name: manifest[name] for name in _FACTS}, "batch_ids": ids}
     name, kind = _ending_of_run(manifest)
     told = summary(manifest)
     if manifest["reserved_usd"]:
         told += f", up to {told_usd(manifest['reserved_usd'])} reserved"
     if ids:
         told += f", in {ids[0] if len(ids) == 1 else f'{len(ids):,} provider batches'}"
-    if codes := [f"{code}: {group['count']:,}" for code, group in failures.items()]:
+    if codes := [f"{code}: {group['count']:,}" for code, group in manifest["failures"].items()]:
         told += f" ({', '.join(codes[:_CODES_TOLD])})"
     if manifest["status"] != "completed" and manifest["stopped_by"]:
         told += f"; {manifest['stopped_by']}"
@@ -176,8 +167,6 @@ def state(kind: StateType, name: str, message: str, facts: Mapping[str, Any]) ->
     """A state with its facts, as Prefect can raise it: a mapping is no reason of a failure."""
     if kind is StateType.COMPLETED:
         return State(type=kind, name=name, message=message, data=dict(facts))
-    return State(type=kind, name=name, message=message, data=f"{message}\n{_json(facts)}")
-
-
-def _json(facts: Mapping[str, Any]) -> str:
-    return orjson.dumps(facts).decode()
+    return State(
+        type=kind, name=name, message=message, data=f"{message}\n{orjson.dumps(facts).decode()}"
+    )

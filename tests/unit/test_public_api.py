@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import batchata_prefect
-from batchata_prefect import Job, JobResult
+from batchata_prefect import Citation, Job, JobResult
 
 
 def test_every_public_name_is_there() -> None:
@@ -18,51 +18,6 @@ def test_every_public_name_is_there() -> None:
     for name in batchata_prefect.__all__:
         assert getattr(batchata_prefect, name).__name__ == name
     assert dir(batchata_prefect) == sorted(batchata_prefect.__all__)
-
-
-def test_the_names_of_the_original_library_are_kept() -> None:
-    """Moving is one changed import."""
-    from batchata_prefect import Batch, BatchRun, Citation, JobResult
-
-    for name in [
-        "set_default_params",
-        "set_state",
-        "add_cost_limit",
-        "add_time_limit",
-        "raw_files",
-        "set_verbosity",
-        "add_job",
-        "run",
-        "__len__",
-        "__repr__",
-    ]:
-        assert callable(getattr(Batch, name))
-    for name in [
-        "results",
-        "status",
-        "set_on_progress",
-        "get_failed_jobs",
-        "to_json",
-        "execute",
-        "shutdown",
-    ]:
-        assert callable(getattr(BatchRun, name))
-    result = JobResult(job_id="x")
-    for name in [
-        "raw_response",
-        "parsed_response",
-        "citations",
-        "citation_mappings",
-        "input_tokens",
-        "output_tokens",
-        "cost_usd",
-        "error",
-        "batch_id",
-        "is_success",
-        "total_tokens",
-    ]:
-        assert hasattr(result, name)
-    assert Citation("a", "b", 3, {"c": 1}).page == 3
 
 
 def test_importing_loads_neither_prefect_nor_an_sdk() -> None:
@@ -97,6 +52,7 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_results_and_jobs_are_made_as_in_the_original() -> None:
     """By place or by name; an error means failed; what is wrong is a ValueError too."""
     assert JobResult("a", "text").raw_response == "text"
+    assert Citation("a", "b", 3, {"c": 1}).page == 3
     assert JobResult(job_id="a", error="boom").is_success is False
     assert (JobResult("a", error="boom").status, JobResult("a").status) == ("failed", "completed")
     assert JobResult("a", error="late", status="cancelled").status == "cancelled"

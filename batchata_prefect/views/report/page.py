@@ -15,6 +15,7 @@ from markupsafe import Markup
 from batchata_prefect.errors import printable
 from batchata_prefect.files import whole_file
 from batchata_prefect.numbers import clock, counted, dollars
+from batchata_prefect.views.printed import one_line
 from batchata_prefect.views.report import plots, words
 from batchata_prefect.views.report.figures import BatchTime, Figures, figures
 
@@ -76,7 +77,7 @@ def page(manifest: Mapping[str, Any], results_dir: Path) -> str:
             batches_plot=plots.batches_in_time(drawn.batches),
             batches_took=_took(drawn.batches),
             batches=words.batches(manifest, _BATCHES_LISTED, dollars),
-            one_line=words.one_line,
+            one_line=one_line,
             answered=len(drawn.input_tokens),
             is_sample=drawn.is_sample,
             token_plots=[plots.tokens(each, what) for what, each in tokens.items() if each],

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from batchata_prefect.numbers import counted, dollars, told_usd
 from batchata_prefect.views.escapes import markdown as escaped
-from batchata_prefect.views.printed import Rows, wrapped
+from batchata_prefect.views.printed import Rows, one_line, wrapped
 from batchata_prefect.views.report.figures import figures
 
 Money: TypeAlias = Callable[[float | None], str]
@@ -250,9 +250,3 @@ def tell_failures(manifest: Mapping[str, Any]) -> None:
             one_line(group["example"]).rstrip("."),
             group.get("what_to_do", ""),
         )
-
-
-def one_line(said: object, most: int = 300) -> str:
-    """What was said, if anything, without line breaks and of so many letters at most."""
-    flat = " ".join(str(said or "").split())
-    return flat if len(flat) <= most else f"{flat[: most - 3]}..."
