@@ -9,7 +9,6 @@ import asyncio
 import math
 import mimetypes
 import re
-import time
 from array import array
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,13 +16,12 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from .anthropic_answers import ENDPOINT, Claude
-from .anthropic_models import LISTED, claude_model, model_info
-from .anthropic_wire import claude_refusal
-from .api import Api, Call, Operation, Refusal, Upload
+from .anthropic_rules import claude_refusal
+from .api import Api, Call, Operation, Upload
 from .reading import Element, Form, MalformedBodyError, TooLargeError, read_array, save_body
-from .shapes import MisfitError, check, closed, loose, matching, names, needed
+from .shapes import MisfitError, check, closed, loose, matching, needed
 from .store import Batch, StoredFile, save_index
-from .wire import ERROR_TYPES, Json, RefusedError, Reply, is_object, new_id
+from .wire import ERROR_TYPES, Json, Refusal, RefusedError, Reply, is_object, new_id
 
 _VERSIONS = ("2026-10-21", "2023-06-01")
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
@@ -36,12 +34,6 @@ _REQUEST = closed(
     custom_id=needed(matching("^[a-zA-Z0-9_-]{1,64}$", most=64)),
     params=needed(loose()),
 )
-_COUNTED_MAX_TOKENS = 64_000
-"""Counting takes no max_tokens; this is one that every model and thinking budget fits."""
-_COUNTED_KEYS = names(
-    "messages model cache_control output_config speed system thinking tool_choice tools"
-)
-"""What counting takes (types/message_count_tokens_params.py); its schema allows nothing else."""
 
 
 class Anthropic(Api):
@@ -52,18 +44,17 @@ class Anthropic(Api):
     status_field = "processing_status"
     file_prefix = "file_01"
     batches_path = f"{ENDPOINT}/batches"
+    key_header = "x-api-key"
+    deleted: ClassVar = {"type": "file_deleted"}
+    misfit = staticmethod(claude_refusal)
     refusals: ClassVar[Mapping[str, Refusal]] = {
         "key": Refusal(401, "API key is invalid."),
         "no key": Refusal(401, "x-api-key header is required"),
         "path": Refusal(404, "Not Found"),
         "batch": Refusal(404, "Message Batch {id} not found."),
         "file": Refusal(404, "File not found: {id}"),
-        "model": Refusal(404, "model: {id}"),
         "json": Refusal(400, "The request body is not valid JSON: {problem}"),
         "ended": Refusal(400, "Message Batch has already ended and cannot be canceled."),
-        "running": Refusal(
-            400, "In progress batches cannot be deleted. Consider canceling the batch instead."
-        ),
         "results": Refusal(404, "Message Batch {id} has no available results."),
         "large": Refusal(413, "Request exceeds the maximum size"),
         "not after": Refusal(400, "after_id: {id} is not a Message Batch of this Workspace"),
@@ -78,22 +69,11 @@ class Anthropic(Api):
 
     def operations(self) -> list[Operation]:
         """As `Api.operations`."""
-        one = f"{self.batches_path}/{{id}}"
         return [
             *super().operations(),
-            Operation("DELETE", one, "delete", self.delete),
-            Operation("GET", f"{one}/results", "results", self.results),
+            Operation("GET", f"{self.batches_path}/{{id}}/results", "results", self.results),
             Operation("POST", ENDPOINT, "message", self.message),
-            Operation("POST", f"{ENDPOINT}/count_tokens", "count_tokens", self.count_tokens),
         ]
-
-    def key_of(self, headers: Mapping[str, str]) -> str:
-        """As `Api.key_of`."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = headers.get("x-api-key") or (token if scheme.lower() == "bearer" else "")
-        if not key:
-            raise self.refuse("no key")
-        return key
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """As `Api.check_key`; a known `anthropic-version` is needed too."""
@@ -120,15 +100,11 @@ class Anthropic(Api):
         error = {"type": error_type, "message": problem.message}
         return {"type": "error", "error": error, "request_id": headers["request-id"]}
 
-    def misfit(self, misfit: MisfitError) -> RefusedError:
-        """As `Api.misfit`."""
-        return claude_refusal(misfit)
-
     def encoder(self, call: Call) -> Claude:
         """As `Api.encoder`."""
         headers = call.request.headers
         version, betas = headers["anthropic-version"], headers.get("anthropic-beta", "")
-        return Claude(self.context.engine.read_file, None, version, betas)
+        return Claude(ENDPOINT, self.context.engine.read_file, None, version, betas)
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`."""
@@ -141,19 +117,13 @@ class Anthropic(Api):
             self._check_queue(len(places) // 2)
             index = context.store.batches_dir / f"{batch_id}.index"
             await asyncio.to_thread(save_index, index, places)
-            now = time.time()
-            batch = Batch(
-                id=batch_id,
-                provider=self.name,
-                endpoint=ENDPOINT,
+            batch = self.new_batch(
+                batch_id,
+                ENDPOINT,
                 model=model,
-                status="in_progress",
                 count=len(places) // 2,
-                created_at=now,
-                due_at=now + limits.seconds,
                 version=headers["anthropic-version"],
                 betas=headers.get("anthropic-beta", ""),
-                fault=self.planned_end(),
             )
             return await self.start_batch(batch)
         except TooLargeError as error:
@@ -199,26 +169,13 @@ class Anthropic(Api):
 
     async def list_batches(self, call: Call) -> Reply:
         """As `Api.list_batches`."""
-        limit, shown = self.query_integer(call, "limit", 20, 1000), self.listed_batches()
-        after, before = (call.request.query_params.get(key) for key in ("after_id", "before_id"))
-        if after is not None and before is not None:
-            raise RefusedError("Only one of before_id and after_id can be provided.")
-        if before is None:
-            start = self.after(shown, after, "not after")
-            page, has_more = shown[start : start + limit], start + limit < len(shown)
-        else:
-            end = next((n for n, batch in enumerate(shown) if batch.id == before), len(shown))
-            page, has_more = shown[max(0, end - limit) : end], end > limit
-        return Reply(_page([self.batch_body(batch) for batch in page], has_more))
-
-    async def delete(self, call: Call) -> Reply:
-        """DELETE /v1/messages/batches/{id}."""
-        batch = self.find_batch(call)
-        if not batch.final:
-            raise self.refuse("running")
-        batch.deleted = True
-        await asyncio.to_thread(self.context.store.save_batch, batch)
-        return Reply({"id": batch.id, "type": "message_batch_deleted"})
+        size = ("limit", 20, 1000)
+        shown, has_more = self.page(
+            call, self.listed_batches(), size=size, after="after_id", what="not after"
+        )
+        first, last = (shown[0].id, shown[-1].id) if shown else (None, None)
+        page = {"data": [self.batch_body(batch) for batch in shown], "has_more": has_more}
+        return Reply({**page, "first_id": first, "last_id": last})
 
     async def results(self, call: Call) -> Reply:
         """GET /v1/messages/batches/{id}/results."""
@@ -227,22 +184,6 @@ class Anthropic(Api):
             raise self.refuse("results", id=batch.id)
         path = self.context.store.batches_dir / f"{batch.id}.results.jsonl"
         return Reply(file=path, media_type="application/x-jsonl")
-
-    async def count_tokens(self, call: Call) -> Reply:
-        """POST /v1/messages/count_tokens."""
-        params = await self.read_object(call)
-        for key in params.keys() - _COUNTED_KEYS:
-            raise RefusedError(f"{key}: Extra inputs are not permitted")
-        _, prompt = self.encoder(call).read({**params, "max_tokens": _COUNTED_MAX_TOKENS})
-        return Reply({"input_tokens": max(prompt.tokens, 1)})
-
-    async def models(self, call: Call) -> Reply:
-        """As `Api.models`."""
-        found = [claude_model(each) for each in ([call.target] if call.target else LISTED)]
-        shown = [model_info(model) for model in found if model is not None]
-        if not shown:
-            raise self.refuse("model", id=call.target)
-        return Reply(shown[0] if call.target else _page(shown, has_more=False))
 
     def read_upload(self, form: Form) -> Upload:
         """As `Api.read_upload`."""
@@ -269,30 +210,16 @@ class Anthropic(Api):
             "downloadable": False,
         }
 
-    def deleted_body(self, file: StoredFile) -> Json:
-        """As `Api.deleted_body`."""
-        return {"id": file.id, "type": "file_deleted"}
-
     async def content(self, call: Call) -> Reply:
         """As `Api.content`; uploaded files cannot be had back."""
         raise self.refuse("content", id=self.find_file(call).id)
 
     async def list_files(self, call: Call) -> Reply:
-        """As `Api.list_files`, by numbered page, or those of some ids."""
-        limit, shown = self.query_integer(call, "limit", 20, 1000), self.newest_files()
-        wanted = call.request.query_params.getlist("ids[]")
-        page = call.request.query_params.get("page", "").removeprefix("page_")
-        start = int(page) if page.isdigit() else 0
-        if wanted:
-            start, shown = 0, [file for file in shown if file.id in wanted]
-        data = [self.file_body(file) for file in shown[start : start + limit]]
-        more = start + limit < len(shown)
-        return Reply({"data": data, "next_page": f"page_{start + limit}" if more else None})
-
-
-def _page(data: list[Json], has_more: bool) -> Json:
-    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return {"data": data, "has_more": has_more, "first_id": first, "last_id": last}
+        """As `Api.list_files`; `page` goes on from the last one of the page before."""
+        size = ("limit", 20, 1000)
+        shown, has_more = self.page(call, self.newest_files(), size=size, after="page", what="file")
+        data = [self.file_body(file) for file in shown]
+        return Reply({"data": data, "next_page": shown[-1].id if has_more else None})
 
 
 def _moment(unix_seconds: float | None, ahead: float = 0) -> str | None:

@@ -51,9 +51,14 @@ class Claude(Encoder):
     body_key = "params"
 
     def __init__(
-        self, files: FileReader, batch: Batch | None, version: str = "", betas: str = ""
+        self,
+        endpoint: str,
+        files: FileReader,
+        batch: Batch | None,
+        version: str = "",
+        betas: str = "",
     ) -> None:
-        super().__init__(ENDPOINT, files, batch)
+        super().__init__(endpoint, files, batch)
         self.version = version if batch is None else batch.version
         self.betas = betas if batch is None else batch.betas
         self.cached: set[bytes] = set()

@@ -9,8 +9,6 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from .wire import Json
-
 _ID = re.compile(
     r"^claude-(?:(?P<line>[a-z]+)-(?P<major>\d)(?:-(?P<minor>\d{1,2}))?"
     r"|(?P<old_major>\d)(?:-(?P<old_minor>\d))?-(?P<old_line>[a-z]+))(?:-\d{8}|-latest)?$"
@@ -91,56 +89,3 @@ def claude_model(model_id: str) -> ClaudeModel | None:
         max_input_tokens=200_000 if small else 1_000_000,
         efforts=efforts,
     )
-
-
-LISTED = (
-    "claude-opus-5-5",
-    "claude-sonnet-5-5",
-    "claude-haiku-5-5",
-    "claude-opus-5",
-    "claude-sonnet-5",
-    "claude-opus-4-8",
-    "claude-opus-4-7",
-    "claude-opus-4-6",
-    "claude-sonnet-4-6",
-    "claude-haiku-4-5-20251001",
-)
-"""Models of `GET /v1/models`, newest first; others exist too."""
-
-
-def model_info(model: ClaudeModel) -> Json:
-    """The model as `GET /v1/models/{id}` shows it (anthropic/types/model_info.py).
-
-    Of its capabilities those are told by which requests are taken or refused here.
-    """
-
-    def supported(value: object = True, **parts: object) -> Json:
-        return {"supported": bool(value), **parts}
-
-    efforts = {effort: supported(effort in model.efforts) for effort in _EFFORTS}
-    may_rest = supported(not model.always_thinks)
-    types = {
-        "adaptive": supported(model.takes_adaptive_thinking),
-        "between_tools": may_rest,
-        "disabled": may_rest,
-        "enabled": supported(model.takes_enabled_thinking),
-    }
-    lines = ("haiku", "sonnet", "opus", "fable", "mythos")
-    always = ("batch", "citations", "image_input", "pdf_input", "structured_outputs")
-    return {
-        "type": "model",
-        "id": model.id,
-        "display_name": model.id.replace("-", " ").title(),
-        "created_at": "2026-01-01T00:00:00Z",
-        "lifecycle": "active",
-        "line": model.line if model.line in lines else None,
-        "deprecated_at": None,
-        "retires_at": None,
-        "max_input_tokens": model.max_input_tokens,
-        "max_tokens": model.max_tokens,
-        "capabilities": {
-            **{name: supported() for name in always},
-            "effort": supported(model.efforts, **efforts),
-            "thinking": supported(types=types),
-        },
-    }

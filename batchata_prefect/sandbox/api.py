@@ -12,7 +12,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import orjson
 from starlette.requests import Request
@@ -25,9 +25,11 @@ from .reading import Form, MalformedBodyError, TooLargeError, copy_range, read_f
 from .rows import Encoder, make_bill
 from .shapes import MisfitError, Shape, check, closed
 from .store import Batch, Store, StoredFile
-from .wire import Json, RefusedError, Reply, body_digest, is_object, new_id
+from .wire import Json, Refusal, RefusedError, Reply, body_digest, is_object, new_id
 
 KEY_START = b"sandbox"
+
+T = TypeVar("T", Batch, StoredFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,6 @@ class Operation(NamedTuple):
     handler: Callable[[Call], Awaitable[Reply]]
 
 
-class Refusal(NamedTuple):
-    """What a provider says when it refuses; the text has places for what it speaks of."""
-
-    status: int
-    text: str
-    param: str | None = None
-    code: str | None = None
-
-
 class Upload(NamedTuple):
     """What a form says of its file. `seconds` is the time until it expires, None for never."""
 
@@ -89,17 +82,19 @@ class Api(ABC):
     status_field: ClassVar[str]
     file_prefix: ClassVar[str]
     batches_path: ClassVar[str]
+    key_header: ClassVar[str]
+    """Where a key may stand that is no bearer's token."""
+    deleted: ClassVar[Json]
+    """What is said of a file that was deleted, beside its id."""
     refusals: ClassVar[Mapping[str, Refusal]]
     """What is said of a wrong `key`, an unknown `path`, `batch` or `file`, a body that is no
     `json`, a `query` that is no number from 1 to `most`, an `ended` batch that cannot be canceled,
     an upload that is too `large`, and a `stream`."""
+    misfit: Callable[[MisfitError], RefusedError]
+    """What does not fit, in the provider's words."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-
-    @abstractmethod
-    def key_of(self, headers: Mapping[str, str]) -> str:
-        """The key that a call brings; it is refused without one, or without a needed header."""
 
     @abstractmethod
     def headers(self) -> dict[str, str]:
@@ -108,10 +103,6 @@ class Api(ABC):
     @abstractmethod
     def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
         """A refusal in the provider's form; `headers` are those of its reply."""
-
-    @abstractmethod
-    def misfit(self, misfit: MisfitError) -> RefusedError:
-        """What does not fit, in the provider's words."""
 
     @abstractmethod
     async def create(self, call: Call) -> Reply:
@@ -126,14 +117,6 @@ class Api(ABC):
         """GET what is in a file."""
 
     @abstractmethod
-    async def list_files(self, call: Call) -> Reply:
-        """GET the files, newest first."""
-
-    @abstractmethod
-    async def models(self, call: Call) -> Reply:
-        """GET the models."""
-
-    @abstractmethod
     def batch_body(self, batch: Batch) -> Json:
         """A batch as the API shows it now."""
 
@@ -142,16 +125,16 @@ class Api(ABC):
         """A file as the API shows it."""
 
     @abstractmethod
-    def deleted_body(self, file: StoredFile) -> Json:
-        """What the API says of a file that it deleted."""
-
-    @abstractmethod
-    def read_upload(self, form: Form) -> Upload:
-        """Check the form of an upload, and read what it says of the file."""
-
-    @abstractmethod
     def encoder(self, call: Call) -> Encoder:
         """What answers a direct call."""
+
+    async def list_files(self, call: Call) -> Reply:
+        """GET the files, newest first."""
+        raise NotImplementedError
+
+    def read_upload(self, form: Form) -> Upload:
+        """Check the form of an upload, and read what it says of the file."""
+        raise NotImplementedError
 
     def operations(self) -> list[Operation]:
         """Every call that it takes."""
@@ -166,32 +149,31 @@ class Api(ABC):
             Operation("GET", "/v1/files/{id}", "file", self.file),
             Operation("GET", "/v1/files/{id}/content", "content", self.content),
             Operation("DELETE", "/v1/files/{id}", "delete", self.delete_file),
-            Operation("GET", "/v1/models", "models", self.models),
-            Operation("GET", "/v1/models/{id}", "models", self.models),
         ]
 
     def refuse(self, what: str, **told: object) -> RefusedError:
         """One of the provider's refusals."""
-        status, text, param, code = self.refusals[what]
-        param = None if param is None else param.format(**told)
-        return RefusedError(text.format(**told), param, code, status=status)
+        return self.refusals[what].of(**told)
 
     def check_key(self, headers: Mapping[str, str]) -> None:
-        """Refuse a call without a key that the sandbox takes."""
-        key, known = self.key_of(headers).encode(), self.context.limits.keys
+        """Refuse a call without a key that the sandbox takes, or without a needed header."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = headers.get(self.key_header) or (token if scheme.lower() == "bearer" else "")
+        if not given:
+            raise self.refuse("no key")
+        key, known = given.encode(), self.context.limits.keys
         if known is None:
             is_known = hmac.compare_digest(key[: len(KEY_START)], KEY_START)
         else:
             is_known = any(hmac.compare_digest(key, each.encode()) for each in known)
         if not is_known:
-            raise self.refuse(
-                "key", key=f"{key[:4]}{'*' * 8}{key[-4:]}" if len(key) > 12 else "***"
-            )
+            shown = f"{given[:4]}{'*' * 8}{given[-4:]}" if len(given) > 12 else "***"
+            raise self.refuse("key", key=shown)
 
     def find_batch(self, call: Call) -> Batch:
         """The batch that a call names."""
         batch = self.context.engine.batches.get(call.target)
-        if batch is None or batch.provider != self.name or batch.deleted:
+        if batch is None or batch.provider != self.name:
             raise self.refuse("batch", id=call.target)
         return batch
 
@@ -214,7 +196,7 @@ class Api(ABC):
     def listed_batches(self) -> list[Batch]:
         """The batches that a list shows, newest first."""
         batches = reversed(self.context.engine.batches.values())
-        shown = [batch for batch in batches if batch.provider == self.name and not batch.deleted]
+        shown = [batch for batch in batches if batch.provider == self.name]
         lag = self.context.faults.standing(self.name, "list_lag")
         newest = time.time() - (float(lag.options.get("seconds", 1)) if lag is not None else 0)
         return [batch for batch in shown if lag is None or batch.created_at <= newest]
@@ -226,21 +208,30 @@ class Api(ABC):
         except MisfitError as misfit:
             raise self.misfit(misfit) from misfit
 
-    def query_integer(self, call: Call, name: str, default: int, most: int) -> int:
-        """A number from the query, from 1 to `most`."""
-        given = call.request.query_params.get(name, str(default))
-        value = int(given) if given.lstrip("-").isdigit() else given
-        self.fit(closed(**{name: Shape("integer", least=1, most=most)}), {name: value})
-        return int(value)
+    def page(
+        self, call: Call, shown: Sequence[T], *, size: tuple[str, int, int], after: str, what: str
+    ) -> tuple[Sequence[T], bool]:
+        """The page of a list that a call asks for, and whether there are more.
 
-    def after(
-        self, shown: Sequence[Batch] | Sequence[StoredFile], item_id: str | None, what: str
-    ) -> int:
-        """Where the page after an item begins."""
-        ids = [item.id for item in shown]
-        if item_id is not None and item_id not in ids:
-            raise self.refuse(what, id=item_id, param="after")
-        return 0 if item_id is None else ids.index(item_id) + 1
+        Args:
+            call: The call.
+            shown: Batches or files in the list's order.
+            size: Name of the parameter that tells how many, its default and its most.
+            after: Name of the parameter that tells the id of the last one before the page.
+            what: The refusal of an id that is not in the list.
+        """
+        name, default, most = size
+        query = call.request.query_params
+        given = query.get(name, str(default))
+        limit = int(given) if given.lstrip("-").isdigit() else given
+        self.fit(closed(**{name: Shape("integer", least=1, most=most)}), {name: limit})
+        ids, start = [item.id for item in shown], 0
+        if last := query.get(after):
+            if last not in ids:
+                raise self.refuse(what, id=last, param="after")
+            start = ids.index(last) + 1
+        end = start + int(limit)
+        return shown[start:end], end < len(shown)
 
     async def read_object(self, call: Call) -> Json:
         """The JSON object in a request's body."""
@@ -258,10 +249,13 @@ class Api(ABC):
         self.context.engine.add(batch)
         return Reply(self.batch_body(batch))
 
-    def planned_end(self) -> Json | None:
-        """How a fault will have the batch end that is now created, if one does."""
-        fault = self.context.faults.take_create(self.name)
-        return None if fault is None else {"mode": fault.mode, "options": fault.options}
+    def new_batch(self, batch_id: str, endpoint: str, **more: Any) -> Batch:
+        """A batch of these traits, which begins now and ends as a fault has planned it, if any."""
+        now, fault = time.time(), self.context.faults.take_create(self.name)
+        if fault is not None:
+            more = {"ending": fault.mode, "ending_options": fault.options, **more}
+        due = now + self.context.limits.seconds
+        return Batch(batch_id, self.name, endpoint, created_at=now, due_at=due, **more)
 
     async def retrieve(self, call: Call) -> Reply:
         """GET a batch."""
@@ -329,7 +323,7 @@ class Api(ABC):
         """DELETE a file."""
         file = self.find_file(call)
         await self.context.engine.delete_file(file.id)
-        return Reply(self.deleted_body(file))
+        return Reply({"id": file.id, **self.deleted} if self.deleted else {})
 
     async def message(self, call: Call) -> Reply:
         """POST a direct call, without streaming."""

@@ -12,15 +12,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar
 
-from .api import Call, Operation, Refusal, Upload
+from .api import Call, Operation, Upload
 from .azure_answers import URLS, AzureGpt
 from .openai import OpenAI
 from .openai_answers import DAYS_30
-from .openai_rules import CHAT, METADATA, RESPONSES
+from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES
 from .reading import Form
 from .shapes import ANYTHING, NAMED, closed, one_of
 from .store import Batch, StoredFile
-from .wire import Json, RefusedError, Reply, new_id
+from .wire import Json, Refusal, RefusedError, Reply, new_id
 
 _CREATE = closed(
     input_file_id=NAMED,
@@ -38,6 +38,7 @@ class Azure(OpenAI):
     """The API of a resource under `/azure`."""
 
     name = "azure"
+    key_header = "api-key"
     create_shape = _CREATE
     refusals: ClassVar[Mapping[str, Refusal]] = {
         **OpenAI.refusals,
@@ -71,38 +72,27 @@ class Azure(OpenAI):
         found: list[Operation] = []
         for method, path, name, handler in super().operations():
             rest = path.removeprefix("/v1")
-            if rest.startswith(("/embeddings", "/responses/")):
+            if path == EMBEDDINGS:
                 continue
             dated = f"/deployments/{{id}}{rest}" if path == CHAT else rest
             found += [
-                Operation(method, f"/openai/v1{rest}", name, self._of_v1(handler)),
-                Operation(method, f"/openai{dated}", name, self._of_a_day(handler)),
+                Operation(method, f"/openai/v1{rest}", name, self._versioned(handler, dated=False)),
+                Operation(method, f"/openai{dated}", name, self._versioned(handler, dated=True)),
             ]
         return found
 
-    def _of_v1(
-        self, handler: Callable[[Call], Awaitable[Reply]]
-    ) -> Callable[..., Awaitable[Reply]]:
+    def _versioned(
+        self, handler: Callable[[Call], Awaitable[Reply]], *, dated: bool
+    ) -> Callable[[Call], Awaitable[Reply]]:
+        """A handler below a path that takes no version, or one below that which takes a day."""
+
         async def served(call: Call) -> Reply:
-            if call.request.query_params.get("api-version") not in _V1:
+            version = call.request.query_params.get("api-version")
+            if not (_DAY.fullmatch(version or "") if dated else version in _V1):
                 raise self.refuse("path")
             return await handler(call)
 
         return served
-
-    def _of_a_day(
-        self, handler: Callable[[Call], Awaitable[Reply]]
-    ) -> Callable[..., Awaitable[Reply]]:
-        async def served(call: Call) -> Reply:
-            if not _DAY.fullmatch(call.request.query_params.get("api-version", "")):
-                raise self.refuse("path")
-            return await handler(call)
-
-        return served
-
-    def key_of(self, headers: Mapping[str, str]) -> str:
-        """As `Api.key_of`: in a header of its own, or a token of Microsoft Entra ID."""
-        return headers.get("api-key") or super().key_of(headers)
 
     def headers(self) -> dict[str, str]:
         """As `Api.headers`."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import orjson
 
+from .store import Batch
 from .wire import Json, RefusedError
 
 OPEN_WORDS = {
@@ -50,8 +51,6 @@ WAYS = {
     "empty_file": "both files are there, also where one of them has no rows",
     "failed": "a batch is told as failed where one of its rows did",
 }
-
-_PAGE = 2
 
 
 def check_ways(ways: Any) -> None:
@@ -111,14 +110,6 @@ def bent_file(body: Json, ways: Collection[str]) -> Json:
     return body
 
 
-def bent_list(page: Json, ways: Collection[str]) -> Json:
-    """A list as a server of these ways gives it."""
-    if {"no_filters", "own_page"} & set(ways):
-        for name in ("has_more", "first_id", "last_id"):
-            page.pop(name, None)
-    return page
-
-
 def bent_row(row: Json, ways: Collection[str]) -> Json:
     """A result row as a server of these ways writes it."""
     response = row["response"]
@@ -141,7 +132,7 @@ def number(given: str | None) -> Any:
     return int(given) if given is not None and given.isdigit() else given
 
 
-def shown_order(batches: list[Any], ways: Collection[str]) -> list[Any]:
+def shown_order(batches: list[Batch], ways: Collection[str]) -> Sequence[Batch]:
     """The batches of a list, newest first, in the server's order."""
     if "oldest_first" in ways:
         return batches[::-1]
@@ -149,10 +140,3 @@ def shown_order(batches: list[Any], ways: Collection[str]) -> list[Any]:
         # By its id, as where they are kept under it: the same each time.
         return sorted(batches, key=lambda batch: random.Random(batch.id).random())  # noqa: S311
     return batches
-
-
-def page_size(ways: Collection[str], asked: int) -> int:
-    """How many batches come in a page."""
-    if "no_filters" in ways:
-        return 1_000_000
-    return min(asked, _PAGE) if "own_page" in ways else asked

@@ -170,16 +170,15 @@ class Engine:
     async def _live_anthropic(self, run: _Run) -> Outcome:
         batch, folder = run.batch, self.store.batches_dir
         places = await self._light(load_index, folder / f"{batch.id}.index")
-        outcome = await self._computed(
-            run, lambda: Claude(self.read_file, batch), folder / f"{batch.id}.json", places
-        )
+        claude = partial(Claude, batch.endpoint, self.read_file, batch)
+        outcome = await self._computed(run, claude, folder / f"{batch.id}.json", places)
         batch.status = "ended"
         return outcome
 
     async def _live_gemini(self, run: _Run) -> Outcome:
         batch, path = run.batch, self.file_path(run.batch.input_file_id or "")
         places = await self._light(line_places, path)
-        ordered = None if batch.fault is None else batch.fault.get("mode")
+        ordered = batch.ending
         if ordered == "batch_failed" or places is None:
             await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
             batch.status = "FAILED"
@@ -359,7 +358,6 @@ class Engine:
 
 
 def _expires(batch: Batch) -> float | None:
-    fault = batch.fault
-    if fault is None or fault.get("mode") != "batch_expired":
+    if batch.ending != "batch_expired":
         return None
-    return float(fault.get("options", {}).get("fraction", 0.5))
+    return float(batch.ending_options.get("fraction", 0.5))

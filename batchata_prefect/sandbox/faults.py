@@ -37,10 +37,7 @@ _STANDING_MODES = {
 
 _MODES = {**_CALL_MODES, **_CREATE_MODES, **_STANDING_MODES}
 _PROVIDERS = ("anthropic", "azure", "gemini", "openai")
-_OPERATIONS = names(
-    """create retrieve list results cancel delete upload content file message models
-    count_tokens"""
-)
+_OPERATIONS = names("create retrieve list results cancel delete upload content file message")
 
 
 @dataclass(slots=True)

@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from .api import Api, Call, Operation, Refusal, Upload
+from .api import Api, Call, Operation
 from .gemini_answers import GeminiRows, line_count
 from .gemini_rules import VERSIONS, error_body, exists, fitting, google_refusal
-from .reading import Form, TooLargeError, save_body
-from .shapes import ANYTHING, NAMED, STRING, MisfitError, Shape, closed, needed
+from .reading import TooLargeError, save_body
+from .shapes import ANYTHING, NAMED, STRING, Shape, closed, needed
 from .store import Batch, StoredFile
-from .wire import Json, RefusedError, Reply, new_id
+from .wire import Json, Refusal, RefusedError, Reply, new_id
 
 _LASTS_SECONDS = 48 * 3600
 _FILE_NAME = re.compile(r"files/[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
@@ -57,6 +57,9 @@ class Gemini(Api):
     status_field = "state"
     file_prefix = ""
     batches_path = ""
+    key_header = "x-goog-api-key"
+    deleted: ClassVar = {}
+    misfit = staticmethod(google_refusal)
     refusals: ClassVar[Mapping[str, Refusal]] = {
         "key": Refusal(
             400, "API key not valid. Please pass a valid API key.", code="API_KEY_INVALID"
@@ -104,26 +107,15 @@ class Gemini(Api):
         return [
             Operation("POST", f"{models}/{{id}}:batchGenerateContent", "create", self.create),
             Operation("POST", f"{models}/{{id}}:generateContent", "message", self.message),
-            Operation("GET", models, "models", self.models),
-            Operation("GET", f"{models}/{{id}}", "models", self.models),
             Operation("GET", batches, "list", self.list_batches),
             Operation("POST", f"{batches}/{{id}}:cancel", "cancel", self.cancel),
             Operation("GET", f"{batches}/{{id}}", "retrieve", self.retrieve),
-            Operation("DELETE", f"{batches}/{{id}}", "delete", self.delete_batch),
             Operation("POST", f"/upload{files}", "file", self.start_upload),
             Operation("POST", f"/upload{files}/{{id}}", "upload", self.upload),
-            Operation("GET", files, "file", self.list_files),
             Operation("GET", f"{files}/{{id}}:download", "content", self.content),
             Operation("GET", f"{files}/{{id}}", "file", self.file),
             Operation("DELETE", f"{files}/{{id}}", "delete", self.delete_file),
         ]
-
-    def key_of(self, headers: Mapping[str, str]) -> str:
-        """As `Api.key_of`."""
-        key = headers.get("x-goog-api-key")
-        if not key:
-            raise self.refuse("no key")
-        return key
 
     def check_key(self, headers: Mapping[str, str]) -> None:
         """As `Api.check_key`; the address of an upload is its key."""
@@ -138,10 +130,6 @@ class Gemini(Api):
         """As `Api.error_body`."""
         return error_body(problem, headers.get("retry-after"))
 
-    def misfit(self, misfit: MisfitError) -> RefusedError:
-        """As `Api.misfit`."""
-        return google_refusal(misfit)
-
     def encoder(self, call: Call) -> GeminiRows:
         """As `Api.encoder`."""
         endpoint = f"/models/{call.target}:generateContent"
@@ -153,7 +141,7 @@ class Gemini(Api):
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: the file must be there; its lines are checked as the batch runs."""
-        limits, engine = self.context.limits, self.context.engine
+        engine = self.context.engine
         given = fitting(_CREATE, await self.read_object(call))["batch"]
         if not exists(call.target):
             raise self.refuse("model", id=call.target)
@@ -161,28 +149,21 @@ class Gemini(Api):
         file = engine.files.get(file_id)
         if file is None or call.bent("file_vanished"):
             raise self.refuse("file", id=file_id)
-        tokens, most = file.bytes // 4, limits.enqueued_tokens
+        tokens, most = file.bytes // 4, self.context.limits.enqueued_tokens
         if most is not None:
             waiting = [each for each in engine.running(self.name) if each.model == call.target]
             if tokens + sum((each.usage or {}).get("tokens", 0) for each in waiting) > most:
                 raise self.refuse("enqueued", most=most)
-        now = time.time()
-        return await self.start_batch(
-            Batch(
-                id=f"batches/{uuid.uuid4().hex}",
-                provider=self.name,
-                endpoint=f"/models/{call.target}:generateContent",
-                model=call.target,
-                status="in_progress",
-                count=await asyncio.to_thread(line_count, engine.file_path(file_id)),
-                created_at=now,
-                due_at=now + limits.seconds,
-                metadata={"displayName": given["displayName"]},
-                input_file_id=file_id,
-                usage={"tokens": tokens},
-                fault=self.planned_end(),
-            )
+        batch = self.new_batch(
+            f"batches/{uuid.uuid4().hex}",
+            f"/models/{call.target}:generateContent",
+            model=call.target,
+            count=await asyncio.to_thread(line_count, engine.file_path(file_id)),
+            metadata={"displayName": given["displayName"]},
+            input_file_id=file_id,
+            usage={"tokens": tokens},
         )
+        return await self.start_batch(batch)
 
     async def retrieve(self, call: Call) -> Reply:
         """As `Api.retrieve`; a fault can leave out its file."""
@@ -200,29 +181,16 @@ class Gemini(Api):
         await super().cancel(call)
         return Reply({})
 
-    async def delete_batch(self, call: Call) -> Reply:
-        """DELETE a batch: nobody is interested in it any more; it goes on."""
-        batch = self.find_batch(call)
-        batch.deleted = True
-        await asyncio.to_thread(self.context.store.save_batch, batch)
-        return Reply({})
-
     async def list_batches(self, call: Call) -> Reply:
         """As `Api.list_batches`, with page tokens."""
-        shown = self.listed_batches()
         if "pageSize" not in call.request.query_params:
             return Reply({})  # as was seen [python-genai#1250]
-        page, following = self._page(call, shown)
+        size = ("pageSize", 10, 1000)
+        page, has_more = self.page(
+            call, self.listed_batches(), size=size, after="pageToken", what="batch"
+        )
         body: Json = {"operations": [self.batch_body(batch) for batch in page]} if page else {}
-        return Reply({**body, **following})
-
-    def _page(self, call: Call, shown: list[Any]) -> tuple[list[Any], Json]:
-        size = self.query_integer(call, "pageSize", 10, 1000)
-        token = call.request.query_params.get("pageToken", "")
-        start = self.after(shown, token or None, "batch")
-        page = shown[start : start + size]
-        more = start + size < len(shown)
-        return page, {"nextPageToken": page[-1].id} if more else {}
+        return Reply({**body, "nextPageToken": page[-1].id} if has_more else body)
 
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body`: an operation, whose metadata is the batch."""
@@ -262,14 +230,6 @@ class Gemini(Api):
         elif batch.final and batch.status == "CANCELLED":
             body["error"] = {"code": 1, "message": "The operation was cancelled."}
         return body
-
-    async def models(self, call: Call) -> Reply:
-        """As `Api.models`."""
-        if not call.target:
-            return Reply({"models": [_model_body("gemini-2.5-flash")]})
-        if not exists(call.target):
-            raise self.refuse("model", id=call.target)
-        return Reply(_model_body(call.target))
 
     async def start_upload(self, call: Call) -> Reply:
         """POST what is known of a file, for an address where its bytes go."""
@@ -325,10 +285,6 @@ class Gemini(Api):
         engine.files[file_id] = file
         return Reply({"file": self.file_body(file)}, {"x-goog-upload-status": "final"})
 
-    def read_upload(self, form: Form) -> Upload:
-        """As `Api.read_upload`; it has no forms."""
-        raise NotImplementedError
-
     def file_body(self, file: StoredFile) -> Json:
         """As `Api.file_body` (types.File)."""
         made = file.purpose == "batch_output"
@@ -346,10 +302,6 @@ class Gemini(Api):
             **({"downloadUri": f"{uri}:download?alt=media"} if made else {}),
         }
 
-    def deleted_body(self, file: StoredFile) -> Json:
-        """As `Api.deleted_body`: empty."""
-        return {}
-
     async def content(self, call: Call) -> Reply:
         """As `Api.content`: of files that were made, and not of uploaded ones."""
         file = self.find_file(call)
@@ -358,18 +310,6 @@ class Gemini(Api):
         path = self.context.engine.file_path(file.id)
         return Reply(file=path, media_type="application/octet-stream")
 
-    async def list_files(self, call: Call) -> Reply:
-        """As `Api.list_files`, with page tokens."""
-        page, following = self._page(call, self.newest_files())
-        return Reply({"files": [self.file_body(file) for file in page], **following})
-
 
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _model_body(model_id: str) -> Json:
-    return {
-        "name": f"models/{model_id}",
-        "supportedGenerationMethods": ["generateContent", "batchGenerateContent"],
-    }

@@ -49,7 +49,7 @@ def line_count(path: Path) -> int:
 
 def failure(batch: Batch) -> Json:
     """The error of a batch that failed as a whole: as a test ordered it, or of its file."""
-    options = (batch.fault or {}).get("options", {})
+    options = batch.ending_options
     text = options.get("message", "Failed to parse the input file as requests with a key each.")
     code = options.get("code")
     return {"code": code if isinstance(code, int) else 3, "message": text}
@@ -134,8 +134,8 @@ class GeminiRows(Encoder):
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
         """As `Encoder.outcome`: an expired batch has no results, and is not billed for any."""
         file = made["succeeded"]
-        expired = (self.batch.fault or {}).get("mode") == "batch_expired" if self.batch else False
-        if expired and self.batch is not None and self.batch.cancel_at is None:
+        assert self.batch is not None
+        if self.batch.ending == "batch_expired" and self.batch.cancel_at is None:
             file.temporary.unlink()
             return Outcome({"failed": kinds.total()})
         succeeded = kinds["succeeded"]

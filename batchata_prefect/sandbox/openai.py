@@ -12,25 +12,16 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, ClassVar
 
-from .api import Api, Call, Operation, Refusal, Upload
-from .compatible import (
-    bent_batch,
-    bent_file,
-    bent_list,
-    new_number,
-    offered,
-    page_size,
-    shown_order,
-)
+from .api import Api, Call, Operation, Upload
+from .compatible import bent_batch, bent_file, new_number, offered, shown_order
 from .engine import FINALIZING_SHARE
 from .openai_answers import DAYS_30, Gpt
-from .openai_models import LISTED, openai_model
 from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES, check_metadata
 from .openai_wire import error_body, gpt_refusal, missing
 from .reading import Form
-from .shapes import ANYTHING, NAMED, MisfitError, Shape, check, closed, names, one_of
+from .shapes import ANYTHING, NAMED, MisfitError, Shape, check, closed, one_of
 from .store import Batch, StoredFile
-from .wire import Json, RefusedError, Reply, new_id
+from .wire import Json, Refusal, RefusedError, Reply, new_id
 
 _CREATE = closed(
     input_file_id=NAMED,
@@ -53,15 +44,10 @@ _EXPIRES = closed(
     anchor=one_of("created_at", required=True),
     seconds=Shape("integer", required=True, least=3600, most=DAYS_30),
 )
-_COUNTED_KEYS = names(
-    """conversation input instructions model parallel_tool_calls personality previous_response_id
-    reasoning text tool_choice tools truncation"""
-)
-"""What counting takes (types/responses/input_token_count_params.py)."""
 _PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _VANISHED: Json = {
-    "mode": "batch_failed",
-    "options": {
+    "ending": "batch_failed",
+    "ending_options": {
         "code": "invalid_request",
         "param": "file_id",
         "message": "The input file does not exist.",
@@ -85,6 +71,9 @@ class OpenAI(Api):
     status_field = "status"
     file_prefix = "file-"
     batches_path = "/v1/batches"
+    key_header = ""
+    deleted: ClassVar = {"object": "file", "deleted": True}
+    misfit = staticmethod(gpt_refusal)
     create_shape = _CREATE
     refusals: ClassVar[Mapping[str, Refusal]] = {
         "key": Refusal(
@@ -101,7 +90,6 @@ class OpenAI(Api):
         "path": Refusal(404, "Invalid URL ({method} {path})"),
         "batch": Refusal(404, "No batch found with id '{id}'."),
         "file": Refusal(404, "No such File object: {id}", "{param}"),
-        "model": Refusal(404, "The model '{id}' does not exist", "model", "model_not_found"),
         "json": Refusal(400, "We could not parse the JSON body of your request. ({problem})"),
         "ended": Refusal(409, "Cannot cancel a batch with status '{status}'."),
         "large": Refusal(400, "File is too large."),
@@ -111,22 +99,9 @@ class OpenAI(Api):
 
     def operations(self) -> list[Operation]:
         """As `Api.operations`."""
-        counting = f"{RESPONSES}/input_tokens"
-        return [
-            *super().operations(),
-            *(
-                Operation("POST", path, "message", self.message)
-                for path in (CHAT, RESPONSES, EMBEDDINGS)
-            ),
-            Operation("POST", counting, "count_tokens", self.count_tokens),
-        ]
-
-    def key_of(self, headers: Mapping[str, str]) -> str:
-        """As `Api.key_of`."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            raise self.refuse("no key")
-        return key
+        direct = (CHAT, RESPONSES, EMBEDDINGS)
+        messages = [Operation("POST", path, "message", self.message) for path in direct]
+        return [*super().operations(), *messages]
 
     def headers(self) -> dict[str, str]:
         """As `Api.headers`."""
@@ -141,10 +116,6 @@ class OpenAI(Api):
         """As `Api.error_body`."""
         return error_body(problem)
 
-    def misfit(self, misfit: MisfitError) -> RefusedError:
-        """As `Api.misfit`."""
-        return gpt_refusal(misfit)
-
     def encoder(self, call: Call) -> Gpt:
         """As `Api.encoder`."""
         path = call.request.scope["path"]
@@ -153,27 +124,20 @@ class OpenAI(Api):
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: only the shape is checked; the file is checked while validating."""
-        limits, asked, now = self.context.limits, await self.read_object(call), time.time()
+        limits, asked = self.context.limits, await self.read_object(call)
         self.fit(self.create_shape, asked)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
-        return await self.start_batch(
-            Batch(
-                id=new_number() if "numbers" in self.ways else f"batch_{uuid.uuid4().hex}",
-                provider=self.name,
-                endpoint=asked["endpoint"],
-                model=None,
-                status="in_progress",
-                count=0,
-                created_at=now,
-                due_at=now + limits.seconds,
-                metadata=asked.get("metadata") if limits.keeps_metadata else None,
-                input_file_id=asked["input_file_id"],
-                ways=self.ways,
-                output_expires_after=None if expires is None else _seconds(expires),
-                fault=_VANISHED if call.bent("file_vanished") else self.planned_end(),
-            )
+        batch = self.new_batch(
+            new_number() if "numbers" in self.ways else f"batch_{uuid.uuid4().hex}",
+            asked["endpoint"],
+            metadata=asked.get("metadata") if limits.keeps_metadata else None,
+            input_file_id=asked["input_file_id"],
+            ways=self.ways,
+            output_expires_after=None if expires is None else _seconds(expires),
+            **(_VANISHED if call.bent("file_vanished") else {}),
         )
+        return await self.start_batch(batch)
 
     @property
     def ways(self) -> list[str]:
@@ -249,28 +213,13 @@ class OpenAI(Api):
         """As `Api.list_batches`."""
         offered(self.ways, "no_list", "batches")
         shown = shown_order(self.listed_batches(), self.ways)
-        limit = page_size(self.ways, self.query_integer(call, "limit", 20, 100))
-        after = None if "no_filters" in self.ways else call.request.query_params.get("after")
-        start = self.after(shown, after, "batch")
-        data = [self.batch_body(batch) for batch in shown[start : start + limit]]
-        return Reply(bent_list(_page(data, start + limit < len(shown)), self.ways))
-
-    async def count_tokens(self, call: Call) -> Reply:
-        """POST /v1/responses/input_tokens."""
-        body = await self.read_object(call)
-        for key in body.keys() - _COUNTED_KEYS:
-            raise RefusedError(f"Unknown parameter: '{key}'.", key, "unknown_parameter")
-        body.pop("personality", None)
-        _, prompt = Gpt(RESPONSES, self.context.engine.read_file, None).read(body)
-        return Reply({"object": "response.input_tokens", "input_tokens": max(prompt.tokens, 1)})
-
-    async def models(self, call: Call) -> Reply:
-        """As `Api.models`."""
-        if not call.target:
-            return Reply({"object": "list", "data": [_model_body(each) for each in LISTED]})
-        if openai_model(call.target) is None:
-            raise self.refuse("model", id=call.target)
-        return Reply(_model_body(call.target))
+        page, has_more = shown, None
+        if "no_filters" not in self.ways:
+            size = ("limit", 20, 100)
+            page, has_more = self.page(call, shown, size=size, after="after", what="batch")
+            if "own_page" in self.ways:
+                page, has_more = page[:2], None
+        return Reply(_page([self.batch_body(batch) for batch in page], has_more))
 
     def read_upload(self, form: Form) -> Upload:
         """As `Api.read_upload`."""
@@ -314,10 +263,6 @@ class OpenAI(Api):
         offered(self.ways, "no_delete", "file")
         return await super().delete_file(call)
 
-    def deleted_body(self, file: StoredFile) -> Json:
-        """As `Api.deleted_body`."""
-        return {"id": file.id, "object": "file", "deleted": True}
-
     async def content(self, call: Call) -> Reply:
         """As `Api.content`."""
         file = self.find_file(call)
@@ -332,17 +277,13 @@ class OpenAI(Api):
         )
 
     async def list_files(self, call: Call) -> Reply:
-        """As `Api.list_files`; another order can be asked for, and one purpose."""
+        """As `Api.list_files`; those of one purpose can be asked for."""
         offered(self.ways, "no_file_list", "file")
-        limit, query = self.query_integer(call, "limit", 10_000, 10_000), call.request.query_params
-        shown = self.newest_files()
-        if query.get("order", "desc") != "desc":
-            shown.reverse()
-        purpose = query.get("purpose")
-        shown = [file for file in shown if purpose in (None, file.purpose)]
-        start = self.after(shown, query.get("after"), "file")
-        data = [self.file_body(file) for file in shown[start : start + limit]]
-        return Reply(_page(data, start + limit < len(shown)))
+        purpose = call.request.query_params.get("purpose")
+        shown = [file for file in self.newest_files() if purpose in (None, file.purpose)]
+        size = ("limit", 10_000, 10_000)
+        shown, has_more = self.page(call, shown, size=size, after="after", what="file")
+        return Reply(_page([self.file_body(file) for file in shown], has_more))
 
 
 def _seconds(expires: Any) -> int:
@@ -373,14 +314,13 @@ def _whole(unix_seconds: float | None) -> int | None:
     return None if unix_seconds is None else int(unix_seconds)
 
 
-def _page(data: list[Json], has_more: bool) -> Json:
+def _page(data: list[Json], has_more: bool | None) -> Json:
+    """A list; None where it does not say whether there are more."""
+    page: Json = {"object": "list", "data": data}
+    if has_more is None:
+        return page
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    page = {"object": "list", "data": data, "has_more": has_more}
-    return {**page, "first_id": first, "last_id": last}
-
-
-def _model_body(model_id: str) -> Json:
-    return {"id": model_id, "object": "model", "created": 1767225600, "owned_by": "system"}
+    return {**page, "has_more": has_more, "first_id": first, "last_id": last}
 
 
 def _expires_in(fields: dict[str, str], purpose: str) -> int | None:

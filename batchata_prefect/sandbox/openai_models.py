@@ -52,17 +52,3 @@ def _window(model_id: str, version: tuple[int, int]) -> int:
     if "gpt-4.1" in model_id or version >= (5, 4):
         return 1_000_000
     return 272_000 if version >= (5, 0) else 128_000
-
-
-LISTED = (
-    "gpt-6.2-sol",
-    "gpt-6.1-sol",
-    "gpt-6.1-terra",
-    "gpt-6-sol",
-    "gpt-6-luna",
-    "gpt-5.6-luna",
-    "gpt-4o-mini",
-    "text-embedding-3-small",
-    "text-embedding-3-large",
-)
-"""Models of `GET /v1/models`; others exist too."""

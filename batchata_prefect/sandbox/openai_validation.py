@@ -58,9 +58,9 @@ def validate_file(
         check: the provider's check of lines.
     """
     found = Validation()
-    fault, most = batch.fault, limits.enqueued_tokens
-    if fault is not None and fault.get("mode") == "batch_failed":
-        found.errors.append(_ordered_failure(fault.get("options", {})))
+    most = limits.enqueued_tokens
+    if batch.ending == "batch_failed":
+        found.errors.append(_ordered_failure(batch.ending_options))
     elif file is None or path is None or not path.exists() or file.purpose != "batch":
         text = f"The input file '{batch.input_file_id}' does not exist or does not have the purpose"
         found.errors.append(_error("invalid_request", f"{text} 'batch'.", "file_id"))

@@ -51,35 +51,34 @@ class Batch:
     id: str
     provider: str
     endpoint: str
-    model: str | None
-    status: str
-    count: int
     created_at: float
     due_at: float
+    status: str = "in_progress"
+    model: str | None = None
+    count: int = 0
     metadata: dict[str, str] | None = None
     input_file_id: str | None = None
     output_expires_after: float | None = None
     version: str = ""
     betas: str = ""
-    fault: Json | None = None
+    ending: str = ""
+    """Mode of the fault that decides how it ends, if one does."""
+    ending_options: Json = field(default_factory=dict[str, Any])
     validated_at: float | None = None
     cancel_at: float | None = None
-    finalizing_at: float | None = None
     ended_at: float | None = None
     counts: dict[str, int] = field(default_factory=dict[str, int])
     errors: list[Json] | None = None
     usage: Json | None = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    deleted: bool = False
     final: bool = False
     ways: list[str] = field(default_factory=list[str])
 
     @property
     def lists_no_unrun(self) -> bool:
         """Whether its files say nothing of the requests that did not run."""
-        fault = self.fault or {}
-        return fault.get("mode") == "no_unrun_rows" or bool(fault.get("options", {}).get("bare"))
+        return self.ending == "no_unrun_rows" or bool(self.ending_options.get("bare"))
 
 
 @dataclass(frozen=True, slots=True)

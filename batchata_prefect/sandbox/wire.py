@@ -8,7 +8,7 @@ import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import orjson
 
@@ -64,6 +64,27 @@ class RefusedError(Exception):
         self.code = code
         self.status = status
         self.at_run_time = at_run_time
+
+
+class Refusal(NamedTuple):
+    """What a provider says when it refuses; the text has places for what it speaks of."""
+
+    status: int
+    text: str
+    param: str | None = None
+    code: str | None = None
+    error_type: str | None = None
+
+    def of(self, **told: object) -> RefusedError:
+        """The refusal that speaks of these."""
+        param = None if self.param is None else self.param.format(**told)
+        return RefusedError(
+            self.text.format(**told),
+            param,
+            self.code,
+            error_type=self.error_type,
+            status=self.status,
+        )
 
 
 def is_object(value: object) -> TypeGuard[Json]:

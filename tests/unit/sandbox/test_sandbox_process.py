@@ -257,10 +257,10 @@ def test_stop_ends_the_process(tmp_path: Path) -> None:
 def test_calls_on_one_connection_do_not_wait(box: Sandbox) -> None:
     """A small call takes a millisecond or two; with Nagle's algorithm on it would take 40."""
     claude = claude_of(box)
-    claude.models.retrieve("claude-opus-5")
+    claude.messages.batches.list(limit=1)
     begun = time.monotonic()
     for _ in range(50):
-        claude.models.retrieve("claude-opus-5")
+        claude.messages.batches.list(limit=1)
     assert time.monotonic() - begun < 1.2
 
 
@@ -270,13 +270,13 @@ def test_keys_of_its_own(box: Sandbox) -> None:
     box.limits(keys=["ours", "also-ours"])
     try:
         for key in ("ours", "also-ours"):
-            assert claude_of(box, api_key=key).models.list().data
-            assert gpt_of(box, api_key=key).models.list().data
+            claude_of(box, api_key=key).messages.batches.list()
+            gpt_of(box, api_key=key).batches.list()
         for key in ("sandbox", "our", "ours-not"):
             with pytest.raises(anthropic.AuthenticationError, match="API key is invalid"):
-                claude_of(box, api_key=key).models.list()
+                claude_of(box, api_key=key).messages.batches.list()
             with pytest.raises(openai.AuthenticationError, match="Incorrect API key provided"):
-                gpt_of(box, api_key=key).models.list()
+                gpt_of(box, api_key=key).batches.list()
     finally:
         box.limits(keys=None)
     counts = box.ledger.calls()
