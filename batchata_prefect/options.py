@@ -93,12 +93,16 @@ def _canary(value: float) -> float:
     return value
 
 
+_SHORTEST_SECONDS = 10.0
+
+
 def _time_limit(name: str, value: Any) -> float:
     hours = number(name, value)
     seconds = round(hours * 3600, 6)
-    if not 10 <= seconds <= 24 * 3600:
+    if not _SHORTEST_SECONDS <= seconds <= 24 * 3600:
         raise NumberError(
-            f"the time limit must be between 10 seconds and 24 hours, not {seconds:g} seconds"
+            f"the time limit must be between {_SHORTEST_SECONDS:g} seconds and 24 hours, "
+            f"not {seconds:g} seconds"
         )
     return hours
 

@@ -34,7 +34,7 @@ os.environ.update(
     # A run of milliseconds must not wait for the paces of a run of hours.
     BATCHATA_POLL_SHORTEST_SECONDS="0.02",
     BATCHATA_LOOKUP_SECONDS="0.6",
-    BATCHATA_RETRY_LONGEST_SECONDS="0.5",
+    BATCHATA_RETRY_LONGEST_SECONDS="0.25",
     BATCHATA_WATCH_SECONDS="0.3",
     BATCHATA_SETTLE_SECONDS="20",
 )
@@ -81,11 +81,21 @@ def prefect_server(prefect_tables: Path) -> Iterator[None]:
             yield
 
 
+def hurry() -> None:
+    """Have the SDKs repeat a call at once, which by themselves wait for half a second and more."""
+    import anthropic._base_client
+    import openai._base_client
+
+    for sdk in (anthropic._base_client, openai._base_client):
+        vars(sdk)["INITIAL_RETRY_DELAY"] = 0.02
+
+
 @pytest.fixture(scope="session")
 def sandbox_process(tmp_path_factory: pytest.TempPathFactory):
     """One sandbox server for the session."""
     from batchata_prefect.sandbox import Sandbox
 
+    hurry()
     with Sandbox(tmp_path_factory.mktemp("sandbox"), seconds=0.1) as server:
         yield server
 
@@ -100,6 +110,12 @@ def sandbox(sandbox_process, monkeypatch: pytest.MonkeyPatch):
     sandbox_process.clear_faults()
     # What goes on there would be billed while the next test counts.
     sandbox_process.settle()
+
+
+@pytest.fixture
+def short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time limit may be so short that nobody has to wait for it, as in the forker's runs."""
+    monkeypatch.setattr("batchata_prefect.options._SHORTEST_SECONDS", 0.5)
 
 
 @pytest.fixture

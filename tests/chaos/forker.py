@@ -24,10 +24,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import anthropic  # noqa: F401 - imported here so that no fork has to
+import anthropic._base_client  # imported here so that no fork has to
 import anyio._backends._asyncio  # noqa: F401
 import httpcore2  # noqa: F401
-import openai  # noqa: F401
+import openai._base_client
 import prefect.concurrency.services
 import prefect.context
 import prefect.flow_engine
@@ -38,7 +38,8 @@ import slow_storage  # noqa: F401 - beside this script; its blocks can be loaded
 import truststore  # noqa: F401
 
 import batchata_prefect.engine.flow
-import batchata_prefect.views.report.page  # noqa: F401
+import batchata_prefect.options
+import batchata_prefect.views.report.page
 from batchata_prefect import Batch
 from batchata_prefect.content.bounds import bounds
 
@@ -105,7 +106,11 @@ def run_python(first: str, *arguments: str) -> None:
 
 
 def warm_up() -> None:
-    """Import what rendering and pricing need."""
+    """Import what rendering and pricing need; shorten what nobody can set to be short."""
+    for sdk in (anthropic._base_client, openai._base_client):
+        vars(sdk)["INITIAL_RETRY_DELAY"] = 0.02
+    # The tests wait for their deadlines.
+    vars(batchata_prefect.options)["_SHORTEST_SECONDS"] = 0.5
     with tempfile.TemporaryDirectory() as folder:
         rendered = Batch(folder)
         for model in ("claude-sonnet-5-5", "gpt-6-luna"):

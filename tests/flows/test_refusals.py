@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 BOTH = pytest.mark.parametrize("provider", ["anthropic", "openai"])
-JOBS = 20
+JOBS = 12
 RATE = {"code": "rate_limit_exceeded", "error_type": "requests", "message": "Rate limit reached."}
 
 
@@ -49,7 +49,6 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in (tmp_path / "out/results.jsonl").open("rb")]
 
 
-@BOTH
 @pytest.mark.parametrize(
     "headers",
     [
@@ -59,47 +58,37 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_a_rate_limit_is_waited_out(
-    tmp_path: Path, sandbox, billed, provider: str, headers: dict[str, str]
+    tmp_path: Path, sandbox, billed, headers: dict[str, str]
 ) -> None:
     """At every step, whether the provider says how long to wait or not."""
-    for operation in ("create", "upload", "retrieve", "results", "content"):
-        told = {**RATE, "error_type": None} if provider == "anthropic" else RATE
-        sandbox.fault(
-            provider,
-            operation=operation,
-            mode="status",
-            status=429,
-            times=4,
-            headers=headers,
-            **told,
-        )
+    for provider, told in (("openai", RATE), ("anthropic", {**RATE, "error_type": None})):
+        for operation in ("create", "upload", "retrieve", "results", "content"):
+            sandbox.fault(
+                provider,
+                operation=operation,
+                mode="status",
+                status=429,
+                times=4,
+                headers=headers,
+                **told,
+            )
     make(tmp_path, 6, items_per_batch=3).run()
     check_all_paid_once(billed(), tmp_path / "out", 6)
 
 
+# How each error of each provider is understood, tests/unit/providers/test_failures.py says.
 SPENT = {
     "openai quota": (
         "openai",
         {"status": 429, "code": "insufficient_quota", "error_type": "insufficient_quota"},
     ),
     "openai hard limit": ("openai", {"status": 400, "code": "billing_hard_limit_reached"}),
-    "openai inactive": ("openai", {"status": 429, "code": "billing_not_active"}),
-    "openai project": ("openai", {"status": 429, "code": "project_spend_limit_exceeded"}),
-    "anthropic 402": ("anthropic", {"status": 402}),
     "anthropic credit": (
         "anthropic",
         {
             "status": 400,
             "error_type": "invalid_request_error",
             "message": "Your credit balance is too low to access the Anthropic API.",
-        },
-    ),
-    "anthropic limit": (
-        "anthropic",
-        {
-            "status": 400,
-            "error_type": "invalid_request_error",
-            "message": "You have reached your specified API usage limits.",
         },
     ),
 }
@@ -128,7 +117,7 @@ def test_nothing_more_is_sent_to_an_account_without_credit(
     assert kept_files(sandbox) == known, "a refused create leaves no upload behind"
     found = Counter((row["provider"], row["error_code"]) for row in rows(tmp_path))
     other = {"anthropic": "openai", "openai": "anthropic"}[provider]
-    assert found == {(provider, "provider_refused"): 10, (other, None): 10}
+    assert found == {(provider, "provider_refused"): 6, (other, None): 6}
     sandbox.clear_faults()
     make(tmp_path).run()
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
@@ -146,20 +135,18 @@ def test_two_accounts_that_refuse_are_both_named(tmp_path: Path, sandbox) -> Non
     sandbox.clear_faults()
 
 
-@pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])
 def test_an_account_without_credit_that_is_told_by_failed_batches(
-    tmp_path: Path, sandbox, billed, code: str
+    tmp_path: Path, sandbox, billed
 ) -> None:
     """OpenAI takes the batch, and fails it before anything of it has run."""
     creates = calls(sandbox, "openai.create")
-    sandbox.fault(
-        "openai", mode="batch_failed", times=None, code=code, message="Used up.", line=None
-    )
+    told = {"code": "insufficient_quota", "message": "Used up.", "line": None}
+    sandbox.fault("openai", mode="batch_failed", times=None, **told)
     with pytest.raises(BatchSubmissionError, match="Used up"):
         make(tmp_path, max_parallel_batches=1).run()
     assert calls(sandbox, "openai.create") - creates == 1
     found = Counter((row["provider"], row["error_code"]) for row in rows(tmp_path))
-    assert found == {("openai", "provider_refused"): 10, ("anthropic", None): 10}
+    assert found == {("openai", "provider_refused"): 6, ("anthropic", None): 6}
     sandbox.clear_faults()
     make(tmp_path).run()
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
@@ -225,11 +212,11 @@ def test_a_server_without_a_batch_api(tmp_path: Path, sandbox, billed, provider:
     check_all_paid_once(billed(), tmp_path / "out", 4)
 
 
-def test_a_create_that_was_stopped_leaves_no_upload(tmp_path: Path, sandbox, billed) -> None:
+def test_a_create_that_was_stopped_leaves_no_upload(tmp_path: Path, sandbox, short_limits) -> None:
     """A run that ends while its provider takes nothing takes its file away."""
     known = kept_files(sandbox)
     sandbox.fault("openai", operation="create", mode="status", status=429, times=None)
-    make(tmp_path, 2).add_time_limit(seconds=10).run()
+    make(tmp_path, 2).add_time_limit(seconds=5).run()
     assert kept_files(sandbox) == known
     assert Counter(row["error_code"] for row in rows(tmp_path)) == {
         None: 1,
