@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import stat
 import threading
 import time
@@ -137,6 +138,25 @@ def copy_start(source: Path, size: int, target: BinaryIO) -> None:
                 raise OSError(f"{str(source)!r} is cut short")
             target.write(piece)
             size -= len(piece)
+
+
+def scratch_database(path: Path, tables: str, *, cache_kib: int = 8_000) -> sqlite3.Connection:
+    """A new database in the middle of its first transaction, in the place of one that is there.
+
+    It is thrown away in any case, so nothing of it survives a crash.
+
+    Raises:
+        OSError: It cannot be made.
+        sqlite3.Error: The same, on a full disk.
+    """
+    path.unlink(missing_ok=True)
+    path.touch(0o600)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{cache_kib}"):
+        database.execute(f"PRAGMA {pragma}")
+    database.executescript(tables)
+    database.execute("BEGIN")
+    return database
 
 
 def read_table(what: str, path: str | os.PathLike[str], of: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from typing import Any
 
 import orjson
 
-from batchata_prefect.files import BUFFER_BYTES, whole_file
+from batchata_prefect.files import BUFFER_BYTES, scratch_database, whole_file
 from batchata_prefect.results.result_file import ResultFile
 
 NAME = "archive.jsonl"
 _BEFORE = "before.jsonl"
 _ANSWERS = "answers.sqlite"
+_TABLE = "CREATE TABLE seen (answer BLOB PRIMARY KEY) WITHOUT ROWID"
 
 
 def is_there(results: Path) -> bool:
@@ -60,14 +61,8 @@ def keep_gone(results: Path, own_dir: Path) -> int:
     if not before.exists():
         return 0
     database = own_dir / _ANSWERS
-    database.unlink(missing_ok=True)
     try:
-        with closing(sqlite3.connect(database, isolation_level=None)) as seen:
-            # Thrown away in any case, so nothing of it has to survive a crash.
-            for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8000"):
-                seen.execute(f"PRAGMA {pragma}")
-            seen.execute("CREATE TABLE seen (answer BLOB PRIMARY KEY) WITHOUT ROWID")
-            seen.execute("BEGIN")
+        with closing(scratch_database(database, _TABLE)) as seen:
             for row in ResultFile(results) if results.exists() else ():
                 _note(seen, _answers(row))
             with whole_file(archive) as file:

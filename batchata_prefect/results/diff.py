@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any, TypeAlias, cast
 
 from batchata_prefect.content.exact_json import loads_exact
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import scratch_database
 from batchata_prefect.results.remote import bring, is_url
 from batchata_prefect.results.result_file import ResultFile, row_at
 
-_AT_ONCE = 10_000
+_TABLE = "CREATE TABLE job (id TEXT PRIMARY KEY, place INT) WITHOUT ROWID"
+_POP = "DELETE FROM job WHERE id = ? RETURNING place"
 _CACHE_KIB = 32_768
 
 Row: TypeAlias = "dict[str, Any]"
@@ -143,16 +145,17 @@ class RunDiff:
         sums = DiffSums()
         with _places(self._before) as places, self._before.open("rb") as old:
             for after in ResultFile(self._after):
-                place = places.pop(after["job_id"])
+                # A job is given out once.
+                place = places.execute(_POP, (after["job_id"],)).fetchone()
                 if place is None:
                     sums.only_after += 1
                     continue
-                before = row_at(old, place)
+                before = row_at(old, place[0])
                 found = compare(before, after)
                 sums.add(before, after, found)
                 if found.is_changed:
                     yield found
-            sums.only_before = places.left
+            (sums.only_before,) = places.execute("SELECT COUNT(*) FROM job").fetchone()
         self._sums = sums
 
     @property
@@ -217,50 +220,23 @@ def _results_of(results_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-class _Places:
-    """Where each job stands in a result file; a job is given out once."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def fill(self, path: Path) -> None:
-        self._database.execute("CREATE TABLE job (id TEXT PRIMARY KEY, place INT) WITHOUT ROWID")
-        at, some = 0, list[tuple[str, int]]()
-        for line, row in ResultFile(path).lines():
-            some.append((row["job_id"], at))
-            at += len(line)
-            if len(some) == _AT_ONCE:
-                self._add(some)
-                some.clear()
-        self._add(some)
-
-    def _add(self, some: Sequence[tuple[str, int]]) -> None:
-        self._database.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", some)
-
-    def pop(self, job_id: str) -> int | None:
-        """Where a job stands; None where it does not, or was given out."""
-        found = self._database.execute(
-            "DELETE FROM job WHERE id = ? RETURNING place", (job_id,)
-        ).fetchone()
-        return None if found is None else found[0]
-
-    @property
-    def left(self) -> int:
-        """Jobs that were not given out."""
-        return self._database.execute("SELECT count(*) FROM job").fetchone()[0]
-
-
 @contextmanager
-def _places(path: Path) -> Generator[_Places]:
+def _places(path: Path) -> Generator[sqlite3.Connection]:
+    """Where each job stands in a result file."""
     with (
         tempfile.TemporaryDirectory(prefix="batchata-diff-") as folder,
-        closing(sqlite3.connect(Path(folder) / "places.db", isolation_level=None)) as database,
+        closing(
+            scratch_database(Path(folder) / "places.db", _TABLE, cache_kib=_CACHE_KIB)
+        ) as database,
     ):
-        # It is thrown away at the end: nothing has to survive a crash.
-        database.execute("PRAGMA journal_mode = OFF")
-        database.execute("PRAGMA synchronous = OFF")
-        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        database.execute("BEGIN")
-        places = _Places(database)
-        places.fill(path)
-        yield places
+        # Of two rows of one id, the first.
+        database.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", _starts(path))
+        yield database
+
+
+def _starts(path: Path) -> Iterator[tuple[str, int]]:
+    """The id of each job, and where its row begins."""
+    at = 0
+    for line, row in ResultFile(path).lines():
+        yield row["job_id"], at
+        at += len(line)

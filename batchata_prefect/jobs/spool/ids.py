@@ -11,11 +11,11 @@ import errno
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from batchata_prefect.errors import ValidationError
+from batchata_prefect.files import scratch_database
 from batchata_prefect.jobs.spool.layout import MADE, REFUSED
 
 _TABLE = """
@@ -151,24 +151,14 @@ class Ids:
         """The database of the jobs as they are now, made where there is none."""
         if self._database is not None:
             return self._database
-        self._path.unlink(missing_ok=True)
-        self._path.touch(0o600)
-        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         try:
-            # A spool cut short is thrown away, so nothing of it has to survive a crash.
-            database.execute("PRAGMA journal_mode = OFF")
-            database.execute("PRAGMA synchronous = OFF")
-            database.execute("PRAGMA cache_size = -8000")
-            database.execute(_TABLE)
-            database.execute("BEGIN")
+            database = scratch_database(self._path, _TABLE)
             database.executemany(
                 "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)",
                 (known.row() for known in self._each()),
             )
             database.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            with suppress(sqlite3.Error):
-                database.close()
             raise OSError(errno.ENOSPC, f"the jobs' ids cannot be stored: {error}") from error
         self._database = database
         return database

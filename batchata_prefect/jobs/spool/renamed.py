@@ -15,6 +15,7 @@ from contextlib import closing
 from itertools import groupby
 from typing import TypeAlias
 
+from batchata_prefect.files import scratch_database
 from batchata_prefect.jobs.spool.layout import FAMILY_SHIFT, in_a_row
 from batchata_prefect.jobs.spool.spool import Spool
 from batchata_prefect.money.ledger import ANSWERED, FAILED, FINGERPRINT_BYTES, NOT_AS_ASKED, Ending
@@ -150,16 +151,7 @@ class Renamed:
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
-            self._path.unlink(missing_ok=True)
-            self._path.touch(0o600)
-            self._database = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False
-            )
-            # Thrown away in any case, so nothing of it has to survive a crash.
-            for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -8000"):
-                self._database.execute(f"PRAGMA {pragma}")
-            self._database.executescript(_TABLES)
-            self._database.execute("BEGIN")
+            self._database = scratch_database(self._path, _TABLES)
         return self._database
 
 
