@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from batchata_prefect.errors import StateError, ValidationError, one_line
+from batchata_prefect.errors import BatchataError, StateError, ValidationError, one_line
 from batchata_prefect.files import whole_file
 from batchata_prefect.records.note import NAME as NOTE
 from batchata_prefect.results.archive import NAME as ARCHIVE
@@ -90,6 +90,26 @@ def _open(url: str) -> tuple[Any, str]:
     return system, str(path).rstrip("/")
 
 
+@contextmanager
+def _at(
+    url: str, what: str, then: str = "", kind: type[BatchataError] = StateError
+) -> Generator[tuple[Any, str]]:
+    """The file system of a URL and the path in it, as `_open`; its driver's errors become ours.
+
+    Args:
+        url: The URL.
+        what: What cannot be done where the driver raises.
+        then: What else there is to say of it.
+        kind: What is raised.
+    """
+    try:
+        yield _open(url)
+    except (StateError, ValidationError):
+        raise
+    except Exception as error:  # each driver raises errors of its own
+        raise kind(f"{what}: {one_line(error)}{then}") from error
+
+
 def _make_folder(system: Any, path: str) -> None:
     """Make a folder where the file system has such.
 
@@ -106,16 +126,12 @@ def probe(url: str) -> None:
     Raises:
         ValidationError: They cannot.
     """
-    system, root = _open(url)
-    path = f"{root}/.batchata-probe"
-    try:
+    what = f"results_dir {url!r} cannot be written"
+    with _at(url, what, ". Nothing was sent", ValidationError) as (system, root):
+        path = f"{root}/.batchata-probe"
         _make_folder(system, root)
         system.pipe_file(path, b"can results be put here?")
         system.rm_file(path)
-    except Exception as error:  # each driver raises errors of its own
-        raise ValidationError(
-            f"results_dir {url!r} cannot be written: {one_line(error)}. Nothing was sent"
-        ) from error
 
 
 def publish(folder: Path, url: str) -> bool:
@@ -132,8 +148,9 @@ def publish(folder: Path, url: str) -> bool:
         StateError: They cannot be put there; they are in the working folder.
     """
     manifest = (folder / MANIFEST).read_bytes()
-    try:
-        system, root = _open(url)
+    what = f"the results cannot be put at {url!r}"
+    then = f". They are in {str(folder)!r}; run again to put them there, nothing is paid twice"
+    with _at(url, what, then) as (system, root):
         there = _read(system, f"{root}/{MANIFEST}")
         if there == manifest:
             return False
@@ -156,13 +173,6 @@ def publish(folder: Path, url: str) -> bool:
         for name in files:
             _put(system, folder / name, f"{root}/{name}")
         system.pipe_file(f"{root}/{MANIFEST}", manifest)
-    except (StateError, ValidationError):
-        raise
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(
-            f"the results cannot be put at {url!r}: {one_line(error)}. They are in "
-            f"{str(folder)!r}; run again to put them there, nothing is paid twice"
-        ) from error
     return True
 
 
@@ -172,13 +182,9 @@ def put_note(url: str, folder: Path) -> None:
     Raises:
         StateError: It cannot be put there.
     """
-    try:
-        system, root = _open(url)
+    what = f"where the records are cannot be noted at {url!r}"
+    with _at(url, what, ". Nothing was sent") as (system, root):
         _put(system, folder / NOTE, f"{root}/{_NOTE_THERE}")
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(
-            f"where the records are cannot be noted at {url!r}: {one_line(error)}. Nothing was sent"
-        ) from error
 
 
 def put_file(url: str, folder: Path, path: Path) -> None:
@@ -187,13 +193,9 @@ def put_file(url: str, folder: Path, path: Path) -> None:
     Raises:
         StateError: It cannot be put there.
     """
-    try:
-        system, root = _open(url)
+    what = f"{path.name!r} cannot be put at {url!r}"
+    with _at(url, what, f". It is in {str(folder)!r}") as (system, root):
         _put(system, path, f"{root}/{path.relative_to(folder).as_posix()}")
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(
-            f"{path.name!r} cannot be put at {url!r}: {one_line(error)}. It is in {str(folder)!r}"
-        ) from error
 
 
 def drop_folder(url: str, name: str) -> None:
@@ -226,8 +228,7 @@ def bring(url: str, *, newer: bool = False) -> Path:
         ValidationError: No file system is known for the URL.
     """
     folder = working_folder(url)
-    try:
-        system, root = _open(url)
+    with _at(url, f"{url!r} cannot be read") as (system, root):
         there = _read(system, f"{root}/{MANIFEST}")
         mine = folder / MANIFEST
         here = mine.read_bytes() if mine.exists() else None
@@ -238,10 +239,6 @@ def bring(url: str, *, newer: bool = False) -> Path:
                     _get(system, f"{root}/{name}", folder / name)
             with whole_file(mine) as file:
                 file.write(there)
-    except ValidationError:
-        raise
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {one_line(error)}") from error
     return folder
 
 
@@ -265,12 +262,9 @@ def bring_told(url: str) -> None:
         StateError: It cannot be read.
     """
     folder = working_folder(url)
-    try:
-        system, root = _open(url)
+    with _at(url, f"{url!r} cannot be read", ". Nothing was sent") as (system, root):
         told = {MANIFEST: _read(system, f"{root}/{MANIFEST}")}
         told[NOTE] = _read(system, f"{root}/{_NOTE_THERE}")
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
     for name, there in told.items():
         if there is not None and (name == NOTE or not (folder / name).exists()):
             with whole_file(folder / name) as file:
@@ -284,11 +278,8 @@ def read_order(url: str) -> bytes | None:
         StateError: It cannot be read.
         ValidationError: No file system is known for the URL.
     """
-    system, root = _open(url)
-    try:
+    with _at(url, f"{url!r} cannot be read", ". Nothing was sent") as (system, root):
         return _read(system, f"{root}/{ORDER}")
-    except Exception as error:  # each driver raises errors of its own
-        raise StateError(f"{url!r} cannot be read: {one_line(error)}. Nothing was sent") from error
 
 
 def is_there(url: str, folder: Path, path: Path) -> bool:
