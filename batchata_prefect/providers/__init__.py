@@ -19,9 +19,9 @@ from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.providers.accounts import Account
 from batchata_prefect.providers.accounts import Key as Key
 from batchata_prefect.providers.accounts import LoginForm as LoginForm
-from batchata_prefect.providers.provider import Found as Found
+from batchata_prefect.providers.lists import Found as Found
+from batchata_prefect.providers.lists import Ours as Ours
 from batchata_prefect.providers.provider import Limits as Limits
-from batchata_prefect.providers.provider import Ours as Ours
 from batchata_prefect.providers.provider import Provider as Provider
 from batchata_prefect.providers.provider import Requests as Requests
 

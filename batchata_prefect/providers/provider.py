@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from io import RawIOBase
 from typing import Any, BinaryIO, ClassVar, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from batchata_prefect.answers import Reply
-from batchata_prefect.errors import MissingCredentialsError, ValidationError, one_line
+from batchata_prefect.errors import (
+    MissingCredentialsError,
+    ValidationError,
+    one_line,
+)
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import bodies, lists, wire
 from batchata_prefect.providers.accounts import Account, Key, LoginForm
 from batchata_prefect.providers.bodies import Again
 from batchata_prefect.providers.failures import NotSentError, status_of
+from batchata_prefect.providers.rows import objects_at
 from batchata_prefect.providers.tokens import Counting
 
 T = TypeVar("T")
@@ -50,33 +54,7 @@ Requests: TypeAlias = Callable[[], BinaryIO | RawIOBase]
 """Opens the chunk file from its start, as often as it is sent: a request and a newline a line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a search for a batch of uncertain creation brought.
-
-    Attributes:
-        batch: The batch, proven to be the chunk's; None where none was found.
-        undecided: Ids of batches that may be it and cannot be told apart before they end.
-    """
-
-    batch: ProviderBatch | None = None
-    undecided: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """A batch at the provider that this package made, whichever run it was.
-
-    Attributes:
-        batch: The batch.
-        head: `Chunk.head` of what it was made for; None where it cannot be told before it ends.
-    """
-
-    batch: ProviderBatch
-    head: str | None
-
-
-class Provider(ABC):
+class Provider(lists.Batches):
     """The verbs of a provider. `client` is always the SDK's async client from `connect`.
 
     A provider writes those without a body here. The others are the same wherever batches lie at one
@@ -94,15 +72,11 @@ class Provider(ABC):
         limits: What one of its batches may hold.
         cites: Whether it has citations of its own.
         keeps_files: Whether documents can be stored there for the requests of a batch.
-        batches_path: Path of its batches, below the client's base URL.
-        batches_cursor: Parameter of a list that takes the last id of the page before.
-        is_sorted: Whether a page of its list tells the order of the others.
-        id_field: What the id of a batch stands under.
         files_path: Path of its files.
         gone: Statuses that say of a file that there is none.
+        uploads_asked: What a list of stored documents is asked by.
         upload_fields: What goes up beside a document, for it to be stored for some days.
         console: Page of its console for a batch, with its `{id}`; None where none is known.
-        keeps_days: For which it keeps the results of a batch; None where that is not documented.
         webhook_secret: Variable with the secret of its webhooks; None where it sends none that
             tell of batches.
     """
@@ -118,15 +92,11 @@ class Provider(ABC):
     limits: Limits
     cites: ClassVar[bool] = False
     keeps_files: bool = True
-    batches_path: ClassVar[str]
-    batches_cursor: ClassVar[str]
-    is_sorted: ClassVar[bool] = True
-    id_field: ClassVar[str] = "id"
     files_path: ClassVar[str]
     gone: ClassVar[frozenset[int]] = frozenset({404})
+    uploads_asked: ClassVar[Mapping[str, Any]] = {"limit": 1000}
     upload_fields: ClassVar[Mapping[str, Any]] = {}
     console: ClassVar[str | None] = None
-    keeps_days: ClassVar[int | None] = None
     webhook_secret: ClassVar[str | None] = None
 
     @property
@@ -248,49 +218,10 @@ class Provider(ABC):
         other error proves is read by `failures.classify`.
         """
 
-    @abstractmethod
-    async def find(
-        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
-    ) -> Found:
-        """Look for a batch that an uncertain create may have made.
-
-        Args:
-            client: The SDK client.
-            chunk: What was sent.
-            since: Time just before the create was sent.
-            known: Ids of batches that belong to other chunks.
-        """
-
-    @abstractmethod
-    async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        """Batches of the account since a time that carry our token, or may carry it."""
-
-    @abstractmethod
-    def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
-        """A batch out of the provider's own object."""
-
     async def poll(self, client: Any, batch_id: str) -> ProviderBatch:
         """The batch as it stands now."""
         path = f"{self.batches_path}/{batch_id}"
         return self.batch(await wire.get(client, path, self.id_field))
-
-    def pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
-        """The batches of the account as its list has them; a call for each page."""
-        return lists.pages(client, self.batches_path, self.batches_cursor)
-
-    def made_at(self, item: Mapping[str, Any]) -> datetime | None:
-        """When a batch of the list was made; None where it does not say."""
-        return wire.moment(item.get("created_at"))
-
-    async def since(self, client: Any, since: datetime) -> list[Mapping[str, Any]]:
-        """What the list has of batches that may have been made since a time."""
-        pages, is_sorted = self.pages(client), self.is_sorted
-        return await lists.since_time(client, pages, self.made_at, since, is_sorted=is_sorted)
-
-    async def listed(self, client: Any) -> AsyncGenerator[list[ProviderBatch]]:
-        """All batches of the account as they stand now; a call for each page."""
-        async for items in self.pages(client):
-            yield [self.batch(item) for item in items]
 
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         """Ask for the batch's cancellation; an ended batch is given back as it is."""
@@ -303,14 +234,6 @@ class Provider(ABC):
                 raise
             return await self.poll(client, batch_id)
         return self.batch(told)
-
-    @abstractmethod
-    def download(self, client: Any, batch: ProviderBatch) -> AsyncGenerator[bytes]:
-        """The raw result rows as they come over the wire, in pieces of any size.
-
-        Files follow each other with a newline between them. A broken transfer raises, or ends
-        early without an error: the caller counts rows.
-        """
 
     @abstractmethod
     def read(self, row: bytes, endpoint: str) -> Reply:
@@ -350,9 +273,21 @@ class Provider(ABC):
         )
         return str(reply["id"])
 
-    @abstractmethod
     async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
         """Name -> id of the stored documents whose name begins with `prefix`."""
+        pages = lists.paged(
+            client, self.files_path, "data", self.uploads_asked, self.uploads_following
+        )
+        return {
+            str(item["filename"]): str(item["id"])
+            async for page in pages
+            for item in objects_at(page, "data")
+            if str(item.get("filename") or "").startswith(prefix)
+        }
+
+    def uploads_following(self, page: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of a page of stored documents asks for the next one; empty for none."""
+        return {}
 
     async def forget(self, client: Any, file_id: str) -> None:
         """Delete a file; one that is gone does not matter."""

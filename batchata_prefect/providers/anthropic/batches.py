@@ -7,9 +7,7 @@ platform.claude.com: batch-processing, refusals-and-fallback.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from datetime import datetime
 from os import SEEK_END
 from typing import Any, ClassVar
 
@@ -17,14 +15,13 @@ from typing_extensions import override
 
 from batchata_prefect.answers import Reply
 from batchata_prefect.content.exact_json import dumps
-from batchata_prefect.errors import MissingCredentialsError, ParseError, ProviderError
+from batchata_prefect.errors import MissingCredentialsError, ProviderError
 from batchata_prefect.models import BatchState, Chunk, EndingKind, Job, ProviderBatch, Request
-from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
+from batchata_prefect.providers import Key, LoginForm, Provider, Requests, lists, wire
 from batchata_prefect.providers.anthropic.body import render
 from batchata_prefect.providers.anthropic.facts import BILLING, LIMITS, ClaudeCounting, most_tokens
 from batchata_prefect.providers.anthropic.replies import exactly, ordinary, read_row
 from batchata_prefect.providers.bodies import Again, continued
-from batchata_prefect.providers.caps import first_line
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import (
     count_at,
@@ -33,8 +30,6 @@ from batchata_prefect.providers.rows import (
 )
 
 _OPEN, _CLOSE = b'{"requests":[', b"]}"
-_CUSTOM_ID = re.compile(r"([0-9a-f]{16})-\d+")
-"""What `Chunk.custom_id` looks like."""
 _PIECE_BYTES = 256 * 1024
 _STATES: Mapping[str, BatchState] = {"canceling": "canceling", "ended": "ended"}
 _COUNTS = ("processing", "succeeded", "errored", "canceled", "expired")
@@ -68,6 +63,7 @@ class Anthropic(Provider):
     cites = True
     batches_path = "/v1/messages/batches"
     batches_cursor = "after_id"
+    counts_at_once = True
     files_path = "/v1/files"
     console = "https://platform.claude.com/settings/workspaces/default/batches"
     keeps_days = 29  # [batch-processing]
@@ -76,7 +72,7 @@ class Anthropic(Provider):
 
     def __init__(self) -> None:
         # Results never change, so that one look at the first row of an ended batch is enough.
-        self._first_ids: dict[str, str] = {}
+        self._heads: dict[str, str] = {}
 
     @override
     def serves(self, model: str) -> bool:
@@ -156,52 +152,18 @@ class Anthropic(Provider):
         )
 
     @override
-    async def find(
-        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
-    ) -> Found:
+    async def head(self, client: Any, item: Mapping[str, Any], batch: ProviderBatch) -> str | None:
         # A batch carries nothing of ours but the custom_ids, which only its results show.
-        undecided: list[str] = []
-        for item in await self.since(client, since):
-            batch = self.batch(item)
-            if batch.batch_id in known or batch.total not in {None, chunk.count}:
-                continue
-            first = await self._first_id(client, batch) if batch.state == "ended" else None
-            if first is not None:
-                if chunk.ordinal(first) is not None:
-                    return Found(batch)
-            elif item.get("archived_at"):
-                raise ProviderError(
-                    f"{chunk.name}: {batch.batch_id} of {batch.created_at} may be this batch and "
-                    "may have been paid for, but its results are gone after 29 days. Start over "
-                    "with set_state(reuse_state=False) if these jobs shall be sent again"
-                )
-            else:
-                undecided.append(batch.batch_id)
-        return Found(undecided=tuple(undecided))
+        head = self._heads.get(batch.batch_id)
+        if head is None and batch.state == "ended":
+            head = await lists.head_of(self.download(client, batch))
+            if head is not None:
+                self._heads[batch.batch_id] = head
+        return head
 
     @override
-    async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        # Also those whose results are not there yet: custom_ids stand nowhere else.
-        found: list[Ours] = []
-        for item in await self.since(client, since):
-            batch = self.batch(item)
-            first = await self._first_id(client, batch) if batch.state == "ended" else None
-            match = _CUSTOM_ID.fullmatch(first) if first is not None else None
-            if match is not None or batch.state != "ended":
-                found.append(Ours(batch, match[1] if match else None))
-        return found
-
-    async def _first_id(self, client: Any, batch: ProviderBatch) -> str | None:
-        """The custom_id of an ended batch's first row; None where there is none to read yet."""
-        found = self._first_ids.get(batch.batch_id)
-        if found is not None:
-            return found
-        try:
-            found, _ = parse(await first_line(self.download(client, batch)))
-        except (ResultsNotReadyError, ParseError):
-            return None
-        self._first_ids[batch.batch_id] = found
-        return found
+    def is_gone(self, item: Mapping[str, Any]) -> bool:
+        return bool(item.get("archived_at"))
 
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
@@ -253,16 +215,9 @@ class Anthropic(Provider):
         return exactly(reply, row) if reply.tool_calls else reply
 
     @override
-    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        params: dict[str, Any] = {"limit": 1000}
-        while True:
-            page = await wire.get(client, self.files_path, "data", params)
-            found |= lists.named(page["data"], "filename", prefix)
-            following = page.get("next_page")
-            if not following:
-                return found
-            params = {"limit": 1000, "page": following}
+    def uploads_following(self, page: Mapping[str, Any]) -> Mapping[str, Any]:
+        following = page.get("next_page")
+        return {"page": following} if following else {}
 
     @override
     def continued(self, body: bytes, row: bytes, *, goes_on: bool) -> Again | None:

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import orjson
 from typing_extensions import override
 
-from batchata_prefect.errors import MissingCredentialsError, ProviderError, keep_secret, one_line
+from batchata_prefect.errors import MissingCredentialsError, keep_secret, one_line
 from batchata_prefect.models import Chunk, Job, ProviderBatch, Request
 from batchata_prefect.money.billing import Billing
 from batchata_prefect.providers import Key, LoginForm, Provider, Requests, wire
@@ -185,14 +185,6 @@ class Azure(OpenAI):
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
         # "Jobs taking longer than 24 hours will continue to execute until canceled."
         return replace(super().batch(data), expires_at=None)
-
-    @override
-    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
-        raise ProviderError("Azure OpenAI keeps no documents for the requests of a batch")
-
-    @override
-    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        return {}
 
 
 def _login(key: Key | None, credential: str | None) -> dict[str, Any]:

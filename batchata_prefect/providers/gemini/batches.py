@@ -32,7 +32,7 @@ from batchata_prefect.models import (
     Request,
 )
 from batchata_prefect.money.billing import Billing
-from batchata_prefect.providers import Found, Key, LoginForm, Ours, Provider, Requests, lists, wire
+from batchata_prefect.providers import Key, LoginForm, Provider, Requests, lists, wire
 from batchata_prefect.providers.failures import is_transient, status_of
 from batchata_prefect.providers.gemini.body import render
 from batchata_prefect.providers.gemini.client import Client
@@ -160,39 +160,29 @@ class Gemini(Provider):
 
     @override
     async def pages(self, client: Any) -> AsyncGenerator[list[Mapping[str, Any]]]:
+        def following(page: Mapping[str, Any]) -> Mapping[str, Any]:
+            token = text_at(page, "nextPageToken")
+            return {"pageToken": token} if token else {}
+
         # Without a size the list has been seen to be empty [python-genai#1250].
-        params: dict[str, Any] = {"pageSize": lists.PAGE}
-        while True:
-            page = await wire.get(client, "/batches", "", params)
+        async for page in lists.paged(client, "/batches", "", {"pageSize": lists.PAGE}, following):
             yield objects_at(page, "operations")
-            following = text_at(page, "nextPageToken")
-            if not following or following == params.get("pageToken"):
-                return
-            params = {**params, "pageToken": following}
 
     @override
     def made_at(self, item: Mapping[str, Any]) -> datetime | None:
         return wire.moment((object_at(item, "metadata") or item).get("createTime"))
 
     @override
-    async def find(
-        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
-    ) -> Found:
-        for item in await self.since(client, since):
-            if _token(item) == chunk.token and str(item.get("name")) not in known:
-                return Found(self.batch(item))
-        return Found()
-
-    @override
-    async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        found = [(item, _token(item)) for item in await self.since(client, since)]
-        return [Ours(self.batch(item), token[:16]) for item, token in found if token is not None]
+    def token(self, item: Mapping[str, Any]) -> str | None:
+        about = object_at(item, "metadata") or item
+        match = _TOKEN.fullmatch(text_at(about, "displayName") or "")
+        return match[1] if match else None
 
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
         # An operation, whose metadata is the batch.
         about = object_at(data, "metadata") or data
-        state, token = text_at(about, "state") or "", _token(data)
+        state, token = text_at(about, "state") or "", self.token(data)
         is_done = data.get("done") is True
         error = object_at(data, "error") or object_at(about, "error")
         otherwise = ("ended", "failed" if error else "ended") if is_done else ("in_progress", None)
@@ -250,21 +240,10 @@ class Gemini(Provider):
             return reply
         return read_row(*parse(row, name="key"))
 
-    @override
-    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        return {}  # documents go in the requests; see `render`
-
 
 def _file_name(token: str) -> str:
     """The name of a chunk's file: at most 40 of `[a-z0-9-]` after the slash [api/files]."""
     return f"files/batchata-{token[:31]}"
-
-
-def _token(item: Mapping[str, Any]) -> str | None:
-    """The token of the chunk that an operation's batch was made for; None where it is not ours."""
-    about = object_at(item, "metadata") or item
-    match = _TOKEN.fullmatch(text_at(about, "displayName") or "")
-    return match[1] if match else None
 
 
 def _fault(error: Mapping[str, Any]) -> BatchFault:

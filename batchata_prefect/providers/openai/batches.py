@@ -11,7 +11,6 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from io import RawIOBase
 from os import SEEK_END
@@ -36,9 +35,9 @@ from batchata_prefect.models import (
     ProviderBatch,
     Request,
 )
-from batchata_prefect.providers import Found, Key, Ours, Provider, Requests, lists, wire
+from batchata_prefect.providers import Key, Provider, Requests, lists, wire
 from batchata_prefect.providers.accounts import Account
-from batchata_prefect.providers.failures import classify
+from batchata_prefect.providers.failures import classify, status_of
 from batchata_prefect.providers.openai.body import render
 from batchata_prefect.providers.openai.facts import (
     BILLING,
@@ -51,13 +50,16 @@ from batchata_prefect.providers.openai.facts import (
     most_tokens,
     reasons,
 )
-from batchata_prefect.providers.openai.proof import TOKEN, Proofs, file_name, may_be, token_of
 from batchata_prefect.providers.openai.replies import ordinary, read_row
 from batchata_prefect.providers.rendering import drop_unsupported, fault
 from batchata_prefect.providers.rows import count_at, id_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
-_CHUNK = "batchata_chunk"
+_TOKEN, _CHUNK = "batchata_token", "batchata_chunk"
+"""Names of what goes with a batch as its metadata."""
+_FILE_NAME = re.compile(r"batchata-([0-9a-f]{16})[0-9a-f]{48}\.jsonl")
+_HIDDEN = frozenset({400, 403, 404, 405})
+"""Statuses of a file that is gone, or that a server does not give."""
 _RECENT_FILES = 100
 _UNSEEN_TIMES = 3
 """Creates that do not see the file, after which it is uploaded again."""
@@ -105,6 +107,7 @@ class OpenAI(Provider):
     webhook_secret = "OPENAI_WEBHOOK_SECRET"  # noqa: S105 - names a variable, is no secret
     batch_fields: ClassVar[Mapping[str, Any]] = {"purpose": "batch"}
     """What goes up beside the file of a batch."""
+    uploads_asked: ClassVar = {"purpose": "user_data", "limit": 1000}
     upload_fields: ClassVar = {
         "purpose": "user_data",
         "expires_after": {"anchor": "created_at", "seconds": wire.UPLOAD_SECONDS},
@@ -114,7 +117,8 @@ class OpenAI(Provider):
     def __init__(self) -> None:
         self._begun: dict[str, _Upload] = {}
         """Token of a chunk whose create began and did not succeed -> its file."""
-        self._proofs = Proofs()
+        self._heads: dict[str, str] = {}
+        """Id of a file or a batch -> head of the chunk that it is of; empty for none of ours."""
 
     @override
     def bind(self, name: str, account: Account) -> None:
@@ -217,7 +221,7 @@ class OpenAI(Provider):
             "input_file_id": upload.file_id,
             "endpoint": chunk.endpoint,
             "completion_window": "24h",
-            "metadata": {TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
+            "metadata": {_TOKEN: chunk.token, _CHUNK: chunk.name[:512]},
         }
         try:
             created = await wire.buy(client, "/batches", "id", body)
@@ -227,7 +231,7 @@ class OpenAI(Provider):
             raise
         # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
-        self._proofs.known.pop(upload.file_id or "", None)
+        self._heads.pop(upload.file_id or "", None)
         return self.batch(created)
 
     async def _uploaded(self, client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase) -> _Upload:
@@ -246,7 +250,7 @@ class OpenAI(Provider):
         if upload.file_id is None:
             upload.file_id = await _upload(client, chunk, requests, self.batch_fields)
         # A server may not tell names either.
-        self._proofs.known[upload.file_id] = chunk.head
+        self._heads[upload.file_id] = chunk.head
         if not await self._is_usable(client, upload.file_id):
             del self._begun[chunk.token]
             raise ProviderError("the provider cannot read the file; it is uploaded again")
@@ -284,33 +288,39 @@ class OpenAI(Provider):
         return form % (custom_id.encode(), status, told)
 
     @override
-    async def find(
-        self, client: Any, chunk: Chunk, since: datetime, known: frozenset[str]
-    ) -> Found:
-        # By the token in its metadata. Servers that speak this API may give none back: then by its
-        # file, or by its rows once it has ended.
-        items = await self.since(client, since)
-        items = [item for item in items if str(item.get("id")) not in known]
-        # All metadata first: names of files cost a call each.
-        for item in items:
-            if token_of(item) == chunk.token:
-                return Found(self.batch(item))
-        undecided: list[str] = []
-        for item in items:
-            head, batch = await self._proofs.head(self, client, item), self.batch(item)
-            if head == chunk.head:
-                return Found(batch)
-            if head is None and may_be(batch, chunk):
-                undecided.append(batch.batch_id)
-        return Found(undecided=tuple(undecided))
+    def token(self, item: Mapping[str, Any]) -> str | None:
+        return text_at(object_at(item, "metadata"), _TOKEN)
 
     @override
-    async def ours(self, client: Any, since: datetime) -> list[Ours]:
-        items = await self.since(client, since)
-        heads = [await self._proofs.head(self, client, item) for item in items]
-        return [
-            Ours(self.batch(item), head) for item, head in zip(items, heads, strict=True) if head
-        ]
+    async def head(self, client: Any, item: Mapping[str, Any], batch: ProviderBatch) -> str | None:
+        # By its metadata, its file, or its rows. Not every server that speaks this API gives
+        # metadata back, keeps the names of files, or shows what is in them; each alone is proof.
+        if (token := self.token(item)) is not None:
+            return token[:16]
+        file_id, name = batch.input_file_id, batch.batch_id
+        if (known := self._heads.get(name, self._heads.get(file_id or ""))) is not None:
+            return known
+        told = None if file_id is None else await self._head_of_file(client, file_id)
+        if told is None and batch.state == "ended":
+            told = await lists.head_of(self.download(client, batch), _HIDDEN)
+        if told is not None:
+            self._heads[name] = told
+        return told
+
+    async def _head_of_file(self, client: Any, file_id: str) -> str | None:
+        path = f"{self.files_path}/{file_id}"
+        try:
+            file = await wire.get(client, path, "id")
+        except Exception as error:
+            if status_of(error) not in _HIDDEN:
+                raise
+            file = {}
+        if (match := _FILE_NAME.fullmatch(text_at(file, "filename") or "")) is not None:
+            return match[1]
+        if self.is_own(wire.base_url(client)):
+            # There both are given back, so that it is somebody else's.
+            return ""
+        return await lists.head_of(wire.stream(client, f"{path}/content"), _HIDDEN)
 
     @override
     def batch(self, data: Mapping[str, Any]) -> ProviderBatch:
@@ -371,16 +381,13 @@ class OpenAI(Provider):
         return read_row(*parse(row, is_exact="embeddings" not in endpoint))
 
     @override
-    async def uploads(self, client: Any, prefix: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        params: dict[str, Any] = {"purpose": "user_data", "limit": 1000}
-        while True:
-            page = await wire.get(client, "/files", "data", params)
-            found |= lists.named(page["data"], "filename", prefix)
-            items = list_at(page, "data")
-            if not page.get("has_more") or not items:
-                return found
-            params = {**params, "after": items[-1]["id"]}
+    def uploads_following(self, page: Mapping[str, Any]) -> Mapping[str, Any]:
+        items = list_at(page, "data")
+        return {"after": items[-1]["id"]} if page.get("has_more") and items else {}
+
+
+def _file_name(chunk: Chunk) -> str:
+    return f"batchata-{chunk.token}.jsonl"
 
 
 async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
@@ -391,7 +398,7 @@ async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
     return [
         (str(file["id"]), count_at(file, "bytes"))
         for file in files
-        if file.get("filename") == file_name(chunk) and "id" in file
+        if file.get("filename") == _file_name(chunk) and "id" in file
     ]
 
 
@@ -405,7 +412,7 @@ async def _upload(
         "id",
         headers={"Content-Type": "multipart/form-data"},
         body=dict(fields),
-        files=[("file", (file_name(chunk), requests, "application/jsonl"))],
+        files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
     )
     return str(reply["id"])
 

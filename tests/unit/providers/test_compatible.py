@@ -110,6 +110,27 @@ def test_a_lost_create_in_any_ways(
     run(first, live)
 
 
+def test_a_page_in_place_of_the_rows_proves_nothing(box: Sandbox, tmp_path: Path) -> None:
+    """A proxy's page of status 200 names no request: the batch stays a candidate of a lost create.
+
+    Taken for somebody else's it would be created, and paid, once more.
+    """
+    box.limits(ways=sorted(HIDE))
+    order = placed(tmp_path, OpenAI())
+
+    async def live(client: Any) -> None:
+        made = await order.create(client)
+        box.settle()
+        order.provider = OpenAI()
+        box.fault("openai", operation="content", mode="garbage", status=200, after=1)
+        assert (await order.find(client)).undecided == (made.batch_id,)
+        found = await order.find(client)
+        assert found.batch is not None
+        assert found.batch.batch_id == made.batch_id
+
+    run(order.provider, live)
+
+
 ENDS = {"completed", "cancelled", "canceled", "expired", "failed"}
 WORDS = ["scheduling", "created", "queued", "finalized", "success", "done", "error", "", "ended"]
 
