@@ -217,7 +217,7 @@ def api() -> str:
 
 def options() -> str:
     """Every option of a run: what it means, its default, and how it is given where."""
-    from batchata_prefect.options import JOBS, how
+    from batchata_prefect.options import flag_of, how, python
     from batchata_prefect.options import options as all_options
 
     lines = ["| option | default | Python | command | what it does |", "|---|---|---|---|---|"]
@@ -225,16 +225,11 @@ def options() -> str:
         known = how(option)
         default = "" if option.is_required() else option.get_default()
         shown = "" if default in ("", None, (), {}) else f"`{default}`"
-        python = (
-            known.python or f"{'set_default_params' if known.group == JOBS else 'Batch'}({name}=)"
-        )
-        flag = known.flag or "--" + name.replace("_", "-")
         refused = [f"Not in a {at}: {why}." for at, why in known.refused.items()]
         said = escape(" ".join([option.description or "", *refused]), quote=False)
-        command = "" if "command" in known.refused else f"`{flag}`"
-        lines.append(
-            f"| `{name}` | {shown} | `{python}` | {command} | {said.replace('|', chr(92) + '|')} |"
-        )
+        command = "" if "command" in known.refused else f"`{flag_of(name)}`"
+        said = said.replace("|", chr(92) + "|")
+        lines.append(f"| `{name}` | {shown} | `{python(name)}` | {command} | {said} |")
     return "\n".join(lines)
 
 

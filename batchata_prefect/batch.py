@@ -25,6 +25,7 @@ from batchata_prefect.options import (
     ResultFormat,
     RunOptions,
     Wait,
+    arguments,
     described,
 )
 from batchata_prefect.providers import price_book, providers
@@ -250,8 +251,19 @@ class Batch(JobsBuilder):
     @property
     def config(self) -> Config:
         """What the batch was told so far, under the original library's names; to be read only."""
-        place = self._results_url or self._results_dir
-        return Config.of(self._options, place, self._intake.defaults, self._verbosity)
+        options, limit = self._options, self._options.cost_limit_usd
+        return Config(
+            state_file=options.state,
+            results_dir=self._results_url or str(self._results_dir),
+            max_parallel_batches=options.max_parallel_batches,
+            items_per_batch=options.items_per_batch,
+            cost_limit_usd=None if limit is None else float(limit),
+            default_params=dict(self._intake.defaults),
+            reuse_state=options.reuse_state,
+            raw_files=options.raw_files,
+            verbosity=self._verbosity,
+            time_limit_seconds=options.time_limit_seconds,
+        )
 
     @property
     def title(self) -> str:
@@ -407,17 +419,10 @@ def batch_of(
 def job_defaults(options: FileOptions) -> dict[str, Any]:
     """What is asked of every job of a file, as arguments of `Batch.add_job`."""
     asked = {
-        "model": options.model,
-        "provider": options.provider,
-        "endpoint": options.endpoint,
-        "system": options.system,
-        "max_tokens": options.max_tokens,
-        "response_model": options.response_model,
+        **arguments(options, "set_default_params"),
+        "tags": list(options.tags),
         "enable_citations": options.citations == "provider",
         "citations": "quoted" if options.citations == "quoted" else None,
-        "cache_prefix": options.cache_prefix,
-        "accept_truncated": options.accept_truncated,
-        "tags": list(options.tags),
         **options.params,
     }
     return {name: value for name, value in asked.items() if value not in (None, False, [])}
@@ -429,16 +434,7 @@ def add_file(batch: Batch, options: FileOptions) -> Batch:
     Raises:
         ValidationError: Some rows make no job.
     """
-    return batch.add_rows(
-        options.jobs,
-        options.prompt,
-        id_column=options.id_column,
-        file_column=options.file_column,
-        metadata_columns=options.metadata_columns,
-        documents_root=options.documents_root,
-        allow_urls=options.allow_urls,
-        on_bad_row=options.on_bad_row,
-    )
+    return batch.add_rows(options.jobs, **arguments(options, "add_rows"))
 
 
 for _place, _names in ((Batch, BatchTold), (Batch.run, RunTold)):

@@ -387,6 +387,24 @@ def how(option: FieldInfo) -> How:
     return next(each for each in option.metadata if isinstance(each, How))
 
 
+def python(name: str) -> str:
+    """How Python gives an option, such as `Batch(prices=)`."""
+    known = how(FileOptions.model_fields[name])
+    usual = "set_default_params" if known.group == JOBS else "Batch"
+    return known.python or f"{usual}({name}=)"
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option, such as `--prices`."""
+    return how(FileOptions.model_fields[name]).flag or "--" + name.replace("_", "-")
+
+
+def arguments(told: FileOptions, call: str) -> dict[str, Any]:
+    """Those of the options that Python gives to a call, each by its name."""
+    names = FileOptions.model_fields
+    return {name: getattr(told, name) for name in names if python(name) == f"{call}({name}=)"}
+
+
 def options(face: Face | None = None) -> dict[str, FieldInfo]:
     """All options, what everybody needs first; or those that can be given at one place."""
     fields = FileOptions.model_fields

@@ -77,7 +77,7 @@ def application(
         look = os.environ.get("BATCHATA_WEBHOOK_LOOK", "1") != "0"
     if every_seconds is None and (text := os.environ.get("BATCHATA_COLLECT_SECONDS")):
         every_seconds = float(text)
-    looks = _Looks(every_seconds)
+    wanted = asyncio.Event()
 
     async def receive(request: Request) -> Response:
         name = str(request.path_params["provider"])
@@ -95,7 +95,7 @@ def application(
         if kind.startswith("batch.") and batch_id is not None:
             _tell(name, kind, batch_id)
             if look:
-                looks.soon()
+                wanted.set()
         # Any other event is none of ours; an error would have it sent again for days.
         return Response(status_code=204)
 
@@ -104,7 +104,7 @@ def application(
 
     @asynccontextmanager
     async def alive(_: Starlette) -> AsyncGenerator[None]:
-        task = asyncio.create_task(looks.keep())
+        task = asyncio.create_task(_keep_looking(wanted, every_seconds))
         try:
             yield
         finally:
@@ -121,26 +121,17 @@ def application(
     )
 
 
-class _Looks:
-    """One look at a time; what comes in during one leads to one more after it."""
-
-    def __init__(self, every_seconds: float | None) -> None:
-        self._every_seconds = every_seconds
-        self._wanted = asyncio.Event()
-
-    def soon(self) -> None:
-        self._wanted.set()
-
-    async def keep(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), self._every_seconds)
-            self._wanted.clear()
-            try:
-                logger.info("%s", await collect())
-            except Exception as error:
-                # Without a traceback: what is wrong stands in the text, and the next look comes.
-                logger.warning("the suspended runs could not be looked after: %s", one_line(error))
+async def _keep_looking(wanted: asyncio.Event, every_seconds: float | None) -> None:
+    """Look when it is time; what comes in during one look leads to one more after it."""
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(wanted.wait(), every_seconds)
+        wanted.clear()
+        try:
+            logger.info("%s", await collect())
+        except Exception as error:
+            # Without a traceback: what is wrong stands in the text, and the next look comes.
+            logger.warning("the suspended runs could not be looked after: %s", one_line(error))
 
 
 async def _body(request: Request) -> bytes | None:

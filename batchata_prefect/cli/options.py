@@ -22,9 +22,10 @@ from batchata_prefect.options import (
     PLACES,
     SENDING,
     FileOptions,
-    How,
+    flag_of,
     how,
     options,
+    python,
 )
 from batchata_prefect.results.remote import bring, is_url
 
@@ -126,19 +127,15 @@ def _words(name: str, option: FieldInfo) -> dict[str, Any]:
     """Names, heading and help of the flag of an option."""
     known = how(option)
     if "command" in known.refused:
-        return {"name": _flag_of(name, known), "show": False}
+        return {"name": flag_of(name), "show": False}
     said = _SAID.get(known.form, "")
     if get_origin(option.annotation) is tuple:
         said = " May be given several times."
     return {
-        "name": [flag for flag in (_flag_of(name, known), known.short) if flag],
+        "name": [flag for flag in (flag_of(name), known.short) if flag],
         "group": GROUPS[known.group],
         "help": f"{option.description}{said}",
     }
-
-
-def _flag_of(name: str, known: How) -> str:
-    return known.flag or "--" + name.replace("_", "-")
 
 
 def _flag(option: FieldInfo) -> tuple[Any, Any, dict[str, Any]]:
@@ -202,7 +199,7 @@ def given(told: Any) -> dict[str, Any]:
     for name, option in FileOptions.model_fields.items():
         known = how(option)
         if (why := known.refused.get("command")) is not None and getattr(told, name, False):
-            raise ValidationError(f"{_flag_of(name, known)}: {why}")
+            raise ValidationError(f"{flag_of(name)}: {why}")
     return {
         each.name: list(cast("Any", value)) if isinstance(value, tuple) else value
         for each in fields(told)
@@ -294,10 +291,8 @@ _CALL = re.compile(
 def _as_flag(found: re.Match[str]) -> str:
     """A call that gives an option, as its flag."""
     call, argument, value = found[1], found[2], found[3]
-    for name, option in options().items():
-        known = how(option)
-        own = "set_default_params" if known.group == JOBS else "Batch"
-        maker, _, rest = (known.python or f"{own}({name}=)").partition("(")
+    for name in options():
+        maker, _, rest = python(name).partition("(")
         arguments = [each.strip(" =)") for each in rest.split(",")]
         if call == maker and (argument is None or argument in arguments):
             return _told_as(name, value)
@@ -310,7 +305,7 @@ def _told_as(name: str, value: str) -> str:
     known = how(option)
     if name == "results_dir" or "command" in known.refused:
         return "--out" if name == "results_dir" else "another --out"
-    flag = _flag_of(name, known)
+    flag = flag_of(name)
     if value in {"", "True", "False"}:
         return flag
     if known.form in {"prices", "schema"}:

@@ -14,7 +14,6 @@ import orjson
 
 from batchata_prefect.answers import JobResult
 from batchata_prefect.jobs.spool import ANSWERED, CANCELED, FAILED, Spool
-from batchata_prefect.options import RunOptions
 from batchata_prefect.results.result_file import NAME
 
 LEVELS = {
@@ -62,29 +61,6 @@ class Config:
     raw_files: bool
     verbosity: str | None
     time_limit_seconds: float | None
-
-    @classmethod
-    def of(
-        cls,
-        options: RunOptions,
-        results_dir: Path | str,
-        default_params: Mapping[str, Any],
-        verbosity: str | None,
-    ) -> Config:
-        """What these options are under the original's names."""
-        limit = options.cost_limit_usd
-        return cls(
-            state_file=options.state,
-            results_dir=str(results_dir),
-            max_parallel_batches=options.max_parallel_batches,
-            items_per_batch=options.items_per_batch,
-            cost_limit_usd=None if limit is None else float(limit),
-            default_params=dict(default_params),
-            reuse_state=options.reuse_state,
-            raw_files=options.raw_files,
-            verbosity=verbosity,
-            time_limit_seconds=options.time_limit_seconds,
-        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready values; a class among the defaults becomes its name."""

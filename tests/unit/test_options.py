@@ -21,7 +21,7 @@ from batchata_prefect.cli import app
 from batchata_prefect.cli.options import given
 from batchata_prefect.cli.orders import Order
 from batchata_prefect.cli.serving import _parameters
-from batchata_prefect.options import FileOptions, RunOptions, how, options
+from batchata_prefect.options import FileOptions, RunOptions, how, options, python
 from flows.jobs_from_file import jobs_from_file
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -213,7 +213,7 @@ def test_in_a_block(name: str) -> None:
 @pytest.mark.parametrize("name", OF_RUN)
 def test_in_python(name: str, here: Path) -> None:
     """`Batch`, its setters and `run` give it, each by the name that the option says."""
-    value, said = TOLD[name][0], how(options()[name]).python or f"Batch({name}=)"
+    value, said = TOLD[name][0], python(name)
     assert said.partition("(")[0] in {"Batch", "run", *dir(Batch)}
     batch = Batch(here / "out", **({} if name != "shared_budget" else {"budget": value}))
     if name == "shared_budget":
