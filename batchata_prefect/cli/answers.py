@@ -145,7 +145,7 @@ def _jobs_file(results: Path) -> JobsFile | None:
     file = JobsFile.noted(manifest.get("jobs_file"))
     try:
         if file is not None:
-            next(file.rows(), None)
+            file.check()
     except ValidationError as error:
         tell(f"The columns of the jobs are left out: {error}.")
         return None

@@ -191,25 +191,25 @@ def _bytes_of(path: Path) -> bytes | None:
     return None
 
 
-def _amended(order: Order, options: FileOptions) -> Callable[[Mapping[str, Any], int], RowForm]:
+def _amended(order: Order, options: FileOptions) -> Callable[[int], RowForm]:
     """What a row becomes, with what was changed for its job."""
     last = order.last_changes()
     amended = {id(each): order.options(each.told) for each in order.amendments}
 
-    def form(row: Mapping[str, Any], number: int) -> RowForm:
+    def form(number: int) -> RowForm:
         amendment = last.get(number - 1)
         asked, defaults = options, dict[str, Any]()
         if amendment is not None:
             asked = amended[id(amendment)]
             # An id that is made of its request would be another now.
             defaults = {"id": amendment.rows[number - 1], **job_defaults(asked)}
-        own = "id" if asked.prompt is not None and "id" in row else None
         return RowForm(
             asked.prompt,
-            asked.id_column or own,
+            asked.id_column,
             asked.file_column,
-            asked.metadata_columns or None,
+            asked.metadata_columns,
             defaults,
+            others=True,
             documents_root=asked.documents_root,
             allow_urls=asked.allow_urls,
         )

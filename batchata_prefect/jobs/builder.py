@@ -6,20 +6,17 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 from urllib.parse import urlsplit
 
 from batchata_prefect.errors import ProviderError, ValidationError
 from batchata_prefect.jobs.faults import Faults, fault_of, remarks
 from batchata_prefect.jobs.intake import JOB_FIELDS, Intake
 from batchata_prefect.jobs.jobs_file import JobsFile
-from batchata_prefect.jobs.row_files import Damaged
+from batchata_prefect.jobs.row_files import Damaged, Row
+from batchata_prefect.jobs.sources import RowForm, place_of, rows_of
 from batchata_prefect.models import FileInput, Job, Message, OnBadRow, ResponseModel
 from batchata_prefect.providers import provider_for
-
-if TYPE_CHECKING:
-    from batchata_prefect.jobs.sources import RowForm
-
 
 _FAULTS_KEPT = 1_000
 _OF_A_ROW = (
@@ -137,8 +134,11 @@ class JobsBuilder:
             "accept_truncated": accept_truncated,
             **kwargs,
         }
-        self._intake.add({key: value for key, value in given.items() if value is not None})
+        self._add(given)
         return self
+
+    def _add(self, values: Mapping[str, Any]) -> None:
+        self._intake.add({key: value for key, value in values.items() if value is not None})
 
     def add_jobs(self, jobs: Iterable[Mapping[str, Any] | Job]) -> Self:
         """Add many jobs: `Job` objects, or mappings of `add_job`'s arguments; read as they come.
@@ -151,7 +151,7 @@ class JobsBuilder:
         for nth, item in enumerate(jobs, start=1):
             values = _job_values(item) if isinstance(item, Job) else item
             try:
-                self._intake.add({key: value for key, value in values.items() if value is not None})
+                self._add(values)
             except _OF_A_ROW as error:
                 faults.add(f"job {values.get('id') or nth!r}", error, values.get("id"))
         faults.raise_together()
@@ -213,28 +213,17 @@ class JobsBuilder:
             origin = self._intake.take_over(file, told)
         # It takes nothing over where there are jobs already, whatever those came from.
         if origin is None or self._intake.origin is None:
-            # fsspec takes a while to import, and jobs that are added one by one never need it.
-            from batchata_prefect.jobs.sources import RowForm, rows_of
-
-            def form(own: str | None) -> RowForm:
-                return RowForm(
-                    prompt,
-                    id_column or own,
-                    file_column,
-                    metadata_columns,
-                    kwargs,
-                    others=True,
-                    documents_root=documents_root,
-                    allow_urls=allow_urls,
-                )
-
-            plain = form(None)
-            with_id = plain if prompt is None else form("id")
-            self.take(
-                rows_of(source),
-                lambda row, _: with_id if "id" in row else plain,
-                on_bad_row,
+            form = RowForm(
+                prompt,
+                id_column,
+                file_column,
+                metadata_columns,
+                kwargs,
+                others=True,
+                documents_root=documents_root,
+                allow_urls=allow_urls,
             )
+            self.take(rows_of(source), lambda _: form, on_bad_row)
             self._intake.came_from(origin)
         if file is not None:
             self.came_from(file, prompt)
@@ -264,21 +253,19 @@ class JobsBuilder:
     def take(
         self,
         rows: Iterable[Mapping[str, Any] | Damaged],
-        form_of: Callable[[Mapping[str, Any], int], RowForm],
+        form_of: Callable[[int], RowForm],
         on_bad_row: OnBadRow,
     ) -> None:
         """Make a job of each row.
 
         Args:
             rows: The rows: mappings, and what is none where a row should be.
-            form_of: What a row becomes, with its number from 1.
+            form_of: What a row becomes, by its number from 1.
             on_bad_row: As for `add_rows`.
 
         Raises:
             ValidationError: As of `add_rows`.
         """
-        from batchata_prefect.jobs.sources import not_a_row, place_of
-
         if on_bad_row not in {"fail", "skip"}:
             raise ValidationError(f"on_bad_row must be 'fail' or 'skip', not {on_bad_row!r}")
         faults, first, empty = Faults(), len(self), Counter[str]()
@@ -289,25 +276,19 @@ class JobsBuilder:
                 if len(faults) == _FAULTS_KEPT:
                     faults.add("", "no more of the rows were read")
                     break
-                form, values = None, nothing
+                form, values = form_of(number), nothing
                 try:
-                    if not isinstance(row, (dict, Mapping)):
-                        raise not_a_row(row)
-                    form = form_of(row, number)
-                    values = form.job(row, number)
-                    self._intake.add(
-                        {key: value for key, value in values.items() if value is not None}
-                    )
+                    values = form.job(row)
+                    self._add(values)
                     if form.empty:
                         empty.update(form.empty)
                 except _OF_A_ROW as error:
-                    place, own = place_of(row, number), values.get("id")
+                    own = values.get("id")
                     if skips:
-                        self._skip(row, number, form, f"{place}: {fault_of(place, error, own)}")
+                        self._skip(row, number, form, fault_of(error, own))
                     else:
-                        faults.add(place, error, own)
-                if form is not None and form.empty:
-                    form.empty.clear()
+                        faults.add(place_of(row, number), error, own)
+                form.empty.clear()
         except ValidationError as error:
             # The source itself broke off, and what stands behind this is not known.
             faults.add("", error)
@@ -318,16 +299,19 @@ class JobsBuilder:
             self._intake.open_spool().empty.update(empty)
 
     def _skip(
-        self, row: Mapping[str, Any] | Damaged, number: int, form: RowForm | None, fault: str
+        self, row: Mapping[str, Any] | Damaged, number: int, form: RowForm, fault: str
     ) -> None:
         """Have a row fail that makes no job."""
-        own_id, reads_files = None, False
-        if form is not None and not isinstance(row, Damaged):
+        own_id, reads_files, place = None, False, f"row {number}"
+        if isinstance(row, Mapping):
             own_id, reads_files = form.own_id(row), form.reads_files(row)
-        # The same from another folder, or the rows would be another job set there.
-        folder = getattr(row, "source", "").rpartition("/")[0]
-        fault = fault.replace(f"{folder}/", "") if folder else fault
-        fault = fault.removesuffix(" Nothing was sent.").removesuffix(".")
+        if isinstance(row, (Row, Damaged)):
+            # The same from another folder, or the rows would be another job set there: without
+            # its path, also before the name of a document that lies beside it.
+            folder, slash, name = row.source.rpartition("/")
+            place = f"{name!r} line {row.line}"
+            fault = fault.replace(f"'{folder}/", "'") if slash else fault
+        fault = f"{place}: {fault}".removesuffix(" Nothing was sent.").removesuffix(".")
         # Half a character, which JSON can name and UTF-8 cannot.
         fault = fault.encode(errors="backslashreplace").decode()
         self._intake.refuse(own_id, number, fault, reads_files=reads_files)
@@ -340,10 +324,7 @@ class JobsBuilder:
 def _job_values(job: Job) -> dict[str, Any]:
     values = {name: getattr(job, name) for name in JOB_FIELDS}
     values |= job.params
-    for name in ("enable_citations", "accept_truncated"):
-        if not values[name]:
-            del values[name]
-    for name in ("metadata", "tags"):
+    for name in ("enable_citations", "accept_truncated", "metadata", "tags"):
         if not values[name]:
             del values[name]
     return values

@@ -25,8 +25,8 @@ class Faults:
 
     def add(self, place: str, error: Exception | str, job_id: object = None) -> None:
         """Note a fault; what it says is the same for all jobs once place and id are left out."""
-        short = fault_of(place, error, job_id)
-        text = str(error).removeprefix(f"{place}: ") if short in str(error) else short
+        short = fault_of(error, job_id)
+        text = str(error) if short in str(error) else short
         self._all.append(f"{place}: {text}" if place else text)
         self._places.setdefault(short, []).append(place)
 
@@ -62,12 +62,12 @@ def _told(places: list[str], text: str) -> str:
     return f"{told} (also {also}{f' and {more:,} more' if more > 0 else ''})"
 
 
-def fault_of(place: str, error: Exception | str, job_id: object) -> str:
-    """What is wrong with a job, without its place and its id."""
+def fault_of(error: Exception | str, job_id: object) -> str:
+    """What is wrong with a job, without its id."""
     if isinstance(error, Exception) and not isinstance(error, (ValidationError, ProviderError)):
         return f"no job can be made of it ({type(error).__name__}: {error})"
     own = "(no id)" if job_id is None else job_id
-    return str(error).removeprefix(f"{place}: ").removeprefix(f"job {own!r}: ")
+    return str(error).removeprefix(f"job {own!r}: ")
 
 
 def remarks(spool: Spool) -> Iterator[str]:

@@ -49,17 +49,25 @@ class JobsFile:
         """Whether its rows have columns; each line of the others may be a whole request."""
         return kind_of(self.path)[0] not in {".jsonl", ".ndjson"}
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Its rows, where it is still what it was; a line that is none is one without columns.
+    def check(self) -> None:
+        """See that its rows can be had as they were; this reads the whole file.
 
         Raises:
-            ValidationError: It is not, or cannot be read; the text says so in a few words.
+            ValidationError: They cannot; the text says so in a few words.
         """
         if self.digest is None:
             raise ValidationError(f"{self.path!r} is no local file, which could be read again")
         if (now := _digest(self.path)) != self.digest:
             why = "cannot be read any more" if now is None else "was changed since the run"
             raise ValidationError(f"{self.path!r} {why}")
+        next(self.rows(), None)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Its rows as they are now; a line that is none is one without columns.
+
+        Raises:
+            ValidationError: It cannot be read.
+        """
         rows = file_rows(self.path)
         return (dict[str, Any]() if isinstance(row, Damaged) else row for row in rows)
 

@@ -67,17 +67,12 @@ class Damaged:
     Attributes:
         source: Path or URL of the file.
         line: Line in the file, from 1.
-        fault: What is wrong with it, with its place.
+        why: What is wrong with it.
     """
 
     source: str
     line: int
-    fault: ValidationError
-
-    @classmethod
-    def at(cls, source: str, line: int, why: str) -> Damaged:
-        """One at a line of a file."""
-        return cls(source, line, ValidationError(f"{source!r} line {line}: {why}"))
+    why: str
 
 
 def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
@@ -89,7 +84,7 @@ def read_rows(path_or_url: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     """
     for row in file_rows(path_or_url):
         if isinstance(row, Damaged):
-            raise row.fault
+            raise ValidationError(f"{row.source!r} line {row.line}: {row.why}")
         yield row
 
 
@@ -319,18 +314,18 @@ def _json_rows(source: str, packed: str | None) -> Iterator[Row | Damaged]:
             if not text.strip():
                 continue
             if damaged:
-                yield Damaged.at(source, *damaged.popitem())
+                yield Damaged(source, *damaged.popitem())
                 continue
             try:
                 values = _loads(text)
             except (ValueError, RecursionError) as error:
-                yield Damaged.at(source, line, f"not JSON: {error}")
+                yield Damaged(source, line, f"not JSON: {error}")
                 continue
             if isinstance(values, dict):
                 yield Row(cast("dict[str, Any]", values), source, line)
             else:
                 kind = type(values).__name__
-                yield Damaged.at(source, line, f"each line must be one JSON object, this is {kind}")
+                yield Damaged(source, line, f"each line must be one JSON object, this is {kind}")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -377,7 +372,7 @@ def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row | 
                     damaged.clear()
                     if header is None:
                         raise ValidationError(f"{source!r} line {at}: {why}")
-                    yield Damaged.at(source, at, why)
+                    yield Damaged(source, at, why)
                     continue
                 if not cells:
                     continue
@@ -387,12 +382,12 @@ def _csv_rows(source: str, packed: str | None, *, tabs: bool) -> Iterator[Row | 
                     continue
                 if len(cells) != len(header):
                     named = f"the first line names {len(header)} columns"
-                    yield Damaged.at(source, line, f"{counted(len(cells), 'value')}, but {named}")
+                    yield Damaged(source, line, f"{counted(len(cells), 'value')}, but {named}")
                     continue
                 values = dict(zip(header, cells, strict=True))
                 if unnamed and any(cells[at] for at in unnamed):
                     why = "a value in a column that has no name"
-                    yield Damaged.at(source, line, f"{why}; the first line must name the columns")
+                    yield Damaged(source, line, f"{why}; the first line must name the columns")
                     continue
                 values.pop("", None)
                 yield Row(values, source, line)

@@ -47,24 +47,26 @@ def fill(template: str, row: Mapping[str, Any], line: int, empty: list[str] | No
     Raises:
         ValidationError: The row has no such column, or the template has a single brace.
     """
+    _pieces(template)
+    try:
+        return _filled(template, row, [] if empty is None else empty)
+    except ValidationError as error:
+        raise ValidationError(f"{place_of(row, line)}: {error}") from None
+
+
+def _filled(template: str, row: Mapping[str, Any], empty: list[str]) -> str:
     parts: list[str] = []
     for text, column in _pieces(template):
         parts.append(text)
         if column is not None:
             if column not in row:
                 raise ValidationError(
-                    f"{place_of(row, line)}: the template asks for {{{column}}}, but the row has "
-                    f"only the columns {sorted(row)}; write {{{{ and }}}} for braces that are text"
+                    f"the template asks for {{{column}}}, but the row has only the columns "
+                    f"{sorted(row)}; write {{{{ and }}}} for braces that are text"
                 )
-            try:
-                value = as_text(row[column])
-            except TypeError as error:
-                where = place_of(row, line)
-                raise ValidationError(
-                    f"{where}: the column {column!r} cannot be used: {error}"
-                ) from None
+            value = _as(as_text, row[column], f"the column {column!r}")
             parts.append(value)
-            if (not value or value.isspace()) and empty is not None:
+            if not value or value.isspace():
                 empty.append(column)
     return "".join(parts)
 
@@ -111,7 +113,11 @@ def jobs_from_rows(
         allow_urls=allow_urls,
     )
     for number, row in enumerate(rows, 1):
-        yield told.job(row, number)
+        try:
+            job = told.job(row)
+        except ValidationError as error:
+            raise ValidationError(f"{place_of(row, number)}: {error}") from None
+        yield job
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +133,9 @@ class RowForm:
         documents_root: Folder in which rows' documents have to lie; that of their file by default,
             and the current one for a table that comes from none.
         allow_urls: Hosts of URLs that rows may name, see `content.documents.allowed`.
-        others: With a template, whether all columns that it, the id and the file do not use go
-            into the metadata where none are named; what has no JSON form is left out.
+        others: With a template, whether the column `id` is the id where no other is named, and
+            all columns that the template, the id and the file do not use go into the metadata
+            where none are named; what has no JSON form is left out.
         empty: Columns of the template that gave no text, since it was emptied.
     """
 
@@ -151,42 +158,45 @@ class RowForm:
         if self.prompt is not None:
             _pieces(self.prompt)
 
-    def job(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    def job(self, row: Mapping[str, Any] | Damaged) -> dict[str, Any]:
         """Keyword arguments of `Batch.add_job` for a row.
 
         Raises:
-            ValidationError: A column is missing or empty, or the row is no job.
+            ValidationError: A column is missing or empty, or the row is no job; where it stands is
+                for the caller to say.
         """
-        if not isinstance(row, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValidationError(f"row {number}: {not_a_row(row)}")
-        where = place_of(row, number)
+        if isinstance(row, Damaged):
+            raise ValidationError(row.why)
+        if not isinstance(row, (dict, Mapping)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValidationError(f"it is {type(row).__name__}, not a mapping")
         if self.prompt is not None:
-            job: dict[str, Any] = {
-                **self.defaults,
-                "prompt": fill(self.prompt, row, number, self.empty),
-            }
+            prompt = _filled(self.prompt, row, self.empty)
+            job: dict[str, Any] = {**self.defaults, "prompt": prompt}
         else:
-            job = {**self.defaults, **_job_fields(row, where)}
-        if self.id_column is not None:
-            job["id"] = _cell(row, self.id_column, where)
+            job = {**self.defaults, **_job_fields(row)}
+        if (id_column := self._id_column(row)) is not None:
+            job["id"] = _cell(row, id_column)
         if "id" in job:
-            job["id"] = _as(as_text, job["id"], f"{where}: the id")
+            job["id"] = _as(as_text, job["id"], "the id")
         if self.file_column is not None:
-            job["file"] = _file(_cell(row, self.file_column, where))
+            job["file"] = _file(_cell(row, self.file_column))
         if job.get("file") is not None:
             source = getattr(row, "source", None)
             job["file"] = row_file(_beside(job["file"], source), self._allowed(source))
         elif self.empty and not job["prompt"].strip():
             columns = ", ".join(map(repr, self.empty))
-            raise ValidationError(f"{where}: the prompt is empty, as the cell of {columns} is")
+            raise ValidationError(f"the prompt is empty, as the cell of {columns} is")
         metadata = job.get("metadata")
         if metadata is not None and not isinstance(metadata, Mapping):
             raise ValidationError(
-                f"{where}: metadata must be a mapping, not {type(metadata).__name__}; columns that "
-                "are given back are named by metadata_columns"
+                f"metadata must be a mapping, not {type(metadata).__name__}; columns that are "
+                "given back are named by metadata_columns"
             )
         if self.metadata_columns:
-            columns = {n: _kept(row, n, where) for n in self.metadata_columns}
+            columns = {
+                name: _as(as_json, _cell(row, name, empty=True), f"the column {name!r}")
+                for name in self.metadata_columns
+            }
             job["metadata"] = {**(job.get("metadata") or {}), **columns}
         elif self.others and self.metadata_columns is None and self.prompt is not None:
             job["metadata"] = {**(job.get("metadata") or {}), **self._others(self.prompt, row)}
@@ -194,11 +204,15 @@ class RowForm:
 
     def own_id(self, row: Mapping[str, Any]) -> str | None:
         """The id of a row that makes no job; None where it has none that can be used."""
-        column = self.id_column or ("id" if self.prompt is None else None)
+        column = "id" if self.prompt is None and not self.id_column else self._id_column(row)
         with suppress(TypeError, UnicodeEncodeError):
             text = as_text(row.get(column)) if column is not None else ""
             return text if text.encode().strip() else None
         return None
+
+    def _id_column(self, row: Mapping[str, Any]) -> str | None:
+        own = self.others and self.prompt is not None and self.id_column is None and "id" in row
+        return "id" if own else self.id_column
 
     def reads_files(self, row: Mapping[str, Any]) -> bool:
         """Whether a row names a document."""
@@ -213,7 +227,7 @@ class RowForm:
         return Allowed(os.fspath(root), tuple(self.allow_urls))
 
     def _others(self, prompt: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        used = {self.id_column, self.file_column, *(column for _, column in _pieces(prompt))}
+        used = {self._id_column(row), self.file_column, *(column for _, column in _pieces(prompt))}
         kept: dict[str, Any] = {}
         for name, value in row.items():
             if name not in used:
@@ -252,30 +266,19 @@ def _pieces(template: str) -> tuple[Piece, ...]:
     return (*pieces, (text, None))
 
 
-def not_a_row(row: object) -> ValidationError:
-    """What is wrong with what stands where a row should be."""
-    if isinstance(row, Damaged):
-        return row.fault
-    return ValidationError(f"it is {type(row).__name__}, not a mapping")
-
-
 def place_of(row: Mapping[str, Any] | Damaged, number: int) -> str:
     """Where a row stands, for an error: its file and line, or its number."""
     known = isinstance(row, (Row, Damaged))
     return f"{row.source!r} line {row.line}" if known else f"row {number}"
 
 
-def _cell(row: Mapping[str, Any], column: str, where: str, *, empty: bool = False) -> Any:
+def _cell(row: Mapping[str, Any], column: str, *, empty: bool = False) -> Any:
     if column not in row:
-        raise ValidationError(f"{where}: no column {column!r}; there are {sorted(row)}")
+        raise ValidationError(f"no column {column!r}; there are {sorted(row)}")
     value = row[column]
     if not empty and (is_missing(value) or value == ""):
-        raise ValidationError(f"{where}: the column {column!r} is empty")
+        raise ValidationError(f"the column {column!r} is empty")
     return value
-
-
-def _kept(row: Mapping[str, Any], column: str, where: str) -> Any:
-    return _as(as_json, _cell(row, column, where, empty=True), f"{where}: the column {column!r}")
 
 
 def _as(form: Callable[[Any], Any], value: Any, what: str) -> Any:
@@ -285,34 +288,34 @@ def _as(form: Callable[[Any], Any], value: Any, what: str) -> Any:
         raise ValidationError(f"{what} cannot be used: {error}") from None
 
 
-def _job_fields(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _job_fields(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row as a job's own fields, with its further parameters as keywords beside them."""
     if not row.get("messages") and not row.get("prompt"):
         raise ValidationError(
-            f"{where}: give a prompt template, or rows with messages or prompt; "
+            "give a prompt template, or rows with messages or prompt; "
             f"this row has only {sorted(row)}"
         )
     unknown = sorted(set(row) - _JOB_FIELDS)
     if unknown:
         raise ValidationError(
-            f"{where}: {unknown} are not fields of a job; "
-            f"further request parameters go into an object called 'params'"
+            f"{unknown} are not fields of a job; further request parameters go into an object "
+            "called 'params'"
         )
     # An empty list says as much as nothing, and is how `Job.to_dict` writes no tags.
     fields = {key: value for key, value in row.items() if not is_missing(value) and value != []}
     for name in ("prompt", "id"):
         if name in fields:
-            fields[name] = _as(as_text, fields[name], f"{where}: the column {name!r}")
+            fields[name] = _as(as_text, fields[name], f"the column {name!r}")
     if isinstance(fields.get("response_model"), str):
         # Whoever writes the rows would choose what this process imports.
         raise ValidationError(
-            f"{where}: response_model names a class to import, {fields['response_model']!r}; rows "
-            "are data, so name it in set_default_params(response_model=...), "
-            "or put a JSON schema into the row"
+            f"response_model names a class to import, {fields['response_model']!r}; rows are "
+            "data, so name it in set_default_params(response_model=...), or put a JSON schema "
+            "into the row"
         )
     params: Any = fields.pop("params", {})
     if not isinstance(params, Mapping):
-        raise ValidationError(f"{where}: params must be an object")
+        raise ValidationError("params must be an object")
     return {**cast("Mapping[str, Any]", params), **fields}
 
 

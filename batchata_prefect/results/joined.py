@@ -17,20 +17,16 @@ _PREFIX = "input_"
 class Joined:
     """The rows of a run that is over, each with `row`, the number of its row of the jobs from 1.
 
-    Behind it come the columns of that row, where the jobs file is given; one whose name a result
-    has, also in other letters (to most databases `Status` is `status`), is called `input_` and
-    that name. What has no JSON form, as an image, is left out.
+    Behind it come the columns of that row, where the jobs file is given and is what it was; one
+    whose name a result has, also in other letters (to most databases `Status` is `status`), is
+    called `input_` and that name. What has no JSON form, as an image, is left out.
     """
 
     def __init__(self, results: Iterable[dict[str, Any]], jobs: JobsFile | None = None) -> None:
         self._results, self._jobs = results, jobs
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The rows.
-
-        Raises:
-            ValidationError: The jobs file is not what it was.
-        """
+        """The rows."""
         rows: Iterator[dict[str, Any]] = iter(()) if self._jobs is None else self._jobs.rows()
         names, none = _Names(), dict[str, Any]()
         for number, result in enumerate(self._results, 1):

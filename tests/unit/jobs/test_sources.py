@@ -20,6 +20,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from batchata_prefect import Batch
 from batchata_prefect.errors import ValidationError
 from batchata_prefect.jobs.sources import fill, jobs_from_rows, read_rows, rows_of
 from batchata_prefect.models import Job
@@ -459,3 +460,24 @@ def test_jobs_are_made_one_at_a_time() -> None:
     endless = ({"n": n} for n in itertools.count())
     assert [job["prompt"] for job in itertools.islice(jobs_from_rows(endless, prompt="{n}"), 3)] \
         == ["0", "1", "2"]  # fmt: skip
+
+
+def test_why_a_row_is_skipped_reads_the_same_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the path of the rows, and with all else that looks like it."""
+    monkeypatch.chdir(tmp_path)
+    found: list[list[str]] = []
+    for folder in ("a", "deep/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        rows = f"{folder}/rows.jsonl"
+        lines = ({"prompt": "x", "file": "data/lost.pdf"}, {"prompt": "x", "data/a/": 1}, [1])
+        Path(rows).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        batch = Batch(tmp_path / "out").set_default_params(model="gpt-6-luna", max_tokens=9)
+        batch.add_rows(rows, on_bad_row="skip")
+        assert batch._intake.spool is not None
+        found.append(list(batch._intake.spool.faults()))
+    assert found[0] == found[1]
+    for fault, part in zip(found[0], ("'data/lost.pdf'", "['data/a/']", "list"), strict=True):
+        assert fault.startswith("'rows.jsonl' line ")
+        assert part in fault
