@@ -15,7 +15,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -25,7 +25,7 @@ import orjson
 
 from batchata_prefect.errors import ProviderError, one_line
 from batchata_prefect.money.quota import TURNED_AWAY_CODE
-from batchata_prefect.providers.rows import objects_at
+from batchata_prefect.providers.rows import object_at, objects_at, text_at
 
 Kind: TypeAlias = Literal["wait", "refused", "absent", "unseen", "account", "ours"]
 """What to do about an error:
@@ -186,7 +186,14 @@ def classify(error: BaseException) -> Failure:
     if isinstance(error, NotSentError):
         inner = classify(error.__cause__) if error.__cause__ else Failure("wait", "")
         kind: Kind = "wait" if inner.kind == "ours" else inner.kind
-        return _changed(inner, kind, one_line(error))
+        return replace(
+            inner,
+            kind=kind,
+            text=one_line(error),
+            made_nothing=True,
+            billed_nothing=True,
+            places={},
+        )
     text, status = one_line(error), status_of(error)
     if status is None:
         if not _is_network(error):
@@ -194,8 +201,8 @@ def classify(error: BaseException) -> Failure:
         never = _never_sent(error)
         return Failure("wait", text, made_nothing=never, billed_nothing=never)
     told = _told(error)
-    said = _text(told.get("message")) or _text(told.get("detail")) or ""
-    names = [*_names(told)]
+    said = text_at(told, "message") or text_at(told, "detail") or ""
+    names = _names(told)
     most = _most_enqueued(told)
     if most is not None:
         names, text = [TURNED_AWAY_CODE, *names], f"limit: {most:,} enqueued tokens ({text})"
@@ -205,18 +212,19 @@ def classify(error: BaseException) -> Failure:
     # A proxy's 4xx says nothing of what reached the provider; but nothing too large for somebody on
     # the way has reached its end, and a limiter of rates turns away at the door.
     nothing = status in {407, 413, 429} or (bool(told) and refused)
+    places = [int(place[:9]) for place in _PLACE.findall(said) if kind == "refused"]
     return Failure(
         kind,
         text,
         status,
-        next(iter(names), None),
+        names[0] if names else None,
         asked_seconds(error),
         made_nothing=nothing,
         # What answers with its own error has not answered the request; a gateway's 502 or 504, or
         # silence, tells nothing.
         billed_nothing=nothing or (bool(told) and status in {500, 503, 529}),
         of_money=money,
-        places=dict.fromkeys(_places(said), text) if kind == "refused" else {},
+        places=dict.fromkeys(places, text),
     )
 
 
@@ -245,7 +253,11 @@ def asked_seconds(error: BaseException) -> float | None:
     if not isinstance(headers, Mapping):
         return None
     given = cast("Mapping[str, Any]", headers)
-    said = [_span(each["retryDelay"]) for each in _details(_told(error)) if "retryDelay" in each]
+    said = [
+        _span(each["retryDelay"])
+        for each in objects_at(_told(error), "details")
+        if "retryDelay" in each
+    ]
     for seconds in chain(_asked(given, limited=status_of(error) == 429), said):
         if seconds is not None and math.isfinite(seconds) and seconds > 0:
             return min(seconds, LONGEST_SECONDS)
@@ -367,22 +379,12 @@ def _told(error: BaseException) -> Mapping[str, Any]:
     return {}
 
 
-def _names(told: Mapping[str, Any]) -> Iterator[str]:
-    details: Any = told.get("details")
-    inner: Any = (
-        cast("Mapping[str, Any]", details).get("error_code")
-        if isinstance(details, Mapping)
-        else None
-    )
-    reasons = [each.get("reason") for each in _details(told)]
-    for value in (inner, *reasons, told.get("code"), told.get("type"), told.get("status")):
-        if name := _text(value):
-            yield name.lower()
-
-
-def _details(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What Google tells beside its error: objects with a type each [google.rpc.ErrorInfo, ...]."""
-    return objects_at(told, "details")
+def _names(told: Mapping[str, Any]) -> list[str]:
+    # What Google tells beside its error are objects with a type each [google.rpc.ErrorInfo, ...].
+    reasons = [each.get("reason") for each in objects_at(told, "details")]
+    inner = object_at(told, "details").get("error_code")
+    found = (inner, *reasons, told.get("code"), told.get("type"), told.get("status"))
+    return [name.lower() for name in found if isinstance(name, str) and name]
 
 
 def _most_enqueued(told: Mapping[str, Any]) -> int | None:
@@ -392,34 +394,13 @@ def _most_enqueued(told: Mapping[str, Any]) -> int | None:
     this kind is no more than such a name in public reports: by its words it is told from the
     quotas that come back by themselves.
     """
-    for detail in _details(told):
+    for detail in objects_at(told, "details"):
         for each in objects_at(detail, "violations"):
             name = f"{each.get('quotaId')} {each.get('quotaMetric')}".lower()
             value = str(each.get("quotaValue"))
             if "enqueued" in name and "token" in name and value.isascii() and value.isdigit():
                 return int(value[:18]) or None
     return None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
-def _places(said: str) -> Iterator[int]:
-    return (int(place[:9]) for place in _PLACE.findall(said))
-
-
-def _changed(failure: Failure, kind: Kind, text: str) -> Failure:
-    return Failure(
-        kind,
-        text,
-        failure.status,
-        failure.code,
-        failure.seconds,
-        made_nothing=True,
-        billed_nothing=True,
-        of_money=failure.of_money,
-    )
 
 
 def _is_network(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from batchata_prefect.errors import ProviderError
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.caps import first_line
+from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import objects_at
 
 Item: TypeAlias = Mapping[str, Any]
@@ -78,7 +79,7 @@ async def head_of(rows: AsyncGenerator[bytes], hidden: Collection[int] = (404,))
     try:
         first = await first_line(rows)
     except Exception as error:
-        if wire.status_of(error) not in hidden:
+        if status_of(error) not in hidden:
             raise
         return None
     named = _CUSTOM_ID.search(first)

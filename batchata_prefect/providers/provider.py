@@ -226,14 +226,14 @@ class Provider(lists.Batches):
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         """Ask for the batch's cancellation; an ended batch is given back as it is."""
         try:
-            told = await wire.post(client, f"{self.batches_path}/{batch_id}/cancel", "id")
+            reply = await wire.post(client, f"{self.batches_path}/{batch_id}/cancel")
         except Exception as error:
             # A batch that has ended is refused. OpenAI: 409 `Cannot cancel a batch with status
             # 'completed'.`; what Anthropic answers is not documented, and can only be a 4xx.
             if status_of(error) not in {400, 404, 409, 422}:
                 raise
             return await self.poll(client, batch_id)
-        return self.batch(told)
+        return self.batch(wire.read_object(reply, self.id_field))
 
     @abstractmethod
     def read(self, row: bytes, endpoint: str) -> Reply:

@@ -1,4 +1,4 @@
-"""Calls over an SDK's own client: raw JSON and streams, and what an error of them proves.
+"""Calls over an SDK's own client, for raw JSON and streams.
 
 Both SDKs document `client.get` and `client.post` with `cast_to=httpx2.Response` [README,
 "undocumented endpoints"]. They keep the SDK's keys, base URLs and retries, and leave out its
@@ -30,6 +30,7 @@ from weakref import WeakKeyDictionary
 import orjson
 
 from batchata_prefect.errors import MissingCredentialsError, ProviderError, blanked, keep_secret
+from batchata_prefect.providers.accounts import Key
 from batchata_prefect.providers.caps import ReplyTooLargeError, http_client, streaming
 from batchata_prefect.providers.failures import classify, status_of
 from batchata_prefect.providers.rows import too_many_values
@@ -98,15 +99,8 @@ async def _whole(body: bytes) -> AsyncIterator[bytes]:
     yield body
 
 
-def timeouts() -> Any:
-    """Timeouts of small calls, for a client."""
-    import httpx2
-
-    return httpx2.Timeout(60.0, connect=10.0)
-
-
-def _silence(seconds: float) -> Any:
-    """Timeouts of calls with a large body in either direction."""
+def timeouts(seconds: float = 60.0) -> Any:
+    """Timeouts of calls, with as long a silence where there is a large body in either direction."""
     import httpx2
 
     return httpx2.Timeout(seconds, connect=10.0, pool=60.0)
@@ -132,7 +126,7 @@ def check_keys(client: Any, **keys: Any) -> None:
 
 
 def sdk_client(
-    kind: Any, http: Any, variable: str, arguments: Mapping[str, Any], *, is_alone: bool = False
+    kind: Any, http: Any, variable: str, key: Key | None, arguments: Mapping[str, Any] | None = None
 ) -> Any:
     """An SDK's client with our retries, timeouts and caps.
 
@@ -140,11 +134,13 @@ def sdk_client(
         kind: The SDK's class of it.
         http: `DefaultAsyncHttpxClient` of the SDK.
         variable: Name of the variable that the SDK takes its base URL from.
-        arguments: Further arguments.
-        is_alone: Whether nothing that the SDK finds in the environment goes with them.
+        key: Credentials; those in the environment where there are none.
+        arguments: Arguments of the client, in place of the credentials' own.
     """
     import httpx2
 
+    if arguments is None:
+        arguments = key.arguments() if key else {}
     capped = http_client(http)
     try:
         client = kind(max_retries=RETRIES, timeout=timeouts(), http_client=capped, **arguments)
@@ -153,7 +149,7 @@ def sdk_client(
             f"{variable} or the base URL of the credentials block is no address that can be "
             "called. Nothing was sent; look at its host, port, user and password"
         ) from None
-    if is_alone:
+    if key is not None and key.is_alone:
         # OPENAI_ORG_ID, ..._PROJECT_ID, ..._ADMIN_KEY, and ..._CUSTOM_HEADERS of both SDKs, which
         # read them whatever arguments they are given.
         for name in _OF_ENVIRONMENT:
@@ -173,12 +169,23 @@ async def get(
     client: Any, path: str, key: str, params: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The JSON object at a path; `key` is what it must at least hold, empty for nothing."""
-    return await _small(client.get, path, key, {"params": dict(params or {})})
+    options = {"params": dict(params or {})}
+    return read_object(await _call(client.get, path, options, PATIENCE_SECONDS), key)
 
 
-async def post(client: Any, path: str, key: str | None) -> dict[str, Any]:
-    """Post once, without retries, and read the JSON object of the reply, if it matters."""
-    return await _small(client.post, path, key, {"max_retries": 0})
+async def post(client: Any, path: str) -> Any:
+    """Post nothing once, without retries."""
+    return await _call(client.post, path, {"max_retries": 0}, PATIENCE_SECONDS)
+
+
+async def delete(client: Any, path: str, *, gone: Collection[int] = (404,)) -> None:
+    """Delete what is at a path; nothing there, which these statuses say, is fine."""
+    try:
+        # What a deletion answers does not matter; some servers answer it with nothing.
+        await _call(client.delete, path, {}, PATIENCE_SECONDS)
+    except Exception as error:
+        if status_of(error) not in gone:
+            raise
 
 
 async def buy(client: Any, path: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,36 +194,7 @@ async def buy(client: Any, path: str, key: str, body: Mapping[str, Any]) -> dict
     # Not by the SDK: a create whose answer was lost may have made a batch, and again makes two.
     options = {"max_retries": 0, "headers": _json_headers(len(content))}
     sent = last_asked(_whole(content))
-    return _made(await _small(client.post, path, key, options, content=sent), key)
-
-
-def _json_headers(size: int) -> dict[str, str]:
-    return {"Content-Type": "application/json", "Content-Length": str(size)}
-
-
-async def delete(client: Any, path: str, *, gone: Collection[int] = (404,)) -> None:
-    """Delete what is at a path; nothing there, which these statuses say, is fine."""
-    try:
-        await _small(client.delete, path, None, {})
-    except Exception as error:
-        if status_of(error) not in gone:
-            raise
-
-
-async def _small(
-    method: Any, path: str, key: str | None, options: dict[str, Any], **more: Any
-) -> dict[str, Any]:
-    import httpx2
-
-    with without_secrets(), _listening(method.__self__) as hear:
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                response = await method(path, cast_to=httpx2.Response, options=options, **more)
-        except TimeoutError:
-            raise TimeoutError(f"{path}: no answer within {PATIENCE_SECONDS:.0f} s") from None
-        hear(response)
-    # What a deletion answers does not matter; some servers answer it with nothing.
-    return {} if key is None else read_object(response, key)
+    return _made(await _call(client.post, path, options, PATIENCE_SECONDS, content=sent), key)
 
 
 async def send(
@@ -231,25 +209,7 @@ async def send(
 
     Trying again is the caller's: the SDK would sleep as long as `Retry-After` says, unseen.
     """
-    return _made(read_object(await _post(client, path, headers, body), key), key)
-
-
-def _made(data: dict[str, Any], key: str) -> dict[str, Any]:
-    """What a reply says was made, which it has to name: else it is to be looked for."""
-    if data[key] in (None, ""):
-        raise ProviderError(f"the reply says that it was made, and its {key!r} is empty")
-    return data
-
-
-async def _post(client: Any, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Any:
-    import httpx2
-
-    # As in `buy`: what may have been taken is looked for, and never just sent again.
-    options = {"headers": headers, "max_retries": 0, "timeout": _silence(CREATE_SECONDS)}
-    with without_secrets(), _listening(client) as hear:
-        response = await client.post(path, cast_to=httpx2.Response, options=options, **body)
-        hear(response)
-    return response
+    return _made(await _post(client, path, headers, **body), key)
 
 
 async def ask(client: Any, path: str, key: str, body: bytes) -> tuple[bytes | None, int, Any]:
@@ -260,14 +220,52 @@ async def ask(client: Any, path: str, key: str, body: bytes) -> tuple[bytes | No
         status and error body of a refusal of the request itself.
     """
     try:
-        content = {"content": last_asked(_whole(body))}
-        answer = _line(await _post(client, path, _json_headers(len(body)), content), key)
+        content = last_asked(_whole(body))
+        answer = _line(await _post(client, path, _json_headers(len(body)), content=content), key)
     except Exception as error:
         failure = classify(error)
         if failure.kind not in _REFUSED or not failure.billed_nothing:
             raise
         return None, failure.status or 400, getattr(error, "body", None)
     return answer, 200, None
+
+
+def _json_headers(size: int) -> dict[str, str]:
+    return {"Content-Type": "application/json", "Content-Length": str(size)}
+
+
+async def _post(client: Any, path: str, headers: Mapping[str, str], **body: Any) -> Any:
+    # As in `buy`: what may have been taken is looked for, and never just sent again.
+    options = {"headers": headers, "max_retries": 0, "timeout": timeouts(CREATE_SECONDS)}
+    return await _call(client.post, path, options, None, **body)
+
+
+async def _call(
+    method: Any, path: str, options: Mapping[str, Any], seconds: float | None, **more: Any
+) -> Any:
+    """The response to a call of an SDK's client, with its retries, within some seconds."""
+    import httpx2
+
+    limit = asyncio.timeout(seconds)
+    with without_secrets():
+        try:
+            async with limit:
+                response = await method(path, cast_to=httpx2.Response, options=options, **more)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                raise TimeoutError(f"{path}: no answer within {seconds:.0f} s") from None
+            _hear(method.__self__, getattr(error, "response", None))
+            raise
+        _hear(method.__self__, response)
+    return response
+
+
+def _made(response: Any, key: str) -> dict[str, Any]:
+    """What a reply says was made, which it has to name: else it is to be looked for."""
+    data = read_object(response, key)
+    if data[key] in (None, ""):
+        raise ProviderError(f"the reply says that it was made, and its {key!r} is empty")
+    return data
 
 
 def _line(response: Any, key: str) -> bytes:
@@ -280,22 +278,13 @@ def _line(response: Any, key: str) -> bytes:
     return text.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
-@contextmanager
-def _listening(client: Any) -> Generator[Callable[[Any], None]]:
+def _hear(client: Any, response: Any) -> None:
     """Note what the provider's clock says, in an answer or an error."""
-
-    def hear(response: Any) -> None:
-        try:
-            said = parsedate_to_datetime(response.headers["date"])
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return
-        _heard[client] = (said if said.tzinfo else said.replace(tzinfo=UTC), time.monotonic())
-
     try:
-        yield hear
-    except Exception as error:
-        hear(getattr(error, "response", None))
-        raise
+        said = parsedate_to_datetime(response.headers["date"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return
+    _heard[client] = (said if said.tzinfo else said.replace(tzinfo=UTC), time.monotonic())
 
 
 def now(client: Any) -> datetime | None:
@@ -331,18 +320,9 @@ def read_object(response: Any, key: str) -> dict[str, Any]:
 
 async def stream(client: Any, path: str) -> AsyncGenerator[bytes]:
     """The bytes at a path as they come; only its start is retried."""
-    import httpx2
-
-    options = {"timeout": _silence(DOWNLOAD_SECONDS)}
-    with without_secrets():
-        try:
-            async with asyncio.timeout(DOWNLOAD_SECONDS):
-                with streaming():
-                    response: httpx2.Response = await client.get(
-                        path, cast_to=httpx2.Response, options=options, stream=True
-                    )
-        except TimeoutError:
-            raise TimeoutError(f"{path}: no answer within {DOWNLOAD_SECONDS:.0f} s") from None
+    options = {"timeout": timeouts(DOWNLOAD_SECONDS)}
+    with streaming():
+        response = await _call(client.get, path, options, DOWNLOAD_SECONDS, stream=True)
     try:
         async for piece in response.aiter_bytes():
             yield piece

@@ -96,8 +96,7 @@ class Anthropic(Provider):
                 anthropic.AsyncAnthropic,
                 anthropic.DefaultAsyncHttpxClient,
                 "ANTHROPIC_BASE_URL",
-                key.arguments() if key else {},
-                is_alone=key is not None and key.is_alone,
+                key,
             )
         except anthropic.AnthropicError as error:
             raise MissingCredentialsError(

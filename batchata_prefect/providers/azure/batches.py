@@ -121,13 +121,13 @@ class Azure(OpenAI):
             openai.AsyncAzureOpenAI,
             openai.DefaultAsyncHttpxClient,
             "AZURE_OPENAI_ENDPOINT",
+            key,
             {
                 **options,
                 **login,
                 "base_url": f"{root}/openai/v1" if version in _V1 else f"{root}/openai",
                 "api_version": version,
             },
-            is_alone=key is not None and key.is_alone,
         )
         wire.check_keys(
             client,

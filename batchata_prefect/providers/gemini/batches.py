@@ -216,7 +216,7 @@ class Gemini(Provider):
     async def cancel(self, client: Any, batch_id: str) -> ProviderBatch:
         # The answer to it is empty; a batch that has ended may be refused.
         try:
-            await wire.post(client, f"/{batch_id}:cancel", None)
+            await wire.post(client, f"/{batch_id}:cancel")
         except Exception as error:
             if status_of(error) not in {400, 404, 409}:
                 raise

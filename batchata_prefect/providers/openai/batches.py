@@ -171,8 +171,7 @@ class OpenAI(Provider):
                 openai.AsyncOpenAI,
                 openai.DefaultAsyncHttpxClient,
                 "OPENAI_BASE_URL",
-                key.arguments() if key else {},
-                is_alone=key is not None and key.is_alone,
+                key,
             )
         except openai.OpenAIError:
             raise missing from None
