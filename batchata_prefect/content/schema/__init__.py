@@ -15,6 +15,7 @@ import json
 import re
 from dataclasses import is_dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeGuard, cast
 
 import pydantic
@@ -140,17 +141,14 @@ def _made(name: str, schema: Schema, model: type[Any] | None) -> AnswerSchema:
 
 
 def _imported(path: str) -> type[Any]:
-    module_name, colon, name = path.partition(":")
-    if not colon:
-        module_name, _, name = path.rpartition(".")
+    colon = ":" if ":" in path else "."
+    module_name, _, name = path.rpartition(colon)
     if not module_name or not name:
         raise ValidationError(
             f"response_model {path!r} is no import path; write it as 'module:Class'"
         )
     try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
+        found: Any = attrgetter(name)(importlib.import_module(module_name))
     except Exception as error:
         raise ValidationError(
             f"response_model {path!r} cannot be imported: {type(error).__name__}: {error}"

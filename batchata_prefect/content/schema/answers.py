@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 import importlib
+import json
 import re
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pydantic
 
 from batchata_prefect.content.exact_json import compact, dumps, has_halves, loads, loads_exact
 from batchata_prefect.content.schema.json_text import json_text, json_value
 from batchata_prefect.content.schema.nodes import Schema, schema_nodes
-from batchata_prefect.content.schema.plain import Answer, AnswerSchema, restoring_schema, validated
+from batchata_prefect.content.schema.plain import (
+    Answer,
+    AnswerSchema,
+    AsGiven,
+    json_schema,
+    validated,
+)
 from batchata_prefect.content.schema.restoring import needs_restoring, restored
 from batchata_prefect.errors import ParseError
 
@@ -41,7 +48,7 @@ def parse_answer(text: str, s: AnswerSchema) -> Parsed:
     with more in it the last ```json block counts.
     """
     body = json_text(text)
-    value = json_value(body, exact=_special(s))
+    value = json_value(body, exact=_form(s).is_special)
     if has_halves(body):
         # Halves of surrogate pairs, which no file can hold, are replaced by now.
         body = dumps(loads_exact(body))
@@ -59,14 +66,15 @@ def parse_value(value: Any, s: AnswerSchema, *, body: str | None = None) -> Pars
     if s.model is None:
         return _by_schema(value, s, body)
     # A class may take a null or another case by itself, and may not take all the digits.
-    texts = [dumps(_restored(value, s, leniently=False))] if _special(s) else []
+    is_special = _form(s).is_special
+    texts = [dumps(_restored(value, s, leniently=False))] if is_special else []
     for text in (*texts, body):
         if text is not None:
             try:
                 return Parsed(compact(text), validated(s.model, text))
             except Exception:  # noqa: S110 - the same is asked again below, after restoring
                 pass
-    plain = dumps(_restored(value if _special(s) or body is None else loads_exact(body), s))
+    plain = dumps(_restored(value if is_special or body is None else loads_exact(body), s))
     return Parsed(plain, made(plain, s))
 
 
@@ -88,57 +96,60 @@ def made(text: str, s: AnswerSchema) -> Answer:
 
 def _by_schema(value: Any, s: AnswerSchema, body: str | None) -> Parsed:
     plain = _restored(value, s)
-    if body is not None and not _special(s) and plain == value:
+    if body is not None and not _form(s).is_special and plain == value:
         text = compact(body)
     else:
         text = dumps(_restored(value if body is None else loads_exact(body), s))
     # What is checked is what every later reader will have.
     plain = loads(text)
-    if _HUGE.search(text) is not None and _is_infinite(plain):
-        raise ParseError(_faults(s, ["it holds a number that is too large"]), "invalid_output")
+    if _HUGE.search(text) is not None:
+        try:
+            json.dumps(plain, allow_nan=False)
+        except ValueError:
+            fault = "it holds a number that is too large"
+            raise ParseError(_faults(s, [fault]), "invalid_output") from None
     return Parsed(text, _checked(plain, s))
 
 
-def _is_infinite(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(map(_is_infinite, cast("dict[str, Any]", value).values()))
-    if isinstance(value, list):
-        return any(map(_is_infinite, cast("list[Any]", value)))
-    return isinstance(value, float) and abs(value) == float("inf")
-
-
-def _special(s: AnswerSchema) -> bool:
-    """Whether valid answers on the wire can differ from what the class or the schema takes."""
-    return _is_special(s if s.model is None else s.model)
-
-
-@lru_cache(maxsize=256)
-def _is_special(owner: AnswerSchema | type[Any]) -> bool:
-    return needs_restoring(_form(owner))
-
-
 def _restored(value: Any, s: AnswerSchema, *, leniently: bool = True) -> Any:
-    form = _form(s if s.model is None else s.model)
     try:
-        return restored(value, form, form, leniently=leniently)
+        return restored(value, _form(s).schema, leniently=leniently)
     except (ValueError, RecursionError) as error:
         raise ParseError(f"the answer is no valid {s.name}: {error}", "invalid_output") from None
 
 
-@lru_cache(maxsize=256)
-def _form(owner: AnswerSchema | type[Any]) -> Schema:
-    """The schema that an answer is brought into the form of: the class's own, where there is one.
+class _Form(NamedTuple):
+    """What an answer is brought into the form of.
+
+    Attributes:
+        schema: Its plain schema.
+        is_special: Whether valid answers on the wire can differ from what the class or the schema
+            takes.
+    """
+
+    schema: Schema
+    is_special: bool
+
+
+def _form(s: AnswerSchema) -> _Form:
+    """The form of the class, where there is one.
 
     Not of its `AnswerSchema`: two classes may have the same one, and validators of their own.
     """
-    if not isinstance(owner, AnswerSchema):
-        return restoring_schema(owner)
-    # Decimals stay numbers: without a class they are checked as such.
-    schema = copy.deepcopy(owner.schema)
-    for node in schema_nodes(schema):
-        if node.get("format") == "decimal":
-            del node["format"]
-    return schema
+    return _form_of(s if s.model is None else s.model)
+
+
+@lru_cache(maxsize=256)
+def _form_of(owner: AnswerSchema | type[Any]) -> _Form:
+    if isinstance(owner, AnswerSchema):
+        # Decimals stay numbers: without a class they are checked as such.
+        schema = copy.deepcopy(owner.schema)
+        for node in schema_nodes(schema):
+            if node.get("format") == "decimal":
+                del node["format"]
+    else:
+        schema = json_schema(owner, AsGiven)
+    return _Form(schema, needs_restoring(schema))
 
 
 def _output_fault(s: AnswerSchema, error: pydantic.ValidationError) -> str:

@@ -147,25 +147,28 @@ class _Conversion:
         ref = str(plain["$ref"])
         name = self._def_name(ref)
         siblings = {key for key in plain if key != "$ref"} - (_SILENT - {"description"})
-        if ref in self.open_refs:
-            if not self.dialect.recursion:
-                raise UnfitError(
-                    path,
-                    f"holds {name!r} inside of itself, and {self.dialect.name} takes no schema "
-                    "that refers to itself; spell out the levels that you need",
-                )
-            if name not in self.defs:
-                self._define(name, ref, path)
-            # A loop through inlined siblings would never end; the description gives way.
-            return {"$ref": f"#/$defs/{name}"}
-        if siblings:
-            self.open_refs.append(ref)
-            inlined = self.target(plain, path)
-            self.open_refs.pop()
-            return inlined
+        is_loop = ref in self.open_refs
+        if is_loop and not self.dialect.recursion:
+            raise UnfitError(
+                path,
+                f"holds {name!r} inside of itself, and {self.dialect.name} takes no schema "
+                "that refers to itself; spell out the levels that you need",
+            )
+        # A loop through inlined siblings would never end; the description gives way.
+        if siblings and not is_loop:
+            return self._inside(ref, plain, path)
         if name not in self.defs:
-            self._define(name, ref, path)
+            # The place is taken before the walk goes in, so that a reference back ends it.
+            self.defs[name] = {}
+            self.defs[name] = self._inside(ref, {"$ref": ref}, path)
         return {"$ref": f"#/$defs/{name}"}
+
+    def _inside(self, ref: str, node: Schema, path: str) -> Schema:
+        """A node behind a reference, written out."""
+        self.open_refs.append(ref)
+        inlined = self.target(node, path)
+        self.open_refs.pop()
+        return inlined
 
     def _def_name(self, ref: str) -> str:
         if ref not in self.names:
@@ -173,13 +176,6 @@ class _Conversion:
             taken = set(self.names.values())
             self.names[ref] = name if name not in taken else f"{name}_{len(taken)}"
         return self.names[ref]
-
-    def _define(self, name: str, ref: str, path: str) -> None:
-        # The place is taken before the walk goes in, so that a reference back ends it.
-        self.defs[name] = {}
-        self.open_refs.append(ref)
-        self.defs[name] = self.target({"$ref": ref}, path)
-        self.open_refs.pop()
 
     def _union(self, plain: Schema, variants: list[Any], path: str) -> Schema:
         extra = set(plain) - _SILENT - {"anyOf", "oneOf", "type", "default", "examples"}

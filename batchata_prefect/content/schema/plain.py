@@ -88,7 +88,7 @@ class PlainSchema(GenerateJsonSchema):
         return _along_paths(super().dataclass_args_schema(schema), fields)
 
 
-class _AsGiven(PlainSchema):
+class AsGiven(PlainSchema):
     """With decimals left numbers where the user's own code sees them before pydantic does."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -168,18 +168,14 @@ def _both(one: Schema, other: Schema) -> Schema:
     return one
 
 
-def restoring_schema(model: type[Any]) -> Schema:
-    """The plain schema by which an answer is restored before a class takes it."""
-    if issubclass(model, BaseModel):
-        return model.model_json_schema(schema_generator=_AsGiven)
-    return _adapter(model).json_schema(schema_generator=_AsGiven)
+def json_schema(model: type[Any], generator: type[PlainSchema] = PlainSchema) -> Schema:
+    """The plain schema of a pydantic class, a dataclass or a TypedDict.
 
-
-def json_schema(model: type[Any]) -> Schema:
-    """The plain schema of a pydantic class, a dataclass or a TypedDict."""
+    By `AsGiven` it is the one by which an answer is restored before the class takes it.
+    """
     if issubclass(model, BaseModel):
-        return model.model_json_schema(schema_generator=PlainSchema)
-    return _adapter(model).json_schema(schema_generator=PlainSchema)
+        return model.model_json_schema(schema_generator=generator)
+    return _adapter(model).json_schema(schema_generator=generator)
 
 
 def validated(model: type[Any], text: str) -> Any:

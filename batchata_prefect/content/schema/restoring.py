@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ def needs_restoring(schema: Mapping[str, Any]) -> bool:
     )
 
 
-def restored(value: Any, node: Any, root: Mapping[str, Any], *, leniently: bool = True) -> Any:
+def restored(value: Any, schema: Schema, *, leniently: bool = True) -> Any:
     """The value in the form that the plain schema describes.
 
     Lists of keys and values become dictionaries, named slots become tuples, decimals become their
@@ -35,104 +36,147 @@ def restored(value: Any, node: Any, root: Mapping[str, Any], *, leniently: bool 
 
     Args:
         value: Parsed JSON, with its fractions as `Decimal`.
-        node: The schema node of the value.
-        root: The whole plain schema.
+        schema: The plain schema.
         leniently: Whether a null is left out and an allowed value in another case becomes the
             allowed one; else they stay, and only what the wire writes otherwise is restored.
     """
-    try:
-        plain = resolved(node, root)
-    except UnfitError:
-        return value
-    variants = variants_of(plain)
-    if variants is not None:
-        options = list(_flat(variants, root))
-        if isinstance(value, Decimal) and any(map(_is_text_or_float, options)):
-            # Between a decimal and a text or a float, the class has its own choice of a number.
+    return _Restoring(schema, leniently).value(value, schema)
+
+
+@dataclass(frozen=True, slots=True)
+class _Restoring:
+    root: Schema
+    leniently: bool
+
+    def value(self, value: Any, node: Any) -> Any:
+        """A value in the form that a node describes."""
+        try:
+            plain = resolved(node, self.root)
+        except UnfitError:
             return value
-        chosen = _variant(value, options, root)
-        return value if chosen is None else restored(value, chosen, root, leniently=leniently)
-    if isinstance(value, dict):
-        return _object(cast("dict[str, Any]", value), plain, root, leniently=leniently)
-    if isinstance(value, list):
-        return _array(cast("list[Any]", value), plain, root, leniently=leniently)
-    if isinstance(value, Decimal):
-        return str(value) if plain.get("format") == "decimal" else value
-    if isinstance(value, str):
-        return _allowed(value, plain) if leniently else value
-    return value
+        variants = variants_of(plain)
+        if variants is not None:
+            options = list(self._flat(variants))
+            if isinstance(value, Decimal) and any(map(_is_text_or_float, options)):
+                # Between a decimal and a text or a float, the class has its own choice of a number.
+                return value
+            chosen = self._variant(value, options)
+            return value if chosen is None else self.value(value, chosen)
+        if isinstance(value, dict):
+            return self._object(cast("dict[str, Any]", value), plain)
+        if isinstance(value, list):
+            return self._array(cast("list[Any]", value), plain)
+        if isinstance(value, Decimal) and plain.get("format") == "decimal":
+            return str(value)
+        return _allowed(value, plain) if self.leniently and isinstance(value, str) else value
 
+    def _object(self, value: dict[str, Any], plain: Schema) -> Any:
+        slots = tuple_slots(plain)
+        if slots is not None and value.keys() <= slots.keys():
+            listed = self._listed(value, slots, plain.get("minItems", len(slots)))
+            if listed is not None:
+                return list(map(self.value, listed, slots.values()))
+        values = map_values(plain)
+        if values is not None:
+            return {key: self.value(item, values) for key, item in value.items()}
+        properties = cast("dict[str, Any]", plain.get("properties") or {})
+        required = cast("list[str]", plain.get("required") or [])
+        out: dict[str, Any] = {}
+        for key, item in value.items():
+            child = properties.get(key)
+            may_go = self.leniently and item is None and key not in required
+            if child is None:
+                out[key] = item
+            elif not may_go or allows_null(child, self.root):
+                out[key] = self.value(item, child)
+        return out
 
-def _object(
-    value: dict[str, Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool
-) -> Any:
-    slots = tuple_slots(plain)
-    if slots is not None and value.keys() <= slots.keys():
-        listed = _listed(value, slots, plain.get("minItems", len(slots)), root)
-        if listed is not None:
-            pairs = zip(listed, slots.values(), strict=False)
-            return [restored(item, slot, root, leniently=leniently) for item, slot in pairs]
-    values = map_values(plain)
-    if values is not None:
-        return {
-            key: restored(item, values, root, leniently=leniently) for key, item in value.items()
-        }
-    properties = cast("dict[str, Any]", plain.get("properties") or {})
-    required = cast("list[str]", plain.get("required") or [])
-    out: dict[str, Any] = {}
-    for key, item in value.items():
-        child = properties.get(key)
-        if leniently and item is None and child is not None and key not in required:
-            if allows_null(child, root):
-                out[key] = None
-            continue
-        out[key] = item if child is None else restored(item, child, root, leniently=leniently)
-    return out
-
-
-def _listed(
-    value: dict[str, Any], slots: dict[str, Any], least: int, root: Mapping[str, Any]
-) -> list[Any] | None:
-    """The slots as a list, up to the last that is given; None where one before it is missing."""
-    given = [
-        name
-        for index, name in enumerate(slots)
-        if name in value
-        and (index < least or value[name] is not None or allows_null(slots[name], root))
-    ]
-    length = max([least, *(list(slots).index(name) + 1 for name in given)])
-    listed: list[Any] = []
-    for name in list(slots)[:length]:
-        if name not in given and "default" not in slots[name]:
-            return None
-        listed.append(value[name] if name in given else slots[name]["default"])
-    return listed
-
-
-def _array(value: list[Any], plain: Schema, root: Mapping[str, Any], *, leniently: bool) -> Any:
-    values = map_values(plain)
-    if values is not None and all(_is_pair(item) for item in value):
-        pairs = cast("list[dict[str, Any]]", value)
-        names = cast("Schema", plain.get("propertyNames") or {})
-        keys = [restored(pair["key"], names, root, leniently=leniently) for pair in pairs]
-        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
-        if twice is not None:
-            raise ValueError(f"the key {twice!r} is given twice")
-        items = [restored(pair["value"], values, root, leniently=leniently) for pair in pairs]
-        return dict(zip(keys, items, strict=True))
-    slots = cast("list[Any]", plain.get("prefixItems") or [])
-    if slots:
-        rest = [None] * (len(value) - len(slots))
-        return [
-            item if slot is None else restored(item, slot, root, leniently=leniently)
-            for item, slot in zip(value, [*slots, *rest], strict=False)
+    def _listed(self, value: dict[str, Any], slots: dict[str, Any], least: int) -> list[Any] | None:
+        """The slots as a list, up to the last that is given; None where one before it misses."""
+        names = list(slots)
+        given = [
+            name
+            for index, name in enumerate(names)
+            if name in value
+            and (index < least or value[name] is not None or allows_null(slots[name], self.root))
         ]
-    items = plain.get("items")
-    return (
-        value
-        if items is None
-        else [restored(item, items, root, leniently=leniently) for item in value]
-    )
+        length = max([least, *(names.index(name) + 1 for name in given)])
+        listed: list[Any] = []
+        for name in names[:length]:
+            if name not in given and "default" not in slots[name]:
+                return None
+            listed.append(value[name] if name in given else slots[name]["default"])
+        return listed
+
+    def _array(self, value: list[Any], plain: Schema) -> Any:
+        values = map_values(plain)
+        if values is not None and all(map(_is_pair, value)):
+            pairs = cast("list[dict[str, Any]]", value)
+            names = cast("Schema", plain.get("propertyNames") or {})
+            keys = [self.value(pair["key"], names) for pair in pairs]
+            twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+            if twice is not None:
+                raise ValueError(f"the key {twice!r} is given twice")
+            items = [self.value(pair["value"], values) for pair in pairs]
+            return dict(zip(keys, items, strict=True))
+        slots = cast("list[Any]", plain.get("prefixItems") or [])
+        if slots:
+            return [*map(self.value, value, slots), *value[len(slots) :]]
+        items = plain.get("items")
+        return value if items is None else [self.value(item, items) for item in value]
+
+    def _variant(self, value: Any, options: list[Schema]) -> Schema | None:
+        """The variant of a union that fits the value best; None where none does."""
+        scores = [(self._misfit(value, variant), variant) for variant in options]
+        fitting = [(score, variant) for score, variant in scores if score is not None]
+        return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
+
+    def _flat(self, variants: list[Any]) -> Iterator[Schema]:
+        for variant in variants:
+            try:
+                plain = resolved(variant, self.root)
+            except UnfitError:
+                continue
+            inner = variants_of(plain)
+            if inner is None:
+                yield plain
+            else:
+                yield from self._flat(inner)
+
+    def _misfit(self, value: Any, plain: Schema) -> tuple[int, ...] | None:
+        """How badly a value fits a variant, less is better; None where it cannot."""
+        kind = plain.get("type")
+        if isinstance(value, dict):
+            return self._object_misfit(cast("dict[str, Any]", value), plain)
+        if isinstance(value, list):
+            if kind == "array":
+                return (1,)
+            is_map = map_values(plain) is not None
+            return (0,) if is_map and all(map(_is_pair, cast("list[Any]", value))) else None
+        if values := _values(plain):
+            if value in values:
+                return (0,)
+            return (2,) if isinstance(value, str) and _allowed(value, plain) in values else None
+        wanted = {str: "string", Decimal: "number"}.get(cast("type[Any]", type(value)))
+        return (1,) if wanted is not None and kind == wanted else None
+
+    def _object_misfit(self, value: dict[str, Any], plain: Schema) -> tuple[int, ...] | None:
+        slots = tuple_slots(plain)
+        if slots is not None:
+            return (0, 0) if value.keys() == slots.keys() else None
+        if map_values(plain) is not None:
+            return (1, 0)
+        if plain.get("type") != "object" and "properties" not in plain:
+            return None
+        properties = cast("dict[str, Any]", plain.get("properties") or {})
+        wrong_tags = 0
+        for name, child in properties.items():
+            tag = resolved(child, self.root)
+            if _values(tag) and name in value and self._misfit(value[name], tag) is None:
+                wrong_tags += 1
+        missing = sum(name not in value for name in cast("list[str]", plain.get("required") or []))
+        unknown = sum(name not in properties for name in value)
+        return (wrong_tags, missing, unknown)
 
 
 def _is_pair(item: Any) -> bool:
@@ -160,66 +204,3 @@ def _is_text_or_float(plain: Schema) -> bool:
     if plain.get("type") == "number":
         return plain.get("format") != "decimal"
     return plain.get("type") == "string" and "enum" not in plain and "const" not in plain
-
-
-def _variant(value: Any, options: list[Schema], root: Mapping[str, Any]) -> Schema | None:
-    """The variant of a union that fits the value best; None where none does."""
-    best: tuple[tuple[int, ...], Schema] | None = None
-    for variant in options:
-        score = _misfit(value, variant, root)
-        if score is not None and (best is None or score < best[0]):
-            best = (score, variant)
-    return None if best is None else best[1]
-
-
-def _flat(variants: list[Any], root: Mapping[str, Any]) -> Iterator[Schema]:
-    for variant in variants:
-        try:
-            plain = resolved(variant, root)
-        except UnfitError:
-            continue
-        inner = variants_of(plain)
-        if inner is None:
-            yield plain
-        else:
-            yield from _flat(inner, root)
-
-
-def _misfit(value: Any, plain: Schema, root: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """How badly a value fits a variant, less is better; None where it cannot."""
-    kind = plain.get("type")
-    if isinstance(value, dict):
-        return _object_misfit(cast("dict[str, Any]", value), plain, root)
-    if isinstance(value, list):
-        if kind == "array":
-            return (1,)
-        is_map = map_values(plain) is not None
-        return (0,) if is_map and all(map(_is_pair, cast("list[Any]", value))) else None
-    if values := _values(plain):
-        if value in values:
-            return (0,)
-        return (2,) if isinstance(value, str) and _allowed(value, plain) in values else None
-    wanted = {str: "string", Decimal: "number"}.get(cast("type[Any]", type(value)))
-    return (1,) if wanted is not None and kind == wanted else None
-
-
-def _object_misfit(
-    value: dict[str, Any], plain: Schema, root: Mapping[str, Any]
-) -> tuple[int, ...] | None:
-    slots = tuple_slots(plain)
-    if slots is not None:
-        return (0, 0) if value.keys() == slots.keys() else None
-    if map_values(plain) is not None:
-        return (1, 0)
-    if plain.get("type") != "object" and "properties" not in plain:
-        return None
-    properties = cast("dict[str, Any]", plain.get("properties") or {})
-    wrong_tags = 0
-    for name, child in properties.items():
-        tag = resolved(child, root)
-        tagged = "const" in tag or "enum" in tag
-        if tagged and name in value and _misfit(value[name], tag, root) is None:
-            wrong_tags += 1
-    missing = sum(name not in value for name in cast("list[str]", plain.get("required") or []))
-    unknown = sum(name not in properties for name in value)
-    return (wrong_tags, missing, unknown)
