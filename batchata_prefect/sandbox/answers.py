@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
-from .content import Document, Prompt
+from .content import Document, Marker, Prompt, cut_text, text_tokens
 from .instances import Fact, Facts, make_instance, plain_name
 from .wire import Json, is_array, is_object
 
@@ -105,7 +106,7 @@ def cited_answer(prompt: Prompt) -> list[Said]:
     if schema is not None:
         facts = read_facts(prompt)
         instance = make_instance(schema, facts, _topic(prompt))
-        for name in _field_names(instance):
+        for _, name in _fields(instance, ""):
             fact = facts.get(plain_name(name))
             if fact is not None and isinstance(fact.place, Place):
                 said.append(Said(f"{plain_name(name).capitalize()}: {fact.text}", fact.place))
@@ -167,13 +168,102 @@ def _sentences(document: Document, count: int) -> list[str]:
     return []
 
 
-def _field_names(instance: Any) -> list[str]:
-    names: list[str] = []
-    if is_object(instance):
-        for name, value in instance.items():
-            names.append(name)
-            names.extend(_field_names(value))
-    elif is_array(instance):
-        for item in instance:
-            names.extend(_field_names(item))
-    return names
+def wanted_text(prompt: Prompt, marker: Marker | None, schema: Any, *, as_json: bool) -> str:
+    """What a model writes: as a test ordered it, of a schema (None for none), or as JSON."""
+    name = "" if marker is None else marker.name
+    if marker is not None and name == "reply":
+        text = marker.rest
+    elif is_object(schema):
+        text = orjson.dumps(formed_answer(prompt, schema, misquote=name == "misquote")).decode()
+    else:
+        text = plain_answer(prompt)
+        text = orjson.dumps({"answer": text}).decode() if as_json else text
+    return text[: len(text) // 2] + " oops" if name == "invalid_json" else text
+
+
+def most_tokens(marker: Marker | None, tokens: int, most: int | None) -> int:
+    """How many of an answer's tokens are written, where at most so many may be."""
+    left = tokens if most is None else min(tokens, most)
+    if marker is not None and marker.name in ("truncated", "stop"):
+        return min(left, max(1, tokens // 2))
+    return left
+
+
+def fitting_text(text: str, marker: Marker | None, most: int | None) -> tuple[str, int, bool]:
+    """As much of a text as may be written, its tokens, and whether it was cut off."""
+    tokens = text_tokens(text)
+    left = most_tokens(marker, tokens, most)
+    return (text, tokens, False) if left >= tokens else (cut_text(text, left), left, True)
+
+
+def formed_answer(prompt: Prompt, schema: Json, *, misquote: bool) -> Any:
+    """An instance of a schema; one that asks for quotes gets them out of the documents.
+
+    Args:
+        prompt: What the request says.
+        schema: The schema that it asks for.
+        misquote: Whether to add a quote that stands in no document, as a model may.
+    """
+    answer = _answer_schema(schema)
+    return json_answer(prompt, schema) if answer is None else _quoted(prompt, answer, misquote)
+
+
+def _answer_schema(schema: Json) -> Json | None:
+    """The schema of the answer proper, where quotes are asked for beside it."""
+    parts = schema.get("properties")
+    if not is_object(parts) or set(parts) != {"answer", "quotes"}:
+        return None
+    items = parts["quotes"].get("items")
+    fields = items.get("properties") if is_object(items) else None
+    if not is_object(fields) or "quote" not in fields:
+        return None
+    return {**parts["answer"], "$defs": schema.get("$defs", {})}
+
+
+def _quoted(prompt: Prompt, schema: Json, misquote: bool) -> Json:
+    documents = [replace(document, citable=True) for document in prompt.quotable]
+    seen = Prompt(texts=prompt.texts, documents=documents, ask=prompt.ask)
+    found: list[tuple[str, Place]] = []
+    if schema.get("type") == "string":
+        answer = plain_answer(seen)
+        found += [("", said.place) for said in quotations(seen) if said.place is not None]
+    else:
+        answer = json_answer(seen, schema)
+        facts = read_facts(seen)
+        for path, name in _fields(answer, ""):
+            fact = facts.get(plain_name(name))
+            if fact is not None and isinstance(fact.place, Place):
+                found.append((path, fact.place))
+    quotes = [
+        {
+            "field": path,
+            "document": place.document + 1,
+            "quote": cited_text(documents[place.document], place),
+        }
+        for path, place in found
+    ]
+    if misquote:
+        quotes.append(_misquote(quotes))
+    return {"answer": answer, "quotes": quotes}
+
+
+def _misquote(quotes: list[Json]) -> Json:
+    """A true quote with other figures, as is the worst of what a model makes up."""
+    for quote in quotes:
+        text = str(quote["quote"])
+        if any(char.isdigit() for char in text):
+            other = "".join(str((int(c) + 1) % 10) if c.isdecimal() else c for c in text)
+            return {**quote, "quote": other}
+    return {"field": "", "document": 1, "quote": "The sandbox made this sentence up."}
+
+
+def _fields(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Path and name of every field of an answer, those of objects in lists too."""
+    if is_object(value):
+        for name, inner in value.items():
+            below = f"{path}.{name}" if path else name
+            yield below, name
+            yield from _fields(inner, below)
+    elif is_array(value):
+        for index, inner in enumerate(value):
+            yield from _fields(inner, f"{path}[{index}]")

@@ -44,6 +44,8 @@ class Anthropic(Api):
     status_field = "processing_status"
     file_prefix = "file_01"
     batches_path = f"{ENDPOINT}/batches"
+    check = None
+    rows = Claude
     key_header = "x-api-key"
     deleted: ClassVar = {"type": "file_deleted"}
     misfit = staticmethod(claude_refusal)

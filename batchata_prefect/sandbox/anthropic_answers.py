@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import orjson
 
@@ -15,17 +16,16 @@ from .answers import (
     cited_answer,
     cited_text,
     json_answer,
-    plain_answer,
+    most_tokens,
     thought_tokens,
+    wanted_text,
 )
 from .anthropic_models import REGIONS_SINCE, ClaudeModel
 from .anthropic_rules import read_params
 from .content import CachePoint, FileReader, Marker, Prompt, cut_text, text_tokens
-from .extras import Extras, allow_claude, ordered
-from .quotes import formed_answer
-from .rows import Counted, Encoder, Outcome, Produced
+from .rows import Counted, Encoder, Extras, Outcome, Produced, allow_claude, ordered
 from .store import Batch, Bill, Store
-from .wire import Json, RefusedError, object_at
+from .wire import Json, Refusal, RefusedError, object_at
 
 ENDPOINT = "/v1/messages"
 _MAX_REQUEST_BYTES = 32_000_000
@@ -37,18 +37,22 @@ _SIGNATURE = "EqkBCkYIBxgCKkDsandbox0signature0of0an0omitted0thinking0block0AAAA
 _NOT_RUN = (None, "invalid_request_error", "not_found_error", "request_too_large")
 """Errors that are found before a request runs."""
 
-_ORDERED_TEXTS = {
-    "api_error": "Internal server error",
-    "overloaded_error": "Overloaded",
-    "rate_limit_error": "This request would exceed your organization's rate limit.",
-}
-
 
 class Claude(Encoder):
     """How the Messages API answers, under the version and betas of a call's headers."""
 
     provider = "anthropic"
     body_key = "params"
+    words: ClassVar = dict.fromkeys(_KINDS, "ended")
+    errors: ClassVar[Mapping[str, Refusal]] = {
+        kind: Refusal(status, text, error_type=kind)
+        for status, kind, text in (
+            (400, "invalid_request_error", "The sandbox was asked to fail this request."),
+            (429, "rate_limit_error", "This request would exceed your organization's rate limit."),
+            (500, "api_error", "Internal server error"),
+            (529, "overloaded_error", "Overloaded"),
+        )
+    }
 
     def __init__(
         self,
@@ -103,10 +107,7 @@ class Claude(Encoder):
             reason = "max_tokens"
         else:
             blocks, reason = _blocks(body, prompt, marker)
-            left = most - spent
-            if name in ("truncated", "stop"):
-                left = min(left, max(1, sum(map(_tokens_of, blocks)) // 2))
-            blocks, used, cut = _cut(blocks, left)
+            blocks, used, cut = _cut(blocks, marker, most - spent)
             content += [*_searches(extras), *blocks]
             spent += used
             if cut:
@@ -155,19 +156,6 @@ class Claude(Encoder):
         if point.control.get("ttl", "5m") == "1h":
             return 0, 0, point.tokens
         return 0, point.tokens, 0
-
-    def ordered_error(self, marker: Marker) -> RefusedError:
-        """As `Encoder.ordered_error`."""
-        kind = marker.rest.split()[0] if marker.rest else "api_error"
-        text = _ORDERED_TEXTS.get(kind, "The sandbox was asked to fail this request.")
-        if self.batch is None:
-            return RefusedError("Internal server error", status=500)
-        return RefusedError(text, error_type=kind)
-
-    def number(self, ordinal: int) -> str:
-        """As `Encoder.number`."""
-        assert self.batch is not None
-        return f"{self.batch.id[-12:]}{ordinal:08d}"
 
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
         """As `Encoder.row`; an error is nested twice, as the API does."""
@@ -244,14 +232,10 @@ def _blocks(body: Json, prompt: Prompt, marker: Marker | None) -> tuple[list[Jso
     form = object_at(object_at(body, "output_config"), "format")
     if name != "reply" and not form and name != "invalid_json" and prompt.cited:
         return [_said_block(said, prompt) for said in cited_answer(prompt)], "end_turn"
-    if name == "reply":
-        text = rest
-    elif form:
-        answer = formed_answer(prompt, form["schema"], misquote=name == "misquote")
-        text = orjson.dumps(answer).decode()
-        text = text[: len(text) // 2] + " oops" if name == "invalid_json" else text
+    if name == "invalid_json" and not form:
+        text = '```json\n{"broken": \n```'
     else:
-        text = '```json\n{"broken": \n```' if name == "invalid_json" else plain_answer(prompt)
+        text = wanted_text(prompt, marker, form.get("schema"), as_json=False)
     return [{"type": "text", "text": text}], "end_turn"
 
 
@@ -311,10 +295,10 @@ def _tokens_of(block: Json) -> int:
     return text_tokens(text if isinstance(text, str) else orjson.dumps(block).decode())
 
 
-def _cut(blocks: list[Json], left: int) -> tuple[list[Json], int, bool]:
-    """As much as `left` tokens hold, its tokens, and whether something was cut off."""
+def _cut(blocks: list[Json], marker: Marker | None, most: int) -> tuple[list[Json], int, bool]:
+    """As much as may be written, its tokens, and whether something was cut off."""
     kept: list[Json] = []
-    used = 0
+    used, left = 0, most_tokens(marker, sum(map(_tokens_of, blocks)), most)
     for block in blocks:
         tokens = _tokens_of(block)
         if used + tokens > left:

@@ -21,6 +21,7 @@ from .content import find_marker
 from .engine import Engine
 from .faults import Fault, Faults
 from .limits import Limits
+from .lines import Check
 from .reading import Form, MalformedBodyError, TooLargeError, copy_range, read_form, save_body
 from .rows import Encoder, make_bill
 from .shapes import MisfitError, Shape, check, closed
@@ -90,6 +91,10 @@ class Api(ABC):
     """What is said of a wrong `key`, an unknown `path`, `batch` or `file`, a body that is no
     `json`, a `query` that is no number from 1 to `most`, an `ended` batch that cannot be canceled,
     an upload that is too `large`, and a `stream`."""
+    check: ClassVar[type[Check] | None]
+    """What checks a file of which a batch is made; None where there are none."""
+    rows: ClassVar[type[Encoder]]
+    """What answers requests."""
     misfit: Callable[[MisfitError], RefusedError]
     """What does not fit, in the provider's words."""
 
@@ -245,7 +250,7 @@ class Api(ABC):
 
     async def start_batch(self, batch: Batch) -> Reply:
         """Keep a new batch, and have it run."""
-        await asyncio.to_thread(self.context.store.add_batch, batch)
+        await asyncio.to_thread(self.context.store.save_batch, batch)
         self.context.engine.add(batch)
         return Reply(self.batch_body(batch))
 

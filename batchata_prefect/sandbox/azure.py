@@ -1,4 +1,4 @@
-"""Azure OpenAI's HTTP API: OpenAI's, below `/openai/v1`, or `/openai` with the day of a version.
+"""Azure OpenAI: OpenAI's API below `/openai/v1`, or `/openai` with the day of a version.
 
 Sources: learn.microsoft.com, foundry/openai: how-to/batch (August 2026), api-version-lifecycle,
 authoring-reference-preview; openai-dotnet#312 for files that are not processed yet. The texts of
@@ -10,18 +10,46 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from .api import Call, Operation, Upload
-from .azure_answers import URLS, AzureGpt
+from .content import Prompt
+from .limits import Limits
+from .lines import GptCheck, Problem
 from .openai import OpenAI
-from .openai_answers import DAYS_30
-from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES
+from .openai_answers import DAYS_30, Gpt
+from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES, OpenAIModel
 from .reading import Form
 from .shapes import ANYTHING, NAMED, closed, one_of
 from .store import Batch, StoredFile
 from .wire import Json, Refusal, RefusedError, Reply, new_id
 
+_V1 = (None, "v1", "preview")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
+_DAYS_14 = 14 * 86400
+
+
+class Deployment(NamedTuple):
+    """A model under a name that its owner gave.
+
+    Attributes:
+        model: The model.
+        batches: Whether it is for batches, and answers nothing else.
+    """
+
+    model: str
+    batches: bool
+
+
+DEPLOYMENTS = {
+    "fleet": Deployment("gpt-6-luna", batches=True),
+    # By its name it would be another model, of another price.
+    "gpt-4o-reader": Deployment("gpt-6-luna", batches=True),
+    "gpt-4o-mini": Deployment("gpt-6-luna", batches=True),
+    "fleet-live": Deployment("gpt-6-luna", batches=False),
+}
+URLS = {"/chat/completions": CHAT, CHAT: CHAT, RESPONSES: RESPONSES}
+"""Path that a line or a create names -> endpoint."""
 _CREATE = closed(
     input_file_id=NAMED,
     endpoint=one_of(*URLS, required=True),
@@ -29,15 +57,74 @@ _CREATE = closed(
     metadata=METADATA,
     output_expires_after=ANYTHING,
 )
-_V1 = (None, "v1", "preview")
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
-_DAYS_14 = 14 * 86400
+
+
+class AzureCheck(GptCheck):
+    """What is wrong with the lines of a batch, whose endpoint is that of its lines."""
+
+    codes: ClassVar = {"url": "url_mismatch", "model": "model_mismatch"}
+
+    def __init__(self, batch: Batch, limits: Limits) -> None:
+        super().__init__(batch, limits)
+        # 100,000 requests to a file, where OpenAI takes 50,000.
+        self.most_lines = 2 * limits.max_lines
+
+    def fits(self, url: Any) -> bool:
+        """As `GptCheck.fits`."""
+        if self.found.endpoint is None:
+            self.found.endpoint = URLS.get(url) if isinstance(url, str) else None
+            self.endpoint = url
+        return self.found.endpoint is not None and url == self.endpoint
+
+    def knows(self, model: str) -> bool:
+        """As `GptCheck.knows`."""
+        deployment = DEPLOYMENTS.get(model)
+        return deployment is not None and deployment.batches
+
+    def too_many_tokens(self, model: str | None, limit: int) -> Problem:
+        """As `GptCheck.too_many_tokens`."""
+        return (
+            "token_limit_exceeded",
+            f"The number of enqueued tokens has surpassed the configured limit of {limit / 1000:g}K"
+            f" for the deployment '{model}'. Please either increase the limit or try again once the"
+            " current jobs have finished.",
+            None,
+        )
+
+
+class AzureGpt(Gpt):
+    """How a deployment answers."""
+
+    provider = "azure"
+    errors: ClassVar = {
+        **Gpt.errors,
+        "content_filter": Refusal(
+            400,
+            "The response was filtered due to the prompt triggering Azure OpenAI's content"
+            " management policy. Please modify your prompt and retry.",
+            "prompt",
+            "content_filter",
+        ),
+    }
+
+    def read(self, body: Json, size: int = 0) -> tuple[OpenAIModel, Prompt]:
+        """As `Encoder.read`: a name of a deployment is read as its model."""
+        deployment = DEPLOYMENTS.get(str(body.get("model")))
+        if deployment is None:
+            text = "The API deployment for this resource does not exist."
+            raise RefusedError(text, code="DeploymentNotFound", status=404)
+        if deployment.batches != (self.batch is not None):
+            text = "The requested operation is unsupported."
+            raise RefusedError(text, code="OperationNotSupported")
+        return super().read({**body, "model": deployment.model}, size)
 
 
 class Azure(OpenAI):
     """The API of a resource under `/azure`."""
 
     name = "azure"
+    check = AzureCheck
+    rows = AzureGpt
     key_header = "api-key"
     create_shape = _CREATE
     refusals: ClassVar[Mapping[str, Refusal]] = {
@@ -103,11 +190,6 @@ class Azure(OpenAI):
         if problem.code is not None and problem.code.isdigit():
             return {"error": {"code": problem.code, "message": problem.message}}
         return super().error_body(problem, headers)
-
-    def encoder(self, call: Call) -> AzureGpt:
-        """As `Api.encoder`."""
-        endpoint = CHAT if call.request.scope["path"].endswith("/chat/completions") else RESPONSES
-        return AzureGpt(endpoint, self.context.engine.read_file, None)
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: of a file that is processed."""

@@ -7,36 +7,26 @@ import threading
 import time
 import traceback
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .anthropic_answers import Claude
-from .azure_answers import AzureCheck, AzureGpt
 from .faults import Faults
-from .gemini_answers import GeminiRows, failure, line_places
 from .limits import Limits
-from .openai_answers import Gpt
-from .openai_validation import Check, Validation, validate_file
+from .lines import Check, Validation
 from .rows import AbandonedError, Encoder, Outcome, run_batch
 from .store import Batch, Store, StoredFile, load_index
 
 _T = TypeVar("_T")
 
 VALIDATING_SHARE = 0.15
-"""Part of a batch's time in which OpenAI shows it as validating."""
+"""Part of a batch's time in which its file is checked."""
 
 FINALIZING_SHARE = 0.9
 """Part of a batch's time after which OpenAI shows it as finalizing."""
-
-_FILES: dict[str, tuple[type[Check], type[Gpt]]] = {
-    "azure": (AzureCheck, AzureGpt),
-    "openai": (Check, Gpt),
-}
-"""Providers whose batches are files of lines: how they check them and answer."""
 
 _CANCEL_SHARE = 0.25
 _CANCEL_MOST = 2.0
@@ -55,13 +45,21 @@ class _Run:
     validation: Validation | None = None
 
 
-class Engine:
-    """All batches and files that the server knows, and the tasks that bring batches to an end."""
+Kinds = Mapping[str, tuple[type[Check] | None, type[Encoder]]]
 
-    def __init__(self, store: Store, limits: Limits, faults: Faults) -> None:
+
+class Engine:
+    """All batches and files that the server knows, and the tasks that bring batches to an end.
+
+    `kinds` are what checks a provider's file of lines (None where the create has checked all), and
+    what answers them.
+    """
+
+    def __init__(self, store: Store, limits: Limits, faults: Faults, kinds: Kinds) -> None:
         self.store = store
         self.limits = limits
         self.faults = faults
+        self.kinds = kinds
         self.batches: dict[str, Batch] = {}
         self.files: dict[str, StoredFile] = {}
         self._runs: dict[str, _Run] = {}
@@ -92,11 +90,6 @@ class Engine:
     def running(self, provider: str) -> list[Batch]:
         """The provider's batches that have not ended."""
         return [run.batch for run in self._runs.values() if run.batch.provider == provider]
-
-    def validation(self, batch: Batch) -> Validation | None:
-        """What the check of a running OpenAI batch's file found so far."""
-        run = self._runs.get(batch.id)
-        return run.validation if run is not None else None
 
     async def settle(self) -> None:
         """End every running batch now, without waiting for its time."""
@@ -156,8 +149,7 @@ class Engine:
     async def _live(self, run: _Run) -> None:
         batch = run.batch
         try:
-            live = self._live_gemini if batch.provider == "gemini" else self._live_anthropic
-            outcome = await (self._live_openai if batch.provider in _FILES else live)(run)
+            outcome = await self._outcome(run)
             await self._light(self._commit, batch, outcome)
         except Exception:
             # The batch stays open: a test that waits for it must see why it never ends.
@@ -167,57 +159,32 @@ class Engine:
             if batch.final:
                 self._runs.pop(batch.id, None)
 
-    async def _live_anthropic(self, run: _Run) -> Outcome:
-        batch, folder = run.batch, self.store.batches_dir
-        places = await self._light(load_index, folder / f"{batch.id}.index")
-        claude = partial(Claude, batch.endpoint, self.read_file, batch)
-        outcome = await self._computed(run, claude, folder / f"{batch.id}.json", places)
-        batch.status = "ended"
-        return outcome
-
-    async def _live_gemini(self, run: _Run) -> Outcome:
-        batch, path = run.batch, self.file_path(run.batch.input_file_id or "")
-        places = await self._light(line_places, path)
-        ordered = batch.ending
-        if ordered == "batch_failed" or places is None:
+    async def _outcome(self, run: _Run) -> Outcome:
+        batch, (check, rows) = run.batch, self.kinds[run.batch.provider]
+        if check is None:
+            folder = self.store.batches_dir
+            source, endpoint = folder / f"{batch.id}.json", batch.endpoint
+            places = await self._light(load_index, folder / f"{batch.id}.index")
+        else:
+            found = await self._light(self._validate, run)
             await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
-            batch.status = "FAILED"
-            return Outcome(errors=[failure(batch)])
-        outcome = await self._computed(
-            run, lambda: GeminiRows(batch.endpoint, self.read_file, batch), path, places
-        )
-        if batch.cancel_at is not None:
-            batch.status = "CANCELLED"
-        else:
-            batch.status = "EXPIRED" if ordered == "batch_expired" else "SUCCEEDED"
-        return outcome
-
-    async def _live_openai(self, run: _Run) -> Outcome:
-        batch = run.batch
-        _, gpt = _FILES[batch.provider]
-        found = await self._light(self._validate, run)
-        await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
-        if batch.cancel_at is None and found.errors:
-            batch.status = "failed"
-            return Outcome(errors=found.errors)
-        if batch.cancel_at is None and batch.validated_at is None:
-            batch.validated_at = time.time()
-            batch.model, batch.count = found.model, found.count
-            await self._light(self.store.save_batch, batch)
-        if batch.validated_at is None:
-            await self._until_canceled(run)
-            batch.status = "cancelled"
-            return Outcome()
-        outcome = await self._computed(
-            run,
-            lambda: gpt(found.endpoint or batch.endpoint, self.read_file, batch),
-            self.file_path(batch.input_file_id or ""),
-            found.places,
-        )
-        if batch.cancel_at is not None:
-            batch.status = "cancelled"
-        else:
-            batch.status = "expired" if _expires(batch) is not None else "completed"
+            if batch.cancel_at is None and found.errors:
+                batch.status = rows.words["errored"]
+                return Outcome(errors=found.errors)
+            if batch.cancel_at is None and batch.validated_at is None:
+                batch.validated_at = time.time()
+                batch.model, batch.count = batch.model or found.model, found.count
+                await self._light(self.store.save_batch, batch)
+            if batch.validated_at is None:
+                await self._until_canceled(run)
+                batch.status = rows.words["canceled"]
+                return Outcome()
+            source, places = self.file_path(batch.input_file_id or ""), found.places
+            endpoint = found.endpoint or batch.endpoint
+        encoder = partial(rows, endpoint, self.read_file, batch)
+        outcome = await self._computed(run, encoder, source, places)
+        ran = "succeeded" if _expires(batch) is None else "expired"
+        batch.status = rows.words[ran if batch.cancel_at is None else "canceled"]
         return outcome
 
     async def _computed(
@@ -304,12 +271,14 @@ class Engine:
         return batch.due_at - batch.created_at
 
     def _validate(self, run: _Run) -> Validation:
-        file = self.files.get(run.batch.input_file_id or "")
-        path = self.file_path(file.id) if file is not None else None
+        check, _ = self.kinds[run.batch.provider]
+        assert check is not None
+        file_id = run.batch.input_file_id or ""
         # One at a time: two batches that each fit the enqueued limit may not fit together.
         with self._validating:
-            check, _ = _FILES[run.batch.provider]
-            found = validate_file(run.batch, file, path, self.limits, self._enqueued, check)
+            found = check(run.batch, self.limits).run(
+                self.files.get(file_id), self.file_path(file_id), self._enqueued
+            )
             run.validation = found
         return found
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from .api import Api, Call, Operation
-from .gemini_answers import GeminiRows, line_count
+from .gemini_answers import GeminiCheck, GeminiRows, line_count
 from .gemini_rules import VERSIONS, error_body, exists, fitting, google_refusal
 from .reading import TooLargeError, save_body
 from .shapes import ANYTHING, NAMED, STRING, Shape, closed, needed
@@ -57,6 +57,8 @@ class Gemini(Api):
     status_field = "state"
     file_prefix = ""
     batches_path = ""
+    check = GeminiCheck
+    rows = GeminiRows
     key_header = "x-goog-api-key"
     deleted: ClassVar = {}
     misfit = staticmethod(google_refusal)

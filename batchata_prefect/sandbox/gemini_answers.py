@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
+import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from .answers import json_answer, plain_answer, thought_tokens
-from .content import FileReader, Marker, Prompt, cut_text, text_tokens
+from .answers import fitting_text, json_answer, thought_tokens, wanted_text
+from .content import FileReader, Marker, Prompt, text_tokens
 from .gemini_rules import Asked, read_body
-from .quotes import formed_answer
+from .limits import Limits
+from .lines import Check, Problem, error
 from .rows import Counted, Encoder, Outcome, Produced
 from .store import Batch, Bill, Store, StoredFile
-from .wire import Json, RefusedError, is_object, new_id
+from .wire import Json, Refusal, RefusedError, is_object, new_id
 
 _RPC = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14, 504: 4}
 _UNRUN = {"canceled": (1, "The operation was cancelled."), "expired": (4, "Deadline expired.")}
 _DAYS_2 = 2 * 86400
 
 
-def line_places(path: Path) -> array[int] | None:
-    """Start and end of each line of a file; None where one is no request with a key."""
-    places, at, keys = array("Q"), 0, set[str]()
-    for line in path.read_bytes().split(b"\n"):
-        if line.strip():
-            try:
-                entry = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                return None
-            is_whole = is_object(entry) and entry.keys() == {"key", "request"}
-            if not is_whole or entry["key"] in keys or not is_object(entry["request"]):
-                return None
-            keys.add(entry["key"])
-            places.extend((at, at + len(line)))
-        at += len(line) + 1
-    return places
+class GeminiCheck(Check):
+    """What is wrong with a file, of which one bad line fails the batch."""
+
+    def __init__(self, batch: Batch, limits: Limits) -> None:
+        super().__init__(batch, limits)
+        self.most_lines = sys.maxsize
+
+    def line(self, line: Json | None) -> Problem | None:
+        """As `Check.line`."""
+        key, request = (line or {}).get("key"), (line or {}).get("request")
+        is_whole = is_object(request) and len(line or {}) == 2
+        if not isinstance(key, str) or not is_whole or key in self.ids:
+            return 3, "Failed to parse the input file as requests with a key each.", None
+        self.ids.add(key)
+        return None
+
+    def whole(self, file: StoredFile, enqueued: Callable[[str], int]) -> Problem | None:
+        """As `Check.whole`: its tokens were counted as the batch was created."""
+        return None
+
+    def ordered_failure(self, options: Json) -> Json:
+        """As `Check.ordered_failure`."""
+        code = options.get("code")
+        text = options.get("message", "The sandbox was asked to fail this batch.")
+        return error(code if isinstance(code, int) else 3, text)
 
 
 def line_count(path: Path) -> int:
@@ -47,25 +57,27 @@ def line_count(path: Path) -> int:
         return sum(1 for line in file if line.strip())
 
 
-def failure(batch: Batch) -> Json:
-    """The error of a batch that failed as a whole: as a test ordered it, or of its file."""
-    options = batch.ending_options
-    text = options.get("message", "Failed to parse the input file as requests with a key each.")
-    code = options.get("code")
-    return {"code": code if isinstance(code, int) else 3, "message": text}
-
-
 class GeminiRows(Encoder):
     """How a Gemini model answers."""
 
     provider = "gemini"
     id_key = "key"
     body_key = "request"
+    words: ClassVar = {
+        "succeeded": "SUCCEEDED",
+        "errored": "FAILED",
+        "canceled": "CANCELLED",
+        "expired": "EXPIRED",
+    }
+    errors: ClassVar[Mapping[str, Refusal]] = {
+        "api_error": Refusal(500, "An internal error has occurred."),
+        "invalid_request_error": Refusal(400, "The sandbox was asked to fail this request."),
+        "rate_limit_error": Refusal(429, "Resource has been exhausted (e.g. check quota)."),
+    }
 
     def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
         super().__init__(endpoint, files, batch)
         self.model = endpoint.rpartition("/")[2].partition(":")[0]
-        self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:12]
 
     def read(self, body: Json, size: int = 0) -> tuple[Asked, Prompt]:
         """As `Encoder.read`."""
@@ -103,19 +115,6 @@ class GeminiRows(Encoder):
         usage.update(promptTokenCount=given, totalTokenCount=given + tokens + thought)
         return answer, Counted(given, tokens + thought, reasoning=thought)
 
-    def ordered_error(self, marker: Marker) -> RefusedError:
-        """As `Encoder.ordered_error`."""
-        kind = marker.rest.split()[0] if marker.rest else "api_error"
-        if kind == "invalid_request_error":
-            return RefusedError("The sandbox was asked to fail this request.")
-        if kind == "rate_limit_error":
-            return RefusedError("Resource has been exhausted (e.g. check quota).", status=429)
-        return RefusedError("An internal error has occurred.", status=500)
-
-    def number(self, ordinal: int) -> str:
-        """As `Encoder.number`."""
-        return f"{self.head}{ordinal:08x}"
-
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
         """As `Encoder.row`."""
         if isinstance(result, RefusedError):
@@ -140,23 +139,9 @@ class GeminiRows(Encoder):
             return Outcome({"failed": kinds.total()})
         succeeded = kinds["succeeded"]
         outcome = Outcome(
-            {"succeeded": succeeded, "failed": kinds.total() - succeeded},
-            output_file_id=file.final.name,
-            bills=bills,
+            {"succeeded": succeeded, "failed": kinds.total() - succeeded}, bills=bills
         )
-        outcome.files.append(
-            StoredFile(
-                file.final.name,
-                self.provider,
-                "batch_output",
-                "",
-                file.bytes,
-                "application/json",
-                self.now,
-                self.now + _DAYS_2,
-            )
-        )
-        outcome.moves.append((file.temporary, file.final))
+        outcome.output_file_id = self.keep(outcome, file, "", _DAYS_2)
         return outcome
 
 
@@ -164,7 +149,6 @@ def _said(
     asked: Asked, prompt: Prompt, marker: Marker | None, most: int | None, thought: int
 ) -> tuple[Json | None, int, bool]:
     """The part of an answer, its tokens, and whether it was cut off."""
-    name = "" if marker is None else marker.name
     if most is not None and thought >= most:
         return None, 0, True
     schema = asked.config.get("responseJsonSchema")
@@ -173,20 +157,7 @@ def _said(
         arguments = json_answer(prompt, parameters)
         call = {"name": function["name"], "args": arguments}
         return {"functionCall": call}, text_tokens(orjson.dumps(call).decode()), False
-    if marker is not None and name == "reply":
-        text = marker.rest
-    elif is_object(schema):
-        text = orjson.dumps(formed_answer(prompt, schema, misquote=name == "misquote")).decode()
-    else:
-        text = plain_answer(prompt)
-        if asked.config.get("responseMimeType") == "application/json":
-            text = orjson.dumps({"answer": text}).decode()
-    if name == "invalid_json":
-        text = text[: len(text) // 2] + " oops"
-    tokens = text_tokens(text)
-    left = tokens if most is None else most - thought
-    if name in ("truncated", "stop"):
-        left = min(left, max(1, tokens // 2))
-    if tokens > left:
-        return {"text": cut_text(text, left)}, left, True
-    return {"text": text}, tokens, False
+    as_json = asked.config.get("responseMimeType") == "application/json"
+    text = wanted_text(prompt, marker, schema, as_json=as_json)
+    text, tokens, cut = fitting_text(text, marker, None if most is None else most - thought)
+    return {"text": text}, tokens, cut

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -37,6 +37,10 @@ class BilledRow:
     fees: dict[str, int]
     cost_usd: Decimal | None
     at: datetime
+
+
+BILL_COLUMNS = [*[each.name for each in fields(BilledRow)][:-3], "extras", "at"]
+"""Columns of a bill; `extras` is what `Extras.stored` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,7 @@ class Ledger:
 
     def billed(self) -> Iterator[BilledRow]:
         """Every request that was charged, in the order of charging."""
-        for row in self._rows(
-            "select provider, batch_id, custom_id, body_digest, endpoint, model, input_tokens,"
-            " output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens,"
-            " extras, at from billed order by seq"
-        ):
+        for row in self._rows(BILL_COLUMNS, "billed"):
             provider, batch_id, _, _, _, model, *tokens, extras, at = row
             cost = _cost(provider, model, batch_id is not None, extras, *tokens)
             fees: dict[str, int] = json.loads(extras)[0] if extras else {}
@@ -95,23 +95,16 @@ class Ledger:
 
     def batches(self) -> list[BatchRow]:
         """Every batch that was ever created, oldest first."""
+        rows = self._rows([each.name for each in fields(BatchRow)], "batches")
         return [
             BatchRow(*row[:6], created_at=_time(row[6]), metadata=json.loads(row[7]))
-            for row in self._rows(
-                "select id, provider, endpoint, model, status, count, created_at, metadata"
-                " from batches order by seq"
-            )
+            for row in rows
         ]
 
     def files(self) -> list[FileRow]:
         """Every file that was ever uploaded or produced, oldest first."""
-        return [
-            FileRow(*row[:5], created_at=_time(row[5]), deleted=bool(row[6]))
-            for row in self._rows(
-                "select id, provider, purpose, filename, bytes, created_at, deleted"
-                " from files order by seq"
-            )
-        ]
+        rows = self._rows([each.name for each in fields(FileRow)], "files")
+        return [FileRow(*row[:5], created_at=_time(row[5]), deleted=bool(row[6])) for row in rows]
 
     def calls(self) -> dict[str, int]:
         """How often each operation was called, by `provider.operation`; absent means never.
@@ -119,15 +112,18 @@ class Ledger:
         `provider.refused_key` counts those of them that brought a wrong key, or none.
         Calls of the last half second before a kill may be uncounted.
         """
-        rows = self._rows("select provider, operation, count from calls order by 1, 2")
+        rows = self._rows(["provider", "operation", "count"], "calls", order="1, 2")
         return {f"{provider}.{operation}": count for provider, operation, count in rows}
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+    def _rows(
+        self, columns: Sequence[str], table: str, order: str = "seq"
+    ) -> list[tuple[Any, ...]]:
         if self._refresh is not None:
             self._refresh()
         if not self._path.exists():
             return []
         with closing(sqlite3.connect(self._path, timeout=60)) as connection:
+            query = f"select {', '.join(columns)} from {table} order by {order}"  # noqa: S608
             return connection.execute(query).fetchall()
 
 

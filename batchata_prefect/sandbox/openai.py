@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 from .api import Api, Call, Operation, Upload
 from .compatible import bent_batch, bent_file, new_number, offered, shown_order
 from .engine import FINALIZING_SHARE
+from .lines import GptCheck
 from .openai_answers import DAYS_30, Gpt
 from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES, check_metadata
 from .openai_wire import error_body, gpt_refusal, missing
 from .reading import Form
+from .rows import Encoder
 from .shapes import ANYTHING, NAMED, MisfitError, Shape, check, closed, one_of
 from .store import Batch, StoredFile
 from .wire import Json, Refusal, RefusedError, Reply, new_id
@@ -71,6 +73,8 @@ class OpenAI(Api):
     status_field = "status"
     file_prefix = "file-"
     batches_path = "/v1/batches"
+    check: ClassVar = GptCheck
+    rows: ClassVar = Gpt
     key_header = ""
     deleted: ClassVar = {"object": "file", "deleted": True}
     misfit = staticmethod(gpt_refusal)
@@ -116,11 +120,11 @@ class OpenAI(Api):
         """As `Api.error_body`."""
         return error_body(problem)
 
-    def encoder(self, call: Call) -> Gpt:
+    def encoder(self, call: Call) -> Encoder:
         """As `Api.encoder`."""
         path = call.request.scope["path"]
-        endpoint = next(each for each in (CHAT, RESPONSES, EMBEDDINGS) if path.endswith(each))
-        return Gpt(endpoint, self.context.engine.read_file, None)
+        endpoint = next(each for each in (CHAT, RESPONSES, EMBEDDINGS) if path.endswith(each[3:]))
+        return self.rows(endpoint, self.context.engine.read_file, None)
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: only the shape is checked; the file is checked while validating."""

@@ -7,22 +7,20 @@ import hashlib
 import math
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 
-from .answers import json_answer, plain_answer, thought_tokens
+from .answers import fitting_text, json_answer, thought_tokens, wanted_text
 from .compatible import bent_row, new_number
-from .content import FileReader, Marker, Prompt, cut_text, text_tokens
-from .extras import allow_response, ordered
-from .openai_models import OpenAIModel
-from .openai_rules import CHAT, EMBEDDINGS, read_body
+from .content import FileReader, Marker, Prompt, text_tokens
+from .openai_rules import CHAT, EMBEDDINGS, OpenAIModel, read_body
 from .openai_wire import error_body
-from .quotes import formed_answer
-from .rows import Counted, Encoder, Outcome, Produced
-from .store import Batch, Bill, Store, StoredFile
-from .wire import Json, RefusedError, is_array, is_object, new_id, object_at
+from .rows import Counted, Encoder, Outcome, Produced, allow_response, ordered
+from .store import Batch, Bill, Store
+from .wire import Json, Refusal, RefusedError, is_array, is_object, new_id, object_at
 
 _CACHE_MINIMUM = 1024
 _CACHE_HEAD = 4096
@@ -56,12 +54,29 @@ class Gpt(Encoder):
 
     provider = "openai"
     body_key = "body"
+    words: ClassVar = {
+        "succeeded": "completed",
+        "errored": "failed",
+        "canceled": "cancelled",
+        "expired": "expired",
+    }
+    errors: ClassVar[Mapping[str, Refusal]] = {
+        "api_error": Refusal(
+            500, "The server had an error while processing your request. Sorry about that!"
+        ),
+        "invalid_request_error": Refusal(400, "The sandbox was asked to fail this request."),
+        "rate_limit_error": Refusal(
+            429,
+            "Rate limit reached for requests",
+            code="rate_limit_exceeded",
+            error_type="requests",
+        ),
+    }
 
     def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
         super().__init__(endpoint, files, batch)
         self.ways = [] if batch is None else batch.ways
         self.is_one_file = not {"one_file", "same_file"}.isdisjoint(self.ways)
-        self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:24]
         self.input = self.output = self.cached = self.reasoning = 0
         self.heads: set[int] = set()
         """Heads of prompts that were seen so far."""
@@ -117,21 +132,6 @@ class Gpt(Encoder):
         self.heads.add(hash(head))
         return 0
 
-    def ordered_error(self, marker: Marker) -> RefusedError:
-        """As `Encoder.ordered_error`."""
-        kind = marker.rest.split()[0] if marker.rest else "api_error"
-        if kind == "invalid_request_error":
-            return RefusedError("The sandbox was asked to fail this request.")
-        if kind == "rate_limit_error":
-            text, code = "Rate limit reached for requests", "rate_limit_exceeded"
-            return RefusedError(text, code=code, error_type="requests", status=429)
-        text = "The server had an error while processing your request. Sorry about that!"
-        return RefusedError(text, status=500)
-
-    def number(self, ordinal: int) -> str:
-        """As `Encoder.number`."""
-        return f"{self.head}{ordinal:08x}"
-
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
         """As `Encoder.row`."""
         response = error = None
@@ -160,7 +160,7 @@ class Gpt(Encoder):
         return {"succeeded": output, **dict.fromkeys(("errored", *_NOT_RUN), errors)}
 
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
-        """As `Encoder.outcome`; a file without rows is not made."""
+        """As `Encoder.outcome`."""
         assert self.batch is not None
         total = kinds.total()
         # A capture shows the counters of a cancelled batch back at zero; see the notes on counting.
@@ -180,38 +180,23 @@ class Gpt(Encoder):
             },
             bills=bills,
         )
-        outcome.output_file_id = self._keep(outcome, made["succeeded"], "output")
-        if not self.is_one_file:
-            outcome.error_file_id = self._keep(outcome, made["errored"], "error")
+        # A file without rows is not made.
+        for made_file, kind in ((made["succeeded"], "output"), (made["errored"], "error")):
+            if kind == "error" and self.is_one_file:
+                continue
+            if not made_file.rows and "empty_file" not in self.ways:
+                made_file.temporary.unlink()
+                continue
+            lasts = self.batch.output_expires_after or DAYS_30
+            name = self.keep(outcome, made_file, f"{self.batch.id}_{kind}.jsonl", lasts)
+            setattr(outcome, f"{kind}_file_id", name)
         return outcome
-
-    def _keep(self, outcome: Outcome, made: Produced, kind: str) -> str | None:
-        if not made.rows and "empty_file" not in self.ways:
-            made.temporary.unlink()
-            return None
-        assert self.batch is not None
-        name, kept = f"{self.batch.id}_{kind}.jsonl", self.batch.output_expires_after or DAYS_30
-        outcome.files.append(
-            StoredFile(
-                made.final.name,
-                self.provider,
-                "batch_output",
-                name,
-                made.bytes,
-                "application/jsonl",
-                self.now,
-                self.now + kept,
-            )
-        )
-        outcome.moves.append((made.temporary, made.final))
-        return made.final.name
 
 
 def _text(
     body: Json, model: OpenAIModel, prompt: Prompt, marker: Marker | None, effort: Any
 ) -> _Text:
     """What is said at either of the two endpoints that say something."""
-    name = marker.name if marker is not None else ""
     if "messages" in body:
         most = body.get("max_completion_tokens") or body.get("max_tokens")
         form = object_at(body, "response_format")
@@ -221,27 +206,13 @@ def _text(
         form = object_at(object_at(body, "text"), "format")
         schema = form.get("schema")
     reasoning = thought_tokens(prompt, most, tiny=16) if model.reasons and effort != "none" else 0
-    if name == "refusal":
+    if marker is not None and marker.name == "refusal":
         return _Text(_REFUSAL, False, True, 0, text_tokens(_REFUSAL))
     if most is not None and reasoning >= most:
         return _Text("", True, False, reasoning, most)
-    if marker is not None and name == "reply":
-        text = marker.rest
-    elif is_object(schema):
-        text = orjson.dumps(formed_answer(prompt, schema, misquote=name == "misquote")).decode()
-    else:
-        text = plain_answer(prompt)
-        if form.get("type") == "json_object":
-            text = orjson.dumps({"answer": text}).decode()
-    if name == "invalid_json":
-        text = text[: len(text) // 2] + " oops"
-    tokens = text_tokens(text)
-    left = tokens if most is None else most - reasoning
-    if name in ("truncated", "stop"):
-        left = min(left, max(1, tokens // 2))
-    if tokens > left:
-        return _Text(cut_text(text, left), True, False, reasoning, reasoning + left)
-    return _Text(text, False, False, reasoning, reasoning + tokens)
+    text = wanted_text(prompt, marker, schema, as_json=form.get("type") == "json_object")
+    text, tokens, cut = fitting_text(text, marker, None if most is None else most - reasoning)
+    return _Text(text, cut, False, reasoning, reasoning + tokens)
 
 
 def _bend(answer: Json, marker: Marker) -> None:

@@ -1,16 +1,20 @@
 """Which bodies OpenAI refuses: tables of what they hold, and what their models do not take.
 
-Sources: openai/types/*_create_params.py (3.54.0), recorded error bodies, the provider notes.
+Sources: openai/types/*_create_params.py (3.54.0), recorded error bodies, the provider notes; of
+models, told from the patterns of their ids: developers.openai.com reasoning and "using GPT-6"
+guides, third-party probes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .content import FileReader, Prompt, text_tokens
 from .openai_content import read_chat, read_input
-from .openai_models import MAX_OUTPUT_TOKENS, OpenAIModel, openai_model
 from .openai_wire import gpt_refusal, missing
 from .schemas import openai_schema_problem
 from .shapes import (
@@ -30,6 +34,51 @@ from .shapes import (
     tagged,
 )
 from .wire import Json, RefusedError, is_array, is_integer, object_at
+
+_EXISTS = re.compile(r"^(gpt-|o\d|text-embedding-|ft:gpt|chatgpt-)")
+_VERSION = re.compile(r"^(?:ft:)?gpt-(\d+)(?:\.(\d+))?")
+_LATEST = re.compile(r"^gpt-6\.(1-sol|[2-9])")
+MAX_OUTPUT_TOKENS = 128_000
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIModel:
+    """Traits of a model that decide what its requests may hold."""
+
+    id: str
+    reasons: bool
+    embeds: bool
+    takes_no_effort: bool
+    """Whether effort may be `none`, with which sampling parameters are taken again."""
+    takes_chat_tools: bool
+    max_input_tokens: int
+
+
+@lru_cache(maxsize=4096)
+def openai_model(model_id: str) -> OpenAIModel | None:
+    """The traits of a model, or None where the sandbox says that it does not exist."""
+    if not _EXISTS.match(model_id) or "does-not-exist" in model_id:
+        return None
+    match = _VERSION.match(model_id)
+    major, minor = (int(match[1]), int(match[2] or 0)) if match else (0, 0)
+    version = (major, minor)
+    is_o = re.match(r"^o\d", model_id) is not None
+    latest = _LATEST.match(model_id) is not None
+    return OpenAIModel(
+        id=model_id,
+        reasons=is_o or (version >= (5, 0) and "-chat" not in model_id),
+        embeds=model_id.startswith("text-embedding-"),
+        takes_no_effort=version >= (5, 1) and not latest,
+        takes_chat_tools=not latest,
+        max_input_tokens=_window(model_id, version),
+    )
+
+
+def _window(model_id: str, version: tuple[int, int]) -> int:
+    if "gpt-4.1" in model_id or version >= (5, 4):
+        return 1_000_000
+    return 272_000 if version >= (5, 0) else 128_000
+
 
 CHAT = "/v1/chat/completions"
 RESPONSES = "/v1/responses"

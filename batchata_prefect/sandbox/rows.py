@@ -1,7 +1,15 @@
-"""Running a batch: from its requests on disk to result rows and bills, for all providers."""
+"""Running a batch: from its requests on disk to result rows and bills, for all providers.
+
+What is billed beside tokens a test orders in a request's text, as in
+`[[sandbox:bill web_searches 3 compaction 500 20]]`: names of fees with how often, and kinds of
+further passes with their tokens in and out; a pass of `advisor_message` or `fallback_message` has
+its model before them. Tools are used only as far as the request has them, and never more often
+than it allows.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import random
 import time
@@ -9,7 +17,7 @@ import uuid
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +26,41 @@ from typing import IO, Any, ClassVar
 import orjson
 
 from .content import FileReader, Marker, Prompt, find_marker
-from .extras import Extras
 from .store import Batch, Bill, Store, StoredFile
-from .wire import Json, RefusedError, body_digest
+from .wire import Json, Refusal, RefusedError, body_digest, is_array, is_object
 
 Stop = Callable[[], bool]
 """Asked now and then by a computation; true when its result is no longer wanted."""
+
+
+_PASSES = ("message", "compaction")
+_PASSES_OF_A_MODEL = ("advisor_message", "fallback_message")
+
+
+@dataclass(slots=True)
+class Extras:
+    """What is billed beside the tokens of the answer.
+
+    Attributes:
+        fees: Fee -> uses.
+        passes: Kind, model (None for the request's own), tokens in and out.
+        tier: Service tier that answered; None for the usual one.
+        region: Region that answered; None for any.
+    """
+
+    fees: dict[str, int] = field(default_factory=dict[str, int])
+    passes: list[tuple[str, str | None, int, int]] = field(
+        default_factory=list[tuple[str, str | None, int, int]]
+    )
+    tier: str | None = None
+    region: str | None = None
+
+    def stored(self) -> str:
+        """It as JSON for the ledger; empty where there is nothing."""
+        if not (self.fees or self.passes or self.tier or self.region):
+            return ""
+        told = [self.fees, self.passes, self.tier, self.region]
+        return orjson.dumps(told).decode()
 
 
 class AbandonedError(Exception):
@@ -102,12 +139,17 @@ class Encoder(ABC):
     """Where its id lies in a request of a batch."""
     body_key: ClassVar[str]
     """Where the body lies in a request of a batch."""
+    words: ClassVar[Mapping[str, str]]
+    """Status of a batch that ended, by the way; `errored` is one that failed as a whole."""
+    errors: ClassVar[Mapping[str, Refusal]]
+    """Failures that a test can order with `[[sandbox:errored ...]]`; `api_error` where no other."""
 
     def __init__(self, endpoint: str, files: FileReader, batch: Batch | None) -> None:
         self.endpoint = endpoint
         self.files = files
         self.batch = batch
         self.now = time.time()
+        self.head = "" if batch is None else hashlib.sha256(batch.id.encode()).hexdigest()[:14]
 
     @abstractmethod
     def read(self, body: Json, size: int = 0) -> tuple[Any, Prompt]:
@@ -123,14 +165,6 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def ordered_error(self, marker: Marker) -> RefusedError:
-        """The failure that a test ordered with `[[sandbox:errored ...]]`."""
-
-    @abstractmethod
-    def number(self, ordinal: int) -> str:
-        """What makes the ids of a row."""
-
-    @abstractmethod
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
         """A result row; `result` is an answer or a `RefusedError`, None where it did not run."""
 
@@ -141,6 +175,33 @@ class Encoder(ABC):
     @abstractmethod
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
         """How a batch came out whose rows are of these kinds."""
+
+    def ordered_error(self, marker: Marker) -> RefusedError:
+        """The failure that a test ordered."""
+        kind = marker.rest.split()[0] if marker.rest else "api_error"
+        return (self.errors.get(kind) or self.errors["api_error"]).of()
+
+    def number(self, ordinal: int) -> str:
+        """What makes the ids of a row."""
+        return f"{self.head}{ordinal:08x}"
+
+    def keep(self, outcome: Outcome, made: Produced, filename: str, seconds: float) -> str:
+        """Have a file of rows be one of the provider's; gives its id."""
+        file_id, until = made.final.name, self.now + seconds
+        outcome.moves.append((made.temporary, made.final))
+        outcome.files.append(
+            StoredFile(
+                file_id,
+                self.provider,
+                "batch_output",
+                filename,
+                made.bytes,
+                "application/jsonl",
+                self.now,
+                until,
+            )
+        )
+        return file_id
 
 
 def run_batch(
@@ -182,8 +243,8 @@ def run_batch(
             file = stack.enter_context(source.open("rb"))
             data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             for ordinal, request in enumerate(order):
-                if ordinal % 256 == 0:
-                    _give_up_if(stop)
+                if ordinal % 256 == 0 and stop():
+                    raise AbandonedError  # noqa: TRY301 - it discards what was made, as any other
                 raw = data[places[2 * request] : places[2 * request + 1]]
                 entry: Json = orjson.loads(raw)
                 if ordinal < done:
@@ -202,11 +263,6 @@ def run_batch(
     outcome = encoder.outcome(runner.kinds, runner.bills, made)
     outcome.seen = runner.seen
     return outcome
-
-
-def _give_up_if(stop: Stop) -> None:
-    if stop():
-        raise AbandonedError
 
 
 class _Runner:
@@ -257,12 +313,12 @@ def make_bill(
     encoder: Encoder, custom_id: str | None, digest: str, model: str, counted: Counted
 ) -> Bill:
     """The ledger's row for a request that costs money."""
-    return Bill(
+    return (
         encoder.provider,
-        encoder.endpoint,
         None if encoder.batch is None else encoder.batch.id,
         custom_id,
         digest,
+        encoder.endpoint,
         model,
         counted.input,
         counted.output,
@@ -272,3 +328,45 @@ def make_bill(
         counted.extras.stored(),
         encoder.now,
     )
+
+
+def ordered(marker: Marker | None) -> Extras:
+    """What a test ordered."""
+    extras = Extras()
+    if marker is None or marker.name != "bill":
+        return extras
+    words = iter(marker.rest.split())
+    for name in words:
+        if name in _PASSES or name in _PASSES_OF_A_MODEL:
+            model = next(words) if name in _PASSES_OF_A_MODEL else None
+            extras.passes.append((name, model, int(next(words)), int(next(words))))
+        else:
+            extras.fees[name] = int(next(words))
+    return extras
+
+
+def allow_claude(extras: Extras, params: Json) -> None:
+    """Leave only the searches that a Messages request allows: `max_uses` of its tool."""
+    wanted, extras.fees = extras.fees.get("web_searches", 0), {}
+    for tool in _tools(params):
+        if str(tool.get("type", "")).startswith("web_search_"):
+            most = tool.get("max_uses")
+            extras.fees["web_searches"] = wanted if most is None else min(wanted, int(most))
+
+
+def allow_response(extras: Extras, body: Json) -> None:
+    """Leave only the calls that a response allows: of its tools, `max_tool_calls` together."""
+    kinds = {str(tool.get("type", "")) for tool in _tools(body)}
+    most = body.get("max_tool_calls")
+    left = most if isinstance(most, int) else 1 << 30
+    allowed: dict[str, int] = {}
+    for fee, kind in (("web_searches", "web_search"), ("file_searches", "file_search")):
+        if kind in kinds and (uses := min(extras.fees.get(fee, 0), left)):
+            allowed[fee] = uses
+            left -= uses
+    extras.fees = allowed
+
+
+def _tools(body: Json) -> list[Json]:
+    tools: Any = body.get("tools")
+    return [tool for tool in tools if is_object(tool)] if is_array(tools) else []

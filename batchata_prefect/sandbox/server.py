@@ -36,6 +36,8 @@ _TICK = 0.5
 _CHUNK = 256 * 1024
 _GARBAGE = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>\n"
 
+_KINDS: tuple[type[Api], ...] = (Anthropic, Azure, Gemini, OpenAI)
+
 _transports: dict[tuple[str, int], asyncio.Transport] = {}
 
 
@@ -74,9 +76,7 @@ class App:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        kinds = (Anthropic, Azure, Gemini, OpenAI)
-        self.apis: dict[str, Api] = {kind.name: kind(context) for kind in kinds}
-        self.routers = {name: _router(api) for name, api in self.apis.items()}
+        self.routers = {kind.name: _router(kind(context)) for kind in _KINDS}
         self.control = Router(
             [
                 Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
@@ -315,7 +315,9 @@ def serve(
     in_force.change(store.setting("limits") or {})
     in_force.change(limits)
     faults = Faults(store.setting("faults") or [], lambda rules: store.set_setting("faults", rules))
-    engine = Engine(store, in_force, faults)
+    engine = Engine(
+        store, in_force, faults, {kind.name: (kind.check, kind.rows) for kind in _KINDS}
+    )
     context = Context(store, engine, faults, in_force, url)
 
     class Server(uvicorn.Server):

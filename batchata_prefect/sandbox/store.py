@@ -12,32 +12,18 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
+from .ledger import BILL_COLUMNS
 from .wire import Json
 
+Bill = tuple[Any, ...]
+"""One request that costs money: a value for each of `BILL_COLUMNS`.
 
-class Bill(NamedTuple):
-    """One request that costs money. Input tokens include those read from and written to a cache.
-
-    `extras` is what `Extras.stored` gives.
-    """
-
-    provider: str
-    endpoint: str
-    batch_id: str | None
-    custom_id: str | None
-    body_digest: str
-    model: str
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_5m_tokens: int
-    cache_write_1h_tokens: int
-    extras: str
-    at: float
+Input tokens include those read from and written to a cache.
+"""
 
 
 @dataclass(slots=True)
@@ -97,14 +83,19 @@ class StoredFile:
 
 _FILE_COLUMNS = ", ".join(each.name for each in fields(StoredFile))
 _FILE_PLACES = ", ".join(f":{each.name}" for each in fields(StoredFile))
-_BILL_COLUMNS = ", ".join(Bill._fields)
-_BILL_PLACES = ", ".join("?" for _ in Bill._fields)
+_BILL_COLUMNS = ", ".join(BILL_COLUMNS)
+_BILL_PLACES = ", ".join("?" for _ in BILL_COLUMNS)
 _INSERT_FILE = f"insert into files ({_FILE_COLUMNS}) values ({_FILE_PLACES})"  # noqa: S608
 _INSERT_BILL = f"insert into billed ({_BILL_COLUMNS}) values ({_BILL_PLACES})"  # noqa: S608
+_BATCH_COLUMNS = "id, provider, endpoint, model, status, final, count, created_at, metadata, record"
+_SAVE_BATCH = f"""
+insert into batches ({_BATCH_COLUMNS}) values (:{_BATCH_COLUMNS.replace(", ", ", :")})
+on conflict (id) do update set model = excluded.model, status = excluded.status,
+    final = excluded.final, count = excluded.count, record = excluded.record
+"""  # noqa: S608
 _SEQ = "seq integer primary key autoincrement"
 _SCHEMA = f"""
-create table if not exists batches ({_SEQ}, id unique not null, provider, endpoint, model, status,
-    final, count, created_at, metadata, record);
+create table if not exists batches ({_SEQ}, {_BATCH_COLUMNS}, unique (id));
 create table if not exists files ({_SEQ}, {_FILE_COLUMNS}, deleted default 0);
 create table if not exists billed ({_SEQ}, {_BILL_COLUMNS});
 create index if not exists billed_batch on billed (batch_id);
@@ -146,22 +137,9 @@ class Store:
         rows = self.connection().execute("select record from batches order by seq")
         return [Batch(**orjson.loads(record)) for (record,) in rows]
 
-    def add_batch(self, batch: Batch) -> None:
-        """Make a new batch durable."""
-        self.connection().execute(
-            "insert into batches (id, provider, endpoint, model, status, final, count, created_at,"
-            " metadata, record) values (:id, :provider, :endpoint, :model, :status, :final, :count,"
-            " :created_at, :metadata, :record)",
-            {
-                **asdict(batch),
-                "metadata": orjson.dumps(batch.metadata or {}).decode(),
-                "record": orjson.dumps(batch).decode(),
-            },
-        )
-
     def save_batch(self, batch: Batch) -> None:
-        """Make a change of a batch durable."""
-        _update(self.connection(), batch)
+        """Make a new batch, or a change of it, durable."""
+        _save(self.connection(), batch)
 
     def end_batch(
         self, batch: Batch, bills: Iterable[Bill], files: Iterable[StoredFile], seen: Iterable[str]
@@ -181,7 +159,7 @@ class Store:
                 connection.executemany(
                     "insert or ignore into seen values (?)", ((digest,) for digest in seen)
                 )
-                _update(connection, batch)
+                _save(connection, batch)
             connection.execute("commit")
         except BaseException:
             connection.execute("rollback")
@@ -259,16 +237,7 @@ def load_index(path: Path) -> array[int]:
     return places
 
 
-def _update(connection: sqlite3.Connection, batch: Batch) -> None:
-    connection.execute(
-        "update batches set model = :model, status = :status, final = :final, count = :count,"
-        " record = :record where id = :id",
-        {
-            "id": batch.id,
-            "model": batch.model,
-            "status": batch.status,
-            "final": batch.final,
-            "count": batch.count,
-            "record": orjson.dumps(batch).decode(),
-        },
-    )
+def _save(connection: sqlite3.Connection, batch: Batch) -> None:
+    record = orjson.dumps(batch).decode()
+    metadata = orjson.dumps(batch.metadata or {}).decode()
+    connection.execute(_SAVE_BATCH, {**asdict(batch), "metadata": metadata, "record": record})
