@@ -49,7 +49,6 @@ async def canary_holds(run: Session, purchases: Purchases) -> bool:
     """
     if run.settings.canary is None:
         return True
-    assert run.records is not None
     sample = await run.records.sample()
     if sample is None or sample.job_set != run.spool.digest:
         canary, waiting = run.settings.canary, run.spool.states.counts[WAITING]

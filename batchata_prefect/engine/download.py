@@ -150,9 +150,7 @@ async def restore(run: Session, entry: Entry, ordinals: Sequence[int]) -> None:
         OSError: The disk is full or not writable.
     """
     ending, receipt, chunk = entry.ending, entry.receipt, entry.chunk
-    if ending is None:
-        return
-    if not _had_rows(ending):
+    if ending is None or not _had_rows(ending):
         return
     if run.reply_file(chunk.token).exists() or kept_answers(run, entry) is not None:
         return

@@ -13,8 +13,8 @@ from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import look_at_results
 from batchata_prefect.engine.endings import take_in
 from batchata_prefect.engine.pace import Pace
-from batchata_prefect.engine.recovery import read_ledger, refuse_other_records
 from batchata_prefect.engine.session import Session
+from batchata_prefect.engine.start import read_ledger, refuse_other_records
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.faults import remarks
 from batchata_prefect.jobs.spool import ANSWERED, FAILED, IN_FLIGHT, Family
@@ -155,7 +155,7 @@ def _sums(batches: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "batches": len(batches),
         **{name: sum(batch[name] for batch in batches) for name in counts},
-        **{name: _sum([batch[name] for batch in batches]) for name in _USD},
+        **{name: budget.total(batch[name] for batch in batches) for name in _USD},
     }
 
 
@@ -284,15 +284,6 @@ def _wait_for(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     thread.join()
     if raised:
         raise raised[0]
-
-
-def _sum(amounts: list[Decimal | None]) -> Decimal | None:
-    total = Decimal(0)
-    for amount in amounts:
-        if amount is None:
-            return None
-        total += amount
-    return total
 
 
 def _numbers(amounts: dict[str, Any]) -> dict[str, float | None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def finish(run: Session) -> dict[str, Any]:
         drop(run.results_dir)
         # Nothing was sent since it was written.
         return {**done, "resumed": run.resumed, "cost_of_run_usd": plain_usd(spent_now(run))}
-    any_gone = any(map(_has_gone, run.members)) or archive.is_there(results)
+    any_gone = any(-1 in ordinals for ordinals in run.members) or archive.is_there(results)
     if any_gone and run.settings.results_url is not None:
         # Another machine may have put them there since.
         bring(run.settings.results_url, newer=True)
@@ -62,19 +64,16 @@ def finish(run: Session) -> dict[str, Any]:
         for entry, ordinals in zip(run.ledger, run.members, strict=True)
         if (part := _part(run, entry, ordinals)) is not None
     ]
-    jobs = run.spool.reader()
-    try:
+    with closing(run.spool.reader()) as jobs:
         tally = assemble(
             results,
             parts,
             jobs,
             run.spool.count,
-            unsent=lambda job, family: _unsent(run, job, family),
+            unsent=partial(_unsent, run),
             unanswered=_unanswered(run),
             each_to=run.results_dir if run.settings.result_format == "json" else None,
         )
-    finally:
-        jobs.close()
     archived = archive.keep_gone(results, run.own_dir) if any_gone else 0
     if archived:
         get_run_logger().warning(
@@ -116,17 +115,12 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
     return manifest if same else None
 
 
-def _has_gone(ordinals: Sequence[int]) -> bool:
-    return -1 in ordinals
-
-
 def _parquet(run: Session) -> Path:
     return run.results_dir / "results.parquet"
 
 
 def _ledger_digest(run: Session) -> list[int]:
     """Generation, entries and ended entries: what changes whenever anything is bought or ends."""
-    assert run.records is not None
     ended = sum(1 for entry in run.ledger if entry.ending is not None)
     return [run.records.generation, len(run.ledger), ended]
 
@@ -148,7 +142,6 @@ def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
 
 def _is_ours(run: Session, manifest: dict[str, Any]) -> bool:
     """Whether a manifest was made from these very records."""
-    assert run.records is not None
     records = (run.settings.run_key, run.records.id, run.records.generation)
     return records == (manifest["run_key"], manifest.get("records", ""), manifest["ledger"][0])
 
@@ -164,10 +157,8 @@ def read_manifest(results_dir: Path) -> dict[str, Any] | None:
 
 def _part(run: Session, entry: Entry, ordinals: Sequence[int]) -> Part | None:
     """The answers of an ended chunk, read again from its replies where they are not at hand."""
-    if not has_answers(entry):
-        return None
-    if max(ordinals) < 0:
-        return None  # all its jobs are gone
+    if not has_answers(entry) or max(ordinals) < 0:
+        return None  # or all its jobs are gone
     return Part(answers_of(run, entry, ordinals), ordinals)
 
 
@@ -230,7 +221,6 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
     by_model = _sums(ended, lambda chunk: f"{chunk.provider} {chunk.model}")
     for sums in tally.by_tag.values():
         sums["cost_usd"] = plain_usd(sums["cost_usd"])
-    assert run.records is not None
     return {
         "format": MANIFEST_FORMAT,
         "package": package(),

@@ -15,9 +15,8 @@ from batchata_prefect.engine.deliver import delivering
 from batchata_prefect.engine.download import look_at_results, put_results, restore
 from batchata_prefect.engine.finish import finish
 from batchata_prefect.engine.limits import Limits
-from batchata_prefect.engine.recovery import connected, recover
 from batchata_prefect.engine.session import Session, session
-from batchata_prefect.engine.start import owning
+from batchata_prefect.engine.start import connected, owning, recover
 from batchata_prefect.engine.status import batch_statuses, run_status
 from batchata_prefect.engine.submit import Purchases
 from batchata_prefect.engine.suspend import sleepy

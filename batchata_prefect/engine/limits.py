@@ -328,7 +328,6 @@ def _nothing() -> None:
 
 
 def _owner(run: Session) -> str:
-    assert run.records is not None
     # By the records' own id: what records that were deleted have spent stays spent.
     return f"{run.settings.run_key} #{run.records.id or run.records.generation}"
 

@@ -327,13 +327,11 @@ async def _receive(run: Session, flight: Flight, batch: ProviderBatch, *, adopte
     flight.waiting_for = None
     run.stuck.pop(entry.chunk.provider, None)
     flight.batch = batch
-    records = run.records
-    assert records is not None
     await keep(
         run,
         entry,
         "receipt",
-        lambda: records.write_receipt(entry.chunk.sequence, receipt),
+        lambda: run.records.write_receipt(entry.chunk.sequence, receipt),
         lost=f"it was sent as {batch.batch_id}, and that cannot be recorded. The next run finds it "
         "at the provider, and nothing is paid twice:",
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TypeAlias
 
-from batchata_prefect.engine.session import Session
-from batchata_prefect.models import ProviderBatch, package
+from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.models import Chunk, ProviderBatch, package
 from batchata_prefect.money.ledger import (
     AGAIN,
     ANSWERED,
@@ -25,6 +27,9 @@ from batchata_prefect.results.codes import rule
 from batchata_prefect.results.read import Collected, collect, give_up
 from batchata_prefect.results.row import Reading, canceled
 
+NoReply: TypeAlias = Callable[[int], tuple[str, str, str]]
+"""Place of a request in the chunk -> its mark, error code and error."""
+
 logger = logging.getLogger("batchata_prefect")
 
 
@@ -33,13 +38,8 @@ def read_chunk(
     entry: Entry,
     ordinals: Sequence[int],
     replies: Path | None,
-    batch: ProviderBatch | None,
     reason: str | None,
-    *,
-    short: bool = False,
-    lost: bool = False,
-    refused_places: Mapping[int, str] | None = None,
-    no_reply: Callable[[int], tuple[str, str, str]] | None = None,
+    no_reply: NoReply,
 ) -> Collected:
     """Read a chunk's replies into its answer file; runs in a thread of its own.
 
@@ -48,14 +48,8 @@ def read_chunk(
         entry: The chunk's line in the ledger.
         ordinals: Place in the chunk -> ordinal in the job set, -1 where the job is gone.
         replies: The provider's rows; None where there are none.
-        batch: What the provider said last; None where no batch was created.
         reason: Why the batch was canceled or refused.
-        short: Whether the provider counts more rows than it gives.
-        lost: Whether the provider keeps its results no more.
-        refused_places: Place in the chunk -> what the provider has against that request, where it
-            refused the chunk for some of its requests only.
-        no_reply: Place -> (mark, error code, error) of a request that got no row, where that is
-            known already.
+        no_reply: What is said of a request that got no row.
 
     Raises:
         OSError: The answers cannot be written.
@@ -74,35 +68,18 @@ def read_chunk(
     if replies is None and entry.ending is not None:
         # The provider may only be away now, so the next start looks for them again.
         source += " without replies"
-    jobs = run.spool.reader()
-    try:
-        return collect(
-            reading,
-            replies,
-            answers,
-            ordinals,
-            jobs,
-            run.providers[chunk.provider].read,
-            no_reply=no_reply
-            or _no_reply(
-                entry,
-                batch,
-                reason,
-                refused_places or {},
-                short=short,
-                lost=lost,
-                no_file=replies is None,
-            ),
-            source=source,
-        )
-    except OSError:
-        raise
-    except Exception as error:
-        # A fault of ours. It must not take the other batches along, nor the next start.
-        logger.exception("%s: its replies could not be read; they are kept", chunk.name)
-        return give_up(reading, answers, ordinals, jobs, error, source)
-    finally:
-        jobs.close()
+    read = run.providers[chunk.provider].read
+    with closing(run.spool.reader()) as jobs:
+        try:
+            return collect(
+                reading, replies, answers, ordinals, jobs, read, no_reply=no_reply, source=source
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            # A fault of ours. It must not take the other batches along, nor the next start.
+            logger.exception("%s: its replies could not be read; they are kept", chunk.name)
+            return give_up(reading, answers, ordinals, jobs, error, source)
 
 
 def answers_of(run: Session, entry: Entry, ordinals: Sequence[int]) -> AnswerFile:
@@ -114,9 +91,11 @@ def answers_of(run: Session, entry: Entry, ordinals: Sequence[int]) -> AnswerFil
     path = run.answer_file(entry.chunk.token)
     if (answers := kept_answers(run, entry)) is not None:
         return answers
-    replies = run.reply_file(entry.chunk.token)
-    reason = entry.ending.reason if entry.ending else None
-    read_chunk(run, entry, ordinals, replies if replies.exists() else None, None, reason)
+    ending, replies = entry.ending, run.reply_file(entry.chunk.token)
+    assert ending is not None
+    found = replies if replies.exists() else None
+    no_reply = _restored(entry.chunk, ending, no_file=found is None)
+    read_chunk(run, entry, ordinals, found, ending.reason, no_reply)
     answers = open_answers(path)
     if answers is None:
         raise OSError(f"the answers {str(path)!r} are cut short")
@@ -134,26 +113,14 @@ def source_of(run: Session) -> str:
     return f"{package()} {run.spool.digest}"
 
 
-def _no_reply(
-    entry: Entry,
-    batch: ProviderBatch | None,
-    reason: str | None,
-    refused_places: Mapping[int, str],
-    *,
-    short: bool,
-    lost: bool,
-    no_file: bool,
-) -> Callable[[int], tuple[str, str, str]]:
-    """Place -> (mark, error code, error) of a request that got no row."""
-    if (ending := entry.ending) is not None:
-        if entry.chunk.realtime:
-            return lambda place: unanswered(ending.marks[place], ending.reason)
-        return _restored(ending, no_file=no_file)
-    if batch is None:
-        return lambda place: _refused(reason, refused_places, place)
-    if lost:
-        gone = f"{batch.batch_id} was paid for, and {LOST}"
-        return lambda _: (FAILED, "answer_lost", gone)
+def rowless(batch: ProviderBatch, reason: str | None, *, short: bool) -> NoReply:
+    """What is said of the requests of a batch that has ended without a row for them.
+
+    Args:
+        batch: The batch.
+        reason: Why it was canceled.
+        short: Whether the provider counts more rows than it gives.
+    """
     if not short and (batch.ending == "canceled" or batch.ending == "expired"):
         unrun = _unrun(batch.ending, batch.batch_id, reason)
         return lambda _: unrun
@@ -178,7 +145,7 @@ def _no_reply(
 
 
 def _unrun(ending: str, batch_id: str, reason: str | None) -> tuple[str, str, str]:
-    """The same for a batch that was canceled or expired: it need not have rows of what did not run.
+    """What is said of a request that a canceled or expired batch has no row of: it did not run.
 
     OpenAI has none of a batch that was canceled while it was validated, and after a cancel rows
     that it counted may be in no file.
@@ -188,14 +155,12 @@ def _unrun(ending: str, batch_id: str, reason: str | None) -> tuple[str, str, st
     return CANCELED, *canceled(reason or f"{batch_id} was canceled at the provider")
 
 
-def _refused(
-    reason: str | None, refused_places: Mapping[int, str], place: int
-) -> tuple[str, str, str]:
-    """The same for a chunk that the provider would not create."""
-    if not refused_places:
-        return FAILED, "batch_refused", f"the provider refused the batch: {reason}"
-    if place in refused_places:
-        return FAILED, "invalid_request", f"the provider refused it: {refused_places[place]}"
+def no_batch_for(flight: Flight, place: int) -> tuple[str, str, str]:
+    """Mark, error code and error of a request of a chunk that the provider would not create."""
+    if not flight.refused_places:
+        return FAILED, "batch_refused", f"the provider refused the batch: {flight.refused}"
+    if (told := flight.refused_places.get(place)) is not None:
+        return FAILED, "invalid_request", f"the provider refused it: {told}"
     return AGAIN, "batch_failed", "its batch was refused for other jobs in it; nothing was billed"
 
 
@@ -217,10 +182,11 @@ def unanswered(mark: str, reason: str | None) -> tuple[str, str, str]:
     return mark, "canceled", f"{reason}; it was not sent. Run again to send it"
 
 
-def _restored(ending: Ending, *, no_file: bool) -> Callable[[int], tuple[str, str, str]]:
+def _restored(chunk: Chunk, ending: Ending, *, no_file: bool) -> NoReply:
     """The same for a chunk that ended before, whose replies are read once more.
 
     Args:
+        chunk: The chunk.
         ending: How it ended.
         no_file: Whether the file of its replies is not there, and cannot be had now.
     """
@@ -229,6 +195,8 @@ def _restored(ending: Ending, *, no_file: bool) -> Callable[[int], tuple[str, st
 
     def told(place: int) -> tuple[str, str, str]:
         letter = ending.marks[place]
+        if chunk.realtime:
+            return unanswered(letter, ending.reason)
         if letter == ANSWERED:
             return letter, "answer_lost", lost
         if ending.reason == LOST:

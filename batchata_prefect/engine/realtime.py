@@ -7,30 +7,24 @@ requests has an intent and an ending like any other, and no receipt.
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from decimal import Decimal
 
 from prefect import get_run_logger
 
 from batchata_prefect.engine.download import put_replies
-from batchata_prefect.engine.endings import close
 from batchata_prefect.engine.pace import Throttle
 from batchata_prefect.engine.read_chunk import read_chunk, unanswered
 from batchata_prefect.engine.retries import backoff, keep, own, patiently, still_owned
 from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.settle import end, unseen_usd
 from batchata_prefect.errors import BatchSubmissionError, StateError
 from batchata_prefect.files import whole_file
 from batchata_prefect.models import Chunk
 from batchata_prefect.money import budget
 from batchata_prefect.money.budget import correction
-from batchata_prefect.money.ledger import (
-    CANCELED,
-    FAILED,
-    REALTIME,
-    TIME_LIMIT,
-    Ending,
-)
+from batchata_prefect.money.ledger import CANCELED, FAILED, REALTIME, TIME_LIMIT
 from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.providers.failures import Failure, classify
 from batchata_prefect.records.journal import Journal, Told
@@ -139,16 +133,7 @@ async def _answer_now(run: Session, flight: Flight) -> None:
         lambda: put_replies(run, chunk),
         lost="what was answered is on disk, the next run takes it up, and nothing is paid twice:",
     )
-    ending = Ending(
-        status="ended",
-        marks=collected.marks,
-        cost_usd=collected.cost_usd,
-        usage=collected.usage,
-        ended_at=datetime.now(UTC),
-        reason=reason,
-        cache_saved_usd=collected.cache_saved_usd,
-    )
-    await close(run, flight, ending)
+    await end(run, flight, collected, reason)
     await asyncio.to_thread(sending.journal.remove)
     if sending.refused is not None:
         raise sending.refusal
@@ -167,26 +152,24 @@ class _Sending:
     async def all(self) -> None:
         """Send every request that the time allows, and wait for their replies."""
         run, lines = self.run, self.flight.lines
-        jobs = run.spool.reader()
         try:
-            for place, ordinal in enumerate(self.flight.ordinals):
-                await lines.slots.acquire()
-                if self._is_over:
-                    lines.slots.release()
-                    break
-                (body,) = await asyncio.to_thread(list, jobs.bodies([ordinal]))
-                if self.flight.uploads:
-                    body = with_uploads(body, self.flight.uploads)
-                task = asyncio.create_task(self._one(place, body))
-                self._tasks.add(task)
-                task.add_done_callback(lambda _: lines.slots.release())
+            with closing(run.spool.reader()) as jobs:
+                for place, ordinal in enumerate(self.flight.ordinals):
+                    await lines.slots.acquire()
+                    if self._is_over:
+                        lines.slots.release()
+                        break
+                    (body,) = await asyncio.to_thread(list, jobs.bodies([ordinal]))
+                    if self.flight.uploads:
+                        body = with_uploads(body, self.flight.uploads)
+                    task = asyncio.create_task(self._one(place, body))
+                    self._tasks.add(task)
+                    task.add_done_callback(lambda _: lines.slots.release())
             await self._wait()
         except BaseException:
             for task in self._tasks:
                 task.cancel()
             raise
-        finally:
-            jobs.close()
 
     async def _wait(self) -> None:
         """Wait for what is under way: it is paid, also where the run is ending."""
@@ -284,28 +267,9 @@ def _collect(run: Session, flight: Flight, told: Told, reason: str | None) -> Co
         flight.ordinals,
         replies,
         None,
-        None,
-        no_reply=lambda place: unanswered(FAILED if place in open_places else CANCELED, reason),
+        lambda place: unanswered(FAILED if place in open_places else CANCELED, reason),
     )
     if not open_places or collected.cost_usd is None:
         return collected
-    doubt = _doubt(run, flight, open_places)
+    doubt = unseen_usd(run, chunk, [flight.ordinals[place] for place in open_places])
     return replace(collected, cost_usd=None if doubt is None else collected.cost_usd + doubt)
-
-
-def _doubt(run: Session, flight: Flight, places: set[int]) -> Decimal | None:
-    """Upper bound in USD of requests whose replies were lost; None where it is not known."""
-    chunk, terms = flight.entry.chunk, run.spool.terms(flight.ordinals)
-    total = Decimal(0)
-    for place in places:
-        ordinal = flight.ordinals[place]
-        if ordinal < 0:
-            return chunk.reserved_usd
-        _, input_bound, output_bound = run.spool.tokens(ordinal)
-        usd = run.prices.bound(
-            chunk.provider, chunk.model, input_bound, output_bound, realtime=True, terms=terms
-        )
-        if usd is None:
-            return chunk.reserved_usd
-        total += usd * Decimal(chunk.correction)
-    return total if chunk.reserved_usd is None else min(total, chunk.reserved_usd)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 
 from batchata_prefect.engine.session import Session
@@ -30,14 +31,10 @@ def prepare_requests(
         OSError: The disk is full or not writable; nothing was sent.
     """
     provider, path = run.providers[chunk.provider], run.request_file(chunk.token)
-    jobs = run.spool.reader()
-    try:
-        # Not synced: after a loss of power it is made anew from the jobs, or not needed at all.
-        with whole_file(path, synced=False) as file:
-            for place, body in enumerate(jobs.bodies(ordinals)):
-                sent = with_uploads(body, uploads) if uploads else body
-                file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))
-                file.write(b"\n")
-    finally:
-        jobs.close()
+    # Not synced: after a loss of power it is made anew from the jobs, or not needed at all.
+    with closing(run.spool.reader()) as jobs, whole_file(path, synced=False) as file:
+        for place, body in enumerate(jobs.bodies(ordinals)):
+            sent = with_uploads(body, uploads) if uploads else body
+            file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))
+            file.write(b"\n")
     return partial(path.open, "rb")

@@ -175,7 +175,7 @@ class Session:
         prices: What tokens cost.
         schemas: Digest -> answer schema.
         pace: How long to wait for what.
-        records: Where its records are kept, once it runs.
+        records: Where its records are kept; once it runs, and not before.
         ledger: Its chunks, oldest first; the records in memory.
         members: For each chunk of the ledger, place -> ordinal in the job set, -1 for none.
         flights: Sequence -> chunk that is being taken care of.
@@ -210,7 +210,7 @@ class Session:
     prices: PriceBook
     schemas: Mapping[str, AnswerSchema]
     pace: Pace
-    records: Records | None = None
+    records: Records = field(init=False, repr=False)
     ledger: list[Entry] = field(default_factory=list[Entry])
     members: list[Sequence[int]] = field(default_factory=list[Sequence[int]])
     flights: dict[int, Flight] = field(default_factory=dict[int, Flight])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from prefect import get_run_logger
@@ -13,7 +15,7 @@ from prefect import get_run_logger
 from batchata_prefect.answers import Usage
 from batchata_prefect.engine.download import fetch
 from batchata_prefect.engine.endings import close
-from batchata_prefect.engine.read_chunk import fault_text, read_chunk
+from batchata_prefect.engine.read_chunk import fault_text, no_batch_for, read_chunk, rowless
 from batchata_prefect.engine.retries import NotThereError, backoff, no_batch
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import StateError, blanked, one_line
@@ -67,7 +69,7 @@ async def settle(run: Session, flight: Flight, batch: ProviderBatch) -> None:
         reason = LOST
     elif flight.short and entry.written_off:
         reason = WRITTEN_OFF
-    await _end(run, flight, collected, reason, batch.ending, batch.ended_at)
+    await end(run, flight, collected, reason, batch.ending, batch.ended_at)
     await _tidy(run, chunk, batch)
 
 
@@ -79,10 +81,10 @@ async def write_off(run: Session, flight: Flight) -> None:
         collected = await run.alone(_written_off, run, flight, replies)
     except OSError as error:
         raise _local_trouble(run, flight.entry, error) from error
-    await _end(run, flight, collected, WRITTEN_OFF)
+    await end(run, flight, collected, WRITTEN_OFF)
 
 
-async def _end(
+async def end(
     run: Session,
     flight: Flight,
     collected: Collected,
@@ -178,15 +180,10 @@ async def _collect(run: Session, flight: Flight, batch: ProviderBatch) -> Collec
             return await run.alone(_lose, run, flight, batch)
         if flight.short and flight.entry.written_off:
             return await run.alone(_written_off, run, flight, replies)
+        no_reply = rowless(batch, flight.canceled, short=flight.short)
+        entry, ordinals = flight.entry, flight.ordinals
         collected = await run.alone(
-            read_chunk,
-            run,
-            flight.entry,
-            flight.ordinals,
-            replies,
-            batch,
-            flight.canceled,
-            short=flight.short,
+            read_chunk, run, entry, ordinals, replies, flight.canceled, no_reply
         )
         if flight.short:
             return await run.alone(_at_bound, run, flight, collected)
@@ -209,7 +206,8 @@ def _lose(run: Session, flight: Flight, batch: ProviderBatch) -> Collected:
     """What a batch came to whose results are gone: paid, at an unknown cost, not sent again."""
     get_run_logger().error("%s: %s", batch.batch_id, LOST)
     flight.lost = True
-    collected = read_chunk(run, flight.entry, flight.ordinals, None, batch, None, lost=True)
+    told = FAILED, "answer_lost", f"{batch.batch_id} was paid for, and {LOST}"
+    collected = read_chunk(run, flight.entry, flight.ordinals, None, None, lambda _: told)
     return replace(collected, cost_usd=None)
 
 
@@ -218,9 +216,7 @@ def _written_off(run: Session, flight: Flight, replies: Path | None) -> Collecte
     entry = flight.entry
     name = entry.receipt.batch_id if entry.receipt else entry.chunk.name
     told = FAILED, "answer_lost", f"{name} may have been paid for, and {WRITTEN_OFF}"
-    collected = read_chunk(
-        run, entry, flight.ordinals, replies, None, flight.canceled, no_reply=lambda _: told
-    )
+    collected = read_chunk(run, entry, flight.ordinals, replies, flight.canceled, lambda _: told)
     return _at_bound(run, flight, collected)
 
 
@@ -232,25 +228,33 @@ def _at_bound(run: Session, flight: Flight, collected: Collected) -> Collected:
         return collected
     if held is None or cost is None:
         return replace(collected, cost_usd=None)
-    bounds = [_bound(run, chunk, flight.ordinals[place]) for place in collected.missing]
-    unseen = held if None in bounds else min(held, sum(filter(None, bounds), Decimal(0)))
-    return replace(collected, cost_usd=cost + unseen)
+    unseen = unseen_usd(run, chunk, [flight.ordinals[place] for place in collected.missing])
+    return replace(collected, cost_usd=None if unseen is None else cost + unseen)
 
 
-def _bound(run: Session, chunk: Chunk, ordinal: int) -> Decimal | None:
-    """Upper bound in USD of one request of a chunk; None where it is not known any more."""
-    if ordinal < 0:
-        return None
-    _, input_tokens, output_tokens = run.spool.tokens(ordinal)
-    reader = run.spool.reader()
-    try:
-        family = reader.family(ordinal)
-    finally:
-        reader.close()
-    bound = run.prices.bound(
-        chunk.provider, chunk.model, input_tokens, output_tokens, terms=family.terms
-    )
-    return None if bound is None else bound * Decimal(chunk.correction)
+def unseen_usd(run: Session, chunk: Chunk, ordinals: Sequence[int]) -> Decimal | None:
+    """What requests of a chunk may have cost whose replies nobody sees, in USD.
+
+    Their upper bounds, and never more than is held for the chunk, which it is where a job is gone
+    or a price is not known any more; None where nothing is held.
+    """
+    terms, total = run.spool.terms(ordinals), Decimal(0)
+    for ordinal in ordinals:
+        if ordinal < 0:
+            return chunk.reserved_usd
+        _, input_bound, output_bound = run.spool.tokens(ordinal)
+        usd = run.prices.bound(
+            chunk.provider,
+            chunk.model,
+            input_bound,
+            output_bound,
+            realtime=chunk.realtime,
+            terms=terms,
+        )
+        if usd is None:
+            return chunk.reserved_usd
+        total += usd * Decimal(chunk.correction)
+    return total if chunk.reserved_usd is None else min(total, chunk.reserved_usd)
 
 
 async def never_created(run: Session, flight: Flight) -> None:
@@ -265,15 +269,9 @@ async def never_created(run: Session, flight: Flight) -> None:
         await _turned_away(run, flight, refused, None)
         return
     if refused is not None:
+        no_reply = partial(no_batch_for, flight)
         collected = await run.alone(
-            read_chunk,
-            run,
-            flight.entry,
-            flight.ordinals,
-            None,
-            None,
-            refused,
-            refused_places=flight.refused_places,
+            read_chunk, run, flight.entry, flight.ordinals, None, refused, no_reply
         )
         marks = collected.marks
     reason = refused or flight.held_back

@@ -28,6 +28,18 @@ logger = logging.getLogger("batchata_prefect")
 _PLANNED_TOLD = 100
 """Batches at most that a callback is told of before they are cut."""
 
+_NO_BATCH: dict[str, Any] = {
+    "start_time": None,
+    "status": "pending",
+    "completed": 0,
+    "failed": 0,
+    "cost": 0.0,
+    "estimated_cost": None,
+    "batch_id": None,
+    "completion_time": None,
+    "error": None,
+}
+
 _FAILED_ROW = b'"status":"failed"'
 
 
@@ -202,20 +214,12 @@ def planned_batches(run: Session) -> dict[str, dict[str, Any]]:
             count = min(most, left)
             left -= count
             found[f"pending_{len(run.ledger) + len(found)}"] = {
-                "start_time": None,
-                "status": "pending",
+                **_NO_BATCH,
                 "total": count,
                 "jobs": count,
-                "completed": 0,
-                "failed": 0,
-                "cost": 0.0,
-                "estimated_cost": None,
                 "provider": family.provider,
                 "model": family.model,
                 "name": f"{family.provider} {family.model}",
-                "batch_id": None,
-                "completion_time": None,
-                "error": None,
             }
     return found
 

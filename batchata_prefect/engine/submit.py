@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
@@ -15,10 +15,10 @@ from prefect import get_run_logger
 
 from batchata_prefect.engine.limits import Limits
 from batchata_prefect.engine.realtime import AT_MOST
-from batchata_prefect.engine.recovery import note_records
 from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.start import note_records
 from batchata_prefect.engine.tasks import Tasks, is_crowded, is_on_its_way, is_stuck
 from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
@@ -192,7 +192,6 @@ class Purchases:
     ) -> Flight | None:
         """Make the intent durable: from here on its upper bound is held until its cost is known."""
         run = self._run
-        assert run.records is not None
         if run.spool.has_prefixes:
             cut = await run.alone(_side_by_side, run, cut)
         sequence = len(run.ledger)
@@ -219,8 +218,8 @@ class Purchases:
         requests, digests = await self._prepare_files(family, chunk, cut)
         entry = Entry(chunk, datetime.now(UTC) if realtime else await _time_there(run, chunk))
         await own(run, entry)
+        lost = "it was not sent:"
         if not run.ledger:
-            lost = "it was not sent:"
             await keep(run, entry, "note", lambda: note_records(run, sent=True), lost=lost)
         landed = await self._limits.claim(chunk)
         if landed is None:
@@ -229,15 +228,8 @@ class Purchases:
             run.turned_away.add(chunk.provider, chunk.model)
             return None
         intent = Intent(chunk, entry.since, cut.members, digests)
-        records = run.records
         try:
-            await keep(
-                run,
-                entry,
-                "intent",
-                lambda: records.write_intent(intent),
-                lost="it was not sent:",
-            )
+            await keep(run, entry, "intent", lambda: run.records.write_intent(intent), lost=lost)
             run.ledger.append(entry)
         finally:
             landed()
@@ -424,18 +416,12 @@ async def _time_there(run: Session, chunk: Chunk) -> datetime:
 
 def _digests(run: Session, cut: chunks.Cut) -> bytes:
     """Digests of the requests of jobs, end to end."""
-    jobs = run.spool.reader()
-    try:
+    with closing(run.spool.reader()) as jobs:
         return b"".join(jobs.requests(cut.ordinals))
-    finally:
-        jobs.close()
 
 
 def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:
     """The same jobs with those that share a prefix together, while the cache still holds it."""
-    jobs = run.spool.reader()
-    try:
+    with closing(run.spool.reader()) as jobs:
         prefixes = [jobs.context(ordinal).prefix or str(ordinal) for ordinal in cut.ordinals]
-    finally:
-        jobs.close()
     return chunks.side_by_side(cut, prefixes)

@@ -90,7 +90,7 @@ async def sleepy(run: Session) -> State[Any]:
     Raises:
         StateError: It cannot be written.
     """
-    assert run.records is not None and run.around_id is not None
+    assert run.around_id is not None
     now = datetime.now(UTC)
     entries = [entry for entry in run.ledger if entry.ending is None]
     batches = [

@@ -19,21 +19,21 @@ _MOSTLY = 0.9
 
 def spent(ledger: Iterable[Entry]) -> Decimal | None:
     """Settled cost in USD of all ended chunks; None where one has no known price."""
-    return _sum(entry.ending.cost_usd for entry in ledger if entry.ending is not None)
+    return total(entry.ending.cost_usd for entry in ledger if entry.ending is not None)
 
 
 def reserved(ledger: Iterable[Entry]) -> Decimal | None:
     """Upper bound in USD of all chunks whose outcome is not known; None where one has no price."""
     entries = list(ledger)
     factors = _corrections(entries)
-    return _sum(_held(entry, factors) for entry in entries if entry.ending is None)
+    return total(_held(entry, factors) for entry in entries if entry.ending is None)
 
 
 def taken(ledger: Iterable[Entry]) -> Decimal | None:
     """USD that are spent or reserved; None where a chunk has neither a cost nor a bound."""
     entries = list(ledger)
     factors = _corrections(entries)
-    return _sum(
+    return total(
         _held(entry, factors)
         if entry.ending is None or entry.ending.cost_usd is None
         else entry.ending.cost_usd
@@ -49,8 +49,8 @@ def room(ledger: Iterable[Entry], limit: Decimal | None) -> Decimal | None:
     """
     if limit is None:
         return None
-    total = taken(ledger)
-    return Decimal(0) if total is None else limit - total
+    used = taken(ledger)
+    return Decimal(0) if used is None else limit - used
 
 
 def realtime_room(ledger: Iterable[Entry], limit: Decimal) -> Decimal:
@@ -59,14 +59,14 @@ def realtime_room(ledger: Iterable[Entry], limit: Decimal) -> Decimal:
     return Decimal(0) if left is None else left
 
 
-def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
+def total(amounts: Iterable[Decimal | None]) -> Decimal | None:
     """The sum of some amounts; None where one is not known."""
-    total = Decimal(0)
+    found = Decimal(0)
     for amount in amounts:
         if amount is None:
             return None
-        total += amount
-    return total
+        found += amount
+    return found
 
 
 def _corrections(ledger: list[Entry]) -> dict[tuple[str, str], float]:

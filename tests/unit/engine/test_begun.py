@@ -12,8 +12,8 @@ from prefect.filesystems import LocalFileSystem
 
 from batchata_prefect import Batch
 from batchata_prefect.engine.finish import MANIFEST_FORMAT
-from batchata_prefect.engine.recovery import _begun  # pyright: ignore[reportPrivateUsage]
 from batchata_prefect.engine.session import Pace, Session, Settings
+from batchata_prefect.engine.start import _begun  # pyright: ignore[reportPrivateUsage]
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import Entry
 from batchata_prefect.providers import price_book
