@@ -21,6 +21,7 @@ import contextvars
 import threading
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import pydantic
@@ -118,7 +119,9 @@ class JobsFileRun(JobRun[BatchRun]):
 
     def _end(self) -> None:
         loop, task = self._begun.result()
-        loop.call_soon_threadsafe(task.cancel)
+        # It may be over, and its loop closed, by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(task.cancel)
 
     async def afetch_result(self) -> BatchRun:
         """The run with its results; see `fetch_result`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar, cast
 
@@ -62,27 +62,18 @@ class How:
     """
 
     group: str
-    flag: str
-    short: str
-    form: Form
-    python: str
-    refused: Mapping[Face, str]
+    flag: str = ""
+    short: str = ""
+    form: Form = "value"
+    python: str = ""
+    refused: Mapping[Face, str] = field(default_factory=dict["Face", str])
 
 
-def option(
-    value: Any,
-    group: str,
-    flag: str = "",
-    short: str = "",
-    *,
-    form: Form = "value",
-    python: str = "",
-    refused: Mapping[Face, str] | None = None,
-) -> Any:
-    """A field with its default and how it is given; see `How`."""
-    field: FieldInfo = Field(value)
-    field.metadata.append(How(group, flag, short, form, python, refused or {}))
-    return field
+def option(value: Any, *told: Any, **more: Any) -> Any:
+    """A field with its default and how it is given, as arguments of `How`."""
+    made: FieldInfo = Field(value)
+    made.metadata.append(How(*told, **more))
+    return made
 
 
 def _canary(value: float) -> float:

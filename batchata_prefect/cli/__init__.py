@@ -78,13 +78,6 @@ _WRONG_PLACE = (
 """What the command was told wrong; other errors of files, such as a full disk, are not its."""
 
 
-def _fail(error: BatchataError) -> None:
-    # Loaded by then, as nothing else raises these.
-    from batchata_prefect.cli.options import spoken
-
-    fail(spoken(error))
-
-
 def main() -> None:
     """The command; what a person can mend is told without a traceback."""
     from pathlib import Path
@@ -104,7 +97,10 @@ def main() -> None:
         sys.stdout.flush()
         sys.exit(code)
     except BatchataError as error:
-        _fail(error)
+        # Loaded by then, as nothing else raises these.
+        from batchata_prefect.cli.options import spoken
+
+        fail(spoken(error))
         sys.exit(exit_code(error))
     except BrokenPipeError:
         # The reader of our output has seen enough, as head does.

@@ -265,11 +265,10 @@ def request_params(given: Iterable[str]) -> dict[str, Any]:
 def spoken(error: Exception | str, *, is_advice: bool = False) -> str:
     """A text for whoever gives options as flags, which it names as Python gives them."""
     text = _CALL.sub(_as_flag, str(error))
-    known = {name: how(option) for name, option in options().items()}
-    if not (is_advice or isinstance(error, OptionError)):
-        # The others are also fields of a row, which are called so there.
-        known = {name: each for name, each in known.items() if each.group != JOBS}
-    words = "|".join(sorted(known, key=len, reverse=True))
+    is_of_options = is_advice or isinstance(error, OptionError)
+    # The others are also fields of a row, which are called so there.
+    names = [name for name, each in options().items() if is_of_options or how(each).group != JOBS]
+    words = "|".join(sorted(names, key=len, reverse=True))
 
     def flag(found: re.Match[str]) -> str:
         name, value = found[1], found[2]

@@ -247,8 +247,9 @@ def local_sandbox(results_dir: Path) -> Generator[dict[str, str]]:
     folder = results_dir / _SANDBOX
     make_folder(folder)
     kept = folder / "port"
-    port = int(kept.read_text()) if kept.exists() else 0
-    server = Sandbox(folder, seconds=_SANDBOX_SECONDS, port=port)
+    # It is empty where the disk was full.
+    port = (kept.read_text() if kept.exists() else "") or "0"
+    server = Sandbox(folder, seconds=_SANDBOX_SECONDS, port=int(port))
     try:
         server.start()
     except SandboxError as error:

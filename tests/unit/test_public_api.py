@@ -57,6 +57,17 @@ def test_results_and_jobs_are_made_as_in_the_original() -> None:
     assert (JobResult("a", error="boom").status, JobResult("a").status) == ("failed", "completed")
     assert JobResult("a", error="late", status="cancelled").status == "cancelled"
     assert Job("a", "gpt-4", [{"role": "user", "content": "Hi"}]).messages
+    job = Job("a", "gpt-4", prompt="Hi", file=["a.pdf", b"12"], response_model=dict, tags=("x",))
+    told = job.to_dict()
+    assert (told["file"], told["response_model"], told["tags"]) == (
+        ["a.pdf", "<2 bytes>"],
+        "dict",
+        ["x"],
+    )
+    assert "defaulted" not in told
+    assert Job.from_dict(told).to_dict() == told
+    with pytest.raises(ValueError, match=r"unknown fields \['defaulted'\]"):
+        Job.from_dict({**told, "defaulted": []})
     for values in ({}, {"prompt": "a", "messages": [{}]}, {"file": "a.pdf"}):
         with pytest.raises(ValueError, match="job 'a'"):
             Job("a", "gpt-4", **values)

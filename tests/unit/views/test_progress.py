@@ -120,9 +120,9 @@ def test_a_thousand_batches_are_shown_in_little_time() -> None:
     """Showing 1,000 batches takes well under the half second between two refreshes."""
     batches = {str(n): batch(n) for n in range(1000)}
     shown(batches)
-    start = time.perf_counter()
+    start = time.process_time()
     shown(batches)
-    assert time.perf_counter() - start < 0.25
+    assert time.process_time() - start < 0.25
 
 
 @pytest.mark.parametrize(
