@@ -110,10 +110,8 @@ def load_bytes(data: bytes, name: str, *, job_id: str) -> Document:
         name: Its file name; empty where there is none.
         job_id: Id of the job, for the text of errors.
     """
-    stem = name or "document"
-    key = ("bytes", stem, _digest(data))
     try:
-        return _shelf.get(key) or _shelved(key, data, stem, named=bool(name))
+        return _of_bytes(data, name or "document", named=bool(name))
     except RefusedError as refusal:
         what = f"file {name!r}" if name else "a file"
         raise ValidationError(f"job {job_id!r}: {what} in its messages {refusal}") from None
@@ -136,11 +134,6 @@ def is_scan(document: Document) -> bool:
     return not any(shown is None or shown for shown in pdf_shown_bytes(document))
 
 
-def _kept_bytes(document: Document) -> int:
-    """Bytes that a document may come to hold: its data, base64 of it, its text, and a little."""
-    return len(document.data) * 7 // 3 + len(document.text or "") + 1_000
-
-
 _shelf = Shelf[Document](CACHE_BYTES)
 
 
@@ -157,8 +150,7 @@ def _shown(item: Any, stem: str) -> str:
 
 def _load(item: Any, stem: str) -> Document:
     if isinstance(item, bytes):
-        key = ("bytes", stem, _digest(item))
-        return _shelf.get(key) or _shelved(key, item, stem, named=False)
+        return _of_bytes(item, stem, named=False)
     if isinstance(item, str) and "://" in item:
         return _load_url(item)
     if isinstance(item, RowFile):
@@ -166,6 +158,11 @@ def _load(item: Any, stem: str) -> Document:
     if isinstance(item, (str, os.PathLike)):
         return _load_path(Path(cast("str | os.PathLike[str]", item)).expanduser())
     raise RefusedError(f"is {type(item).__name__}; give a path, a URL or bytes")
+
+
+def _of_bytes(data: bytes, name: str, *, named: bool) -> Document:
+    key = ("bytes", name, named, _digest(data))
+    return _shelf.get(key) or _shelved(key, data, name, named=named)
 
 
 def _load_path(path: Path) -> Document:
@@ -273,7 +270,8 @@ def _digest(data: bytes) -> str:
 
 def _shelved(key: Hashable, data: bytes, name: str, *, named: bool = True) -> Document:
     document = _document(data, name, named=named)
-    _shelf.put(key, document, _kept_bytes(document))
+    # What it may come to hold: its data, base64 of it, its text, and a little.
+    _shelf.put(key, document, len(data) * 7 // 3 + len(document.text or "") + 1_000)
     return document
 
 

@@ -31,6 +31,13 @@ _CLAIMS = {
     ".webp": "image/webp",
     ".docx": DOCX,
 }
+_IMAGES = {
+    "image/png": (b"\x89PNG\r\n\x1a\n",),
+    "image/jpeg": (b"\xff\xd8\xff",),
+    "image/gif": (b"GIF87a", b"GIF89a"),
+    "image/webp": (b"RIFF....WEBP",),
+}
+"""How the images begin that providers take; a point stands for any byte."""
 _AS_IMAGE = "which no provider takes; save it as JPEG or PNG"
 _FOREIGN = (
     (
@@ -48,7 +55,7 @@ _FOREIGN = (
     ((b"BM....\0\0\0\0",), f"a BMP image, {_AS_IMAGE}"),
 )
 """How files begin that people have and no provider reads [ISO 14496-12, TIFF 6.0, the formats' own
-documents]; a point stands for any byte."""
+documents]; written as the others."""
 
 _OFFICE = {
     "word/": DOCX,
@@ -97,7 +104,7 @@ def identify(data: bytes, name: str) -> tuple[str, DocumentKind]:
     ):
         return "application/pdf", "pdf"
     # Bytes before names: what a provider refuses or misreads is what they are.
-    image = _image_type(head)
+    image = next((kind for kind, marks in _IMAGES.items() if _starts(head, marks)), None)
     if image is not None:
         return image, "image"
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -251,18 +258,6 @@ def _check_docx(data: bytes) -> None:
 
 def _no_picture(_image: Any) -> list[Any]:
     return []
-
-
-def _image_type(head: bytes) -> str | None:
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return None
 
 
 def image_size(data: bytes, media_type: str) -> tuple[int, int]:

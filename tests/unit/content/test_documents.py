@@ -20,6 +20,7 @@ import pytest
 from batchata_prefect.content.documents import (
     Document,
     is_scan,
+    load_bytes,
     load_documents,
     pdf_shown_bytes,
 )
@@ -344,7 +345,8 @@ def test_several_files_keep_their_order(tmp_path: Path):
     ("data", "name"), [(PDF, "document.pdf"), (b"words", "document.txt"), (JPEG, "document.jpg")]
 )
 def test_bytes_get_a_name_with_their_suffix(data, name):
-    """Bytes are titled after their type, for citations to name."""
+    """Bytes are titled after their type, for citations to name; a name that was given stays."""
+    assert load_bytes(data, "document", job_id="j1").name == "document"
     assert load(data).name == name
 
 
