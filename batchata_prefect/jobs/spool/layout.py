@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
@@ -34,6 +35,11 @@ RECORD = Struct(f"<QIQIIIIIB{FINGERPRINT_BYTES}s")
 """A job in the index: start and bytes of its body; start and bytes of its context; likely input
 tokens and the bounds of input and output; which of the jobs with this id it is, where it is not
 the first; where the id is from; fingerprint."""
+
+
+def record_at(index: BinaryIO, ordinal: int) -> tuple[Any, ...]:
+    """The record of a job in an open index."""
+    return RECORD.unpack(os.pread(index.fileno(), RECORD.size, ordinal * RECORD.size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from batchata_prefect.jobs.spool.layout import (
     Family,
     Stored,
     fingerprint,
+    record_at,
     request_hash,
     unpack,
 )
@@ -83,16 +84,13 @@ class SpoolReader:
             return
         else:
             first, last = min(known), max(known)
-        (start, *_), (_, end) = self._context_at(first), self._context_at(last)
+        _, _, start, *_ = record_at(self._index, first)
+        _, _, end, last_bytes, *_ = record_at(self._index, last)
+        end += last_bytes
         if (last + 1 - first) * RECORD.size + end - start <= _HELD_BYTES:
             fds = self._index.fileno(), self._contexts.fileno()
             records = os.pread(fds[0], (last + 1 - first) * RECORD.size, first * RECORD.size)
             self._held = (first, records, start, os.pread(fds[1], end - start, start))
-
-    def _context_at(self, ordinal: int) -> tuple[int, int]:
-        record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
-        _, _, start, size, *_ = RECORD.unpack(record)
-        return start, start + size
 
     def requests(self, ordinals: Iterable[int]) -> Iterator[bytes]:
         """Digests of the requests of jobs as they were added, in the order asked for."""
@@ -117,7 +115,7 @@ class SpoolReader:
         records = Records(self._index)
         fd, held_from, held = self._bodies.fileno(), 0, b""
         for ordinal in ordinals:
-            start, size, *_, print_ = records.at(ordinal)
+            start, size, *_ = record = records.at(ordinal)
             if (changed := amended.get(ordinal)) is not None:
                 start, size = changed.start, changed.size
             at = start - held_from
@@ -127,7 +125,7 @@ class SpoolReader:
                     raise OSError(f"the spool {self._bodies.name!r} is cut short")
             body = held[at : at + size]
             if changed is None and self._behind_ids is not None:
-                self._check(ordinal, body, print_)
+                self._check(ordinal, body, record)
             yield body
 
     def continued(self, ordinal: int, round_: int) -> bytes | None:
@@ -142,12 +140,10 @@ class SpoolReader:
             raise OSError(f"the spool {self._bodies.name!r} is cut short")
         return body
 
-    def _check(self, ordinal: int, body: bytes, print_: bytes) -> None:
+    def _check(self, ordinal: int, body: bytes, record: tuple[Any, ...]) -> None:
         """See that a request of an earlier start is what it was."""
         assert self._behind_ids is not None
-        _, _, start, size, *_, nth, _, _ = RECORD.unpack(
-            os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
-        )
+        _, _, start, size, *_, nth, _, print_ = record
         stored = unpack(os.pread(self._contexts.fileno(), size, start), 0)
         family_id = self._codes[ordinal] >> FAMILY_SHIFT
         told = fingerprint(orjson.loads(stored.job_id), self._behind_ids[family_id], body, nth)
@@ -165,8 +161,7 @@ class SpoolReader:
             _, _, start, size, _, _, _, nth, _, _ = RECORD.unpack_from(records, at)
             packed = held[start - held_from : start - held_from + size]
         else:
-            record = os.pread(self._index.fileno(), RECORD.size, ordinal * RECORD.size)
-            _, _, start, size, _, _, _, nth, _, _ = RECORD.unpack(record)
+            _, _, start, size, _, _, _, nth, _, _ = record_at(self._index, ordinal)
             packed = os.pread(self._contexts.fileno(), size, start)
         return unpack(packed, nth)
 

@@ -14,9 +14,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from batchata_prefect.files import copy_start, make_folder, whole_file
-from batchata_prefect.jobs.spool.ids import Ids, Known
-from batchata_prefect.jobs.spool.index import known_jobs, locate, number, open_index, refuse
+from batchata_prefect.files import copy_start, make_folder, private, whole_file
+from batchata_prefect.jobs.spool.index import (
+    Ids,
+    Known,
+    Recorded,
+    known_jobs,
+    locate,
+    number,
+    open_index,
+    refuse,
+)
 from batchata_prefect.jobs.spool.layout import (
     BUFFER_BYTES,
     FAMILY_SHIFT,
@@ -31,9 +39,9 @@ from batchata_prefect.jobs.spool.layout import (
     digest,
     in_a_row,
     pack,
+    record_at,
 )
 from batchata_prefect.jobs.spool.reader import SpoolReader
-from batchata_prefect.jobs.spool.recorded import Recorded
 from batchata_prefect.jobs.spool.states import States
 from batchata_prefect.jobs.spool.writer import Writer
 from batchata_prefect.models import USUAL, Estimate, Job, Request, Terms
@@ -76,8 +84,7 @@ class Spool:
         """A new, empty spool in a folder of its own below `parent`."""
         make_folder(parent)
         directory = Path(tempfile.mkdtemp(prefix="spool-", dir=parent))
-        (directory / "owner").touch(0o600)
-        lock = (directory / "owner").open("wb")
+        lock = open(directory / "owner", "wb", opener=private)  # noqa: SIM115
         fcntl.flock(lock, fcntl.LOCK_EX)
         spool = cls(directory)
         spool._lock = lock
@@ -403,10 +410,7 @@ class Spool:
         if (changed := self._amended.get(ordinal)) is not None:
             return changed.input_tokens, changed.input_bound, changed.output_bound
         with open_index(self.directory) as index:
-            index.seek(ordinal * RECORD.size)
-            _, _, _, _, likely, input_bound, output_bound, *_ = RECORD.unpack(
-                index.read(RECORD.size)
-            )
+            _, _, _, _, likely, input_bound, output_bound, *_ = record_at(index, ordinal)
         return likely, input_bound, output_bound
 
     def reader(self) -> SpoolReader:
