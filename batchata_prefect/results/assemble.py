@@ -5,24 +5,35 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import orjson
 
+from batchata_prefect.content.exact_json import loads_exact, pretty
 from batchata_prefect.files import copy_start, whole_file
 from batchata_prefect.jobs.spool import Context, Family, SpoolReader
 from batchata_prefect.results.answer_file import AnswerFile
-from batchata_prefect.results.each import EachJob
-from batchata_prefect.results.row import merge_attempts
+from batchata_prefect.results.row import from_row, merge_attempts
 from batchata_prefect.results.tally import Tally
 
 _HELD_BYTES = 48 << 20
 _FILES_OPEN = 64
+
+_LONGEST = 180
+"""Letters of a name; file systems take 255, and ours are longer while they are written."""
+
+_OURS = ("manifest", "results", "report")
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))]
+)
+"""Names that Windows takes for a device, whatever stands behind the point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,3 +299,41 @@ class _Rows:
         """Close the files."""
         for file in self._open.values():
             file.close()
+
+
+class EachJob:
+    """Writes one file for each job, `result_format="json"`.
+
+    A job's file is named after its id. Where that is no name, or another job has it on a system
+    that does not tell `A` from `a`, a digest of the id is added to it.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # Some bytes a job, as each of them has a file: who asks for this has not very many.
+        self._taken: set[str] = set()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write a row of the results to a file of its own."""
+        values = from_row(row, {}).to_dict()
+        if row["parsed_response_json"] is not None:
+            values["parsed_response"] = loads_exact(row["parsed_response_json"], as_written=True)
+        with whole_file(self._folder / self._name(row["job_id"]), synced=False) as file:
+            file.write(pretty(values))
+
+    def _name(self, job_id: str) -> str:
+        name = quote(job_id, safe="")
+        first = name.casefold().partition(".")[0]
+        if (
+            len(name) > _LONGEST
+            or first in _DEVICES
+            or first in _OURS
+            or name.casefold() in self._taken
+        ):
+            digest = sha256(job_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+            name = f"{name[:_LONGEST]}-{digest}"
+        self._taken.add(name.casefold())
+        return f"{name}.json"

@@ -15,7 +15,7 @@ from batchata_prefect.cli.answers import results
 from batchata_prefect.cli.diffs import diff
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.errors import StateError
-from batchata_prefect.results.each import EachJob
+from batchata_prefect.results.assemble import EachJob
 from batchata_prefect.results.frames import arrow_table, write_parquet
 from tests.unit.results.test_parsed_response import stored
 
