@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeAlias
 
 from batchata_prefect.content.citations.context import said
@@ -94,9 +95,7 @@ def supports(leaves: Sequence[Leaf], sources: Sequence[Source]) -> dict[str, lis
         objects.setdefault(leaf.parent, []).append(leaf)
     shared = Counter(leaf.key for leaf in leaves if leaf.truth is None)
     evidence = [
-        _exact(leaf, objects[leaf.parent], sources, shared[leaf.key] > 1)
-        or _otherwise(leaf, sources)
-        for leaf in leaves
+        _evidence(leaf, objects[leaf.parent], sources, shared[leaf.key] > 1) for leaf in leaves
     ]
     there: dict[tuple[object, int, int], list[_Evidence]] = {}
     for leaf, found in zip(leaves, evidence, strict=True):
@@ -120,26 +119,29 @@ def supports(leaves: Sequence[Leaf], sources: Sequence[Source]) -> dict[str, lis
 _ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
-def _exact(
+def _evidence(
     leaf: Leaf, fellows: Sequence[Leaf], sources: Sequence[Source], shared: bool
 ) -> list[_Evidence]:
-    """Evidence of the value as it is in the cited text."""
-    found: list[_Evidence] = []
-    for index, source in enumerate(sources):
-        if not source.cited.work.goes_on(1):
-            break
-        if not _may_support(source, leaf):
-            continue
-        if leaf.truth is not None:
-            best = _truth(leaf, leaf.truth, index, source)
-        else:
-            spots = [spot for spot in source.cited.spots(leaf) if shared or spot.need != "share"]
-            seen = [_seen(leaf, fellows, index, source, spot) for spot in spots]
-            kept = [one for one in seen if one is not None]
-            best = max(kept, key=lambda one: (one.strength, one.rank), default=None)
-        if best is not None:
-            found.append(best)
-    return found
+    """Evidence of a value as it is in the cited texts, or else in other ways."""
+    asked = [(index, source) for index, source in enumerate(sources) if _may_support(source, leaf)]
+
+    def each(how: Callable[[int, Source], _Evidence | None], steps: int) -> list[_Evidence]:
+        found = [how(*one) for one in asked if one[1].cited.work.goes_on(steps)]
+        return [one for one in found if one is not None]
+
+    if leaf.truth is not None:
+        return each(partial(_truth, leaf, leaf.truth), 1)
+    return each(partial(_exact, leaf, fellows, shared), 1) or each(partial(_other, leaf), 20)
+
+
+def _exact(
+    leaf: Leaf, fellows: Sequence[Leaf], shared: bool, index: int, source: Source
+) -> _Evidence | None:
+    """The best evidence of the value as it is in the cited text."""
+    spots = [spot for spot in source.cited.spots(leaf) if shared or spot.need != "share"]
+    seen = [_seen(leaf, fellows, index, source, spot) for spot in spots]
+    kept = [one for one in seen if one is not None]
+    return max(kept, key=lambda one: (one.strength, one.rank), default=None)
 
 
 def _seen(
@@ -247,17 +249,8 @@ def _truth(leaf: Leaf, truth: bool, index: int, source: Source) -> _Evidence | N
     return None
 
 
-def _otherwise(leaf: Leaf, sources: Sequence[Source]) -> list[_Evidence]:
-    """Evidence of a value that stands in no cited text as it is."""
-    if leaf.truth is not None:
-        return []
-    found = [_other(leaf, index, source) for index, source in enumerate(sources)]
-    return [one for one in found if one is not None]
-
-
 def _other(leaf: Leaf, index: int, source: Source) -> _Evidence | None:
-    if not _may_support(source, leaf) or not source.cited.work.goes_on(20):
-        return None
+    """Evidence of a value that stands in no cited text as it is."""
     # In this order: what the document says goes before what the answer says of it.
     return (
         _loosely(leaf, index, source)

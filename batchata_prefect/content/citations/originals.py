@@ -7,6 +7,7 @@ part on white space, line breaks, hyphens, ligatures and now and then a letter.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import threading
@@ -168,7 +169,7 @@ def blocks_original(name: str, texts: Sequence[str]) -> Original:
 
 def pdf_original(name: str, encoded: str) -> Original:
     """A PDF, in base64: read page by page, as far as citations ask, and kept for the next job."""
-    return Original(name, "pages", _kept("pages", encoded, _pages))
+    return Original(name, "pages", _kept("pages", encoded, Pages))
 
 
 class Held(NamedTuple):
@@ -184,9 +185,12 @@ class Held(NamedTuple):
 
 
 class Pages(Sequence[Part]):
-    """The pages of a PDF; none where it cannot be read."""
+    """The pages of a PDF in base64; none where it cannot be read."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, encoded: str) -> None:
+        data = b""
+        with contextlib.suppress(ValueError):
+            data = base64.b64decode(encoded)
         self._lock = threading.Lock()
         self._known: dict[int, Part] = {}
         self._texts = PageTexts(data)
@@ -222,10 +226,3 @@ def _kept(kind: str, given: str, make: Callable[[str], _Kept]) -> _Kept:
         found = make(given)
         _shelf.put((kind, digest), found, found.size_bytes)
     return found
-
-
-def _pages(encoded: str) -> Pages:
-    try:
-        return Pages(base64.b64decode(encoded))
-    except ValueError:
-        return Pages(b"")
