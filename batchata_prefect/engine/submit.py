@@ -5,29 +5,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from prefect import get_run_logger
 
 from batchata_prefect.engine.limits import Limits
 from batchata_prefect.engine.realtime import AT_MOST
-from batchata_prefect.engine.request_files import prepare_requests
 from batchata_prefect.engine.retries import keep, own
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.engine.start import note_records
 from batchata_prefect.engine.tasks import Tasks, is_crowded, is_on_its_way, is_stuck
 from batchata_prefect.engine.uploads import Uploads
 from batchata_prefect.errors import BatchSubmissionError, ProviderError, StateError
+from batchata_prefect.files import whole_file
 from batchata_prefect.jobs import chunks
 from batchata_prefect.jobs.spool import IN_FLIGHT, Family
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.budget import correction
 from batchata_prefect.money.ledger import Entry, Intent
 from batchata_prefect.providers import Requests, wire
+from batchata_prefect.providers.bodies import with_uploads
 from batchata_prefect.records.journal import Journal
 
 _REALTIME_CHUNKS = 4
@@ -254,13 +255,12 @@ class Purchases:
         """
         run = self._run
         try:
-            digests = await run.alone(_digests, run, cut)
             if chunk.realtime:
                 await asyncio.to_thread(Journal(run.journal_file(chunk.token)).begin)
-                return None, digests
+                return None, await run.alone(write_requests, run, chunk, cut.ordinals, None)
             uploads = await self._uploads.ensure(family, cut.ordinals) if run.spool.files else {}
-            requests = await run.alone(prepare_requests, run, chunk, cut.ordinals, uploads)
-            return requests, digests
+            digests = await run.alone(write_requests, run, chunk, cut.ordinals, uploads)
+            return partial(run.request_file(chunk.token).open, "rb"), digests
         except OSError as error:
             raise StateError(
                 f"{chunk.name}: its request file cannot be written in {str(run.results_dir)!r}: "
@@ -414,10 +414,31 @@ async def _time_there(run: Session, chunk: Chunk) -> datetime:
     return wire.now(client) or datetime.now(UTC)
 
 
-def _digests(run: Session, cut: chunks.Cut) -> bytes:
-    """Digests of the requests of jobs, end to end."""
+def write_requests(
+    run: Session, chunk: Chunk, ordinals: Sequence[int], uploads: Mapping[str, str] | None
+) -> bytes:
+    """Write the chunk file: one line a request, in the order of their places.
+
+    Args:
+        run: The session.
+        chunk: The chunk.
+        ordinals: Its jobs.
+        uploads: Digest of a document -> id of its upload, which stands in for it; None where each
+            request is sent by itself, and there is no such file.
+
+    Returns:
+        Digests of the requests, end to end.
+    """
+    provider, path = run.providers[chunk.provider], run.request_file(chunk.token)
     with closing(run.spool.reader()) as jobs:
-        return b"".join(jobs.requests(cut.ordinals))
+        if uploads is not None:
+            # Not synced: after a loss of power it is made anew from the jobs, or not needed at all.
+            with whole_file(path, synced=False) as file:
+                for place, body in enumerate(jobs.bodies(ordinals)):
+                    sent = with_uploads(body, uploads) if uploads else body
+                    file.write(provider.line(chunk.custom_id(place), sent, chunk.endpoint))
+                    file.write(b"\n")
+        return b"".join(jobs.requests(ordinals))
 
 
 def _side_by_side(run: Session, cut: chunks.Cut) -> chunks.Cut:

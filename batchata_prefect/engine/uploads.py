@@ -11,6 +11,7 @@ import hashlib
 import mimetypes
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 import orjson
@@ -57,8 +58,7 @@ class Uploads:
         }
         if not shared or name in self._refusing or not run.providers[name].keeps_files:
             return {}
-        jobs = run.spool.reader()
-        try:
+        with closing(run.spool.reader()) as jobs:
             wanted: dict[str, int] = {}
             for ordinal in ordinals:
                 for digest in jobs.context(ordinal).files:
@@ -84,8 +84,6 @@ class Uploads:
                     "%s took no upload (%s); documents go in each request", name, failure.text
                 )
                 return {}
-        finally:
-            jobs.close()
         return {digest: self._ids[name, digest] for digest in wanted if (name, digest) in self._ids}
 
     async def _upload(self, provider_name: str, digest: str, body: bytes) -> None:

@@ -14,7 +14,7 @@ from .work import ASK, MAX_TOKENS, TEXT, Clock, Work
 
 PHASES = {
     "plan": [("jobs.chunks", "cut")],
-    "write requests": [("engine.submit", "prepare_requests")],
+    "write requests": [("engine.submit", "write_requests")],
     "send": [("providers.anthropic", "Anthropic.create"), ("providers.openai", "OpenAI.create")],
     "poll": [("providers.anthropic", "Anthropic.poll"), ("providers.openai", "OpenAI.poll")],
     "download": [("engine.settle", "fetch")],
