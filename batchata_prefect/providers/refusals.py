@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from batchata_prefect.content.documents import Document
 from batchata_prefect.models import Job, Message
-from batchata_prefect.providers.rendering import drop_unsupported, fault, is_empty
+from batchata_prefect.providers.rendering import Draft, fault, is_empty
 
 MESSAGES, CHAT, RESPONSES = "/v1/messages", "/v1/chat/completions", "/v1/responses"
 
@@ -90,33 +90,24 @@ class Images(NamedTuple):
     total_bytes: int = 0
 
 
-def foreign(
-    job: Job, params: dict[str, Any], endpoint: str, others: Mapping[str, str]
-) -> tuple[str, ...]:
-    """Take out, or refuse, parameters of other endpoints and of the SDKs.
+def foreign(draft: Draft, params: dict[str, Any], endpoint: str, others: Mapping[str, str]) -> None:
+    """Leave out, or refuse, parameters of other endpoints and of the SDKs.
 
     Args:
-        job: The job.
+        draft: The request.
         params: Its parameters.
         endpoint: Where it goes.
         others: Parameters of other endpoints, and what is given here in their place.
-
-    Returns:
-        The names of those that were left out: they came only from the defaults.
 
     Raises:
         ValidationError: The job itself has one; the text says where it belongs.
     """
     for name, place in _SDK.items():
         if name in params:
-            where = others.get(name, place)
-            raise fault(job, f"{name} is an argument of the SDK and no part of a request: {where}")
-    left_out: tuple[str, ...] = ()
+            told = f"{name} is an argument of the SDK and no part of a request"
+            raise fault(draft.job, f"{told}: {others.get(name, place)}")
     for name, instead in others.items():
-        if name in params:
-            reason = f"{endpoint} does not know it; {instead}"
-            left_out += drop_unsupported(job, params, (name,), reason)
-    return left_out
+        draft.drop(params, (name,), f"{endpoint} does not know it; {instead}")
 
 
 def check_part(job: Job, part: Any, role: str, endpoint: str, *, is_known: bool) -> None:

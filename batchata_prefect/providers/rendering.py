@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import orjson
@@ -57,8 +57,8 @@ def fault(job: Job, text: str) -> ValidationError:
     return ValidationError(f"job {job.id!r}: {text}")
 
 
-class Tally:
-    """Adds up the tokens of a request.
+class Draft:
+    """A request that is being written: its tokens, its documents, and what is left out of it.
 
     Args:
         job: The job.
@@ -75,6 +75,8 @@ class Tally:
         self.pages = 0
         self.files: list[tuple[str, int]] = []
         self.images: list[Document] = []
+        self.sources: list[str] = []
+        self.left_out: list[str] = []
 
     def add(self, tokens: tuple[int, int]) -> None:
         """Add (likely, bound) tokens."""
@@ -94,6 +96,39 @@ class Tally:
         except TypeError:
             # The body as a whole is refused with the whole path to what is not JSON.
             return
+
+    def form(self, form: Any) -> None:
+        """Add the schema of an answer."""
+        self.add(FORMAT)
+        self.json(form)
+
+    def tools(self, tools: Any, ours: Collection[str | None]) -> None:
+        """Add tools; what those of other types than ours bring in is not seen."""
+        if not isinstance(tools, (list, tuple)) or not tools:
+            return
+        self.add(TOOLS)
+        for tool in cast("Sequence[Any]", tools):
+            self.json(tool)
+            kind = cast("Message", tool).get("type") if isinstance(tool, dict) else None
+            if kind not in ours:
+                self.add(UNSEEN)
+
+    def drop(self, params: dict[str, Any], names: Iterable[str], reason: str) -> None:
+        """Take parameters out of `params` that the model does not take."""
+        for name in names:
+            if name in params:
+                self.leave_out(name, params.pop(name), reason)
+
+    def leave_out(self, name: str, value: Any, reason: str) -> None:
+        """Leave out what came from the defaults.
+
+        Raises:
+            ValidationError: The job itself asks for it.
+        """
+        job = self.job
+        if name not in job.defaulted:
+            raise fault(job, f"{job.model!r} does not take {name}={value!r}: {reason}")
+        self.left_out.append(name)
 
     def document(self, document: Document, *, citations: bool = False) -> None:
         """Add a document."""
@@ -139,33 +174,27 @@ class Tally:
                 self.job, f"a file in its messages is {document.media_type} and called {said}"
             )
 
-    def estimate(self, output_bound: int) -> Estimate:
-        """The whole."""
-        return Estimate(self.likely, self.bound, output_bound)
-
 
 def finish(
-    tally: Tally,
+    draft: Draft,
     body: Mapping[str, Any],
     output_bound: int,
     *,
     endpoint: str,
-    left_out: tuple[str, ...] = (),
-    sources: Sequence[str] = (),
     prefix: str | None = None,
     terms: Terms = USUAL,
 ) -> Request:
     """The request of a body."""
-    job = tally.job
+    job = draft.job
     data = encode(job, body)
-    provider, most = tally.provider, tally.provider.limits.max_request_bytes
+    provider, most = draft.provider, draft.provider.limits.max_request_bytes
     if len(data) > most:
         raise fault(
             job,
             f"its request is {len(data):,} bytes and {provider.name} takes {most:,}; give it "
             "fewer or smaller documents",
         )
-    estimate = tally.estimate(output_bound)
+    estimate = Estimate(draft.likely, draft.bound, output_bound)
     if b'"cache_control":' in data:
         # Writing to the cache for an hour costs twice the input price [prompt caching], and how
         # much of the input will be written is not known before.
@@ -176,10 +205,10 @@ def finish(
         model=job.model,
         body=data,
         estimate=estimate,
-        left_out=left_out,
-        sources=tuple(sources),
+        left_out=tuple(draft.left_out),
+        sources=tuple(draft.sources),
         prefix=prefix,
-        files=tuple(tally.files),
+        files=tuple(draft.files),
         terms=terms,
     )
 
@@ -225,25 +254,6 @@ def parameters(job: Job) -> dict[str, Any]:
         if params.get("stream"):
             raise fault(job, "stream=True is not possible in a batch; leave it out")
     return params
-
-
-def drop_unsupported(
-    job: Job, params: dict[str, Any], names: Collection[str], reason: str
-) -> tuple[str, ...]:
-    """Take parameters out of `params` that the model does not take.
-
-    Returns:
-        The names of those that were left out: they came only from the defaults.
-    """
-    left_out: list[str] = []
-    for name in names:
-        if name not in params:
-            continue
-        if name not in job.defaulted:
-            raise fault(job, f"{job.model!r} does not take {name}={params[name]!r}: {reason}")
-        del params[name]
-        left_out.append(name)
-    return tuple(left_out)
 
 
 def max_tokens(
@@ -295,17 +305,28 @@ def is_empty(content: Any) -> bool:
     return not content
 
 
-def prompt_of(job: Job, tally: Tally) -> str:
+def prompt_of(draft: Draft) -> str:
     """The job's prompt as a message, counted.
 
     Raises:
         ValidationError: It is empty.
     """
-    if is_empty(job.prompt):
-        raise fault(job, "its prompt is empty")
-    tally.add(MESSAGE)
-    tally.text(job.prompt or "")
-    return job.prompt or ""
+    prompt = draft.job.prompt or ""
+    if is_empty(prompt):
+        raise fault(draft.job, "its prompt is empty")
+    draft.add(MESSAGE)
+    draft.text(prompt)
+    return prompt
+
+
+def one_system(job: Job) -> None:
+    """Refuse a `system` beside a system message, but for one of the defaults.
+
+    Raises:
+        ValidationError: The job itself has both.
+    """
+    if "system" not in job.defaulted:
+        raise fault(job, "it has a system message and system=; give one of them")
 
 
 def form_of(job: Job, dialect: Dialect, *, quoted: bool) -> dict[str, Any]:
@@ -331,12 +352,25 @@ def refused_kind(job: Job, document: Document, way_out: str) -> ValidationError:
     return fault(job, f"file {document.name!r} is {document.media_type}; {way_out}")
 
 
-def wants_quotes(job: Job) -> bool:
+def wants_quotes(draft: Draft) -> bool:
     """Whether the job's answer is asked for together with quotes.
 
     Quotes are only worth what they are compared with, so a job without a document whose text we
-    hold has none: refused where the job itself asks for them, left out where the defaults do.
+    hold has none: refused where the job itself asks for them, left out where the defaults do. So
+    are citations of a provider's own, where it has none.
     """
+    job, name = draft.job, draft.provider.name
+    if job.citing == "native" and not draft.provider.cites:
+        from batchata_prefect.providers import providers  # the providers are made of this module
+
+        citing = ", ".join(name for name, each in providers().items() if each.cites)
+        draft.leave_out(
+            "enable_citations",
+            True,
+            f"{name} has no citations of its own; give citations='quoted' for quotes that are "
+            "compared with the documents, leave it out, or send the job to a provider that has "
+            f"them ({citing})",
+        )
     if job.citing != "quoted":
         return False
     asked = "citations" not in job.defaulted
@@ -363,25 +397,6 @@ def wants_quotes(job: Job) -> bool:
             "PDF or a text as file=, or a PDF in the messages itself; images, URLs and uploaded "
             "files cannot be",
         )
+    if not quotable:
+        draft.left_out.append("citations")
     return quotable
-
-
-def only_quotes(job: Job, provider: Provider) -> tuple[bool, tuple[str, ...]]:
-    """Whether the answer is asked for with quotes, and the citations that were left out.
-
-    For a provider that has no citations of its own.
-    """
-    if job.citing != "native":
-        quoted = wants_quotes(job)
-        return quoted, ("citations",) if job.citing == "quoted" and not quoted else ()
-    from batchata_prefect.providers import providers  # the providers are made of this module
-
-    citing = ", ".join(name for name, each in providers().items() if each.cites)
-    return False, drop_unsupported(
-        job,
-        {"enable_citations": True},
-        ("enable_citations",),
-        f"{provider.name} has no citations of its own; give citations='quoted' for quotes that are "
-        "compared with the documents, leave it out, or send the job to a provider that has them "
-        f"({citing})",
-    )

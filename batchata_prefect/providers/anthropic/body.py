@@ -6,14 +6,15 @@ migration-2026-10-21, batch-processing, structured-outputs, citations, pdf-suppo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
+
+import orjson
 
 from batchata_prefect.content.documents import Document, is_scan, text_document
 from batchata_prefect.content.schema import answer_schema, prompt_for
 from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Provider
-from batchata_prefect.providers.anthropic.caching import check_markers, mark
 from batchata_prefect.providers.anthropic.facts import (
     DIALECT,
     IMAGES,
@@ -27,6 +28,7 @@ from batchata_prefect.providers.anthropic.facts import (
     takes_prefill,
 )
 from batchata_prefect.providers.anthropic.usage import terms_of
+from batchata_prefect.providers.bodies import last_shared, prefix_digest
 from batchata_prefect.providers.refusals import (
     check_images,
     check_part,
@@ -35,19 +37,17 @@ from batchata_prefect.providers.refusals import (
     foreign,
 )
 from batchata_prefect.providers.rendering import (
-    FORMAT,
     MESSAGE,
-    TOOLS,
     UNSEEN,
-    Tally,
+    Draft,
     checked_messages,
     documents,
-    drop_unsupported,
     fault,
     finish,
     form_of,
     is_empty,
     max_tokens,
+    one_system,
     parameters,
     prompt_of,
     refused_kind,
@@ -61,20 +61,31 @@ _ROLES = ("user", "assistant", "system", "developer")
 _SAMPLING = ("temperature", "top_p", "top_k")
 _NOT_IN_A_BATCH = ("speed", "fallbacks", "store", "previous_thread_event_id")
 
+_MARKER = {"type": "ephemeral", "ttl": "1h"}
+"""It reads from its cache what such a marker ends; an hour is the lifetime that batches are told to
+use [prompt-caching, batch-processing]: written at twice the input price, read at a tenth."""
+
+_MOST_MARKERS = 4
+
 
 def render(job: Job, provider: Provider) -> Request:
     """The job's exact request."""
     if job.endpoint not in {None, ENDPOINT}:
         raise fault(job, f"endpoint {job.endpoint!r}: Anthropic batches only take {ENDPOINT!r}")
-    tally = Tally(job, provider, job.model)
+    draft = Draft(job, provider, job.model)
     params, is_known = parameters(job), job.model.startswith(OWN)
-    left_out: tuple[str, ...] = ()
     if params:
-        left_out = foreign(job, params, ENDPOINT, OTHERS if is_known else {})
+        foreign(draft, params, ENDPOINT, OTHERS if is_known else {})
     if params and is_known:
-        left_out += _drop_unsupported(job, params)
+        draft.drop(
+            params,
+            _SAMPLING,
+            "since API version 2026-10-21 no Claude model does; leave it out and say in the "
+            "prompt what the answer shall be like",
+        )
+        draft.drop(params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out")
     limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
-    content = _Content(job, tally)
+    content = _Content(draft)
     if job.messages:
         system, messages = _conversation(job, params)
         messages = [content.read(message) for message in messages]
@@ -88,37 +99,19 @@ def render(job: Job, provider: Provider) -> Request:
             check_part(job, block, "system", ENDPOINT, is_known=is_known)
     body["messages"] = messages
     content.check()
-    quoted = wants_quotes(job)
-    if job.citing == "quoted" and not quoted:
-        left_out += ("citations",)
-    _ask_for_form(job, tally, body, params, cited=content.cited, quoted=quoted)
+    _ask_for_form(draft, body, params, cited=content.native and content.citable > 0)
     if params:
         _check_thinking(job, params, limit)
-        _count_tools(job, tally, params)
+        _count_tools(draft, params)
         body |= params
-    check_markers(job, body)
+    _check_markers(job, body)
     return finish(
-        tally,
+        draft,
         body,
         limit,
         endpoint=ENDPOINT,
-        left_out=left_out,
-        sources=content.sources,
-        prefix=mark(body) if job.cache_prefix else None,
+        prefix=_mark(body) if job.cache_prefix else None,
         terms=terms_of(params) if params else USUAL,
-    )
-
-
-def _drop_unsupported(job: Job, params: dict[str, Any]) -> tuple[str, ...]:
-    left_out = drop_unsupported(
-        job,
-        params,
-        _SAMPLING,
-        "since API version 2026-10-21 no Claude model does; leave it out and say in the prompt "
-        "what the answer shall be like",
-    )
-    return left_out + drop_unsupported(
-        job, params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out"
     )
 
 
@@ -133,8 +126,8 @@ def _conversation(job: Job, params: dict[str, Any]) -> tuple[Any, list[Message]]
         leading += 1
     system = params.pop("system", None)
     if leading:
-        if system is not None and "system" not in job.defaulted:
-            raise fault(job, "it has a system message and system=; give one of them")
+        if system is not None:
+            one_system(job)
         system = _joined([message["content"] for message in messages[:leading]])
     messages = messages[leading:]
     _check_turns(job, messages)
@@ -187,22 +180,16 @@ def _check_prefill(job: Job, content: Any) -> None:
 class _Content:
     """Walks the content of a request once: counts it, checks it, notes its documents."""
 
-    def __init__(self, job: Job, tally: Tally) -> None:
-        self.job = job
-        self.tally = tally
-        self.sources: list[str] = []
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.job = job = draft.job
         self.citable = 0
         self.native = job.citing == "native"
         self.is_known = job.model.startswith(OWN)
 
-    @property
-    def cited(self) -> bool:
-        """Whether the answer will carry the API's citations."""
-        return self.native and self.citable > 0
-
     def prompt(self) -> Message:
         """The message of the job's prompt, after its documents, where the API wants them."""
-        prompt = prompt_of(self.job, self.tally)
+        prompt = prompt_of(self.draft)
         if self.job.file is None:
             return {"role": "user", "content": prompt}
         blocks = [self._block(document) for document in documents(self.job)]
@@ -210,10 +197,10 @@ class _Content:
 
     def _block(self, document: Document) -> dict[str, Any]:
         if document.kind == "image":
-            self.tally.document(document)
+            self.draft.document(document)
             source = {"type": "base64", "media_type": document.media_type, "data": document.base64}
             return {"type": "image", "source": source}
-        self.tally.document(document, citations=self.native)
+        self.draft.document(document, citations=self.native)
         if document.kind == "pdf":
             self._check_citable(document)
             source = {"type": "base64", "media_type": "application/pdf", "data": document.base64}
@@ -223,7 +210,7 @@ class _Content:
             raise refused_kind(
                 self.job, document, "Claude takes PDF, text, images and DOCX; convert it"
             )
-        self.sources.append(document.name)
+        self.draft.sources.append(document.name)
         self.citable += 1
         block: dict[str, Any] = {"type": "document", "source": source, "title": document.name}
         return _with_citations(block) if self.native else block
@@ -240,7 +227,7 @@ class _Content:
 
     def read(self, message: Message) -> Message:
         """A message of the user's, counted, with citations enabled where the job asks for them."""
-        self.tally.add(MESSAGE)
+        self.draft.add(MESSAGE)
         content = message["content"]
         if not isinstance(content, list):
             self.count(content)
@@ -261,29 +248,30 @@ class _Content:
         if kind == "document":
             if role == "assistant":
                 raise fault(self.job, "documents are only taken in user messages; move them there")
-            self.sources.append(str(block.get("title") or f"document {len(self.sources) + 1}"))
+            sources = self.draft.sources
+            sources.append(str(block.get("title") or f"document {len(sources) + 1}"))
         self._count_block(block)
         return block
 
     def count(self, content: Any) -> None:
         """Count a text, or a list of blocks."""
         if isinstance(content, str):
-            self.tally.text(content)
+            self.draft.text(content)
         elif isinstance(content, list):
             for block in cast("list[Any]", content):
                 self._count_block(block)
         else:
-            self.tally.json(content)
+            self.draft.json(content)
 
     def _count_block(self, item: Any) -> None:
         block = cast("Message", item) if isinstance(item, dict) else {}
         kind = block.get("type")
         if kind == "text" and isinstance(block.get("text"), str):
-            self.tally.text(block["text"])
+            self.draft.text(block["text"])
         elif kind in {"image", "document"}:
             self._count_source(block)
         else:
-            self.tally.json(item)
+            self.draft.json(item)
 
     def _count_source(self, block: Message) -> None:
         source = object_at(block, "source")
@@ -291,26 +279,26 @@ class _Content:
             text = source["data"]
             check_text(self.job, text, "a document in its messages")
             document = text_document(text, str(block.get("title") or "document"))
-            self.tally.document(document, citations=bool(block.get("citations")))
+            self.draft.document(document, citations=bool(block.get("citations")))
         elif source.get("type") == "content":
             self.count(source.get("content"))
         else:
-            self.tally.part(block)
+            self.draft.part(block)
         for name in ("title", "context"):
             if isinstance(block.get(name), str):
-                self.tally.text(block[name])
+                self.draft.text(block[name])
 
     def check(self) -> None:
         """Refuse what is only seen in the whole."""
         most = most_pages(self.job.model)
-        if self.tally.pages > most:
+        if self.draft.pages > most:
             raise fault(
                 self.job,
-                f"its PDFs have {self.tally.pages:,} pages and {self.job.model!r} takes {most} in "
+                f"its PDFs have {self.draft.pages:,} pages and {self.job.model!r} takes {most} in "
                 "a request; split them over several jobs",
             )
         # Models of a context of 200,000 tokens take 100 of each, the others 600 [vision].
-        check_images(self.job, self.tally.images, IMAGES, most)
+        check_images(self.job, self.draft.images, IMAGES, most)
         asked = self.native and "enable_citations" not in self.job.defaulted
         if asked and not self.citable:
             raise fault(
@@ -323,19 +311,14 @@ def _with_citations(block: Message) -> Message:
 
 
 def _ask_for_form(
-    job: Job,
-    tally: Tally,
-    body: dict[str, Any],
-    params: dict[str, Any],
-    *,
-    cited: bool,
-    quoted: bool,
+    draft: Draft, body: dict[str, Any], params: dict[str, Any], *, cited: bool
 ) -> None:
     """Ask for the response model: natively, or in words where there are citations.
 
     The API refuses citations together with `output_config.format` [docs: structured-outputs];
     quotes are a part of the form.
     """
+    job, quoted = draft.job, wants_quotes(draft)
     given: Any = params.pop("output_config", None)
     config = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
     if "format" in config and (job.response_model is not None or cited or quoted):
@@ -343,14 +326,13 @@ def _ask_for_form(
         raise fault(job, f"it has output_config.format and {other}, which exclude each other")
     if job.response_model is not None and cited and not quoted:
         instructions = prompt_for(answer_schema(job.response_model))
-        tally.text(instructions)
+        draft.text(instructions)
         _append(body["messages"], instructions)
     elif quoted or job.response_model is not None:
         form = form_of(job, DIALECT, quoted=quoted)
         config["format"] = {"type": "json_schema", "schema": form}
     if "format" in config:
-        tally.add(FORMAT)
-        tally.json(config["format"])
+        draft.form(config["format"])
     if config or given is not None:
         body["output_config"] = config or given
 
@@ -391,7 +373,8 @@ def _check_thinking(job: Job, params: Mapping[str, Any], limit: int) -> None:
         )
 
 
-def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
+def _count_tools(draft: Draft, params: Mapping[str, Any]) -> None:
+    job = draft.job
     check_tool_choice(job, params, ENDPOINT)
     choice: Any = params.get("tool_choice")
     forced = isinstance(choice, Mapping) and cast("Message", choice).get("type") in {"any", "tool"}
@@ -401,16 +384,58 @@ def _count_tools(job: Job, tally: Tally, params: Mapping[str, Any]) -> None:
             f"{job.model!r} cannot be forced to use a tool; leave tool_choice out, or ask for a "
             "form with response_model",
         )
-    tools: Any = params.get("tools")
-    if isinstance(tools, (list, tuple)) and tools:
-        tally.add(TOOLS)
-        for tool in cast("Sequence[Any]", tools):
-            tally.json(tool)
-            own = not isinstance(tool, dict) or cast("Message", tool).get("type") in {
-                None,
-                "custom",
-            }
-            if not own:
-                tally.add(UNSEEN)
+    draft.tools(params.get("tools"), (None, "custom"))
     if params.get("container") is not None or params.get("mcp_servers") is not None:
-        tally.add(UNSEEN)
+        draft.add(UNSEEN)
+
+
+def _mark(body: dict[str, Any]) -> str | None:
+    """Mark the system prompt of a Messages body, and what stands before the first question.
+
+    Returns:
+        Digest of what was marked; None where there is nothing to share, or the user set markers.
+    """
+    if b'"cache_control":' in orjson.dumps(body):
+        return None
+    shared: list[Any] = []
+    system: Any = body.get("system")
+    if system:
+        blocks = [{"type": "text", "text": system}] if isinstance(system, str) else list(system)
+        shared.append(blocks)
+        body["system"] = [*blocks[:-1], {**blocks[-1], "cache_control": _MARKER}]
+    first: Any = body["messages"][0]
+    content: Any = first.get("content")
+    last = last_shared(content)
+    if last is not None:
+        shared.append(content[: last + 1])
+        marked = [*content]
+        marked[last] = {**content[last], "cache_control": _MARKER}
+        body["messages"] = [{**first, "content": marked}, *body["messages"][1:]]
+    return prefix_digest(shared)
+
+
+def _check_markers(job: Job, body: Mapping[str, Any]) -> None:
+    """Refuse more breakpoints than are taken.
+
+    Raises:
+        ValidationError: There are more.
+    """
+    found = sum(_markers(body.get(name)) for name in ("system", "messages", "tools"))
+    found += 1 if body.get("cache_control") else 0
+    if found > _MOST_MARKERS:
+        raise fault(
+            job,
+            f"it has {found} cache breakpoints (cache_control) and Claude takes {_MOST_MARKERS}; "
+            "leave the others out",
+        )
+
+
+def _markers(value: Any) -> int:
+    """Cache breakpoints in content, tools or a system prompt: blocks with `cache_control`."""
+    if isinstance(value, list):
+        return sum(map(_markers, cast("list[Any]", value)))
+    if not isinstance(value, dict):
+        return 0
+    block = cast("Message", value)
+    own = 1 if block.get("cache_control") else 0
+    return own + _markers(block.get("content"))

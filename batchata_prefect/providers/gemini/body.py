@@ -7,7 +7,7 @@ api/batch-mode, gemini-api/docs/batch-api, structured-output, thinking, models.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from batchata_prefect.content.documents import Document
@@ -17,23 +17,21 @@ from batchata_prefect.providers.bodies import file_in, titled
 from batchata_prefect.providers.gemini.facts import DIALECT, most_tokens
 from batchata_prefect.providers.refusals import check_text, foreign
 from batchata_prefect.providers.rendering import (
-    FORMAT,
     MESSAGE,
-    TOOLS,
-    Tally,
+    Draft,
     asker,
     checked_messages,
     documents,
-    drop_unsupported,
     fault,
     finish,
     form_of,
     is_empty,
     max_tokens,
-    only_quotes,
+    one_system,
     parameters,
     prompt_of,
     refused_kind,
+    wants_quotes,
 )
 
 _UNSEEN = (5_000, 1_048_576)
@@ -79,33 +77,30 @@ def render(job: Job, provider: Provider) -> Request:
     endpoint = _ENDPOINT.format(job.model)
     if job.endpoint not in {None, endpoint}:
         raise fault(job, f"endpoint {job.endpoint!r}: Gemini batches only take {endpoint!r}")
-    tally = Tally(job, provider, job.model)
+    draft = Draft(job, provider, job.model)
     params = parameters(job)
-    quoted, left_out = only_quotes(job, provider)
+    quoted = wants_quotes(draft)
     if job.cache_prefix:
-        left_out += drop_unsupported(
-            job,
-            {"cache_prefix": True},
-            ("cache_prefix",),
+        draft.leave_out(
+            "cache_prefix",
+            True,
             "Gemini caches by itself, and what it shall hold longer is a cache of its own that "
             "costs by the hour; leave it out",
         )
-    foreign(job, params, endpoint, {})
+    foreign(draft, params, endpoint, {})
     system: Any = params.pop("system", None)
     config, body = _settings(job, params)
     limit = max_tokens(job, config, ("maxOutputTokens",), least=1, most=most_tokens(job.model))
-    leading, contents, sources = _contents(job, tally, system)
+    leading, contents = _contents(draft, system)
     if leading:
         body["systemInstruction"] = {"parts": leading}
-    _ask_for_form(job, tally, config, quoted=quoted)
-    _count_tools(job, tally, body)
+    _ask_for_form(draft, config, quoted=quoted)
+    _count_tools(draft, body)
     return finish(
-        tally,
+        draft,
         {"contents": contents, **body, "generationConfig": {"maxOutputTokens": limit, **config}},
         limit,
         endpoint=endpoint,
-        left_out=left_out,
-        sources=sources,
     )
 
 
@@ -134,30 +129,25 @@ def _settings(job: Job, params: dict[str, Any]) -> tuple[dict[str, Any], dict[st
     return config, beside
 
 
-def _contents(
-    job: Job, tally: Tally, system: Any
-) -> tuple[list[Message], list[Message], list[str]]:
-    """The parts of the system instruction, the turns, and the titles of the job's documents."""
-    leading: list[Message] = []
-    turns: list[Message] = []
-    sources: list[str] = []
+def _contents(draft: Draft, system: Any) -> tuple[list[Message], list[Message]]:
+    """The parts of the system instruction, and the turns."""
+    job, leading = draft.job, list[Message]()
     if job.messages:
-        leading, turns = _conversation(job, tally)
-        if leading and system is not None and "system" not in job.defaulted:
-            raise fault(job, "it has a system message and system=; give one of them")
+        leading, turns = _conversation(draft)
+        if leading and system is not None:
+            one_system(job)
     else:
-        prompt = prompt_of(job, tally)
-        found = documents(job)
-        sources = [document.name for document in found]
-        parts = [*(_document(job, tally, each) for each in found), {"text": prompt}]
-        turns = [{"role": "user", "parts": parts}]
+        prompt = prompt_of(draft)
+        parts = [*(_document(draft, each) for each in documents(job)), {"text": prompt}]
+        turns: list[Message] = [{"role": "user", "parts": parts}]
     if system is not None and not leading:
-        tally.add(MESSAGE)
-        leading = _parts(job, tally, system, "system")
-    return leading, turns, sources
+        draft.add(MESSAGE)
+        leading = _parts(draft, system, "system")
+    return leading, turns
 
 
-def _conversation(job: Job, tally: Tally) -> tuple[list[Message], list[Message]]:
+def _conversation(draft: Draft) -> tuple[list[Message], list[Message]]:
+    job = draft.job
     leading: list[Message] = []
     turns: list[Message] = []
     for message in checked_messages(job, (*_ROLES, *_LEADING)):
@@ -165,8 +155,8 @@ def _conversation(job: Job, tally: Tally) -> tuple[list[Message], list[Message]]
         content = message.get("content", message.get("parts"))
         if is_empty(content):
             raise fault(job, f"a message of role {role!r} has no content")
-        tally.add(MESSAGE)
-        parts = _parts(job, tally, content, role)
+        draft.add(MESSAGE)
+        parts = _parts(draft, content, role)
         if role not in _LEADING:
             turns.append({"role": _ROLES[role], "parts": parts})
         elif turns:
@@ -178,54 +168,56 @@ def _conversation(job: Job, tally: Tally) -> tuple[list[Message], list[Message]]
     return leading, turns
 
 
-def _parts(job: Job, tally: Tally, content: Any, role: str) -> list[Message]:
+def _parts(draft: Draft, content: Any, role: str) -> list[Message]:
     """The content of a message as Gemini's parts, counted."""
     if isinstance(content, str):
-        tally.text(content)
+        draft.text(content)
         return [{"text": content}]
     if not isinstance(content, list):
-        raise fault(job, f"the content of a message of role {role!r} is no text and no list")
-    return [_part(job, tally, each, role) for each in cast("list[Any]", content)]
+        raise fault(draft.job, f"the content of a message of role {role!r} is no text and no list")
+    return [_part(draft, each, role) for each in cast("list[Any]", content)]
 
 
-def _part(job: Job, tally: Tally, item: Any, role: str) -> Message:
+def _part(draft: Draft, item: Any, role: str) -> Message:
     if isinstance(item, str):
         item = {"text": item}
     if not isinstance(item, dict):
-        raise fault(job, f"part of a message is no object: {item!r:.80}")
+        raise fault(draft.job, f"part of a message is no object: {item!r:.80}")
     part = cast("Message", item)
     if isinstance(part.get("text"), str):
-        check_text(job, part["text"], f"a message of role {role!r}")
-        tally.text(part["text"])
+        check_text(draft.job, part["text"], f"a message of role {role!r}")
+        draft.text(part["text"])
         return {key: value for key, value in part.items() if key != "type"}
     found = file_in(part)
     if found is not None:
         # Also of the other providers' parts, so that a job can go to any of them.
-        tally.part(part if "type" in part else {"type": "file", **part})
+        draft.part(part if "type" in part else {"type": "file", **part})
         return {"inlineData": {"mimeType": found[0], "data": found[1]}}
     if "type" in part:
         raise fault(
-            job,
+            draft.job,
             f"Gemini knows no part of type {part['type']!r}; give {{'text': ...}}, or "
             "{'inlineData': {'mimeType': ..., 'data': base64}}",
         )
     if _FILE_DATA & part.keys():
-        tally.add(_UNSEEN)
+        draft.add(_UNSEEN)
     else:
-        tally.json(part)
+        draft.json(part)
     return part
 
 
-def _document(job: Job, tally: Tally, document: Document) -> Message:
-    tally.document(document)
+def _document(draft: Draft, document: Document) -> Message:
+    draft.document(document)
+    draft.sources.append(document.name)
     if document.kind in {"image", "pdf"}:
         return {"inlineData": {"mimeType": document.media_type, "data": document.base64}}
     if document.text is not None:
         return {"text": titled(document.name, document.text)}
-    raise refused_kind(job, document, "Gemini takes PDF, text, images and DOCX; convert it")
+    raise refused_kind(draft.job, document, "Gemini takes PDF, text, images and DOCX; convert it")
 
 
-def _ask_for_form(job: Job, tally: Tally, config: dict[str, Any], *, quoted: bool) -> None:
+def _ask_for_form(draft: Draft, config: dict[str, Any], *, quoted: bool) -> None:
+    job = draft.job
     if quoted or job.response_model is not None:
         if any(name in config for name in _FORMS):
             raise fault(job, f"it has {asker(job)} and a form of its own; give one of them")
@@ -233,23 +225,20 @@ def _ask_for_form(job: Job, tally: Tally, config: dict[str, Any], *, quoted: boo
         config["responseJsonSchema"] = form_of(job, DIALECT, quoted=quoted)
     given: Any = config.get("responseJsonSchema", config.get("responseSchema"))
     if given is not None:
-        tally.add(FORMAT)
-        tally.json(given)
+        draft.form(given)
 
 
-def _count_tools(job: Job, tally: Tally, body: Mapping[str, Any]) -> None:
+def _count_tools(draft: Draft, body: Mapping[str, Any]) -> None:
     if body.get("cachedContent") is not None:
-        tally.add(_UNSEEN)
-    tools: Any = body.get("tools")
-    if not tools:
-        return
-    tally.add(TOOLS)
-    for tool in cast("list[Any]", tools):
+        draft.add(_UNSEEN)
+    tools: Any = body.get("tools") or ()
+    for tool in cast("Sequence[Any]", tools):
         given = set(cast("Message", tool)) if isinstance(tool, dict) else set[str]()
         if not given or not given <= _FUNCTIONS:
             raise fault(
-                job,
+                draft.job,
                 f"of Gemini's tools only function_declarations are taken, and not "
                 f"{sorted(given) or tool!r}: what the others cost by use is not reckoned with",
             )
-        tally.json(tool)
+    # They have no type, and are all the user's own.
+    draft.tools(tools, (None,))

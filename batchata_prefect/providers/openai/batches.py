@@ -51,7 +51,7 @@ from batchata_prefect.providers.openai.facts import (
     reasons,
 )
 from batchata_prefect.providers.openai.replies import ordinary, read_row
-from batchata_prefect.providers.rendering import drop_unsupported, fault
+from batchata_prefect.providers.rendering import fault
 from batchata_prefect.providers.rows import count_at, id_at, list_at, object_at, parse, text_at
 
 _SERVED = re.compile(r"gpt-|chatgpt-|o\d|text-embedding-|ft:|codex-|omni-|computer-use-")
@@ -184,17 +184,8 @@ class OpenAI(Provider):
 
     @override
     def render(self, job: Job) -> Request:
-        profile, left_out = self.profile, ()
-        if profile is not None and job.cache_prefix and not profile.has_cache_key:
-            left_out = drop_unsupported(
-                job,
-                {"cache_prefix": True},
-                ("cache_prefix",),
-                f"the server of {self.name} is not known to take prompt_cache_key; leave it out, "
-                "or name its profile in the account",
-            )
-            job = replace(job, cache_prefix=False)
-        request = render(job, self)
+        profile = self.profile
+        request = render(job, self, has_cache_key=profile is None or profile.has_cache_key)
         if profile is not None and request.endpoint not in profile.endpoints:
             raise fault(
                 job,
@@ -202,7 +193,7 @@ class OpenAI(Provider):
                 f"{request.endpoint}; name the profile of its server in the account, such as "
                 "profile='openai' for one that takes all",
             )
-        return request._replace(left_out=(*request.left_out, *left_out))
+        return request
 
     @override
     def line(self, custom_id: str, body: bytes, endpoint: str) -> bytes:

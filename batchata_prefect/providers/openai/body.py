@@ -7,7 +7,7 @@ developers.openai.com: guides/batch, file-inputs, images-vision, structured-outp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema
@@ -34,32 +34,28 @@ from batchata_prefect.providers.refusals import (
     foreign,
 )
 from batchata_prefect.providers.rendering import (
-    FORMAT,
     MESSAGE,
-    TOOLS,
     UNSEEN,
-    Tally,
+    Draft,
     asker,
     checked_messages,
     documents,
-    drop_unsupported,
     fault,
     finish,
     form_of,
     is_empty,
     max_tokens,
-    only_quotes,
+    one_system,
     parameters,
     prompt_of,
     refused_kind,
+    wants_quotes,
 )
 from batchata_prefect.providers.rows import objects_at
 
 _FILE_DATA = 73_400_320
 """Letters of a file's base64 [OpenAPI document of 2026-08: InputFileContentParam.file_data]."""
 
-_CHAT_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_RESPONSES_ROLES = ("system", "developer", "user", "assistant")
 _LEADING = frozenset({"system", "developer"})
 _SAMPLING = {
     "temperature": 1,
@@ -72,43 +68,57 @@ _SAMPLING = {
 """What reasoning models do not take, and the value that chat completions let pass."""
 
 
-def render(job: Job, provider: Provider, *, is_named: bool = True) -> Request:
+def render(
+    job: Job, provider: Provider, *, is_named: bool = True, has_cache_key: bool = True
+) -> Request:
     """The job's exact request.
 
     Args:
         job: The job.
         provider: The provider that it is for.
         is_named: Whether the model's name tells what it is, and what it takes.
+        has_cache_key: Whether its server takes `prompt_cache_key`.
     """
     embeds = is_named and job.model.startswith("text-embedding-")
     endpoint = job.endpoint or (EMBEDDINGS if embeds else CHAT)
     if endpoint not in (CHAT, RESPONSES, EMBEDDINGS):
         raise fault(job, f"endpoint {endpoint!r} is not one of {CHAT}, {RESPONSES}, {EMBEDDINGS}")
-    tally = Tally(job, provider, job.model if is_named else None)
+    draft = Draft(job, provider, job.model if is_named else None)
     params = parameters(job)
+    if job.cache_prefix and not has_cache_key:
+        draft.leave_out(
+            "cache_prefix",
+            True,
+            f"the server of {provider.name} is not known to take prompt_cache_key; leave it out, "
+            "or name its profile in the account",
+        )
     if endpoint == EMBEDDINGS:
-        return _embedding(job, tally, params)
-    quoted, left_out = only_quotes(job, provider)
+        return _embedding(draft, params)
+    quoted = wants_quotes(draft)
     if params:
         is_known = job.model.startswith(OWN)
-        left_out += foreign(job, params, endpoint, OTHERS[endpoint] if is_known else {})
-        left_out += _drop_sampling(tally, params, endpoint)
+        foreign(draft, params, endpoint, OTHERS[endpoint] if is_known else {})
+        _drop_sampling(draft, params, endpoint)
         check_tool_choice(job, params, endpoint)
-    write = _chat if endpoint == CHAT else _response
-    body, limit, sources = write(job, tally, params, quoted=quoted)
+    body, limit = _write(draft, params, endpoint)
+    _ask_for_form(draft, body, params, endpoint, quoted=quoted)
     if params:
-        _count_params(tally, params)
+        draft.tools(params.get("tools"), ("function", "custom"))
+        for name in ("previous_response_id", "conversation", "prompt"):
+            if params.get(name) is not None:
+                draft.add(UNSEEN)
+        for name in ("instructions", "prediction", "functions"):
+            if params.get(name) is not None:
+                draft.json(params[name])
         body |= params
-    check_images(job, tally.images, IMAGES, MOST_IMAGES)
+    check_images(job, draft.images, IMAGES, MOST_IMAGES)
     return finish(
-        tally,
+        draft,
         body,
         limit,
         endpoint=endpoint,
-        left_out=left_out,
-        sources=sources,
-        prefix=_cache_key(body) if job.cache_prefix else None,
-        terms=terms_of(tally.model or "", params),
+        prefix=_cache_key(body) if job.cache_prefix and has_cache_key else None,
+        terms=terms_of(draft.model or "", params),
     )
 
 
@@ -137,86 +147,101 @@ def _cache_key(body: dict[str, Any]) -> str | None:
     return digest
 
 
-def _drop_sampling(tally: Tally, params: dict[str, Any], endpoint: str) -> tuple[str, ...]:
+def _drop_sampling(draft: Draft, params: dict[str, Any], endpoint: str) -> None:
     """Take out what only models without reasoning take, unless reasoning is switched off.
 
     They need effort `none` [docs: guides "using GPT-5.2" and later]; whether a model takes that
     effort is for the API to say.
     """
-    if not reasons(tally.model or ""):
-        return ()
+    if not reasons(draft.model or ""):
+        return
     reasoning: Any = params.get("reasoning")
     effort = params.get("reasoning_effort")
     if endpoint == RESPONSES and isinstance(reasoning, Mapping):
         effort = cast("Message", reasoning).get("effort")
     if effort == "none":
-        return ()
+        return
     names = [
         name
         for name, default in _SAMPLING.items()
         if name in params and not (endpoint == CHAT and params[name] == default)
     ]
     switch = "reasoning_effort='none'" if endpoint == CHAT else "reasoning={'effort': 'none'}"
-    return drop_unsupported(
-        tally.job,
+    draft.drop(
         params,
         names,
         f"it is a reasoning model; leave it out, or give {switch} where the model takes that",
     )
 
 
-def _limit(tally: Tally, params: dict[str, Any], names: Sequence[str], least: int) -> int:
-    most = most_tokens(tally.model or "")
-    return max_tokens(tally.job, params, names, least=least, most=most)
+class _Names(NamedTuple):
+    """What an endpoint calls what both have."""
+
+    roles: Sequence[str]
+    turns: str
+    text: str
+    limit: str
+    least: int
 
 
-def _chat(
-    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
-) -> tuple[dict[str, Any], int, Sequence[str]]:
-    limit = _limit(tally, params, ("max_tokens", "max_completion_tokens"), 1)
-    messages, sources = _messages(job, tally, _CHAT_ROLES, _chat_part, "text")
-    system = params.pop("system", None)
-    if system is not None:
-        messages = _with_system(job, tally, messages, system)
-    body: dict[str, Any] = {
-        "model": job.model,
-        "messages": messages,
-        "max_completion_tokens": limit,
-    }
-    if quoted or job.response_model is not None:
-        if "response_format" in params:
-            raise fault(job, f"it has {asker(job)} and response_format; give one of them")
-        form = _form(job, quoted=quoted)
-        body["response_format"] = {"type": "json_schema", "json_schema": form}
-        _count_form(tally, form)
-    elif "response_format" in params:
-        _count_form(tally, params["response_format"])
-    return body, limit, sources
+_NAMES = {
+    CHAT: _Names(
+        ("system", "developer", "user", "assistant", "tool", "function"),
+        "messages",
+        "text",
+        "max_completion_tokens",
+        1,
+    ),
+    # The least that it takes is 16 [types/responses/response_create_params.py].
+    RESPONSES: _Names(
+        ("system", "developer", "user", "assistant"), "input", "input_text", "max_output_tokens", 16
+    ),
+}
 
 
-def _response(
-    job: Job, tally: Tally, params: dict[str, Any], *, quoted: bool
-) -> tuple[dict[str, Any], int, Sequence[str]]:
-    if "max_completion_tokens" in params:
+def _write(draft: Draft, params: dict[str, Any], endpoint: str) -> tuple[dict[str, Any], int]:
+    """The body without what is asked for its answer, and the limit of output tokens."""
+    job, names = draft.job, _NAMES[endpoint]
+    if endpoint == RESPONSES and "max_completion_tokens" in params:
         raise fault(job, f"max_completion_tokens is not of {RESPONSES}; give max_tokens")
-    # The least that the endpoint takes is 16 [O: types/responses/response_create_params.py].
-    limit = _limit(tally, params, ("max_tokens", "max_output_tokens"), 16)
-    messages, sources = _messages(job, tally, _RESPONSES_ROLES, _response_part, "input_text")
+    most = most_tokens(draft.model or "")
+    limit = max_tokens(job, params, ("max_tokens", names.limit), least=names.least, most=most)
+    messages = _conversation(draft, endpoint) if job.messages else [_prompt(draft, endpoint)]
     system = params.pop("system", None)
-    if system is not None:
-        messages = _with_system(job, tally, messages, system)
-    body: dict[str, Any] = {"model": job.model, "input": messages, "max_output_tokens": limit}
+    if system is not None and messages[0].get("role") in _LEADING:
+        one_system(job)
+    elif system is not None:
+        # Anthropic has it as a parameter.
+        draft.add(MESSAGE)
+        draft.text(system) if isinstance(system, str) else draft.json(system)
+        messages = [{"role": "system", "content": system}, *messages]
+    return {"model": job.model, names.turns: messages, names.limit: limit}, limit
+
+
+def _ask_for_form(
+    draft: Draft, body: dict[str, Any], params: dict[str, Any], endpoint: str, *, quoted: bool
+) -> None:
+    job = draft.job
+    form = _form(job, quoted=quoted) if quoted or job.response_model is not None else None
+    if endpoint == CHAT:
+        if form is not None:
+            if "response_format" in params:
+                raise fault(job, f"it has {asker(job)} and response_format; give one of them")
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
+            draft.form(form)
+        elif "response_format" in params:
+            draft.form(params["response_format"])
+        return
     given: Any = params.pop("text", None)
     text = dict(cast("Message", given)) if isinstance(given, Mapping) else {}
-    if quoted or job.response_model is not None:
+    if form is not None:
         if "format" in text:
             raise fault(job, f"it has {asker(job)} and text.format; give one of them")
-        text["format"] = {"type": "json_schema", **_form(job, quoted=quoted)}
+        text["format"] = {"type": "json_schema", **form}
     if "format" in text:
-        _count_form(tally, text["format"])
+        draft.form(text["format"])
     if text or given is not None:
         body["text"] = text or given
-    return body, limit, sources
 
 
 def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
@@ -225,66 +250,52 @@ def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
     return {"name": name, "schema": form_of(job, DIALECT, quoted=quoted), "strict": True}
 
 
-def _with_system(job: Job, tally: Tally, messages: list[Message], system: Any) -> list[Message]:
-    """`system`, which Anthropic has as a parameter, as the first message."""
-    if messages[0].get("role") in _LEADING:
-        if "system" not in job.defaulted:
-            raise fault(job, "it has a system message and system=; give one of them")
-        return messages
-    tally.add(MESSAGE)
-    tally.text(system) if isinstance(system, str) else tally.json(system)
-    return [{"role": "system", "content": system}, *messages]
-
-
-def _messages(
-    job: Job, tally: Tally, roles: Sequence[str], part: Any, text_type: str
-) -> tuple[list[Message], Sequence[str]]:
-    """The conversation, and the titles of the documents in it."""
-    if job.messages:
-        return _conversation(job, tally, roles), ()
-    prompt = prompt_of(job, tally)
+def _prompt(draft: Draft, endpoint: str) -> Message:
+    """The message of the job's prompt, after its documents."""
+    job, prompt = draft.job, prompt_of(draft)
     if job.file is None:
-        return [{"role": "user", "content": prompt}], ()
-    found = documents(job)
-    for document in found:
-        tally.document(document)
-    parts = [part(job, document) for document in found]
-    content = [*parts, {"type": text_type, "text": prompt}]
-    return [{"role": "user", "content": content}], [document.name for document in found]
+        return {"role": "user", "content": prompt}
+    part = _chat_part if endpoint == CHAT else _response_part
+    content: list[Message] = []
+    for document in documents(job):
+        draft.document(document)
+        draft.sources.append(document.name)
+        content.append(part(job, document))
+    content.append({"type": _NAMES[endpoint].text, "text": prompt})
+    return {"role": "user", "content": content}
 
 
-def _conversation(job: Job, tally: Tally, roles: Sequence[str]) -> list[Message]:
-    endpoint = CHAT if roles is _CHAT_ROLES else RESPONSES
-    is_known = job.model.startswith(OWN)
-    messages = checked_messages(job, roles, items=roles is _RESPONSES_ROLES)
+def _conversation(draft: Draft, endpoint: str) -> list[Message]:
+    job, is_known = draft.job, draft.job.model.startswith(OWN)
+    messages = checked_messages(job, _NAMES[endpoint].roles, items=endpoint == RESPONSES)
     for message in messages:
-        tally.add(MESSAGE)
+        draft.add(MESSAGE)
         content = message.get("content")
         if message.get("role") == "user" and is_empty(content):
             raise fault(job, "a user message has no content")
         if isinstance(content, str):
-            tally.text(content)
+            draft.text(content)
         elif isinstance(content, list):
             for item in cast("list[Any]", content):
                 check_part(job, item, str(message.get("role")), endpoint, is_known=is_known)
-                _count_part(tally, item)
+                _count_part(draft, item)
         rest = {key: value for key, value in message.items() if key not in {"role", "content"}}
         if rest:
-            tally.json(rest)
+            draft.json(rest)
     return messages
 
 
-def _count_part(tally: Tally, item: Any) -> None:
+def _count_part(draft: Draft, item: Any) -> None:
     part = cast("Message", item) if isinstance(item, dict) else {}
     kind = part.get("type")
     if isinstance(part.get("text"), str):
-        tally.text(part["text"])
+        draft.text(part["text"])
     elif kind in FILE_PARTS:
-        tally.part(part)
+        draft.part(part)
     elif kind == "input_audio":
-        tally.add(UNSEEN)
+        draft.add(UNSEEN)
     else:
-        tally.json(item)
+        draft.json(item)
 
 
 def _data_url(document: Document) -> str:
@@ -329,58 +340,27 @@ def _response_part(job: Job, document: Document) -> Message:
     }
 
 
-def _count_form(tally: Tally, form: Any) -> None:
-    tally.add(FORMAT)
-    tally.json(form)
-
-
-def _count_params(tally: Tally, params: Mapping[str, Any]) -> None:
-    tools: Any = params.get("tools")
-    if isinstance(tools, (list, tuple)) and tools:
-        tally.add(TOOLS)
-        for tool in cast("Sequence[Any]", tools):
-            tally.json(tool)
-            kind = cast("Message", tool).get("type") if isinstance(tool, dict) else None
-            if kind not in {"function", "custom"}:
-                tally.add(UNSEEN)
-    for name in ("previous_response_id", "conversation", "prompt"):
-        if params.get(name) is not None:
-            tally.add(UNSEEN)
-    for name in ("instructions", "prediction", "functions"):
-        if params.get(name) is not None:
-            tally.json(params[name])
-
-
-def _embedding(job: Job, tally: Tally, params: dict[str, Any]) -> Request:
+def _embedding(draft: Draft, params: dict[str, Any]) -> Request:
+    job = draft.job
     for name, value in (("response_model", job.response_model), ("file", job.file)):
         if value is not None:
             raise fault(job, f"{EMBEDDINGS} takes no {name}; leave it out")
     asked = ("max_tokens", "enable_citations", "citations", "cache_prefix")
     unused = {**params, **{name: getattr(job, name) for name in asked}}
     unused = {name: value for name, value in unused.items() if value}
-    left_out = drop_unsupported(
-        job,
-        unused,
-        ("temperature", *asked, "system"),
-        f"{EMBEDDINGS} has no such parameter; leave it out",
-    )
-    for name in left_out:
-        params.pop(name, None)
+    for name in ("temperature", *asked, "system"):
+        if name in unused:
+            draft.leave_out(name, unused[name], f"{EMBEDDINGS} has no such parameter; leave it out")
+            params.pop(name, None)
     given: Any = params.pop("input", None)
     if given is not None and job.prompt:
         raise fault(job, "it has a prompt and input=; give one of them")
     text = given if given is not None else job.prompt or _only_text(job)
     if is_empty(text) or not isinstance(text, str):
         raise fault(job, "a job embeds one text that is not empty; add a job for each text")
-    tally.text(text)
+    draft.text(text)
     body = {"model": job.model, "input": text, **params}
-    return finish(
-        tally,
-        body,
-        0,
-        endpoint=EMBEDDINGS,
-        left_out=left_out,
-    )
+    return finish(draft, body, 0, endpoint=EMBEDDINGS)
 
 
 def _only_text(job: Job) -> Any:
