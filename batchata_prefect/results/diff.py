@@ -7,7 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -52,14 +52,8 @@ class JobDiff:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {
-            "job_id": self.job_id,
-            "before": self.before,
-            "after": self.after,
-            "fields": {path: list(values) for path, values in self.fields.items()},
-            "cost_usd": self.cost_usd,
-            "tokens": self.tokens,
-        }
+        fields = {path: list(values) for path, values in self.fields.items()}
+        return {**asdict(self), "fields": fields}
 
 
 @dataclass(slots=True)
@@ -94,7 +88,7 @@ class DiffSums:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return asdict(self)
 
     def add(self, before: Row, after: Row, found: JobDiff) -> None:
         """Count one job of both runs."""

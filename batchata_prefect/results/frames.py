@@ -21,6 +21,11 @@ from batchata_prefect.results.result_file import BLANK, ResultFile, row_of
 OPENED = {"metadata_json": "metadata.", "parsed_response_json": "answer."}
 """Columns of JSON objects, and what the columns of their fields are called by."""
 
+_BLANKS = [
+    b'"%b":%b,' % (column.encode(), empty) for column in OPENED for empty in (b"null", b'"{}"')
+]
+"""How these columns stand in a line where they hold nothing."""
+
 _MOST_FIELDS = 200
 _ROW_GROUP = 50_000
 _ROWS_AT_ONCE = 5_000
@@ -94,14 +99,11 @@ class _Shape:
 
 def _shape(path: Path) -> _Shape:
     found = {column: _Fields() for column in OPENED}
-    empty: dict[bytes, str] = {}
     longest = 0
     with path.open("rb", buffering=1 << 20) as file:
         for line in file:
             longest = max(longest, len(line))
-            if not empty:
-                empty = {b'"%b":%b,' % (c.encode(), e): c for c in OPENED for e in _EMPTY}
-            if sum(blank in line for blank in empty) == len(OPENED):
+            if sum(blank in line for blank in _BLANKS) == len(OPENED):
                 continue
             row = row_of(line)
             for column, fields in found.items():
@@ -113,9 +115,6 @@ def _shape(path: Path) -> _Shape:
         if fields.is_open
     }
     return _Shape(_own_columns(), opened, longest)
-
-
-_EMPTY = (b"null", b'"{}"')
 
 
 def _own_columns() -> Any:

@@ -37,7 +37,7 @@ class PlainRows:
 
     def __init__(self, reading: Reading) -> None:
         reply = Reply(_NAME, "succeeded", (TextBlock(_TEXT),), _USAGE, _STOP)
-        job = Context(0, _JOB_ID, _METADATA, None, None, (), 0, 0, tags=(_TAG,))
+        job = Context(_JOB_ID, _METADATA, tags=(_TAG,))
         form = orjson.dumps(reading.row(reply, job, _COST), option=orjson.OPT_APPEND_NEWLINE)
         usage = zip(Usage._fields[:6], _USAGE[:6], strict=True)
         holes = {

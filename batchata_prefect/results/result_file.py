@@ -23,7 +23,7 @@ NAME = "results.jsonl"
 DAMAGED = "damaged_row"
 """Code of a job whose row cannot be read: whether it was answered is not known from it."""
 
-BLANK = blank_row(Context(0, "", {}, None, None, (), 0, 0), "", "")
+BLANK = blank_row(Context("", {}), "", "")
 """A row of no job, with every column that a row has."""
 
 _NEEDED = {"job_id", "status"}

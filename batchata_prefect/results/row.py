@@ -93,7 +93,8 @@ class Reading:
         if reply.items:
             row["items_json"] = dumps(reply.items)
         if reply.outcome == "canceled" and self.canceled is not None:
-            return self._canceled(row, self.canceled)
+            status = "failed" if self.canceled == TIME_LIMIT else "cancelled"
+            return self._failed(row, *canceled(self.canceled), status)
         fault = _fault(reply) or _stop_fault(reply, job)
         if fault is None and (job.citations or job.answer_schema is not None):
             fault = self._parse(reply, job, row, body)
@@ -103,16 +104,10 @@ class Reading:
         if fault is None:
             return row
         code, error = fault
-        self._failed(row, code, f"{error}; {self._kept(reply)}" if code == UNREADABLE else error)
-        if reply.outcome == "canceled":
-            row["status"] = "cancelled"
-        return row
-
-    def _canceled(self, row: dict[str, Any], reason: str) -> dict[str, Any]:
-        self._failed(row, *canceled(reason))
-        if reason != TIME_LIMIT:
-            row["status"] = "cancelled"
-        return row
+        if code == UNREADABLE:
+            error = f"{error}; {self._kept(reply)}"
+        status = "cancelled" if reply.outcome == "canceled" else "failed"
+        return self._failed(row, code, error, status)
 
     def unreadable(
         self, reply: Reply, job: Context, cost: Decimal | None, error: Exception
@@ -128,8 +123,7 @@ class Reading:
         row = self._blank(job, cost, reply.custom_id)
         row["raw_response"] = writable(reply.text) or None
         what = f"the answer could not be read ({type(error).__name__}: {str(error)[:300]})"
-        self._failed(row, UNREADABLE, f"{writable(what)}; {self._kept(reply)}")
-        return row
+        return self._failed(row, UNREADABLE, f"{writable(what)}; {self._kept(reply)}")
 
     def _kept(self, reply: Reply) -> str:
         return f"it is kept as {reply.custom_id} in {reply_file(self.chunk.token)}"
@@ -154,10 +148,7 @@ class Reading:
         """The row of a job that got no reply; where it may have been paid, its cost is unknown."""
         cost = None if code in {"answer_lost", UNREADABLE} else Decimal(0)
         row = self._blank(job, cost, self.chunk.custom_id(place))
-        self._failed(row, code, error)
-        if code == "canceled":
-            row["status"] = "cancelled"
-        return row
+        return self._failed(row, code, error, "cancelled" if code == "canceled" else "failed")
 
     def cost(self, reply: Reply) -> Decimal | None:
         """What a reply was billed, in USD; None where the price is unknown.
@@ -196,8 +187,10 @@ class Reading:
         row["attempts_json"] = _json_text([attempt])
         return row
 
-    def _failed(self, row: dict[str, Any], code: str, error: str) -> dict[str, Any]:
-        row["status"], row["error_code"], row["error"] = "failed", code, error
+    def _failed(
+        self, row: dict[str, Any], code: str, error: str, status: str = "failed"
+    ) -> dict[str, Any]:
+        row["status"], row["error_code"], row["error"] = status, code, error
         (attempt,) = orjson.loads(row["attempts_json"])
         row["attempts_json"] = _json_text([{**attempt, "error_code": code, "error": error}])
         return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, cast
 
@@ -101,14 +101,7 @@ class Tally:
             tag: {**sums, "cost_usd": None if sums["cost_usd"] is None else str(sums["cost_usd"])}
             for tag, sums in self.by_tag.items()
         }
-        return {
-            "counts": self.counts,
-            "failures": self.failures,
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "citations_dropped": self.citations_dropped,
-            "by_tag": by_tag,
-        }
+        return {**asdict(self), "by_tag": by_tag}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Tally:

@@ -128,13 +128,11 @@ class Context(NamedTuple):
     """What reading an answer needs to know of its job.
 
     Attributes:
-        ordinal: Place in the job set, from 0.
         job_id: The job's own id.
         metadata: The user's own values.
         answer_schema: Digest of its answer schema; None for plain text.
         citations: How it asked for citations; None where it did not.
         sources: Titles of its documents.
-        attempts: Times it was sent and not answered.
         state: What became of it so far.
         prefix: Digest of what it shares with others, where it is to be held in the cache.
         files: Digests of the large files in its request.
@@ -143,14 +141,12 @@ class Context(NamedTuple):
         fault: Why its row makes no job; None where it does.
     """
 
-    ordinal: int
     job_id: str
     metadata: dict[str, Any]
-    answer_schema: str | None
-    citations: Citing | None
-    sources: tuple[str, ...]
-    attempts: int
-    state: int
+    answer_schema: str | None = None
+    citations: Citing | None = None
+    sources: tuple[str, ...] = ()
+    state: int = WAITING
     prefix: str | None = None
     files: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()

@@ -12,12 +12,10 @@ from typing import Any, BinaryIO
 import orjson
 
 from batchata_prefect.jobs.spool.layout import (
-    ATTEMPT_MASK,
     BUFFER_BYTES,
     FAMILY_SHIFT,
     INDEX_BUFFER_BYTES,
     RECORD,
-    STATE_BITS,
     STATE_MASK,
     Amendment,
     Context,
@@ -169,16 +167,13 @@ class SpoolReader:
         """The job at an ordinal."""
         stored = self.stored(ordinal)
         rest: dict[str, Any] = orjson.loads(stored.rest) if stored.rest else {}
-        code = self._codes[ordinal]
         return Context(
-            ordinal,
             orjson.loads(stored.job_id),
             orjson.loads(orjson.loads(stored.metadata)) if stored.metadata else {},
             rest.get("schema"),
             rest.get("citations"),
             tuple(rest.get("sources", ())),
-            code >> STATE_BITS & ATTEMPT_MASK,
-            code & STATE_MASK,
+            self._codes[ordinal] & STATE_MASK,
             rest.get("prefix"),
             tuple(rest.get("files", ())),
             tuple(orjson.loads(stored.tags)) if stored.tags else (),

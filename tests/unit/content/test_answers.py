@@ -36,7 +36,7 @@ def reading(schemas: Mapping[str, AnswerSchema] | None = None, **more: Any) -> R
 
 
 def job(schema: str | None = None, *, citations: Citing | None = None, **more: Any) -> Context:
-    return Context(0, "the-job", {"a": [1]}, schema, citations, ("doc.txt",), 0, 1, **more)
+    return Context("the-job", {"a": [1]}, schema, citations, ("doc.txt",), **more)
 
 
 def says(text: str, **more: Any) -> Reply:

@@ -93,7 +93,7 @@ def test_the_whole_corpus_becomes_rows(real: Path) -> None:
     """Each recorded message becomes a row with its citations compared, whatever blocks it holds."""
     chunk = Chunk(0, 0, "ab" * 32, "anthropic", "/v1/messages", "m", 1, 0, 0, 0, None)
     reading = Reading(chunk, "batch_1", price_book(), {})
-    job = Context(0, "the-job", {}, None, "native", (), 0, 1)
+    job = Context("the-job", {}, citations="native")
     rows, cited = [], 0
     for path in sorted((real / "corpus/anthropic").glob("*.json")):
         recorded = json.loads(path.read_text())

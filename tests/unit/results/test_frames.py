@@ -30,7 +30,7 @@ def rows(metadata: list[dict[str, Any]], answers: list[Any] | None = None) -> li
     found: list[dict[str, Any]] = []
     for number, values in enumerate(metadata):
         last = number == len(metadata) - 1
-        job = Context(number, f"job {number} ü", values, None, None, (), 0, 0, tags=("a", "b"))
+        job = Context(f"job {number} ü", values, tags=("a", "b"))
         reply = Reply("c", "succeeded", (TextBlock("x\0\n'\""),), Usage(3, 4), "end_turn")
         if last:
             reply = Reply("c", "errored", error_code="bad", error="Nein.")

@@ -53,7 +53,7 @@ def result_of(endpoint: str, row: bytes, schema: bool = False) -> JobResult:
     name = "anthropic" if endpoint == MESSAGES else "openai"
     chunk = Chunk(0, 0, "ab" * 32, name, endpoint, "m", 9, 0, 0, 0, Decimal(1))
     reading = Reading(chunk, "batch_1", price_book(), {SCHEMA.digest: SCHEMA})
-    job = Context(0, "j", {}, SCHEMA.digest if schema else None, None, (), 0, 0)
+    job = Context("j", {}, SCHEMA.digest if schema else None)
     reply = providers()[name].read(row, endpoint)
     values = reading.row(reply, job, None)
     return from_row(orjson.loads(orjson.dumps(values)), {})

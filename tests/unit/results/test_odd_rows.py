@@ -60,7 +60,7 @@ class Jobs:
 
     def context(self, ordinal: int) -> Context:
         schema, citations = self.rest.get("schema"), self.rest.get("citations")
-        return Context(ordinal, f"job-{ordinal}", {}, schema, citations, ("a.txt",), 0, 0)
+        return Context(f"job-{ordinal}", {}, schema, citations, ("a.txt",))
 
     def bodies(self, ordinals: list[int]) -> Iterator[bytes]:
         source = {"type": "text", "media_type": "text/plain", "data": "The total is 12."}

@@ -52,7 +52,7 @@ CHUNK = Chunk(0, 1, "ab" * 32, "openai", "/v1/responses", "gpt-6-luna", 9, 0, 0,
 def stored(text: str, schema: AnswerSchema) -> dict[str, Any]:
     """The row of an answer, as it is read back from results.jsonl."""
     reading = Reading(CHUNK, "batch_1", price_book(), {schema.digest: schema})
-    job = Context(0, "the-job", {}, schema.digest, None, (), 0, 1)
+    job = Context("the-job", {}, schema.digest)
     reply = Reply("x-0", "succeeded", (TextBlock(text),), Usage(1, 1), "end_turn")
     return orjson.loads(orjson.dumps(reading.row(reply, job, Decimal(0))))
 

@@ -67,9 +67,7 @@ def test_a_filled_row_is_the_row_made_one_by_one(
     bill = bills.add(reply)
     row = PlainRows(how).row(reply, stored, bill)
     name = f"{job_id}-{nth}" if nth else job_id
-    job = Context(
-        0, name, metadata, None, None, (), 0, 0, tags=tuple(tags), accept_truncated=accepts
-    )
+    job = Context(name, metadata, tags=tuple(tags), accept_truncated=accepts)
     slow = how.row(reply, job, how.cost(reply))
     completed = slow["status"] == "completed"
     assert completed == (stop in ENDS or (accepts and stop in CUTS)) or text.isspace()
@@ -127,7 +125,7 @@ class _Jobs:
         return unpack(pack({"id": f"job-{ordinal}"}), 0)
 
     def context(self, ordinal: int) -> Context:
-        return Context(ordinal, f"job-{ordinal}", {}, None, None, (), 0, 0)
+        return Context(f"job-{ordinal}", {})
 
 
 def test_a_chunk_of_all_kinds_of_rows_is_read_in_one_pass(tmp_path: Path):

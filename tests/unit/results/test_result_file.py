@@ -24,7 +24,7 @@ CHUNK = Chunk(0, 0, "ab" * 32, "openai", "/v1/chat/completions", "gpt-6-luna", 9
 
 def line(number: int) -> bytes:
     """One answered job."""
-    job = Context(number, f'job {number} "ü"', {"n": number}, None, None, (), 0, 0)
+    job = Context(f'job {number} "ü"', {"n": number})
     reply = Reply(
         CHUNK.custom_id(number),
         "succeeded",
