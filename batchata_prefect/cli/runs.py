@@ -44,6 +44,9 @@ Out = Annotated[
 ]
 
 _ASKED = ("model", "prompt", "system", "response_model", "max_tokens", "params")
+_BY_NAME = frozenset({INVALID_ROW, "in_flight", "answer_lost"})
+"""Codes of jobs that are asked in another way only where their code is given: a row that makes no
+job has to be mended, and the others are paid already."""
 _SENT = ("cost_limit_usd", "time_limit_hours", "max_attempts", "max_reasks", "on_bad_row")
 
 if TYPE_CHECKING:
@@ -128,6 +131,8 @@ def retry(
     there; what is answered already is neither sent nor paid again.
 
     What is asked is changed for those jobs alone; limits and ways of sending for the whole run.
+    Jobs whose answer is on its way (`in_flight`) or was lost (`answer_lost`) are paid already: they
+    are changed, and paid again, only where --code names theirs.
 
     For example:
 
@@ -154,6 +159,8 @@ def retry(
     if changes and failed:
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
         tell(f"Sent again, changed by {', '.join(sorted(changes))}: {counted(len(failed), 'job')}.")
+    elif changes:
+        tell("No job is changed: all are answered, on their way, lost or made of no row.")
     elif failed and not ways:
         found = Counter(row["error_code"] for row in rows if row["error_code"])
         codes = ", ".join(f"{n:,} {name}" for name, n in found.most_common())
@@ -190,13 +197,12 @@ def _amend(order: Order, failed: dict[int, str], changes: dict[str, Any]) -> lis
 def _failed(rows: ResultFile, codes: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """Row and id of the jobs without an answer; the results stand in the order of the rows.
 
-    One whose row is damaged may have its answer: it is not asked for in another way. A row that
-    makes no job has to be mended, not to be asked for.
+    One whose row is damaged may have its answer: it is not asked for in another way.
     """
     for number, row in enumerate(rows):
         if row["status"] == "completed" or row["error_code"] == DAMAGED:
             continue
-        if row["error_code"] in codes or not (codes or row["error_code"] == INVALID_ROW):
+        if row["error_code"] in codes or not (codes or row["error_code"] in _BY_NAME):
             yield number, row["job_id"]
 
 

@@ -1,4 +1,4 @@
-"""`batchata retry` with nothing to try again."""
+"""Which jobs `batchata retry` tries again, and changes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,29 @@ import orjson
 import pytest
 
 from batchata_prefect.cli.orders import Order
-from batchata_prefect.cli.runs import retry
+from batchata_prefect.cli.runs import _failed, retry
+from batchata_prefect.results.result_file import ResultFile
+
+
+def results(folder: Path, *codes: str | None) -> ResultFile:
+    """The results of a run whose jobs have these error codes."""
+    rows = [
+        {"job_id": f"j{number}", "status": "failed" if code else "completed", "error_code": code}
+        for number, code in enumerate(codes)
+    ]
+    path = folder / "results.jsonl"
+    path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    return ResultFile(path)
+
+
+@pytest.mark.parametrize("code", ["in_flight", "answer_lost", "invalid_row"])
+def test_what_may_be_paid_already_is_changed_only_where_it_is_named(
+    tmp_path: Path, code: str
+) -> None:
+    """The batch of a job that is in flight is collected; changed, the job would be paid twice."""
+    rows = results(tmp_path, code, None, "truncated", "not_sent")
+    assert list(_failed(rows, ())) == [(2, "j2"), (3, "j3")]
+    assert list(_failed(rows, (code,))) == [(0, "j0")]
 
 
 @pytest.mark.parametrize(
@@ -24,15 +46,7 @@ def test_a_code_that_no_job_has_is_said_and_nothing_sent(
 ) -> None:
     """Nothing goes out; the exit code is that of the answers that are there."""
     Order("rows.csv", tmp_path, {"model": "gpt-6-luna"}).note()
-    rows = [
-        {
-            "job_id": f"j{number}",
-            "status": "failed" if code else "completed",
-            "error_code": code,
-        }
-        for number, code in enumerate(codes)
-    ]
-    (tmp_path / "results.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    results(tmp_path, *codes)
     assert retry(tmp_path, code=("truncated",)) == ends
     said = " ".join(capsys.readouterr().err.split())
     assert "No job has the code truncated, so nothing was sent." in said
