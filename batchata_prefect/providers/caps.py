@@ -95,11 +95,7 @@ class Download:
         self._size = self._row = 0
 
     def take(self, piece: bytes) -> None:
-        """Count a piece.
-
-        Raises:
-            ReplyTooLargeError: The file, or a row of it, has more bytes than it can have.
-        """
+        """Count a piece."""
         self._size += len(piece)
         # Rows that begin and end within a piece are no longer than it.
         ahead, behind = piece.find(b"\n"), piece.rfind(b"\n")

@@ -98,9 +98,6 @@ def foreign(draft: Draft, params: dict[str, Any], endpoint: str, others: Mapping
         params: Its parameters.
         endpoint: Where it goes.
         others: Parameters of other endpoints, and what is given here in their place.
-
-    Raises:
-        ValidationError: The job itself has one; the text says where it belongs.
     """
     for name, place in _SDK.items():
         if name in params:
@@ -120,9 +117,6 @@ def check_part(job: Job, part: Any, role: str, endpoint: str, *, is_known: bool)
         endpoint: Where it goes.
         is_known: Whether the model is the endpoint's own; what another server takes is not for us
             to say.
-
-    Raises:
-        ValidationError: It is one of these.
     """
     kind = cast("Message", part).get("type") if isinstance(part, dict) else None
     if not isinstance(kind, str):
@@ -140,11 +134,7 @@ def check_part(job: Job, part: Any, role: str, endpoint: str, *, is_known: bool)
 
 
 def check_text(job: Job, text: str, where: str) -> None:
-    """Refuse a text block that is empty or white space.
-
-    Raises:
-        ValidationError: It is.
-    """
+    """Refuse a text block that is empty or white space."""
     if is_empty(text):
         raise fault(job, f"{where} has a text block without a text; leave it out")
 
@@ -153,9 +143,6 @@ def check_tool_choice(job: Job, params: Mapping[str, Any], endpoint: str) -> Non
     """Refuse what only goes together with tools where there are none.
 
     Responses take `auto` and `none` without tools.
-
-    Raises:
-        ValidationError: There are no tools.
     """
     if params.get("tools"):
         return
@@ -166,11 +153,7 @@ def check_tool_choice(job: Job, params: Mapping[str, Any], endpoint: str) -> Non
 
 
 def check_images(job: Job, images: Sequence[Document], limits: Images, most: int) -> None:
-    """Refuse images past what is documented: their number, bytes and pixels.
-
-    Raises:
-        ValidationError: One of them is past it, or all together are.
-    """
+    """Refuse images past what is documented: their number, bytes and pixels."""
     if len(images) > most:
         raise fault(
             job,

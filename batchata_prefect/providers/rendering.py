@@ -23,7 +23,7 @@ from batchata_prefect.models import (
     Request,
     Terms,
 )
-from batchata_prefect.providers.bodies import LEAST_BYTES, file_in, held, says_data
+from batchata_prefect.providers.bodies import FILE_PARTS, LEAST_BYTES, file_in, held, says_data
 from batchata_prefect.providers.provider import Provider
 from batchata_prefect.providers.rows import object_at
 
@@ -120,11 +120,7 @@ class Draft:
                 self.leave_out(name, params.pop(name), reason)
 
     def leave_out(self, name: str, value: Any, reason: str) -> None:
-        """Leave out what came from the defaults.
-
-        Raises:
-            ValidationError: The job itself asks for it.
-        """
+        """Leave out what came from the defaults."""
         job = self.job
         if name not in job.defaulted:
             raise fault(job, f"{job.model!r} does not take {name}={value!r}: {reason}")
@@ -138,6 +134,18 @@ class Draft:
         if document.kind in {"pdf", "image"} and len(document.data) >= LEAST_BYTES:
             self.files.append((document.digest, len(document.data)))
         self.add(self.counting.document(document, model=self.model, citations=citations))
+
+    def item(self, item: Any) -> None:
+        """Add a part of a message, or what stands in its place."""
+        part = cast("Message", item) if isinstance(item, dict) else {}
+        if isinstance(part.get("text"), str):
+            self.text(part["text"])
+        elif part.get("type") in FILE_PARTS:
+            self.part(part)
+        elif part.get("type") == "input_audio":
+            self.add(UNSEEN)
+        else:
+            self.json(item)
 
     def part(self, part: Message) -> None:
         """Add the file in a part, by the checks of `file=`; of URLs and uploads we see nothing."""
@@ -306,11 +314,7 @@ def is_empty(content: Any) -> bool:
 
 
 def prompt_of(draft: Draft) -> str:
-    """The job's prompt as a message, counted.
-
-    Raises:
-        ValidationError: It is empty.
-    """
+    """The job's prompt as a message, counted."""
     prompt = draft.job.prompt or ""
     if is_empty(prompt):
         raise fault(draft.job, "its prompt is empty")
@@ -320,11 +324,7 @@ def prompt_of(draft: Draft) -> str:
 
 
 def one_system(job: Job) -> None:
-    """Refuse a `system` beside a system message, but for one of the defaults.
-
-    Raises:
-        ValidationError: The job itself has both.
-    """
+    """Refuse a `system` beside a system message, but for one of the defaults."""
     if "system" not in job.defaulted:
         raise fault(job, "it has a system message and system=; give one of them")
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any, TypeAlias, TypeVar, cast
 
+import msgspec
 import orjson
 
 from batchata_prefect.answers import Reply, Usage
 from batchata_prefect.content.bounds import bounds
 from batchata_prefect.content.exact_json import loads_exact
 from batchata_prefect.errors import ParseError
+
+T = TypeVar("T")
 
 EMPTY: Mapping[str, Any] = {}
 
@@ -24,6 +27,18 @@ MOST_TOKENS = 1_000_000_000
 _CUSTOM_ID = re.compile(
     rb'"custom_id"\s*:\s*"([\w-]{1,64})"|"key"\s*:\s*"([0-9a-f]{16}-\d{1,12})"', re.ASCII
 )
+
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+"""A count of tokens in a row that is read the fast way."""
+
+
+def decoded(decoder: msgspec.json.Decoder[T], row: bytes) -> T | None:
+    """A row of the form that a decoder knows; None for any other, or what JSON forbids."""
+    try:
+        return decoder.decode(row)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class UnreadableRowError(ParseError):

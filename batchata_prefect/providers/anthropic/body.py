@@ -265,13 +265,10 @@ class _Content:
 
     def _count_block(self, item: Any) -> None:
         block = cast("Message", item) if isinstance(item, dict) else {}
-        kind = block.get("type")
-        if kind == "text" and isinstance(block.get("text"), str):
-            self.draft.text(block["text"])
-        elif kind in {"image", "document"}:
+        if block.get("type") in {"image", "document"}:
             self._count_source(block)
         else:
-            self.draft.json(item)
+            self.draft.item(item)
 
     def _count_source(self, block: Message) -> None:
         source = object_at(block, "source")
@@ -415,11 +412,7 @@ def _mark(body: dict[str, Any]) -> str | None:
 
 
 def _check_markers(job: Job, body: Mapping[str, Any]) -> None:
-    """Refuse more breakpoints than are taken.
-
-    Raises:
-        ValidationError: There are more.
-    """
+    """Refuse more breakpoints than are taken."""
     found = sum(_markers(body.get(name)) for name in ("system", "messages", "tools"))
     found += 1 if body.get("cache_control") else 0
     if found > _MOST_MARKERS:

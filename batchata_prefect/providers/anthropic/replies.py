@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from msgspec import DecodeError, Meta, Struct
+from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.answers import Outcome, Reply, TextBlock, Usage
 from batchata_prefect.providers.anthropic.usage import usage_of
 from batchata_prefect.providers.replies import Said, error_in, exact_inputs, kept
 from batchata_prefect.providers.rows import (
-    MOST_TOKENS,
+    Count,
+    decoded,
     object_at,
     objects_at,
     opened,
@@ -25,21 +26,18 @@ from batchata_prefect.providers.rows import (
     unreadable,
 )
 
-_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
-
-
 _WORK = ("server_tool_use", "mcp_tool_use", "_tool_result")
 """Ends of the types of blocks in which the provider's own tools work
 [anthropic/types/content_block.py]."""
 
 
 class _Thought(Struct, gc=False):
-    thinking_tokens: _Count
+    thinking_tokens: Count
 
 
 class _Written(Struct, gc=False, forbid_unknown_fields=True):
-    ephemeral_1h_input_tokens: _Count
-    ephemeral_5m_input_tokens: _Count = 0
+    ephemeral_1h_input_tokens: Count
+    ephemeral_5m_input_tokens: Count = 0
 
 
 class _NoTools(Struct, gc=False, forbid_unknown_fields=True):
@@ -48,10 +46,10 @@ class _NoTools(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class _Tokens(Struct, gc=False):
-    input_tokens: _Count
-    output_tokens: _Count
-    cache_read_input_tokens: _Count
-    cache_creation_input_tokens: _Count
+    input_tokens: Count
+    output_tokens: Count
+    cache_read_input_tokens: Count
+    cache_creation_input_tokens: Count
     cache_creation: _Written
     output_tokens_details: _Thought | None = None
     server_tool_use: _NoTools | None = None
@@ -87,7 +85,7 @@ class _Row(Struct, gc=False):
     result: _Succeeded
 
 
-_decode = Decoder(_Row).decode
+_DECODER = Decoder(_Row)
 
 
 def ordinary(row: bytes) -> Reply | None:
@@ -96,9 +94,7 @@ def ordinary(row: bytes) -> Reply | None:
     It is what `answer` makes of the message. Most rows are such ones, and of them only what is
     looked for is decoded, which costs a third of decoding all and looking at each field with care.
     """
-    try:
-        found = _decode(row)
-    except (DecodeError, UnicodeDecodeError, RecursionError):
+    if (found := decoded(_DECODER, row)) is None:
         return None
     message = found.result.message
     *before, text = message.content or (None,)

@@ -41,9 +41,6 @@ class Client:
 
         Args:
             key: Credentials; those in the environment by default.
-
-        Raises:
-            MissingCredentialsError: The SDK is not installed, or no key is set.
         """
         try:
             from google import genai

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, cast
 
-from msgspec import DecodeError, Meta, Struct
+from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.answers import Reply, TextBlock, Usage
 from batchata_prefect.providers.replies import Said, error_in
 from batchata_prefect.providers.rows import (
-    MOST_TOKENS,
+    Count,
+    decoded,
     object_at,
     objects_at,
     opened,
@@ -67,14 +68,12 @@ CODES = {
 }
 """Codes of `google.rpc.Status`, which a row's error is, with the HTTP status of each."""
 
-_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
-
 
 class _Tokens(Struct, gc=False, rename="camel"):
-    prompt_token_count: _Count
-    candidates_token_count: _Count
-    thoughts_token_count: _Count = 0
-    cached_content_token_count: _Count = 0
+    prompt_token_count: Count
+    candidates_token_count: Count
+    thoughts_token_count: Count = 0
+    cached_content_token_count: Count = 0
     tool_use_prompt_token_count: Literal[0] = 0
 
 
@@ -104,7 +103,7 @@ class _Row(Struct, gc=False):
     error: None = None
 
 
-_decode = Decoder(_Row).decode
+_DECODER = Decoder(_Row)
 
 
 def ordinary(row: bytes) -> Reply | None:
@@ -112,9 +111,7 @@ def ordinary(row: bytes) -> Reply | None:
 
     It is what `read_row` makes of the row, for a fraction of the time.
     """
-    try:
-        found = _decode(row)
-    except (DecodeError, UnicodeDecodeError, RecursionError):
+    if (found := decoded(_DECODER, row)) is None:
         return None
     (candidate,), usage = found.response.candidates, found.response.usage_metadata
     thought = usage.thoughts_token_count
@@ -160,7 +157,7 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
 
 
 def _answer(custom_id: str, response: Mapping[str, Any]) -> Reply:
-    usage, said = usage_of(response), _Said()
+    usage, said = usage_of(response), Said()
     candidates = objects_at(response, "candidates")
     if not candidates:
         feedback = object_at(response, "promptFeedback")
@@ -172,7 +169,7 @@ def _answer(custom_id: str, response: Mapping[str, Any]) -> Reply:
         return _refusal(said, custom_id, usage, reason)
     candidate = candidates[0]
     for part in objects_at(object_at(candidate, "content"), "parts"):
-        said.take(part)
+        _take(said, part)
     reason = text_at(candidate, "finishReason")
     stop = None if reason is None else _FINISHED.get(reason, reason.lower())
     if stop == "refusal":
@@ -190,31 +187,27 @@ def _refusal(said: Said, custom_id: str, usage: Usage | None, reason: str) -> Re
     return said.reply(custom_id, usage, "refusal")._replace(stop_reason=reason.lower())
 
 
-class _Said(Said):
-    """What a candidate says, part by part."""
-
-    def take(self, part: Mapping[str, Any]) -> None:
-        """Take in a part."""
-        text, call = part.get("text"), object_at(part, "functionCall")
-        if part.get("thought"):
-            self.has_thinking = True
-            if text:
-                self.items.append({"type": "thinking", "thinking": text})
-        elif isinstance(text, str):
-            if text:
-                self.blocks.append(TextBlock(text))
-        elif call:
-            self.calls.append(
-                {
-                    "type": "function_call",
-                    "id": text_at(call, "id"),
-                    "name": text_at(call, "name"),
-                    "input": call.get("args", {}),
-                }
-            )
-            self.final = len(self.blocks)
-        elif kinds := [name for name in part if name != "thoughtSignature"]:
-            self.items.append({"type": kinds[0], **{name: part[name] for name in kinds}})
+def _take(said: Said, part: Mapping[str, Any]) -> None:
+    text, call = part.get("text"), object_at(part, "functionCall")
+    if part.get("thought"):
+        said.has_thinking = True
+        if text:
+            said.items.append({"type": "thinking", "thinking": text})
+    elif isinstance(text, str):
+        if text:
+            said.blocks.append(TextBlock(text))
+    elif call:
+        said.calls.append(
+            {
+                "type": "function_call",
+                "id": text_at(call, "id"),
+                "name": text_at(call, "name"),
+                "input": call.get("args", {}),
+            }
+        )
+        said.final = len(said.blocks)
+    elif kinds := [name for name in part if name != "thoughtSignature"]:
+        said.items.append({"type": kinds[0], **{name: part[name] for name in kinds}})
 
 
 def usage_of(response: Mapping[str, Any]) -> Usage | None:

@@ -13,7 +13,7 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.content.schema import answer_schema
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Provider
-from batchata_prefect.providers.bodies import FILE_PARTS, last_shared, prefix_digest, titled
+from batchata_prefect.providers.bodies import last_shared, prefix_digest, titled
 from batchata_prefect.providers.openai.facts import (
     DIALECT,
     EMBEDDINGS,
@@ -278,24 +278,11 @@ def _conversation(draft: Draft, endpoint: str) -> list[Message]:
         elif isinstance(content, list):
             for item in cast("list[Any]", content):
                 check_part(job, item, str(message.get("role")), endpoint, is_known=is_known)
-                _count_part(draft, item)
+                draft.item(item)
         rest = {key: value for key, value in message.items() if key not in {"role", "content"}}
         if rest:
             draft.json(rest)
     return messages
-
-
-def _count_part(draft: Draft, item: Any) -> None:
-    part = cast("Message", item) if isinstance(item, dict) else {}
-    kind = part.get("type")
-    if isinstance(part.get("text"), str):
-        draft.text(part["text"])
-    elif kind in FILE_PARTS:
-        draft.part(part)
-    elif kind == "input_audio":
-        draft.add(UNSEEN)
-    else:
-        draft.json(item)
 
 
 def _data_url(document: Document) -> str:

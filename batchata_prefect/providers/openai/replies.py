@@ -15,14 +15,15 @@ from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Annotated, Any, Literal, cast
 
-from msgspec import DecodeError, Meta, Struct
+from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from batchata_prefect.answers import Outcome, Reply, TextBlock, Usage
 from batchata_prefect.providers.openai.usage import SEARCHES_BY_ITSELF, usage_of
 from batchata_prefect.providers.replies import Said, error_in, kept
 from batchata_prefect.providers.rows import (
-    MOST_TOKENS,
+    Count,
+    decoded,
     list_at,
     object_at,
     objects_at,
@@ -52,23 +53,21 @@ _CLIENTS = frozenset({"local_shell_call", "shell_call", "apply_patch_call", "com
 _SEEN = frozenset({"content", "refusal", "tool_calls", "function_call", "annotations", "audio"})
 """Fields of a message that are looked at by themselves."""
 
-_Count = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
-
 
 class _Read(Struct, gc=False):
-    cached_tokens: _Count
-    cache_write_tokens: _Count = 0
+    cached_tokens: Count
+    cache_write_tokens: Count = 0
     audio_tokens: Literal[0] | None = None
 
 
 class _Written(Struct, gc=False):
-    reasoning_tokens: _Count
+    reasoning_tokens: Count
     audio_tokens: Literal[0] | None = None
 
 
 class _Tokens(Struct, gc=False):
-    prompt_tokens: _Count
-    completion_tokens: _Count
+    prompt_tokens: Count
+    completion_tokens: Count
     prompt_tokens_details: _Read
     completion_tokens_details: _Written
 
@@ -110,7 +109,7 @@ class _Row(Struct, gc=False):
     error: None
 
 
-_decode = Decoder(_Row).decode
+_DECODER = Decoder(_Row)
 
 
 def ordinary(row: bytes) -> Reply | None:
@@ -119,9 +118,7 @@ def ordinary(row: bytes) -> Reply | None:
     It is what `answer` makes of the row. Most rows are such ones, and of them only what is looked
     for is decoded, which costs a third of decoding all and looking at each field with care.
     """
-    try:
-        found = _decode(row)
-    except (DecodeError, UnicodeDecodeError, RecursionError):
+    if (found := decoded(_DECODER, row)) is None:
         return None
     body = found.response.body
     (choice,) = body.choices
