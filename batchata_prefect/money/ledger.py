@@ -121,7 +121,7 @@ class Ending:
 
     Attributes:
         status: How the provider batch ended, or that it was never created.
-        marks: One letter for each ordinal, see `MARKS`.
+        marks: One letter for each ordinal, see `ANSWERED`.
         cost_usd: What was billed; None where the price is unknown.
         usage: Tokens that were billed.
         ended_at: Time of the end.
@@ -140,14 +140,8 @@ class Ending:
 
 
 ANSWERED, FAILED, AGAIN, CANCELED, NOT_AS_ASKED = "a", "f", "r", "c", "x"
-MARKS = {
-    ANSWERED: "answered",
-    FAILED: "failed for good",
-    AGAIN: "failed, may be tried again",
-    CANCELED: "canceled before it was answered",
-    NOT_AS_ASKED: "answered, but not as asked; may be asked again in other words",
-}
-"""What an ordinal's letter in `Ending.marks` says."""
+"""What an ordinal's letter in `Ending.marks` says: answered; failed for good; failed, may be tried
+again; canceled before it was answered; answered, but may be asked again in other words."""
 
 
 @dataclass(slots=True)

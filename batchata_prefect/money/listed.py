@@ -100,11 +100,13 @@ def _is_meant(entry: Any, model: str) -> bool:
 def _has(entry: Any, at: datetime, context: Mapping[str, str]) -> bool:
     """Whether a model has prices of its own in a service tier, which hold now."""
     return any(
-        variant.when == context
-        and _known(variant.prices)
-        and (variant.constraint is None or variant.constraint.active(at))
+        variant.when == context and _known(variant.prices) and _holds(variant, at)
         for variant in entry.price_variants or ()
     )
+
+
+def _holds(variant: Any, at: datetime) -> bool:
+    return variant.constraint is None or variant.constraint.active(at)
 
 
 def _at(entry: Any, at: datetime, context: Mapping[str, str]) -> _Prices:
@@ -164,17 +166,19 @@ def _tiers(every: list[_Prices], standard: _Prices) -> tuple[Tier, ...]:
 def _flat(prices: _Prices, standard: _Prices, start: int) -> dict[str, Decimal]:
     """The rates of a request whose input passes `start` tokens."""
     at = {key: cast("Decimal", _price(price, start)) for key, price in prices.items()}
-    for key, price in standard.items():
-        if key in at and _lacks_tier(prices[key], price, start):
+    for key, price in _untiered(prices, standard).items():
+        if any(tier.start <= start for tier in price.tiers):
             at[key] = max(at[key], cast("Decimal", _price(price, start)))
     return at
 
 
-def _lacks_tier(price: Any, standard: Any, start: int) -> bool:
-    """Whether a price is one for all lengths, and the standard one is not up to `start`."""
-    return not hasattr(price, "tiers") and any(
-        tier.start <= start for tier in getattr(standard, "tiers", ())
-    )
+def _untiered(prices: _Prices, standard: _Prices) -> _Prices:
+    """The standard prices with tiers of what has one price for all lengths."""
+    return {
+        key: price
+        for key, price in standard.items()
+        if key in prices and hasattr(price, "tiers") and not hasattr(prices[key], "tiers")
+    }
 
 
 def _known(model_price: Any) -> dict[str, Any]:
@@ -228,7 +232,7 @@ def _reduced(found: Any, prices: _Prices, at: datetime, *, lent: bool) -> str | 
     ]
     known: set[str] = set()
     for variant in variants:
-        if variant.constraint is None or variant.constraint.active(at):
+        if _holds(variant, at):
             known |= set(_known(variant.prices))
     if not any(_known(variant.prices) for variant in variants):
         return "no batch price is known; priced at the standard rate"
@@ -245,10 +249,7 @@ def _reduced(found: Any, prices: _Prices, at: datetime, *, lent: bool) -> str | 
 def _tiers_missing(prices: _Prices, standard: _Prices) -> str | None:
     """From where on the standard price has a further tier that the batch price lacks."""
     missing: set[int] = {
-        tier.start
-        for key, price in standard.items()
-        if key in prices and not hasattr(prices[key], "tiers")
-        for tier in getattr(price, "tiers", ())
+        tier.start for price in _untiered(prices, standard).values() for tier in price.tiers
     }
     if not missing:
         return None

@@ -31,14 +31,27 @@ def own_tariffs(prices: Prices | None) -> dict[tuple[str, bool], Tariff]:
     if prices is None:
         return {}
     if isinstance(prices, (str, os.PathLike)):
-        where = f"price file {os.fspath(prices)!r}: "
-        tables: Mapping[str, Any] = read_prices(prices)
-    elif isinstance(cast("object", prices), Mapping):
-        where, tables = "", prices
-    else:
+        return _tariffs("", read_prices(prices))
+    if not isinstance(cast("object", prices), Mapping):
         raise ValidationError(
             f"prices must be a table by model id or the path of a price file, not {prices!r}"
         )
+    return _tariffs("", prices)
+
+
+def read_prices(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Prices out of a JSON or TOML file, by model id, checked; no digit is rounded.
+
+    Raises:
+        ValidationError: The file cannot be read, names a model or a key twice, or holds a wrong
+            table or price.
+    """
+    tables = read_table("price file", path, f"model ids to tables of {', '.join(_KEYS)}")
+    _tariffs(f"price file {os.fspath(path)!r}: ", tables)
+    return tables
+
+
+def _tariffs(where: str, tables: Mapping[str, Any]) -> dict[tuple[str, bool], Tariff]:
     found: dict[tuple[str, bool], Tariff] = {}
     for model, table in tables.items():
         given: Any = table
@@ -48,23 +61,6 @@ def own_tariffs(prices: Prices | None) -> dict[tuple[str, bool], Tariff]:
             found[model, True] = _tariff(f"{where}realtime ", model, realtime)
         found[model, False] = _tariff(where, model, given)
     return found
-
-
-def read_prices(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Prices out of a JSON or TOML file, by model id; no digit is rounded.
-
-    Raises:
-        ValidationError: The file cannot be read, names a model or a key twice, or is no table of
-            tables.
-    """
-    tables = read_table("price file", path, f"model ids to tables of {', '.join(_KEYS)}")
-    for model, table in tables.items():
-        if not isinstance(table, dict):
-            raise ValidationError(
-                f"price file {os.fspath(path)!r}: prices of {model!r} must be a table of "
-                f"{', '.join(_KEYS)}, not {table!r}"
-            )
-    return tables
 
 
 def _tariff(where: str, model: Any, prices: Any) -> Tariff:

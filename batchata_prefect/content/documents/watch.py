@@ -37,7 +37,8 @@ def in_time(read: Callable[[], _T], bound: str = "document_seconds") -> _T:
             with lock:
                 if not ended.is_set():
                     told.set()
-                    _interrupt(reader)
+                    set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
+                    set_error(ctypes.c_ulong(reader), ctypes.py_object(_TooLongError))
 
     def end() -> None:
         with lock:
@@ -64,9 +65,3 @@ def in_time(read: Callable[[], _T], bound: str = "document_seconds") -> _T:
         ) from None
     finally:
         ended.set()
-
-
-def _interrupt(thread: int) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(
-        ctypes.c_ulong(thread), ctypes.py_object(_TooLongError)
-    )

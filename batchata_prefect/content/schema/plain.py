@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
@@ -103,19 +103,18 @@ class AsGiven(PlainSchema):
         self, schema: core_schema.BeforeValidatorFunctionSchema
     ) -> JsonSchemaValue:
         """Pydantic's."""
-        self._seen += 1
-        try:
-            return super().function_before_schema(schema)
-        finally:
-            self._seen -= 1
+        return self._inside(super().function_before_schema, schema)
 
     def function_wrap_schema(
         self, schema: core_schema.WrapValidatorFunctionSchema
     ) -> JsonSchemaValue:
         """Pydantic's."""
+        return self._inside(super().function_wrap_schema, schema)
+
+    def _inside(self, write: Callable[[Any], JsonSchemaValue], schema: Any) -> JsonSchemaValue:
         self._seen += 1
         try:
-            return super().function_wrap_schema(schema)
+            return write(schema)
         finally:
             self._seen -= 1
 

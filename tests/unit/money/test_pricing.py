@@ -787,9 +787,9 @@ def test_prices_that_are_neither_table_nor_path_are_refused():
         price_book([("m", 1)])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"m": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"m": 1}', '{"m": {"input": 1}}', "\xff"])
 def test_faulty_price_file_is_refused(tmp_path: Path, text):
-    """A file that is no table of tables is an error that names the file."""
+    """A file that holds no tables of prices is an error that names it, wherever it is read."""
     path = tmp_path / "prices.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValidationError, match=r"prices\.json"):
