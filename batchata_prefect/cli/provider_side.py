@@ -86,7 +86,8 @@ def adopt_batches(
             },
         )
         return 0
-    _show(adopted, f"{len(adopted)} batches found and recorded")
+    found = [line for line in adopted if line.batch_id is not None]
+    _show(adopted, f"{len(found)} batches found and recorded")
     table = Rows("id", "status", "created", "ours")
     for ours in unclaimed:
         values = _unclaimed(ours)
@@ -131,16 +132,18 @@ def cancel_batches(
 
     - `batchata cancel ./output`
 
-    Exit code: 1 where one of them goes on, as its provider or account does not answer.
+    Exit code: 1 where one of them may go on, as its provider or account does not answer, or as
+    nobody can tell yet whether it was created.
     """
     lines = _done(cancel, results_dir, run_key, state)
     going = sum(1 for line in lines if line.trouble is not None)
     if as_json:
         print_json("cancel", {"canceled": [_values(line) for line in lines]})
         return min(going, 1)
-    _show(lines, f"{len(lines) - going} provider batches cancelled")
+    ended = sum(1 for line in lines if line.batch is not None and line.trouble is None)
+    _show(lines, f"{ended} provider batches cancelled")
     if going:
-        tell(f"{going} go on there: what keeps them from being cancelled is told beside them.")
+        tell(f"{going} may go on there: what keeps them from being cancelled is told beside them.")
     if lines:
         tell("Run the same jobs again to collect what they finished and to send the rest.")
     return min(going, 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from batchata_prefect.models import ProviderBatch
 from batchata_prefect.money.ledger import Entry, Receipt, Start, claimed
 from batchata_prefect.providers import Ours, Provider, provider_for, providers
 from batchata_prefect.providers.failures import Failure, classify
+from batchata_prefect.providers.lists import Found
 from batchata_prefect.records.credentials import connect
 from batchata_prefect.records.lease import Lease
 from batchata_prefect.records.note import Note, read_note
@@ -25,6 +26,12 @@ from batchata_prefect.records.storage import storage_at
 from batchata_prefect.records.store import Records
 from batchata_prefect.results.remote import bring_told, is_url, normal, working_folder
 from batchata_prefect.views.status import BatchStatus
+
+_LEASE_SECONDS = 60.0
+"""How long another process's lease is respected."""
+
+_LAG = timedelta(seconds=30)
+"""For which a batch may be missing from its provider's list, as in `Pace.lookup`."""
 
 
 @dataclass(slots=True)
@@ -176,16 +183,13 @@ def _refused(name: str, failure: Failure) -> ProviderError:
     )
 
 
-async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus], list[Ours]]:
+async def adopt(known: Known) -> tuple[list[BatchStatus], list[Ours]]:
     """Find the batches of uncertain creates and record them; and what else is unclaimed.
 
-    Args:
-        known: The job set.
-        seconds: How long another process's lease is respected.
-
     Returns:
-        The chunks whose batch was found; and the batches with our token that no record of this
-        job set names: of another job set, or of one whose records are lost.
+        The chunks whose batch was found, or may be there (`trouble`); and the batches with our
+        token that no record of this job set names: of another job set, or of one whose records
+        are lost.
 
     Raises:
         ProviderError: A key is missing or refused, or an address is another one; what the other
@@ -193,9 +197,9 @@ async def adopt(known: Known, seconds: float = 60.0) -> tuple[list[BatchStatus],
         StateError: A process is running the job set.
     """
     unclaimed: list[Ours] = []
-    async with _connections(known) as connections, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known) as lease:
         uncertain = [entry for entry in known.open if entry.receipt is None]
-        found = await _each(uncertain, lambda entry: _of(entry, _find(connections, known, entry)))
+        found = await _each(uncertain, lambda entry: _looked_up(connections, known, lease, entry))
         names = {entry.chunk.provider for entry in known.entries}
         refused: list[ProviderError] = []
         for name in sorted(names or connections.known):
@@ -226,44 +230,43 @@ async def _unclaimed(connections: _Connections, known: Known, name: str) -> list
     return [ours for ours in found_there if ours.batch.batch_id not in ids]
 
 
-async def cancel(known: Known, seconds: float = 60.0) -> list[BatchStatus]:
+async def cancel(known: Known) -> list[BatchStatus]:
     """Cancel at the providers what a job set has in flight; the next run collects and goes on.
 
     Returns:
-        All that it had in flight; `trouble` says why one is not cancelled.
+        All that it had in flight; `trouble` says why one is not cancelled, or may be at work: one
+        without either was never created.
 
     Raises:
         ProviderError: Of no account the key is there and taken, and the address as it was.
         StateError: A process is running the job set: that one is to be cancelled.
     """
-    async with _connections(known) as connections, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known) as lease:
 
         async def end(entry: Entry) -> BatchStatus:
             provider, client = await connections(entry.chunk.provider, entry.chunk.model)
-            line = _status(entry)
             if entry.receipt is None:
-                line = await _of(entry, _find(connections, known, entry))
-            if entry.receipt is not None:
-                line = await _of(entry, provider.cancel(client, entry.receipt.batch_id))
-            return line
+                line = await _looked_up(connections, known, lease, entry)
+                if entry.receipt is None:
+                    return line
+            return await _of(entry, provider.cancel(client, entry.receipt.batch_id))
 
         return await _each(known.open, end)
 
 
-async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
+async def write_off(known: Known, which: str) -> Entry:
     """Have the next run end a batch of which something cannot be had, at its upper bound.
 
     Args:
         known: The job set.
         which: Id of the batch at the provider; or the chunk's number, where it has none.
-        seconds: How long another process's lease is respected.
 
     Raises:
         StateError: There is no such batch in flight, or it can be had: it runs, or its answers
             are there; or a process is running the job set.
         ProviderError: A key is missing or refused.
     """
-    async with _connections(known) as connections, _owning(known, seconds):
+    async with _connections(known) as connections, _owning(known) as lease:
         for entry in known.open:
             names = {str(entry.chunk.sequence + 1), f"#{entry.chunk.sequence + 1}"}
             if which in (names if entry.receipt is None else {entry.receipt.batch_id}):
@@ -275,6 +278,8 @@ async def write_off(known: Known, which: str, seconds: float = 60.0) -> Entry:
             )
         if (told := await _can_be_had(connections, known, entry)) is not None:
             raise StateError(f"{entry.chunk.name} is not written off: {told}")
+        # Its answers may have been looked through for longer than a lease lasts.
+        await lease.hold(fresh=True)
         await known.records.write_off(entry.chunk.sequence)
         return entry
 
@@ -285,9 +290,7 @@ async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> 
     again = "run the same jobs again to collect it"
     if entry.receipt is None:
         try:
-            found = await provider.find(
-                client, entry.chunk, entry.since, claimed(known.entries, provider.name)
-            )
+            found = await _search(provider, client, known, entry)
         except ProviderError:
             return None
         except Exception as error:
@@ -314,33 +317,49 @@ async def _can_be_had(connections: _Connections, known: Known, entry: Entry) -> 
     return None if rows < entry.chunk.count else f"all its answers are there; {again}"
 
 
-async def _find(connections: _Connections, known: Known, entry: Entry) -> ProviderBatch | None:
-    """The batch of an uncertain create, recorded from here on."""
+def _search(provider: Provider, client: Any, known: Known, entry: Entry) -> Awaitable[Found]:
+    """Look for the batch of an uncertain create."""
+    return provider.find(client, entry.chunk, entry.since, claimed(known.entries, provider.name))
+
+
+async def _looked_up(
+    connections: _Connections, known: Known, lease: Lease, entry: Entry
+) -> BatchStatus:
+    """Where an uncertain create stands; its batch is recorded from here on, where it is found."""
     provider, client = await connections(entry.chunk.provider, entry.chunk.model)
-    found = await provider.find(
-        client, entry.chunk, entry.since, claimed(known.entries, provider.name)
-    )
-    if found.batch is None:
-        return None
-    made = found.batch.created_at or datetime.now(UTC)
-    receipt = Receipt(found.batch.batch_id, made, adopted=True)
-    await known.records.write_receipt(entry.chunk.sequence, receipt)
-    entry.receipt = receipt
-    return found.batch
+    found = Found()
+
+    async def ask() -> ProviderBatch | None:
+        nonlocal found
+        found = await _search(provider, client, known, entry)
+        return found.batch
+
+    line = await _of(entry, ask())
+    if (batch := found.batch) is not None:
+        receipt = Receipt(batch.batch_id, batch.created_at or datetime.now(UTC), adopted=True)
+        await lease.hold(fresh=True)
+        await known.records.write_receipt(entry.chunk.sequence, receipt)
+        entry.receipt = receipt
+    elif found.undecided:
+        may_be = " or ".join(found.undecided[:3])
+        line = replace(line, trouble=f"it may be {may_be}, which tells whose it is when it ends")
+    elif line.trouble is None and datetime.now(UTC) - entry.since < _LAG:
+        line = replace(line, trouble="it was sent just now, and may not be listed yet")
+    return line
 
 
 @asynccontextmanager
-async def _owning(known: Known, seconds: float) -> AsyncGenerator[None]:
-    lease = Lease(known.records, seconds)
+async def _owning(known: Known) -> AsyncGenerator[Lease]:
+    lease = Lease(known.records, _LEASE_SECONDS)
     try:
         owner = await lease.attempt()
         if owner is not None:
             raise StateError(
                 f"{owner} is running {known.records.run_key!r}. Cancel that run instead: Ctrl-C "
                 "there, or cancel its flow run in Prefect. If the process is gone with its "
-                f"machine, try again in {seconds:.0f} s"
+                f"machine, try again in {_LEASE_SECONDS:.0f} s"
             )
-        yield
+        yield lease
     finally:
         await lease.release()
 

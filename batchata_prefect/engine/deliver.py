@@ -139,7 +139,8 @@ class Deliveries:
             if kept_answers(run, entry) is None:
                 await restore(run, entry, ordinals)
             part = Part(await run.alone(answers_of, run, entry, ordinals), ordinals)
-            earlier = await run.alone(self._before, sequence)
+            # A list: others end, and are put among them, while this one looks.
+            earlier = await run.alone(self._before, sequence, list(self._words.items()))
             rows = batch_rows(part, words, earlier, run.spool.count)
             if await asyncio.to_thread(self._call, _described(entry, words), rows):
                 await asyncio.to_thread(self._note, words.token)
@@ -151,20 +152,18 @@ class Deliveries:
                 one_line(error),
             )
 
-    def _before(self, sequence: int) -> list[Part]:
+    def _before(self, sequence: int, ended: list[tuple[int, Words]]) -> list[Part]:
         """Answers of the batches that ended before, and whose jobs may be in this one again."""
         run, found = self._run, list[Part]()
-        mine = set(run.members[sequence]) if self._any_left() else set[int]()
-        for other, words in self._words.items():
+        any_left = any(words.last is not None for _, words in ended)
+        mine = set(run.members[sequence]) if any_left else set[int]()
+        for other, words in ended:
             if other == sequence:
                 break
             members = run.members[other]
             if words.last is not None and not mine.isdisjoint(members):
                 found.append(Part(answers_of(run, run.ledger[other], members), members))
         return found
-
-    def _any_left(self) -> bool:
-        return any(words.last is not None for words in self._words.values())
 
     def _call(self, batch: EndedBatch, rows: Iterator[dict[str, object]]) -> bool:
         """Call the callback; whether it returned."""

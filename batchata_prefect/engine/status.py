@@ -145,10 +145,10 @@ def _waiting_for(run: Session, flying: int) -> str | None:
         )
     if run.waiting_for is not None:
         return run.waiting_for
-    trouble = next((f.waiting_for for f in run.flights.values() if f.waiting_for), None)
+    trouble = next((f.waiting_for for f in list(run.flights.values()) if f.waiting_for), None)
     if trouble is not None:
         return trouble
-    asked = Counter(f.entry.chunk.provider for f in run.flights.values() if f.entry.receipt)
+    asked = Counter(f.entry.chunk.provider for f in list(run.flights.values()) if f.entry.receipt)
     if not asked:
         return None
     return "answers of " + " and ".join(
@@ -161,7 +161,7 @@ def progress_stats(run: Session, failures: Mapping[str, int]) -> dict[str, Any]:
     found, is_complete = run_status(run), run.manifest is not None
     ended = sum(1 for entry in run.ledger if entry.ending is not None)
     last = run.ledger[-1].chunk if run.ledger else None
-    flying = [flight for flight in run.flights.values() if flight.entry.receipt]
+    flying = [flight for flight in list(run.flights.values()) if flight.entry.receipt]
     expiries = [f.batch.expires_at for f in flying if f.batch and f.batch.expires_at]
     over = found.completed + found.failed + found.cancelled
     return {
@@ -255,7 +255,7 @@ def _local(at: datetime) -> datetime:
 
 def say_what_happens_now(run: Session) -> None:
     """Log what becomes of the batches in flight as the run is told to stop."""
-    flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
+    flying = sum(1 for flight in list(run.flights.values()) if flight.entry.receipt)
     if run.stopped is not None and run.stopped.on_cancel == "detach":
         logger.warning("%s: leaving %d provider batches running", run.stopped.reason, flying)
     elif run.stopped is not None:
@@ -269,7 +269,7 @@ def say_what_happens_now(run: Session) -> None:
 
 def say_how_to_resume(run: Session) -> None:
     """Log that the process leaves its batches to the next run."""
-    flying = sum(1 for flight in run.flights.values() if flight.entry.receipt)
+    flying = sum(1 for flight in list(run.flights.values()) if flight.entry.receipt)
     logger.warning(
         "stopped; %d provider batches go on at the provider. Run the same jobs again with "
         "results_dir=%r to collect them; nothing is paid twice",
