@@ -125,6 +125,17 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         file.write(orjson.dumps(values, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
+def fields_in(values: Mapping[str, Any], kind: Any, **read: Any) -> dict[str, Any]:
+    """What a record says for the fields of a dataclass; another version may say more, or less.
+
+    Args:
+        values: The record.
+        kind: The dataclass.
+        **read: Fields that are not as they stand there.
+    """
+    return {name: values[name] for name in kind.__dataclass_fields__ if name in values} | read
+
+
 def copy_start(source: Path, size: int, target: BinaryIO) -> None:
     """Copy the first `size` bytes of a file to the end of an open one.
 

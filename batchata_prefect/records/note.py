@@ -13,7 +13,7 @@ from pathlib import Path
 import orjson
 
 from batchata_prefect.errors import StateError
-from batchata_prefect.files import write_json
+from batchata_prefect.files import fields_in, write_json
 
 NAME = ".batchata/run.json"
 """Where it lies in the results directory."""
@@ -47,8 +47,7 @@ def read_note(results_dir: Path) -> Note | None:
     """
     path = results_dir / NAME
     try:
-        values = orjson.loads(path.read_bytes())
-        return Note(**{name: values[name] for name in Note.__dataclass_fields__ if name in values})
+        return Note(**fields_in(orjson.loads(path.read_bytes()), Note))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from batchata_prefect.files import fields_in
 from batchata_prefect.records import variables
 
 _HEAD = "batchata-waiting-"
@@ -71,19 +72,12 @@ class Waiting:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Waiting:
         """What `to_dict` gave."""
-        return cls(
-            flow_run_id=values["flow_run_id"],
-            batch_run_id=values["batch_run_id"],
-            since=datetime.fromisoformat(values["since"]),
-            resume_at=datetime.fromisoformat(values["resume_at"]),
-            costs_seconds=values["costs_seconds"],
-            batches=tuple(
-                Watched(provider, batch_id, datetime.fromisoformat(created_at))
-                for provider, batch_id, created_at in values["batches"]
-            ),
-            credentials=values["credentials"],
-            accounts=values.get("accounts", {}),
+        batches = tuple(
+            Watched(provider, batch_id, datetime.fromisoformat(created_at))
+            for provider, batch_id, created_at in values["batches"]
         )
+        since, resume_at = map(datetime.fromisoformat, (values["since"], values["resume_at"]))
+        return cls(**fields_in(values, cls, since=since, resume_at=resume_at, batches=batches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +145,8 @@ async def places() -> list[Place]:
 
 def _place(variable: Mapping[str, Any]) -> Place | None:
     """The place in one of our Variables; None where it is not one of ours."""
-    value: Any = variable["value"]
     try:
-        return Place(
-            flow_run_id=str(variable["name"]).removeprefix(_HEAD),
-            run_key=value["run_key"],
-            state=value["state"],
-            on_cancel=value["on_cancel"],
-            revived=value["revived"],
-            heard=value["heard"],
-            heard_at=value["heard_at"],
-        )
-    except (TypeError, KeyError):
+        name = str(variable["name"]).removeprefix(_HEAD)
+        return Place(**fields_in(variable["value"], Place, flow_run_id=name))
+    except TypeError:
         return None

@@ -39,6 +39,7 @@ from prefect.serializers import JSONSerializer
 
 from batchata_prefect.answers import Usage
 from batchata_prefect.errors import StateError
+from batchata_prefect.files import fields_in
 from batchata_prefect.models import Chunk
 from batchata_prefect.money.ledger import Ending, Entry, Intent, Receipt, Sample, Start
 from batchata_prefect.records.storage import CannotCreateError, is_missing
@@ -93,14 +94,8 @@ class Records:
         found: Start | None = None
         generation = 0
         while (data := await self.read(f"g{generation}/start")) is not None:
-            found = Start(
-                run_key=data["run_key"],
-                started_at=datetime.fromisoformat(data["started_at"]),
-                results_dir=data["results_dir"],
-                accounts=data["accounts"],
-                credentials=data.get("credentials", {}),
-                records=data.get("records", ""),
-            )
+            started_at = datetime.fromisoformat(data["started_at"])
+            found = Start(**fields_in(data, Start, started_at=started_at))
             self.generation, self.id = generation, found.records
             self.ids |= {found.records}
             generation += 1
@@ -139,8 +134,7 @@ class Records:
         data = await self.read(f"g{self.generation}/canary")
         if data is None:
             return None
-        passed: bool | None = data["passed"]
-        return Sample(data["job_set"], data["first"], tuple(data["ordinals"]), passed)
+        return Sample(**fields_in(data, Sample, ordinals=tuple(data["ordinals"])))
 
     async def write_sample(self, sample: Sample) -> None:
         """Make the canary's sample durable, or what it came to."""
@@ -161,17 +155,17 @@ class Records:
             entry = Entry(intent.chunk, intent.since)
             if (data := await self.read(self._key(sequence, "receipt"))) is not None:
                 created_at = datetime.fromisoformat(data["created_at"])
-                entry.receipt = Receipt(data["batch_id"], created_at, data["adopted"])
+                entry.receipt = Receipt(**fields_in(data, Receipt, created_at=created_at))
             if (data := await self.read(self._key(sequence, "ending"))) is not None:
-                entry.ending = Ending(
-                    status=data["status"],
-                    marks=data["marks"],
+                told = fields_in(
+                    data,
+                    Ending,
                     cost_usd=_money(data["cost_usd"]),
                     usage=_usage(data["usage"]),
                     ended_at=datetime.fromisoformat(data["ended_at"]),
-                    reason=data["reason"],
                     cache_saved_usd=_money(data.get("cache_saved_usd", "0")),
                 )
+                entry.ending = Ending(**told)
             else:
                 written_off = await self.read(self._key(sequence, "written_off"))
                 entry.written_off = written_off is not None
