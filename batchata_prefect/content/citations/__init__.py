@@ -121,12 +121,14 @@ def _verified(citation: Citation, original: Original) -> bool | None:
     first, behind = metadata.get("start_block_index"), metadata.get("end_block_index")
     if original.kind == "blocks" and isinstance(first, int) and isinstance(behind, int):
         parts = parts[max(first, 0) : behind]
-    texts = [part.text for part in parts]
-    if not any(text.strip() for text in texts):
+    if not any(part.text.strip() for part in parts):
         return None
-    # A text over several pages is in none of them alone.
-    whole = parts[0] if len(parts) == 1 else Part("\n".join(texts))
-    return whole.find(citation.text, misread=misread)
+    return _together(parts).find(citation.text, misread=misread)
+
+
+def _together(parts: Sequence[Part]) -> Part:
+    """What is looked into for a text: one over several pages is in none of them alone."""
+    return parts[0] if len(parts) == 1 else Part("\n".join(part.text for part in parts))
 
 
 def _verified_quote(citation: Citation, held: Held) -> bool | None:
@@ -151,13 +153,11 @@ def _verified_quote(citation: Citation, held: Held) -> bool | None:
 def _range_of(text: str, original: Original) -> tuple[int, int] | None:
     """First and last part that a text stands in, where it is in one or over two pages."""
     misread = original.kind == "pages"
-    for place, part in enumerate(original.parts):
-        if part.find(text, misread=misread):
-            return place, place
-    for place in range(len(original.parts) - 1) if misread else ():
-        both = Part("\n".join(part.text for part in original.parts[place : place + 2]))
-        if both.find(text, misread=misread):
-            return place, place + 1
+    for count in (1, 2) if misread else (1,):
+        for place in range(len(original.parts) - count + 1):
+            parts = original.parts[place : place + count]
+            if _together(parts).find(text, misread=misread):
+                return place, place + count - 1
     return None
 
 

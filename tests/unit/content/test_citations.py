@@ -124,108 +124,51 @@ def test_a_recorded_answer_is_mapped_to_its_fields(real: Path) -> None:
 
 LOCATIONS = [
     (
-        {
-            "type": "char_location",
-            "cited_text": "a",
-            "document_index": 0,
-            "document_title": "T",
-            "file_id": None,
-            "start_char_index": 0,
-            "end_char_index": 1,
-        },
-        ("a", "T", None),
-        {
-            "type": "char_location",
-            "document_index": 0,
-            "document_title": "T",
-            "start_char_index": 0,
-            "end_char_index": 1,
-        },
+        {"type": "char_location", "start_char_index": 0, "end_char_index": 1}
+        | {"document_index": 0, "document_title": "T", "file_id": None},
+        ("T", None),
+        {},
     ),
     (
-        {
-            "type": "page_location",
-            "cited_text": "a",
-            "document_index": 1,
-            "document_title": None,
-            "start_page_number": 3,
-            "end_page_number": 6,
-        },
-        ("a", "second.pdf", 3),
-        {
-            "type": "page_location",
-            "document_index": 1,
-            "start_page_number": 3,
-            "end_page_number": 6,
-            "end_page": 5,
-        },
+        {"type": "page_location", "start_page_number": 3, "end_page_number": 6}
+        | {"document_index": 1, "document_title": None},
+        ("second.pdf", 3),
+        {"end_page": 5},
     ),
     (
-        {
-            "type": "content_block_location",
-            "cited_text": "ab",
-            "document_index": 7,
-            "document_title": None,
-            "start_block_index": 0,
-            "end_block_index": 2,
-        },
-        ("ab", "document 8", None),
-        {
-            "type": "content_block_location",
-            "document_index": 7,
-            "start_block_index": 0,
-            "end_block_index": 2,
-        },
+        {"type": "content_block_location", "start_block_index": 0, "end_block_index": 2}
+        | {"document_index": 7, "document_title": None},
+        ("document 8", None),
+        {},
     ),
     (
-        {
-            "type": "search_result_location",
-            "cited_text": "a",
-            "search_result_index": 0,
-            "source": "https://a.example",
-            "title": None,
-            "start_block_index": 0,
-            "end_block_index": 1,
-        },
-        ("a", "https://a.example", None),
-        {
-            "type": "search_result_location",
-            "search_result_index": 0,
-            "source": "https://a.example",
-            "start_block_index": 0,
-            "end_block_index": 1,
-        },
+        {"type": "search_result_location", "start_block_index": 0, "end_block_index": 1}
+        | {"search_result_index": 0, "source": "https://a.example", "title": None},
+        ("https://a.example", None),
+        {},
     ),
     (
-        {
-            "type": "web_search_result_location",
-            "cited_text": "a",
-            "url": "https://a.example",
-            "title": "A",
-            "encrypted_index": "x",
-        },
-        ("a", "A", None),
         {"type": "web_search_result_location", "url": "https://a.example", "title": "A"},
+        ("A", None),
+        {},
     ),
-    (
-        {"type": "hologram_location", "cited_text": "a", "depth": 3},
-        ("a", "unknown source", None),
-        {"type": "hologram_location"},
-    ),
-    ({}, ("", "unknown source", None), {"type": "unknown"}),
+    ({"type": "hologram_location"}, ("unknown source", None), {}),
+    ({}, ("unknown source", None), {"type": "unknown"}),
 ]
 
 
-@pytest.mark.parametrize(
-    ("raw", "expected", "metadata"), LOCATIONS, ids=lambda value: str(value)[:40]
-)
+@pytest.mark.parametrize(("raw", "expected", "more"), LOCATIONS, ids=lambda value: str(value)[:40])
 def test_every_kind_of_location_is_read(
-    raw: dict[str, Any], expected: tuple[str, str, int | None], metadata: dict[str, Any]
+    raw: dict[str, Any], expected: tuple[str, int | None], more: dict[str, Any]
 ) -> None:
     """Known kinds with their ranges, others with what they share."""
-    (citation,) = read_citations([TextBlock("x", (raw,))], ["first.pdf", "second.pdf"])
-    assert (citation.text, citation.source, citation.page) == expected
-    assert citation.metadata == metadata
+    unknown = {"cited_text": "a", "encrypted_index": "x", "depth": 3}
+    blocks = [TextBlock("x", (raw | unknown,))]
+    (citation,) = read_citations(blocks, ["first.pdf", "second.pdf"])
+    assert (citation.text, citation.source, citation.page) == ("a", *expected)
+    told = {key: value for key, value in raw.items() if value is not None}
+    assert citation.metadata == told | more
+    assert read_citations([TextBlock("x", ({},))])[0].text == ""
 
 
 # Verifying

@@ -255,45 +255,35 @@ def test_unusable_file_is_refused_with_its_reason(tmp_path: Path, name, data, re
     assert message.endswith("Nothing was sent.")
 
 
-def test_missing_file_is_refused(tmp_path: Path):
-    """A path that does not exist is an error, not an empty document."""
-    assert "does not exist" in refusal(tmp_path / "none.pdf")
-
-
-def test_directory_is_refused(tmp_path: Path):
-    """A directory is an error that says what to name instead."""
-    assert "is a directory; name the files in it" in refusal(tmp_path)
-
-
-def test_unreadable_path_is_refused(tmp_path: Path):
-    """The system's own reason is given where a path cannot be read."""
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    assert "cannot be read" in refusal(loop)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_file_without_permission_is_refused(tmp_path: Path):
-    """A file that this user may not read is an error before anything is sent."""
-    path = tmp_path / "closed.txt"
+def _closed(path: Path) -> None:
     path.write_text("words")
     path.chmod(0)
-    assert "cannot be read" in refusal(path)
 
 
-def test_special_file_is_refused_without_reading(tmp_path: Path):
-    """A pipe is refused and not waited for."""
-    path = tmp_path / "pipe"
-    os.mkfifo(path)
-    assert "is not a regular file" in refusal(path)
+def _huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 512_000_001)
 
 
-def test_huge_file_is_refused_without_reading(tmp_path: Path):
-    """A file larger than any provider takes is refused by its size."""
-    path = tmp_path / "huge.txt"
-    with path.open("wb") as file:
-        file.truncate(512_000_001)
-    assert "has 512,000,001 bytes; no provider takes more" in refusal(path)
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (Path.exists, "does not exist"),
+        (Path.mkdir, "is a directory; name the files in it"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+        (os.mkfifo, "is not a regular file"),
+        (_huge, "has 512,000,001 bytes; no provider takes more"),
+        pytest.param(
+            _closed,
+            "cannot be read",
+            marks=pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file"),
+        ),
+    ],
+)
+def test_a_path_of_no_file_is_refused_without_reading(tmp_path: Path, make, reason):
+    """What is not there, no file, too large or closed is an error that says so."""
+    make(tmp_path / "a.txt")
+    assert reason in refusal(tmp_path / "a.txt")
 
 
 def test_text_given_in_place_of_a_path_is_shown_short():
