@@ -13,6 +13,7 @@ import hashlib
 import importlib
 import json
 import re
+from copy import deepcopy
 from dataclasses import is_dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -84,7 +85,10 @@ def prompt_for(s: AnswerSchema) -> str:
     Anthropic refuses citations together with `output_config.format` [structured outputs guide], so
     the schema is asked for in words. The facts come first, as sentences that can carry citations.
     """
-    schema = json.dumps(_without_titles(s.schema), ensure_ascii=False)
+    bare = deepcopy(s.schema)
+    for node in schema_nodes(bare):
+        node.pop("title", None)
+    schema = json.dumps(bare, ensure_ascii=False)
     return (
         "Answer in two parts.\n\n"
         "First write down every fact that the answer needs as one short sentence of its own that "
@@ -168,16 +172,3 @@ def _is_model(given: object) -> TypeGuard[type[Any]]:
 @lru_cache(maxsize=256)
 def _converted(s: AnswerSchema, dialect: Dialect) -> Schema:
     return converted(s.schema, dialect, s.name)
-
-
-def _without_titles(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_titles(item) for item in cast("list[Any]", schema)]
-    if not isinstance(schema, dict):
-        return schema
-    node = cast("Schema", schema)
-    return {
-        key: _without_titles(value)
-        for key, value in node.items()
-        if not (key == "title" and isinstance(value, str))
-    }

@@ -385,6 +385,25 @@ def test_the_prompt_holds_the_schema_and_no_titles() -> None:
     jsonschema.validate(SHAPES["described"].plain, schema)
 
 
+def test_values_of_the_prompt_keep_their_titles() -> None:
+    """A default, an example and a field may hold or be a title; that of a schema is left out."""
+    value = {"title": "Dr", "name": "Ada"}
+    fields = {"title": {"type": "string", "title": "T"}, "name": {"type": "string"}}
+    given = {
+        "type": "object",
+        "title": "Person",
+        "properties": fields,
+        "default": value,
+        "examples": [value],
+    }
+    text = prompt_for(answer_schema(given))
+    shown = json.loads(text.split("```json\n")[1].split("\n```")[0])
+    assert shown["properties"]["title"] == {"type": "string"}
+    assert shown["default"] == value
+    assert shown["examples"] == [value]
+    assert shown.get("title") is None
+
+
 # Quotes
 
 
