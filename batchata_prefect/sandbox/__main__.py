@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .control import environment_for
-from .limits import Limits
+from .faults import Limits
 
 _OFTEN = 0.5
 _NO_ADDRESS = {errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL}

@@ -70,7 +70,6 @@ class Anthropic(Api):
     }
 
     def operations(self) -> list[Operation]:
-        """As `Api.operations`."""
         return [
             *super().operations(),
             Operation("GET", f"{self.batches_path}/{{id}}/results", "results", self.results),
@@ -86,7 +85,6 @@ class Anthropic(Api):
             raise RefusedError(f"anthropic-version: {problem}")
 
     def headers(self) -> dict[str, str]:
-        """As `Api.headers`."""
         return {
             "request-id": new_id("req_01", 22),
             "anthropic-organization-id": "00000000-0000-4000-8000-000000000000",
@@ -103,22 +101,19 @@ class Anthropic(Api):
         return {"type": "error", "error": error, "request_id": headers["request-id"]}
 
     def encoder(self, call: Call) -> Claude:
-        """As `Api.encoder`."""
         headers = call.request.headers
         version, betas = headers["anthropic-version"], headers.get("anthropic-beta", "")
-        return Claude(ENDPOINT, self.context.engine.read_file, None, version, betas)
+        return Claude(ENDPOINT, self.engine.read_file, None, version, betas)
 
     async def create(self, call: Call) -> Reply:
-        """As `Api.create`."""
-        context, limits = self.context, self.context.limits
+        limits, folder = self.engine.limits, self.engine.store.batches_dir
         batch_id, headers = new_id("msgbatch_01", 22), call.request.headers
-        path = context.store.batches_dir / f"{batch_id}.json"
+        path = folder / f"{batch_id}.json"
         try:
             await save_body(call.request.stream(), path, limits.max_bytes)
             places, model = await asyncio.to_thread(_read_requests, path, limits.max_requests)
             self._check_queue(len(places) // 2)
-            index = context.store.batches_dir / f"{batch_id}.index"
-            await asyncio.to_thread(save_index, index, places)
+            await asyncio.to_thread(save_index, folder / f"{batch_id}.index", places)
             batch = self.new_batch(
                 batch_id,
                 ENDPOINT,
@@ -135,20 +130,20 @@ class Anthropic(Api):
             raise
 
     def _check_queue(self, count: int) -> None:
-        most = self.context.limits.queued_requests
-        waiting = sum(batch.count for batch in self.context.engine.running(self.name))
+        most = self.engine.limits.queued_requests
+        waiting = sum(batch.count for batch in self.engine.running(self.name))
         if most is not None and waiting + count > most:
             raise self.refuse("queue", waiting=waiting, most=most)
 
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body` (types/messages/message_batch.py)."""
-        limits, ahead = self.context.limits, self.context.limits.clock_seconds
+        limits, ahead = self.engine.limits, self.engine.limits.clock_seconds
         created = datetime.fromtimestamp(batch.created_at + ahead, UTC)
         counts = dict.fromkeys(_COUNTS, 0) | {"processing": batch.count}
         status = "canceling" if batch.cancel_at is not None else "in_progress"
         if batch.final:
             counts, status = batch.counts, batch.status
-        results_url = f"{self.context.url}/anthropic{self.batches_path}/{batch.id}/results"
+        results_url = f"{self.url}/anthropic{self.batches_path}/{batch.id}/results"
         return {
             "id": batch.id,
             "type": "message_batch",
@@ -163,14 +158,12 @@ class Anthropic(Api):
         }
 
     async def retrieve(self, call: Call) -> Reply:
-        """As `Api.retrieve`."""
         reply, batch = await super().retrieve(call), self.find_batch(call)
         # The API says 10; here a batch takes less, and a client that obeys must not wait longer.
-        wait = min(_RETRY_AFTER, math.floor(batch.due_at - batch.created_at))
+        wait = min(_RETRY_AFTER, math.floor(batch.takes))
         return Reply(reply.body, headers={} if batch.final else {"retry-after": str(wait)})
 
     async def list_batches(self, call: Call) -> Reply:
-        """As `Api.list_batches`."""
         size = ("limit", 20, 1000)
         shown, has_more = self.page(
             call, self.listed_batches(), size=size, after="after_id", what="not after"
@@ -184,11 +177,10 @@ class Anthropic(Api):
         batch = self.find_batch(call)
         if not batch.final or call.bent("results_not_ready"):
             raise self.refuse("results", id=batch.id)
-        path = self.context.store.batches_dir / f"{batch.id}.results.jsonl"
+        path = self.engine.store.batches_dir / f"{batch.id}.results.jsonl"
         return Reply(file=path, media_type="application/x-jsonl")
 
     def read_upload(self, form: Form) -> Upload:
-        """As `Api.read_upload`."""
         if form.file_place is None:
             raise RefusedError("file: Field required")
         given, (least, most) = form.fields.get("expires_in_seconds"), _EXPIRY_SECONDS

@@ -69,7 +69,6 @@ class Claude(Encoder):
         """Prompt prefixes that were written to the cache so far."""
 
     def read(self, body: Json, size: int = 0) -> tuple[ClaudeModel, Prompt]:
-        """As `Encoder.read`."""
         if size > _MAX_REQUEST_BYTES:
             text = "Request exceeds the maximum size"
             raise RefusedError(text, error_type="request_too_large", status=413)
@@ -84,7 +83,6 @@ class Claude(Encoder):
     def answer(
         self, body: Json, model: ClaudeModel, prompt: Prompt, marker: Marker | None, number: str
     ) -> tuple[Json, Counted | None]:
-        """As `Encoder.answer`."""
         name = marker.name if marker is not None else ""
         most: int = body["max_tokens"]
         thinking = _thinking_tokens(body, model, prompt)
@@ -183,7 +181,6 @@ class Claude(Encoder):
         return dict.fromkeys(_KINDS, results)
 
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
-        """As `Encoder.outcome`."""
         results = made["succeeded"]
         counts = {"processing": 0, **{kind: kinds[kind] for kind in _KINDS}}
         return Outcome(counts, bills=bills, moves=[(results.temporary, results.final)])

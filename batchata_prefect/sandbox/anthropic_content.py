@@ -36,11 +36,7 @@ _SMALL_CONTEXT_PDF_PAGES = 100
 
 
 def read_content(params: Json, model: ClaudeModel, version: str, files: FileReader) -> Prompt:
-    """What a body says.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """What a body says."""
     reader = _Reader(model, version, files)
     system = params.get("system")
     if isinstance(system, str):

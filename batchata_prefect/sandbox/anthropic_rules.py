@@ -303,9 +303,6 @@ def read_params(
         betas: the `anthropic-beta` header of the call.
         batch: whether it is a row of a batch.
         files: gives uploaded files.
-
-    Raises:
-        RefusedError: with the error that the API answers.
     """
     key = _right.key(params, "messages", version, betas, batch)
     known = _right.has(key)

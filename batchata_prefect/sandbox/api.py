@@ -19,29 +19,17 @@ from starlette.requests import Request
 
 from .content import find_marker
 from .engine import Engine
-from .faults import Fault, Faults
-from .limits import Limits
+from .faults import Fault
 from .lines import Check
 from .reading import Form, MalformedBodyError, TooLargeError, copy_range, read_form, save_body
 from .rows import Encoder, make_bill
 from .shapes import MisfitError, Shape, check, closed
-from .store import Batch, Store, StoredFile
+from .store import Batch, StoredFile
 from .wire import Json, Refusal, RefusedError, Reply, body_digest, is_object, new_id
 
 KEY_START = b"sandbox"
 
 T = TypeVar("T", Batch, StoredFile)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """The parts of a running sandbox that handlers use. `url` is its address."""
-
-    store: Store
-    engine: Engine
-    faults: Faults
-    limits: Limits
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +86,9 @@ class Api(ABC):
     misfit: Callable[[MisfitError], RefusedError]
     """What does not fit, in the provider's words."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
+    def __init__(self, engine: Engine, url: str) -> None:
+        self.engine = engine
+        self.url = url
 
     @abstractmethod
     def headers(self) -> dict[str, str]:
@@ -166,7 +155,7 @@ class Api(ABC):
         given = headers.get(self.key_header) or (token if scheme.lower() == "bearer" else "")
         if not given:
             raise self.refuse("no key")
-        key, known = given.encode(), self.context.limits.keys
+        key, known = given.encode(), self.engine.limits.keys
         if known is None:
             is_known = hmac.compare_digest(key[: len(KEY_START)], KEY_START)
         else:
@@ -177,14 +166,14 @@ class Api(ABC):
 
     def find_batch(self, call: Call) -> Batch:
         """The batch that a call names."""
-        batch = self.context.engine.batches.get(call.target)
+        batch = self.engine.batches.get(call.target)
         if batch is None or batch.provider != self.name:
             raise self.refuse("batch", id=call.target)
         return batch
 
     def find_file(self, call: Call) -> StoredFile:
         """The file that a call names."""
-        file = self.context.engine.files.get(call.target)
+        file = self.engine.files.get(call.target)
         if file is None or file.provider != self.name or call.bent("file_vanished"):
             raise self.refuse("file", id=call.target, param="id")
         return file
@@ -195,14 +184,14 @@ class Api(ABC):
 
     def newest_files(self) -> list[StoredFile]:
         """The provider's files, newest first."""
-        files = reversed(self.context.engine.files.values())
+        files = reversed(self.engine.files.values())
         return [file for file in files if file.provider == self.name]
 
     def listed_batches(self) -> list[Batch]:
         """The batches that a list shows, newest first."""
-        batches = reversed(self.context.engine.batches.values())
+        batches = reversed(self.engine.batches.values())
         shown = [batch for batch in batches if batch.provider == self.name]
-        lag = self.context.faults.standing(self.name, "list_lag")
+        lag = self.engine.faults.standing(self.name, "list_lag")
         newest = time.time() - (float(lag.options.get("seconds", 1)) if lag is not None else 0)
         return [batch for batch in shown if lag is None or batch.created_at <= newest]
 
@@ -250,22 +239,22 @@ class Api(ABC):
 
     async def start_batch(self, batch: Batch) -> Reply:
         """Keep a new batch, and have it run."""
-        await asyncio.to_thread(self.context.store.save_batch, batch)
-        self.context.engine.add(batch)
+        await asyncio.to_thread(self.engine.store.save_batch, batch)
+        self.engine.add(batch)
         return Reply(self.batch_body(batch))
 
     def new_batch(self, batch_id: str, endpoint: str, **more: Any) -> Batch:
         """A batch of these traits, which begins now and ends as a fault has planned it, if any."""
-        now, fault = time.time(), self.context.faults.take_create(self.name)
+        now, fault = time.time(), self.engine.faults.take_create(self.name)
         if fault is not None:
             more = {"ending": fault.mode, "ending_options": fault.options, **more}
-        due = now + self.context.limits.seconds
+        due = now + self.engine.limits.seconds
         return Batch(batch_id, self.name, endpoint, created_at=now, due_at=due, **more)
 
     async def retrieve(self, call: Call) -> Reply:
         """GET a batch."""
         batch = self.find_batch(call)
-        hidden = self.context.faults.standing(self.name, "create_404")
+        hidden = self.engine.faults.standing(self.name, "create_404")
         if hidden is not None and time.time() - batch.created_at < hidden.options.get("seconds", 1):
             raise self.refuse("batch", id=call.target)
         body = self.batch_body(batch)
@@ -280,17 +269,16 @@ class Api(ABC):
             raise self.refuse("ended", status=batch.status)
         if batch.cancel_at is None:
             batch.cancel_at, batch.status = time.time(), self.canceling
-            await asyncio.to_thread(self.context.store.save_batch, batch)
-            self.context.engine.wake(batch)
+            await asyncio.to_thread(self.engine.store.save_batch, batch)
+            self.engine.wake(batch)
         return Reply(self.batch_body(batch))
 
     async def upload(self, call: Call) -> Reply:
         """POST a file."""
-        context, engine = self.context, self.context.engine
-        body = context.store.incoming_dir / uuid.uuid4().hex
+        engine, most = self.engine, self.engine.limits.max_upload_bytes
+        body = engine.store.incoming_dir / uuid.uuid4().hex
         try:
             # The form around the file takes some bytes of its own.
-            most = context.limits.max_upload_bytes
             await save_body(call.request.stream(), body, most + 4096)
             content_type = call.request.headers.get("content-type", "")
             form = await asyncio.to_thread(read_form, body, content_type)
@@ -310,7 +298,7 @@ class Api(ABC):
                 now,
                 None if given.seconds is None else now + given.seconds,
             )
-            await asyncio.to_thread(context.store.add_file, file)
+            await asyncio.to_thread(engine.store.add_file, file)
         except TooLargeError as error:
             raise self.refuse("large") from error
         except MalformedBodyError as error:
@@ -327,7 +315,7 @@ class Api(ABC):
     async def delete_file(self, call: Call) -> Reply:
         """DELETE a file."""
         file = self.find_file(call)
-        await self.context.engine.delete_file(file.id)
+        await self.engine.delete_file(file.id)
         return Reply({"id": file.id, **self.deleted} if self.deleted else {})
 
     async def message(self, call: Call) -> Reply:
@@ -346,5 +334,5 @@ class Api(ABC):
         answer, counted = encoder.answer(body, model, prompt, marker, uuid.uuid4().hex)
         if counted is not None:
             bill = make_bill(encoder, None, body_digest(body), model.id, counted)
-            self.context.store.bill(bill)
+            self.engine.store.bill(bill)
         return Reply(answer)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from .api import Call, Operation, Upload
 from .content import Prompt
-from .limits import Limits
+from .faults import Limits
 from .lines import GptCheck, Problem
 from .openai import OpenAI
 from .openai_answers import DAYS_30, Gpt
@@ -70,19 +70,16 @@ class AzureCheck(GptCheck):
         self.most_lines = 2 * limits.max_lines
 
     def fits(self, url: Any) -> bool:
-        """As `GptCheck.fits`."""
         if self.found.endpoint is None:
             self.found.endpoint = URLS.get(url) if isinstance(url, str) else None
             self.endpoint = url
         return self.found.endpoint is not None and url == self.endpoint
 
     def knows(self, model: str) -> bool:
-        """As `GptCheck.knows`."""
         deployment = DEPLOYMENTS.get(model)
         return deployment is not None and deployment.batches
 
     def too_many_tokens(self, model: str | None, limit: int) -> Problem:
-        """As `GptCheck.too_many_tokens`."""
         return (
             "token_limit_exceeded",
             f"The number of enqueued tokens has surpassed the configured limit of {limit / 1000:g}K"
@@ -182,7 +179,6 @@ class Azure(OpenAI):
         return served
 
     def headers(self) -> dict[str, str]:
-        """As `Api.headers`."""
         return {"apim-request-id": new_id("", 32), "x-ms-region": "Sandbox"}
 
     def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
@@ -194,15 +190,15 @@ class Azure(OpenAI):
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: of a file that is processed."""
         given = (await self.read_object(call)).get("input_file_id")
-        file = self.context.engine.files.get(str(given))
+        file = self.engine.files.get(str(given))
         if file is not None and self._is_pending(file):
             raise self.refuse("pending", id=file.id)
         return await super().create(call)
 
     async def start_batch(self, batch: Batch) -> Reply:
         """As `Api.start_batch`, where as many tokens may wait."""
-        if self.context.limits.fails_fast and self.context.limits.enqueued_tokens is not None:
-            for error in (await self.context.engine.checked(batch)).errors:
+        if self.engine.limits.fails_fast and self.engine.limits.enqueued_tokens is not None:
+            for error in (await self.engine.checked(batch)).errors:
                 if error["code"] == "token_limit_exceeded":
                     raise RefusedError(error["message"], code=error["code"])
         return await super().start_batch(batch)
@@ -217,7 +213,6 @@ class Azure(OpenAI):
         return body
 
     def read_upload(self, form: Form) -> Upload:
-        """As `Api.read_upload`."""
         if form.fields.get("purpose") == "user_data":
             raise self.refuse("purpose", id="user_data")
         anchor, seconds = (form.fields.get(f"expires_after[{at}]") for at in ("anchor", "seconds"))
@@ -229,10 +224,9 @@ class Azure(OpenAI):
         return upload
 
     def file_body(self, file: StoredFile) -> Json:
-        """As `Api.file_body`."""
         status = "pending" if self._is_pending(file) else "processed"
         return {**super().file_body(file), "status": status}
 
     def _is_pending(self, file: StoredFile) -> bool:
         age = time.time() - file.created_at
-        return file.purpose == "batch" and age < self.context.limits.pending_seconds
+        return file.purpose == "batch" and age < self.engine.limits.pending_seconds

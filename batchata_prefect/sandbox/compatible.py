@@ -54,11 +54,7 @@ WAYS = {
 
 
 def check_ways(ways: Any) -> None:
-    """Refuse names of ways that there are not.
-
-    Raises:
-        ValueError: One of them is unknown.
-    """
+    """Refuse names of ways that there are not."""
     unknown = set(ways) - WAYS.keys()
     if unknown:
         raise ValueError(f"way {min(unknown)!r} is not one of {', '.join(sorted(WAYS))}")

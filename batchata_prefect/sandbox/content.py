@@ -137,11 +137,7 @@ _PAGES_KEPT = 512
 
 
 def pdf_pages(data: bytes) -> list[str]:
-    """The text of each page of a PDF; remembered, as batches repeat their documents.
-
-    Raises:
-        UnreadablePdfError: where the bytes do not parse as a PDF, or it is encrypted.
-    """
+    """The text of each page of a PDF; remembered, as batches repeat their documents."""
     digest = hashlib.sha256(data).digest()
     if (known := _pages_by_digest.get(digest)) is not None:
         return known

@@ -205,7 +205,7 @@ class Sandbox:
         self._order("DELETE", "faults")
 
     def limits(self, **limits: Any) -> None:
-        """Change limits; `limits.py` lists them. They survive a restart."""
+        """Change limits; `faults.Limits` lists them. They survive a restart."""
         self._order("POST", "limits", limits)
         if isinstance(seconds := limits.get("seconds"), (int, float)):
             self.seconds = float(seconds)

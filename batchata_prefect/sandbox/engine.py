@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .faults import Faults
-from .limits import Limits
+from .faults import Faults, Limits
 from .lines import Check, Validation
 from .rows import AbandonedError, Encoder, Outcome, run_batch
 from .store import Batch, Store, StoredFile, load_index
@@ -73,12 +72,13 @@ class Engine:
         for batch in self.store.load_batches():
             self.batches[batch.id] = batch
             if not batch.final:
-                self._start(batch)
+                self.add(batch)
 
     def add(self, batch: Batch) -> None:
         """Run a batch that is already durable."""
         self.batches[batch.id] = batch
-        self._start(batch)
+        run = self._runs[batch.id] = _Run(batch)
+        run.task = asyncio.get_running_loop().create_task(self._live(run))
 
     def wake(self, batch: Batch) -> None:
         """Tell a running batch that it was canceled."""
@@ -141,11 +141,6 @@ class Engine:
         tasks = [run.task for run in runs if run.task is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, batch: Batch) -> None:
-        run = _Run(batch)
-        self._runs[batch.id] = run
-        run.task = asyncio.get_running_loop().create_task(self._live(run))
-
     async def _live(self, run: _Run) -> None:
         batch = run.batch
         try:
@@ -167,7 +162,7 @@ class Engine:
             places = await self._light(load_index, folder / f"{batch.id}.index")
         else:
             found = await self._light(self._validate, run)
-            await self._until(run, batch.created_at + self._time(batch) * VALIDATING_SHARE)
+            await self._until(run, batch.created_at + batch.takes * VALIDATING_SHARE)
             if batch.cancel_at is None and found.errors:
                 batch.status = rows.words["errored"]
                 return Outcome(errors=found.errors)
@@ -240,7 +235,7 @@ class Engine:
     async def _until_canceled(self, run: _Run) -> None:
         batch = run.batch
         begun = batch.cancel_at or time.time()
-        takes = min(max(self._time(batch) * _CANCEL_SHARE, _TICK), _CANCEL_MOST)
+        takes = min(max(batch.takes * _CANCEL_SHARE, _TICK), _CANCEL_MOST)
         while not run.settle:
             left = begun + takes - time.time()
             held = self._held(run)
@@ -266,9 +261,6 @@ class Engine:
         except TimeoutError:
             return
         run.bell.clear()
-
-    def _time(self, batch: Batch) -> float:
-        return batch.due_at - batch.created_at
 
     def _validate(self, run: _Run) -> Validation:
         check, _ = self.kinds[run.batch.provider]

@@ -1,12 +1,12 @@
-"""What can be told to go wrong, and when: one list of rules that calls consume."""
+"""What a test can order: what goes wrong and when, and limits other than the providers'."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from .compatible import check_ways
 from .shapes import names
 from .wire import Json
 
@@ -46,7 +46,7 @@ class Fault:
 
     mode: str
     provider: str | None = None
-    operations: tuple[str, ...] = ()
+    operations: list[str] = field(default_factory=list[str])
     times: int | None = 1
     after: int = 0
     path: str | None = None
@@ -55,130 +55,152 @@ class Fault:
     def matches(self, provider: str, operation: str, path: str) -> bool:
         """Whether a call is one that this rule speaks of."""
         return (
-            (self.provider is None or self.provider == provider)
+            self.provider in (None, provider)
             and (not self.operations or operation in self.operations)
             and (self.path is None or self.path in path)
         )
 
+    def use(self) -> bool:
+        """Whether it hits a call that it matches, which uses one of its times."""
+        if self.after > 0:
+            self.after -= 1
+            return False
+        if self.times is None:
+            return True
+        self.times -= 1
+        return self.times >= 0
+
 
 def parse_fault(asked: Json) -> Fault:
-    """Read a fault as `POST /_sandbox/faults` takes it.
-
-    Raises:
-        ValueError: for a mode, provider or operation that does not exist.
-    """
-    rest = dict(asked)
-    mode = rest.pop("mode", None)
-    if mode not in _MODES:
-        raise ValueError(f"mode {mode!r} is not one of {', '.join(sorted(_MODES))}")
-    provider = rest.pop("provider", None)
-    if provider not in (None, *_PROVIDERS):
-        raise ValueError(f"provider {provider!r} is not one of {', '.join(_PROVIDERS)}")
-    operation = rest.pop("operation", None)
-    operations = (
-        _MODES[mode]
-        if operation is None
-        else (operation,)
-        if isinstance(operation, str)
-        else tuple(operation)
-    )
-    unknown = set(operations) - _OPERATIONS
-    if unknown:
-        raise ValueError(
-            f"operation {min(unknown)!r} is not one of {', '.join(sorted(_OPERATIONS))}"
-        )
-    return Fault(
-        mode=mode,
-        provider=provider,
-        operations=operations,
-        times=rest.pop("times", 1),
-        after=rest.pop("after", 0),
-        path=rest.pop("path", None),
-        options=rest,
-    )
-
-
-def _kept_fault(rule: Json) -> Fault:
-    fault = Fault(**rule)
-    fault.operations = tuple(rule["operations"])
-    return fault
+    """Read a fault as `POST /_sandbox/faults` takes it; a `ValueError` tells what is unknown."""
+    mode, provider = asked.get("mode"), asked.get("provider")
+    operations: Any = asked.get("operation")
+    if operations is None:
+        operations = _MODES.get(str(mode), ())
+    elif isinstance(operations, str):
+        operations = [operations]
+    for name, given, known in (
+        ("mode", [mode], _MODES),
+        ("provider", [] if provider is None else [provider], _PROVIDERS),
+        ("operation", operations, _OPERATIONS),
+    ):
+        for value in set(given) - set(known):
+            raise ValueError(f"{name} {value!r} is not one of {', '.join(sorted(known))}")
+    own = {each.name for each in fields(Fault)}
+    rule: Json = {name: value for name, value in asked.items() if name in own}
+    options = {name: asked[name] for name in asked.keys() - own - {"operation"}}
+    rule.update(operations=[*operations], options=options)
+    return Fault(**rule)
 
 
 class Faults:
     """The rules that are in force; they survive a restart of the server through `save`."""
 
     def __init__(self, rules: list[Json], save: Callable[[list[Json]], None]) -> None:
-        self._rules = [_kept_fault(rule) for rule in rules]
+        self._rules = [Fault(**rule) for rule in rules]
         self._save = save
-        self._lock = threading.Lock()
 
     def add(self, fault: Fault) -> None:
         """Put a rule in force, behind those already there."""
-        with self._lock:
-            self._rules.append(fault)
-            self._keep()
+        self._rules.append(fault)
+        self._keep()
 
     def clear(self) -> None:
         """Drop every rule."""
-        with self._lock:
-            self._rules.clear()
-            self._keep()
+        self._rules.clear()
+        self._keep()
 
     def listed(self) -> list[Json]:
         """The rules in force, as JSON."""
-        with self._lock:
-            return [asdict(rule) for rule in self._rules]
+        return [asdict(rule) for rule in self._rules]
 
     def take(self, provider: str, operation: str, path: str) -> list[Fault]:
         """The rules that this call uses up: any delays, and at most one that ends the call."""
-        with self._lock:
-            taken: list[Fault] = []
-            changed = False
-            for rule in self._rules:
-                if rule.mode not in _CALL_MODES or not rule.matches(provider, operation, path):
-                    continue
-                if rule.mode != "delay" and any(earlier.mode != "delay" for earlier in taken):
-                    continue
-                changed = changed or rule.times is not None or rule.after > 0
-                if self._use(rule):
-                    taken.append(rule)
-            if changed:
-                self._keep()
-            return taken
+        taken: list[Fault] = []
+        changed = False
+        for rule in self._rules:
+            if rule.mode not in _CALL_MODES or not rule.matches(provider, operation, path):
+                continue
+            if rule.mode != "delay" and any(earlier.mode != "delay" for earlier in taken):
+                continue
+            changed = changed or rule.times is not None or rule.after > 0
+            if rule.use():
+                taken.append(rule)
+        if changed:
+            self._keep()
+        return taken
 
     def take_create(self, provider: str) -> Fault | None:
         """The rule, if any, that decides how the batch that is now created will end."""
-        with self._lock:
-            for rule in self._rules:
-                if (
-                    rule.mode in _CREATE_MODES
-                    and rule.matches(provider, "create", "")
-                    and self._use(rule)
-                ):
-                    self._keep()
-                    return rule
-            return None
+        for rule in self._rules:
+            if rule.mode in _CREATE_MODES and rule.matches(provider, "create", "") and rule.use():
+                self._keep()
+                return rule
+        return None
 
     def standing(self, provider: str, mode: str) -> Fault | None:
         """The rule of a standing mode that holds for a provider."""
-        if not self._rules:
-            return None
-        with self._lock:
-            for rule in self._rules:
-                if rule.mode == mode and rule.provider in (None, provider):
-                    return rule
-            return None
-
-    def _use(self, rule: Fault) -> bool:
-        if rule.after > 0:
-            rule.after -= 1
-            return False
-        if rule.times is not None:
-            if rule.times <= 0:
-                return False
-            rule.times -= 1
-        return True
+        for rule in self._rules:
+            if rule.mode == mode and rule.provider in (None, provider):
+                return rule
+        return None
 
     def _keep(self) -> None:
         self._rules = [rule for rule in self._rules if rule.times is None or rule.times > 0]
-        self._save([asdict(rule) for rule in self._rules])
+        self._save(self.listed())
+
+
+@dataclass(slots=True)
+class Limits:
+    """How much the sandbox takes, and how long it makes a batch wait.
+
+    Sources: the provider notes. Where a page says MB without more, the smaller reading is used,
+    so that whatever fits here fits there.
+    """
+
+    seconds: float = 0.2
+    """Time from the creation of a batch to its end."""
+    max_requests: int = 100_000
+    """Requests of an Anthropic batch."""
+    max_bytes: int = 256_000_000
+    """Body of an Anthropic batch."""
+    queued_requests: int | None = None
+    """Anthropic requests in batches that have not ended; more is a 429."""
+    max_lines: int = 50_000
+    """Lines of an OpenAI batch file."""
+    max_file_bytes: int = 209_715_200
+    """Size of an OpenAI batch file when a batch is made of it."""
+    max_upload_bytes: int = 536_870_912
+    """Size of any uploaded file."""
+    embedding_inputs: int = 50_000
+    """Inputs of all lines of an OpenAI embeddings batch."""
+    clock_seconds: float = 0.0
+    """How far its clock is ahead of this machine's, in what it says of batches and in `Date`."""
+    expires_seconds: float = 86_400
+    """Time from the creation of a batch to when it says that it expires; it ends none by it."""
+    keeps_metadata: bool = True
+    """Whether an OpenAI batch gives back the metadata that it was made with."""
+    ways: list[str] = field(default_factory=list[str])
+    """In what OpenAI's API here differs, as of a server that only speaks it: `compatible.WAYS`."""
+    enqueued_tokens: int | None = None
+    """Prompt tokens per OpenAI model, or deployment of Azure, in batches that have not ended."""
+    pending_seconds: float = 0.05
+    """Time after an upload to Azure in which no batch can be made of the file."""
+    fails_fast: bool = True
+    """Whether Azure tells by its create that there would be more, as some of its regions do."""
+    keys: list[str] | None = None
+    """The only keys that it takes; by default any that begins with `sandbox`."""
+
+    def change(self, wanted: Json) -> None:
+        """Set some limits."""
+        names = {each.name for each in fields(self)}
+        for name, value in wanted.items():
+            if name not in names:
+                raise ValueError(f"limit {name!r} is not one of {', '.join(sorted(names))}")
+            if name == "ways":
+                check_ways(value)
+            setattr(self, name, value)
+
+    def shown(self) -> dict[str, Any]:
+        """The limits as JSON."""
+        return asdict(self)

@@ -14,9 +14,10 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .api import Api, Call, Operation
+from .engine import Engine
 from .gemini_answers import GeminiCheck, GeminiRows, line_count
 from .gemini_rules import VERSIONS, error_body, exists, fitting, google_refusal
 from .reading import TooLargeError, save_body
@@ -95,13 +96,12 @@ class Gemini(Api):
         ),
     }
 
-    def __init__(self, context: Any) -> None:
-        super().__init__(context)
+    def __init__(self, engine: Engine, url: str) -> None:
+        super().__init__(engine, url)
         self.begun: dict[str, Json] = {}
         """Uploads that were started and have no bytes yet."""
 
     def operations(self) -> list[Operation]:
-        """As `Api.operations`."""
         return [each for version in VERSIONS for each in self._operations(version)]
 
     def _operations(self, version: str) -> list[Operation]:
@@ -125,17 +125,14 @@ class Gemini(Api):
             super().check_key(headers)
 
     def headers(self) -> dict[str, str]:
-        """As `Api.headers`."""
         return {"server-timing": "gfet4t7; dur=12", "x-content-type-options": "nosniff"}
 
     def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
-        """As `Api.error_body`."""
         return error_body(problem, headers.get("retry-after"))
 
     def encoder(self, call: Call) -> GeminiRows:
-        """As `Api.encoder`."""
         endpoint = f"/models/{call.target}:generateContent"
-        return GeminiRows(endpoint, self.context.engine.read_file, None)
+        return GeminiRows(endpoint, self.engine.read_file, None)
 
     def find_batch(self, call: Call) -> Batch:
         """As `Api.find_batch`: ids are whole names."""
@@ -143,7 +140,7 @@ class Gemini(Api):
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: the file must be there; its lines are checked as the batch runs."""
-        engine = self.context.engine
+        engine = self.engine
         given = fitting(_CREATE, await self.read_object(call))["batch"]
         if not exists(call.target):
             raise self.refuse("model", id=call.target)
@@ -151,7 +148,7 @@ class Gemini(Api):
         file = engine.files.get(file_id)
         if file is None or call.bent("file_vanished"):
             raise self.refuse("file", id=file_id)
-        tokens, most = file.bytes // 4, self.context.limits.enqueued_tokens
+        tokens, most = file.bytes // 4, self.engine.limits.enqueued_tokens
         if most is not None:
             waiting = [each for each in engine.running(self.name) if each.model == call.target]
             if tokens + sum((each.usage or {}).get("tokens", 0) for each in waiting) > most:
@@ -196,9 +193,9 @@ class Gemini(Api):
 
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body`: an operation, whose metadata is the batch."""
-        share = (time.time() - batch.created_at) / max(batch.due_at - batch.created_at, 0.001)
+        share = (time.time() - batch.created_at) / max(batch.takes, 0.001)
         running = "PENDING" if share < 0.15 and batch.cancel_at is None else "RUNNING"
-        limits = self.context.limits
+        limits = self.engine.limits
         ahead = limits.clock_seconds
         # No time of expiry is told: one that is overdue was created longer ago.
         overdue = _LASTS_SECONDS - limits.expires_seconds if limits.expires_seconds < 0 else 0
@@ -250,18 +247,16 @@ class Gemini(Api):
                 f"* CreateFileRequest.file.name: file name '{name}' is not a valid name. It must be"
                 " 'files/' and at most 40 lowercase letters, digits and dashes."
             )
-        if name.removeprefix("files/") in self.context.engine.files:
+        if name.removeprefix("files/") in self.engine.files:
             raise self.refuse("taken")
         upload = uuid.uuid4().hex
         self.begun[upload] = {**asked["file"], "name": name, "size": int(size)}
         place = f"/gemini/upload{VERSIONS[0]}/files/{upload}?upload_protocol=resumable"
-        return Reply(
-            {}, {"x-goog-upload-url": self.context.url + place, "x-goog-upload-status": "active"}
-        )
+        return Reply({}, {"x-goog-upload-url": self.url + place, "x-goog-upload-status": "active"})
 
     async def upload(self, call: Call) -> Reply:
         """POST the bytes of a file, all of them."""
-        engine, store, headers = self.context.engine, self.context.store, call.request.headers
+        engine, store, headers = self.engine, self.engine.store, call.request.headers
         begun = self.begun.pop(call.target, None)
         if begun is None or (
             headers.get("x-goog-upload-command") != "upload, finalize"
@@ -273,7 +268,7 @@ class Gemini(Api):
             raise self.refuse("taken")
         body = store.incoming_dir / uuid.uuid4().hex
         try:
-            most = self.context.limits.max_upload_bytes
+            most = self.engine.limits.max_upload_bytes
             size = await save_body(call.request.stream(), body, most)
         except TooLargeError as error:
             raise self.refuse("large") from error
@@ -309,7 +304,7 @@ class Gemini(Api):
         file = self.find_file(call)
         if file.purpose != "batch_output" or call.request.query_params.get("alt") != "media":
             raise RefusedError(f"File files/{file.id} is not downloadable.")
-        path = self.context.engine.file_path(file.id)
+        path = self.engine.file_path(file.id)
         return Reply(file=path, media_type="application/octet-stream")
 
 

@@ -12,8 +12,8 @@ import orjson
 
 from .answers import fitting_text, json_answer, thought_tokens, wanted_text
 from .content import FileReader, Marker, Prompt, text_tokens
+from .faults import Limits
 from .gemini_rules import Asked, read_body
-from .limits import Limits
 from .lines import Check, Problem, error
 from .rows import Counted, Encoder, Outcome, Produced
 from .store import Batch, Bill, Store, StoredFile
@@ -32,7 +32,6 @@ class GeminiCheck(Check):
         self.most_lines = sys.maxsize
 
     def line(self, line: Json | None) -> Problem | None:
-        """As `Check.line`."""
         key, request = (line or {}).get("key"), (line or {}).get("request")
         is_whole = is_object(request) and len(line or {}) == 2
         if not isinstance(key, str) or not is_whole or key in self.ids:
@@ -45,7 +44,6 @@ class GeminiCheck(Check):
         return None
 
     def ordered_failure(self, options: Json) -> Json:
-        """As `Check.ordered_failure`."""
         code = options.get("code")
         text = options.get("message", "The sandbox was asked to fail this batch.")
         return error(code if isinstance(code, int) else 3, text)
@@ -80,13 +78,11 @@ class GeminiRows(Encoder):
         self.model = endpoint.rpartition("/")[2].partition(":")[0]
 
     def read(self, body: Json, size: int = 0) -> tuple[Asked, Prompt]:
-        """As `Encoder.read`."""
         return read_body(self.model, body)
 
     def answer(
         self, body: Json, model: Asked, prompt: Prompt, marker: Marker | None, number: str
     ) -> tuple[Json, Counted | None]:
-        """As `Encoder.answer`."""
         name, rest = ("", "") if marker is None else (marker.name, marker.rest)
         given = max(prompt.tokens, 1)
         usage: Json = {"promptTokenCount": given, "totalTokenCount": given}
@@ -116,7 +112,6 @@ class GeminiRows(Encoder):
         return answer, Counted(given, tokens + thought, reasoning=thought)
 
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
-        """As `Encoder.row`."""
         if isinstance(result, RefusedError):
             error = {"code": _RPC.get(result.status, 2), "message": result.message}
             return {"key": custom_id, "error": error}

@@ -203,11 +203,7 @@ def google_refusal(misfit: MisfitError) -> RefusedError:
 
 
 def fitting(shape: Shape, value: Any) -> Any:
-    """A message in its canonical form.
-
-    Raises:
-        RefusedError: It does not fit, with the error that the API answers.
-    """
+    """A message in its canonical form."""
     value = canonical(shape, value)
     try:
         check(shape, value)
@@ -217,11 +213,7 @@ def fitting(shape: Shape, value: Any) -> Any:
 
 
 def read_body(model_id: str, body: Json) -> tuple[Asked, Prompt]:
-    """Check a body as the API does and read what it says.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """Check a body as the API does and read what it says."""
     if not exists(model_id):
         raise RefusedError(f"models/{model_id} is not found for API version v1beta", status=404)
     body = fitting(BODY, body)

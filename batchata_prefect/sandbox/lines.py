@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import orjson
 
 from .content import text_tokens
-from .limits import Limits
+from .faults import Limits
 from .openai_rules import EMBEDDINGS, openai_model
 from .store import Batch, StoredFile
 from .wire import Json, is_array, is_object
@@ -138,7 +138,6 @@ class GptCheck(Check):
         )
 
     def ordered_failure(self, options: Json) -> Json:
-        """As `Check.ordered_failure`."""
         code, message = options.get("code", "token_limit_exceeded"), options.get("message")
         if code == "token_limit_exceeded" and message is None:
             return error(*self.too_many_tokens(options.get("model", "gpt-6-luna"), 2_000_000))
@@ -146,7 +145,6 @@ class GptCheck(Check):
         return error(code, message, options.get("param"), options.get("line"))
 
     def whole(self, file: StoredFile, enqueued: Callable[[str], int]) -> Problem | None:
-        """As `Check.whole`."""
         found, limits = self.found, self.limits
         if self.inputs > limits.embedding_inputs:
             return _too_many("embedding inputs", limits.embedding_inputs)
@@ -161,7 +159,6 @@ class GptCheck(Check):
         return None
 
     def line(self, line: Json | None) -> Problem | None:
-        """As `Check.line`."""
         if line is None:
             return "invalid_json_line", "This line is not parseable as valid JSON.", None
         custom_id, body = line.get("custom_id"), line.get("body")

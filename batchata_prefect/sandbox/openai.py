@@ -102,13 +102,11 @@ class OpenAI(Api):
     }
 
     def operations(self) -> list[Operation]:
-        """As `Api.operations`."""
         direct = (CHAT, RESPONSES, EMBEDDINGS)
         messages = [Operation("POST", path, "message", self.message) for path in direct]
         return [*super().operations(), *messages]
 
     def headers(self) -> dict[str, str]:
-        """As `Api.headers`."""
         return {
             "x-request-id": new_id("req_", 32),
             "openai-organization": "org-sandbox",
@@ -117,18 +115,16 @@ class OpenAI(Api):
         }
 
     def error_body(self, problem: RefusedError, headers: Mapping[str, str]) -> Json:
-        """As `Api.error_body`."""
         return error_body(problem)
 
     def encoder(self, call: Call) -> Encoder:
-        """As `Api.encoder`."""
         path = call.request.scope["path"]
         endpoint = next(each for each in (CHAT, RESPONSES, EMBEDDINGS) if path.endswith(each[3:]))
-        return self.rows(endpoint, self.context.engine.read_file, None)
+        return self.rows(endpoint, self.engine.read_file, None)
 
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: only the shape is checked; the file is checked while validating."""
-        limits, asked = self.context.limits, await self.read_object(call)
+        limits, asked = self.engine.limits, await self.read_object(call)
         self.fit(self.create_shape, asked)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
@@ -146,21 +142,20 @@ class OpenAI(Api):
     @property
     def ways(self) -> list[str]:
         """What it differs in; nothing where it is OpenAI's own or Azure's."""
-        return self.context.limits.ways if self.name == OpenAI.name else []
+        return self.engine.limits.ways if self.name == OpenAI.name else []
 
     def new_file_id(self) -> str:
-        """As `Api.new_file_id`."""
         return new_number() if "numbers" in self.ways else super().new_file_id()
 
     def batch_body(self, batch: Batch) -> Json:
         """As `Api.batch_body` (types/batch.py)."""
         now = time.time()
         status = _status(batch, now)
-        limits = self.context.limits
+        limits = self.engine.limits
         ahead = limits.clock_seconds
         created = int(batch.created_at + ahead)
         ended = int(batch.ended_at + ahead) if batch.ended_at is not None and batch.final else None
-        finalizing = batch.created_at + (batch.due_at - batch.created_at) * FINALIZING_SHARE
+        finalizing = batch.created_at + batch.takes * FINALIZING_SHARE
         ran = batch.validated_at is not None and batch.cancel_at is None
         body = {
             "id": batch.id,
@@ -197,7 +192,7 @@ class OpenAI(Api):
         if batch.validated_at is None:
             return _NO_COUNTS
         if status == "cancelling":
-            done = self.context.engine.finished_share(batch)
+            done = self.engine.finished_share(batch)
         else:
             share = (now - batch.validated_at) / max(batch.due_at - batch.validated_at, 0.001)
             done = int(batch.count * min(max(share / FINALIZING_SHARE, 0.0), 1.0))
@@ -214,7 +209,6 @@ class OpenAI(Api):
         return reply
 
     async def list_batches(self, call: Call) -> Reply:
-        """As `Api.list_batches`."""
         offered(self.ways, "no_list", "batches")
         shown = shown_order(self.listed_batches(), self.ways)
         page, has_more = shown, None
@@ -226,7 +220,6 @@ class OpenAI(Api):
         return Reply(_page([self.batch_body(batch) for batch in page], has_more))
 
     def read_upload(self, form: Form) -> Upload:
-        """As `Api.read_upload`."""
         purpose, filename = form.fields.get("purpose"), form.filename or "upload"
         if purpose is None:
             raise missing("purpose")
@@ -258,24 +251,21 @@ class OpenAI(Api):
         return bent_file(body, self.ways)
 
     async def file(self, call: Call) -> Reply:
-        """As `Api.file`."""
         offered(self.ways, "no_file", "file")
         return await super().file(call)
 
     async def delete_file(self, call: Call) -> Reply:
-        """As `Api.delete_file`."""
         offered(self.ways, "no_delete", "file")
         return await super().delete_file(call)
 
     async def content(self, call: Call) -> Reply:
-        """As `Api.content`."""
         file = self.find_file(call)
         if file.purpose == "user_data":
             raise self.refuse("content")
         if file.purpose == "batch":
             offered(self.ways, "no_content", "file")
         return Reply(
-            file=self.context.engine.file_path(file.id),
+            file=self.engine.file_path(file.id),
             media_type="application/octet-stream",
             headers={"content-disposition": f'attachment; filename="{file.filename}"'},
         )
@@ -310,8 +300,8 @@ def _status(batch: Batch, now: float) -> str:
         return "cancelling"
     if batch.validated_at is None:
         return "validating"
-    whole = batch.due_at - batch.created_at
-    return "finalizing" if now >= batch.created_at + whole * FINALIZING_SHARE else "in_progress"
+    finalizing = now >= batch.created_at + batch.takes * FINALIZING_SHARE
+    return "finalizing" if finalizing else "in_progress"
 
 
 def _whole(unix_seconds: float | None) -> int | None:

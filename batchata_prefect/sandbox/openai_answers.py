@@ -82,13 +82,11 @@ class Gpt(Encoder):
         """Heads of prompts that were seen so far."""
 
     def read(self, body: Json, size: int = 0) -> tuple[OpenAIModel, Prompt]:
-        """As `Encoder.read`."""
         return read_body(self.endpoint, body, self.files)
 
     def answer(
         self, body: Json, model: OpenAIModel, prompt: Prompt, marker: Marker | None, number: str
     ) -> tuple[Json, Counted]:
-        """As `Encoder.answer`."""
         if self.endpoint == EMBEDDINGS:
             answer, counted = _embeddings(body, model, prompt)
         else:
@@ -133,7 +131,6 @@ class Gpt(Encoder):
         return 0
 
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
-        """As `Encoder.row`."""
         response = error = None
         if result is None:
             code, message = _NOT_RUN[kind]
@@ -160,7 +157,6 @@ class Gpt(Encoder):
         return {"succeeded": output, **dict.fromkeys(("errored", *_NOT_RUN), errors)}
 
     def outcome(self, kinds: Counter[str], bills: list[Bill], made: dict[str, Produced]) -> Outcome:
-        """As `Encoder.outcome`."""
         assert self.batch is not None
         total = kinds.total()
         # A capture shows the counters of a cancelled batch back at zero; see the notes on counting.

@@ -25,11 +25,7 @@ _DATA_URL = re.compile(r"^data:([\w.+/-]+)(?:;[\w=-]+)*;base64,", re.I)
 
 
 def read_chat(body: Json, files: FileReader) -> Prompt:
-    """What the messages of a chat completion say.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """What the messages of a chat completion say."""
     reader = _Reader(files)
     for number, message in enumerate(body["messages"]):
         content = message.get("content")
@@ -41,11 +37,7 @@ def read_chat(body: Json, files: FileReader) -> Prompt:
 
 
 def read_input(body: Json, files: FileReader) -> Prompt:
-    """What the instructions and input of a response say.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """What the instructions and input of a response say."""
     reader = _Reader(files)
     if body.get("instructions") is not None:
         reader.prompt.add_text(body["instructions"], asked=False)

@@ -277,11 +277,7 @@ def _responses_problems(body: Json, model: OpenAIModel) -> Iterator[_Problem]:
 
 
 def read_body(endpoint: str, body: Json, files: FileReader) -> tuple[OpenAIModel, Prompt]:
-    """Check a body as the API does and read what it says.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """Check a body as the API does and read what it says."""
     shape = _BODIES.get(endpoint)
     if shape is None:
         text = f"The sandbox does not serve {endpoint}."
@@ -387,11 +383,7 @@ def _is_tokens(value: Any) -> bool:
 
 
 def check_metadata(metadata: Json | None) -> None:
-    """Refuse metadata that is not at most 16 pairs of short texts.
-
-    Raises:
-        RefusedError: with the error that the API answers.
-    """
+    """Refuse metadata that is not at most 16 pairs of short texts."""
     if metadata is not None and len(metadata) > 16:
         raise RefusedError(
             "Invalid 'metadata': too many properties. Expected an object with at most 16"

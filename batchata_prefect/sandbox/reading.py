@@ -29,9 +29,6 @@ async def save_body(chunks: AsyncIterator[bytes], path: Path, most: int) -> int:
 
     Returns:
         The number of bytes.
-
-    Raises:
-        TooLargeError: where there were more than `most` bytes.
     """
     size = 0
     try:
@@ -74,9 +71,6 @@ def read_array(path: Path, key: str) -> Iterator[Element | tuple[str, Any]]:
     """Walk a JSON object in a file: elements of the array under `key`, other members as pairs.
 
     Only one element is held at a time. `key` with anything but a filled array is a pair too.
-
-    Raises:
-        MalformedBodyError: where the file is not one JSON object in UTF-8.
     """
     _check_utf8(path)
     # JSON's own characters are ASCII, so Latin-1 keeps character and byte positions the same.
@@ -162,11 +156,7 @@ _PARAMETER = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def read_form(path: Path, content_type: str) -> Form:
-    """Read a multipart form that was saved to a file, without loading the file in it.
-
-    Raises:
-        MalformedBodyError: where it is no multipart form.
-    """
+    """Read a multipart form that was saved to a file, without loading the file in it."""
     match = _BOUNDARY.search(content_type)
     if match is None or path.stat().st_size == 0:
         raise MalformedBodyError("the body is not multipart/form-data")

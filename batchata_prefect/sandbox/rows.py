@@ -224,9 +224,6 @@ def run_batch(
         finished: how many requests ran; None for all of them.
         rest: kind of those that did not run, `canceled` or `expired`.
         stop: whether to give up.
-
-    Raises:
-        AbandonedError: when `stop` said so.
     """
     batch, runner = encoder.batch, _Runner(store, encoder)
     assert batch is not None

@@ -22,16 +22,16 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .anthropic import Anthropic
-from .api import Api, Call, Context, Operation
+from .api import Api, Call, Operation
 from .azure import Azure
 from .engine import Engine
-from .faults import Fault, Faults, parse_fault
+from .faults import Fault, Faults, Limits, parse_fault
 from .gemini import Gemini
-from .limits import Limits
 from .openai import OpenAI
 from .store import Store
 from .wire import ERROR_TYPES, RefusedError, Reply
 
+_NOTHING = Router()
 _TICK = 0.5
 _CHUNK = 256 * 1024
 _GARBAGE = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>\n"
@@ -74,16 +74,16 @@ async def reset_connection(scope: Scope) -> None:
 class App:
     """The ASGI application."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.routers = {kind.name: _router(kind(context)) for kind in _KINDS}
-        self.control = Router(
+    def __init__(self, engine: Engine, url: str) -> None:
+        self.engine = engine
+        self.routers = {kind.name: _router(kind(engine, url)) for kind in _KINDS}
+        self.routers["_sandbox"] = Router(
             [
-                Route("/_sandbox/faults", self._faults, methods=["GET", "POST", "DELETE"]),
-                Route("/_sandbox/limits", self._limits, methods=["GET", "POST"]),
-                Route("/_sandbox/settle", self._settle, methods=["POST"]),
-                Route("/_sandbox/refresh", self._refresh, methods=["POST"]),
-                Route("/_sandbox/health", self._health, methods=["GET"]),
+                Route("/faults", self._faults, methods=["GET", "POST", "DELETE"]),
+                Route("/limits", self._limits, methods=["GET", "POST"]),
+                Route("/settle", self._settle, methods=["POST"]),
+                Route("/refresh", self._refresh, methods=["POST"]),
+                Route("/health", self._health, methods=["GET"]),
             ]
         )
 
@@ -91,26 +91,16 @@ class App:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        path: str = scope["path"]
-        if path.startswith("/_sandbox/"):
-            await self.control(scope, receive, send)
-            return
-        # Without the prefix the two APIs share paths; only Anthropic's clients send this header.
-        named = any(name == b"anthropic-version" for name, _ in scope["headers"])
-        provider = "anthropic" if named else "openai"
-        for name in self.routers:
-            if path.startswith(f"/{name}/"):
-                provider, path = name, path.removeprefix(f"/{name}")
-                break
-        scope = {**scope, "path": path, "root_path": ""}
-        await self.routers[provider](scope, receive, self._dated(send))
+        name, _, path = scope["path"].removeprefix("/").partition("/")
+        router = self.routers.get(name, _NOTHING)
+        await router({**scope, "path": f"/{path}", "root_path": ""}, receive, self._dated(send))
 
     def _dated(self, send: Send) -> Send:
         """Answers with the time by the sandbox's clock."""
 
         async def dated(message: Message) -> None:
             if message["type"] == "http.response.start":
-                now = time.time() + self.context.limits.clock_seconds
+                now = time.time() + self.engine.limits.clock_seconds
                 header = (b"date", formatdate(now, usegmt=True).encode())
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
@@ -118,7 +108,7 @@ class App:
         return dated
 
     async def _faults(self, request: Request) -> Response:
-        faults = self.context.faults
+        faults = self.engine.faults
         if request.method == "DELETE":
             faults.clear()
         elif request.method == "POST":
@@ -129,22 +119,22 @@ class App:
         return JSONResponse(faults.listed())
 
     async def _limits(self, request: Request) -> Response:
-        limits = self.context.limits
+        limits = self.engine.limits
         if request.method == "POST":
             try:
                 limits.change(await request.json())
             except ValueError as error:
                 return JSONResponse({"error": str(error)}, 400)
-            self.context.store.set_setting("limits", limits.shown())
+            self.engine.store.set_setting("limits", limits.shown())
         return JSONResponse(limits.shown())
 
     async def _settle(self, _: Request) -> Response:
-        await self.context.engine.settle()
+        await self.engine.settle()
         return JSONResponse({})
 
     async def _refresh(self, _: Request) -> Response:
-        await self.context.engine.catch_up()
-        self.context.store.flush_calls()
+        await self.engine.catch_up()
+        self.engine.store.flush_calls()
         return JSONResponse({})
 
     async def _health(self, _: Request) -> Response:
@@ -174,15 +164,15 @@ class _Served:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         api, name, path = self.api, self.operation.name, scope["path"]
         request = Request(scope, receive)
-        api.context.store.count_call(api.name, name)
+        api.engine.store.count_call(api.name, name)
         try:
             api.check_key(request.headers)
         except RefusedError as refusal:
-            api.context.store.count_call(api.name, "refused_key")
+            api.engine.store.count_call(api.name, "refused_key")
             await _drain(request)
             await _refused(api, refusal)(scope, receive, send)
             return
-        taken = api.context.faults.take(api.name, name, path)
+        taken = api.engine.faults.take(api.name, name, path)
         fault = next((each for each in taken if each.mode != "delay"), None)
         late = 0.0
         for delay in taken:
@@ -318,7 +308,6 @@ def serve(
     engine = Engine(
         store, in_force, faults, {kind.name: (kind.check, kind.rows) for kind in _KINDS}
     )
-    context = Context(store, engine, faults, in_force, url)
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -342,7 +331,7 @@ def serve(
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     config = uvicorn.Config(
-        App(context),
+        App(engine, url),
         http=AbortableProtocol,
         ws="none",
         lifespan="off",

@@ -109,11 +109,7 @@ class MisfitError(Exception):
 
 
 def check(shape: Shape, value: Any) -> None:
-    """Refuse a value that does not fit its shape.
-
-    Raises:
-        MisfitError: with the first thing that is wrong.
-    """
+    """Refuse a value that does not fit its shape."""
     shape.check(shape, value)
 
 

@@ -62,6 +62,11 @@ class Batch:
     ways: list[str] = field(default_factory=list[str])
 
     @property
+    def takes(self) -> float:
+        """Seconds from its creation to its end."""
+        return self.due_at - self.created_at
+
+    @property
     def lists_no_unrun(self) -> bool:
         """Whether its files say nothing of the requests that did not run."""
         return self.ending == "no_unrun_rows" or bool(self.ending_options.get("bare"))
