@@ -19,7 +19,7 @@ from .anthropic_answers import ENDPOINT, Claude
 from .anthropic_rules import claude_refusal
 from .api import Api, Call, Operation, Upload
 from .reading import Element, Form, MalformedBodyError, TooLargeError, read_array, save_body
-from .shapes import MisfitError, check, closed, loose, matching, needed
+from .shapes import closed, fit, loose, matching, needed
 from .store import Batch, StoredFile, save_index
 from .wire import ERROR_TYPES, Json, Refusal, RefusedError, Reply, is_object, new_id
 
@@ -262,10 +262,7 @@ def _check_request(entry: Any, number: int, known: set[str]) -> Json:
         and _CUSTOM_ID.fullmatch(custom_id)
         and is_object(entry.get("params"))
     ):
-        try:
-            check(_REQUEST, entry)
-        except MisfitError as misfit:
-            raise claude_refusal(misfit, "requests", number) from misfit
+        fit(_REQUEST, entry, lambda misfit: claude_refusal(misfit, "requests", number))
     custom_id = entry["custom_id"]
     if custom_id in known:
         raise RefusedError(

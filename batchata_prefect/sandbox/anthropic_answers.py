@@ -20,7 +20,7 @@ from .answers import (
     thought_tokens,
     wanted_text,
 )
-from .anthropic_models import REGIONS_SINCE, ClaudeModel
+from .anthropic_content import REGIONS_SINCE, ClaudeModel
 from .anthropic_rules import read_params
 from .content import CachePoint, FileReader, Marker, Prompt, cut_text, text_tokens
 from .rows import Counted, Encoder, Extras, Outcome, Produced, allow_claude, ordered

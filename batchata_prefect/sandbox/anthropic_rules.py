@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .anthropic_content import CURRENT_VERSION, HANDED_BACK, read_content
-from .anthropic_models import REGIONS_SINCE, ClaudeModel, claude_model
+from .anthropic_content import (
+    CURRENT_VERSION,
+    EFFORTS,
+    HANDED_BACK,
+    REGIONS_SINCE,
+    ClaudeModel,
+    claude_model,
+    read_content,
+)
 from .content import FileReader, Prompt
 from .schemas import anthropic_schema_problem
 from .shapes import (
@@ -22,8 +29,8 @@ from .shapes import (
     MisfitError,
     Remembered,
     Shape,
-    check,
     closed,
+    fit,
     list_of,
     loose,
     matching,
@@ -120,7 +127,7 @@ _BODY = closed(
     cache_control=_CACHE,
     inference_geo=one_of("global", "us"),
     metadata=closed(user_id=STRING),
-    output_config=closed(effort=one_of("low", "medium", "high", "xhigh", "max"), format=_FORMAT),
+    output_config=closed(effort=one_of(*EFFORTS), format=_FORMAT),
     service_tier=one_of("auto", "standard_only"),
     stop_sequences=list_of(
         matching(r"\S", "{path}: each stop sequence must contain non-whitespace")
@@ -307,10 +314,7 @@ def read_params(
     key = _right.key(params, "messages", version, betas, batch)
     known = _right.has(key)
     whole = _BODY if version == CURRENT_VERSION else _OLD_BODY
-    try:
-        check(_TURNS if known else whole, params)
-    except MisfitError as misfit:
-        raise claude_refusal(misfit) from misfit
+    fit(_TURNS if known else whole, params, claude_refusal)
     model = claude_model(params["model"])
     if model is None:
         text = f"model: {params['model']}"

@@ -23,7 +23,7 @@ from .faults import Fault
 from .lines import Check
 from .reading import Form, MalformedBodyError, TooLargeError, copy_range, read_form, save_body
 from .rows import Encoder, make_bill
-from .shapes import MisfitError, Shape, check, closed
+from .shapes import MisfitError, Shape, closed, fit
 from .store import Batch, StoredFile
 from .wire import Json, Refusal, RefusedError, Reply, body_digest, is_object, new_id
 
@@ -195,13 +195,6 @@ class Api(ABC):
         newest = time.time() - (float(lag.options.get("seconds", 1)) if lag is not None else 0)
         return [batch for batch in shown if lag is None or batch.created_at <= newest]
 
-    def fit(self, shape: Shape, value: Any) -> None:
-        """Refuse what does not fit."""
-        try:
-            check(shape, value)
-        except MisfitError as misfit:
-            raise self.misfit(misfit) from misfit
-
     def page(
         self, call: Call, shown: Sequence[T], *, size: tuple[str, int, int], after: str, what: str
     ) -> tuple[Sequence[T], bool]:
@@ -218,7 +211,7 @@ class Api(ABC):
         query = call.request.query_params
         given = query.get(name, str(default))
         limit = int(given) if given.lstrip("-").isdigit() else given
-        self.fit(closed(**{name: Shape("integer", least=1, most=most)}), {name: limit})
+        fit(closed(**{name: Shape("integer", least=1, most=most)}), {name: limit}, self.misfit)
         ids, start = [item.id for item in shown], 0
         if last := query.get(after):
             if last not in ids:

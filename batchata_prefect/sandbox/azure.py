@@ -197,7 +197,7 @@ class Azure(OpenAI):
 
     async def start_batch(self, batch: Batch) -> Reply:
         """As `Api.start_batch`, where as many tokens may wait."""
-        if self.engine.limits.fails_fast and self.engine.limits.enqueued_tokens is not None:
+        if self.engine.limits.enqueued_tokens is not None:
             for error in (await self.engine.checked(batch)).errors:
                 if error["code"] == "token_limit_exceeded":
                     raise RefusedError(error["message"], code=error["code"])

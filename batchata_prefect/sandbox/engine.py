@@ -163,17 +163,17 @@ class Engine:
         else:
             found = await self._light(self._validate, run)
             await self._until(run, batch.created_at + batch.takes * VALIDATING_SHARE)
-            if batch.cancel_at is None and found.errors:
-                batch.status = rows.words["errored"]
-                return Outcome(errors=found.errors)
-            if batch.cancel_at is None and batch.validated_at is None:
-                batch.validated_at = time.time()
-                batch.model, batch.count = batch.model or found.model, found.count
-                await self._light(self.store.save_batch, batch)
-            if batch.validated_at is None:
+            if batch.cancel_at is not None and not batch.validated_at and check.drops_canceled:
                 await self._until_canceled(run)
                 batch.status = rows.words["canceled"]
                 return Outcome()
+            if found.errors:
+                batch.status = rows.words["errored"]
+                return Outcome(errors=found.errors)
+            if batch.validated_at is None:
+                batch.validated_at = time.time()
+                batch.model, batch.count = batch.model or found.model, found.count
+                await self._light(self.store.save_batch, batch)
             source, places = self.file_path(batch.input_file_id or ""), found.places
             endpoint = found.endpoint or batch.endpoint
         encoder = partial(rows, endpoint, self.read_file, batch)

@@ -186,8 +186,6 @@ class Limits:
     """Prompt tokens per OpenAI model, or deployment of Azure, in batches that have not ended."""
     pending_seconds: float = 0.05
     """Time after an upload to Azure in which no batch can be made of the file."""
-    fails_fast: bool = True
-    """Whether Azure tells by its create that there would be more, as some of its regions do."""
     keys: list[str] | None = None
     """The only keys that it takes; by default any that begins with `sandbox`."""
 

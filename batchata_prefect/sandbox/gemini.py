@@ -18,8 +18,16 @@ from typing import ClassVar
 
 from .api import Api, Call, Operation
 from .engine import Engine
-from .gemini_answers import GeminiCheck, GeminiRows, line_count
-from .gemini_rules import VERSIONS, error_body, exists, fitting, google_refusal
+from .gemini_answers import (
+    VERSIONS,
+    GeminiCheck,
+    GeminiRows,
+    error_body,
+    exists,
+    fitting,
+    google_refusal,
+    line_count,
+)
 from .reading import TooLargeError, save_body
 from .shapes import ANYTHING, NAMED, STRING, Shape, closed, needed
 from .store import Batch, StoredFile

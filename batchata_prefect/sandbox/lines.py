@@ -43,6 +43,9 @@ class Validation:
 class Check(ABC):
     """Walks the lines of a batch's file and notes their places and errors."""
 
+    drops_canceled: ClassVar[bool] = True
+    """Whether a batch that is canceled before its file was checked has no rows."""
+
     def __init__(self, batch: Batch, limits: Limits) -> None:
         self.batch = batch
         self.endpoint = batch.endpoint

@@ -17,11 +17,11 @@ from .compatible import bent_batch, bent_file, new_number, offered, shown_order
 from .engine import FINALIZING_SHARE
 from .lines import GptCheck
 from .openai_answers import DAYS_30, Gpt
+from .openai_content import error_body, gpt_refusal, missing
 from .openai_rules import CHAT, EMBEDDINGS, METADATA, RESPONSES, check_metadata
-from .openai_wire import error_body, gpt_refusal, missing
 from .reading import Form
 from .rows import Encoder
-from .shapes import ANYTHING, NAMED, MisfitError, Shape, check, closed, one_of
+from .shapes import ANYTHING, NAMED, Shape, closed, fit, one_of
 from .store import Batch, StoredFile
 from .wire import Json, Refusal, RefusedError, Reply, new_id
 
@@ -45,6 +45,13 @@ _CREATE = closed(
 _EXPIRES = closed(
     anchor=one_of("created_at", required=True),
     seconds=Shape("integer", required=True, least=3600, most=DAYS_30),
+)
+_BAD_EXPIRY = Refusal(
+    400,
+    "Invalid 'output_expires_after': expected {{'anchor': 'created_at', 'seconds': 3600 to"
+    " 2592000}}.",
+    "output_expires_after",
+    "invalid_value",
 )
 _PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _VANISHED: Json = {
@@ -125,7 +132,7 @@ class OpenAI(Api):
     async def create(self, call: Call) -> Reply:
         """As `Api.create`: only the shape is checked; the file is checked while validating."""
         limits, asked = self.engine.limits, await self.read_object(call)
-        self.fit(self.create_shape, asked)
+        fit(self.create_shape, asked, gpt_refusal)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
         batch = self.new_batch(
@@ -281,15 +288,7 @@ class OpenAI(Api):
 
 
 def _seconds(expires: Any) -> int:
-    try:
-        check(_EXPIRES, expires)
-    except MisfitError as misfit:
-        raise RefusedError(
-            "Invalid 'output_expires_after': expected {'anchor': 'created_at', 'seconds': 3600 to"
-            " 2592000}.",
-            "output_expires_after",
-            "invalid_value",
-        ) from misfit
+    fit(_EXPIRES, expires, lambda _: _BAD_EXPIRY.of())
     return expires["seconds"]
 
 

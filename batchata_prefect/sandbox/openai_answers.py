@@ -16,8 +16,8 @@ import orjson
 from .answers import fitting_text, json_answer, thought_tokens, wanted_text
 from .compatible import bent_row, new_number
 from .content import FileReader, Marker, Prompt, text_tokens
+from .openai_content import error_body
 from .openai_rules import CHAT, EMBEDDINGS, OpenAIModel, read_body
-from .openai_wire import error_body
 from .rows import Counted, Encoder, Outcome, Produced, allow_response, ordered
 from .store import Batch, Bill, Store
 from .wire import Json, Refusal, RefusedError, is_array, is_object, new_id, object_at
@@ -212,7 +212,7 @@ def _text(
 
 
 def _bend(answer: Json, marker: Marker) -> None:
-    """Have an answer be another, stop for another reason, or remark on its work before it."""
+    """Have an answer be another, or stop for another reason."""
     if marker.name == "answer" and "choices" in answer:
         answer["choices"][0]["message"] |= orjson.loads(marker.rest)
     elif marker.name == "answer":
@@ -221,12 +221,6 @@ def _bend(answer: Json, marker: Marker) -> None:
         answer["choices"][0]["finish_reason"] = marker.rest
     elif marker.name == "stop":
         answer["incomplete_details"] = {"reason": marker.rest}
-    elif marker.name == "commentary" and "output" in answer:
-        said = answer["output"][-1]
-        remark = {**said["content"][0], "text": "I will check the register first."}
-        said["phase"] = "final_answer"
-        remarked = {**said, "id": f"{said['id']}_1", "phase": "commentary", "content": [remark]}
-        answer["output"].insert(-1, remarked)
 
 
 def _tool_call(tools: Any, choice: Any, prompt_text: str) -> Json | None:

@@ -14,18 +14,16 @@ from functools import lru_cache
 from typing import Any
 
 from .content import FileReader, Prompt, text_tokens
-from .openai_content import read_chat, read_input
-from .openai_wire import gpt_refusal, missing
+from .openai_content import gpt_refusal, missing, read_chat, read_input
 from .schemas import openai_schema_problem
 from .shapes import (
     NAMED,
     SOMETHING,
     STRING,
-    MisfitError,
     Remembered,
     Shape,
-    check,
     closed,
+    fit,
     list_of,
     loose,
     matching,
@@ -286,10 +284,7 @@ def read_body(endpoint: str, body: Json, files: FileReader) -> tuple[OpenAIModel
     turns = "messages" if endpoint == CHAT else "input"
     key = _right.key(body, turns, endpoint)
     known = endpoint != EMBEDDINGS and _right.has(key)
-    try:
-        check(_TURNS[turns] if known else shape, body)
-    except MisfitError as misfit:
-        raise gpt_refusal(misfit) from misfit
+    fit(_TURNS[turns] if known else shape, body, gpt_refusal)
     if endpoint == EMBEDDINGS:
         return model, _read_embedded(body.get("input"), model)
     if not known:

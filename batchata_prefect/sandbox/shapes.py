@@ -108,9 +108,12 @@ class MisfitError(Exception):
         self.path = list(path)
 
 
-def check(shape: Shape, value: Any) -> None:
-    """Refuse a value that does not fit its shape."""
-    shape.check(shape, value)
+def fit(shape: Shape, value: Any, refusal: Callable[[MisfitError], Exception]) -> None:
+    """Refuse a value that does not fit its shape, by the first thing that is wrong."""
+    try:
+        shape.check(shape, value)
+    except MisfitError as misfit:
+        raise refusal(misfit) from misfit
 
 
 def _any(_: Shape, __: Any) -> None:
