@@ -58,38 +58,13 @@ class ClaudeModel:
     max_tokens: int
     max_input_tokens: int
     efforts: tuple[str, ...]
-
-    @property
-    def thinks_by_default(self) -> bool:
-        """Whether thinking is on where the request says nothing."""
-        return self.version >= (5, 0)
-
-    @property
-    def always_thinks(self) -> bool:
-        """Whether thinking cannot be switched off."""
-        return self.line in ("fable", "mythos") or (self.line == "opus" and self.version >= (5, 5))
-
-    @property
-    def takes_enabled_thinking(self) -> bool:
-        """Whether `thinking: {"type": "enabled"}` is still taken."""
-        return self.version < (4, 7)
-
-    @property
-    def takes_adaptive_thinking(self) -> bool:
-        """Whether `thinking: {"type": "adaptive"}` is taken."""
-        return self.version >= (4, 6)
-
-    @property
-    def takes_prefill(self) -> bool:
-        """Whether the last message may be the assistant's."""
-        return self.version < (4, 6)
-
-    @property
-    def takes_forced_tool(self) -> bool:
-        """Whether `tool_choice` may force a tool."""
-        if self.line in ("fable", "mythos"):
-            return self.version < (5, 1)
-        return not (self.line == "opus" and self.version >= (5, 5))
+    thinks_by_default: bool
+    always_thinks: bool
+    takes_enabled_thinking: bool
+    takes_adaptive_thinking: bool
+    takes_prefill: bool
+    """Whether the last message may be the assistant's."""
+    takes_forced_tool: bool
 
 
 @lru_cache(maxsize=4096)
@@ -102,6 +77,7 @@ def claude_model(model_id: str) -> ClaudeModel | None:
     major = int(match["major"] or match["old_major"]) if match else 9
     minor = int(match["minor"] or match["old_minor"] or 0) if match else 0
     version = (major, minor)
+    is_fable = line in ("fable", "mythos")
     small = version <= (4, 5) or (line == "haiku" and version < (5, 0))
     if version <= (4, 5):
         efforts = ("low", "medium", "high") if line == "opus" and version == (4, 5) else ()
@@ -116,6 +92,12 @@ def claude_model(model_id: str) -> ClaudeModel | None:
         max_tokens=64_000 if small else 128_000,
         max_input_tokens=200_000 if small else 1_000_000,
         efforts=efforts,
+        thinks_by_default=version >= (5, 0),
+        always_thinks=is_fable or (line == "opus" and version >= (5, 5)),
+        takes_enabled_thinking=version < (4, 7),
+        takes_adaptive_thinking=version >= (4, 6),
+        takes_prefill=version < (4, 6),
+        takes_forced_tool=version < (5, 1) if is_fable else line != "opus" or version < (5, 5),
     )
 
 

@@ -10,6 +10,7 @@ from datetime import date, datetime
 from re import _parser  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 from typing import Any
 
+from .schemas import resolve_reference
 from .wire import Json, is_array, is_number, is_object
 
 
@@ -62,49 +63,103 @@ def make_instance(schema: Json, facts: Facts, topic: str) -> Any:
         facts: values by plain name; used for a field that bears the name.
         topic: what the request asks, for texts that no fact fills.
     """
-    return _make(schema, schema, "", facts, topic, 0)
+    return _Maker(schema, facts, topic).made(schema, "", 0)
 
 
-def _make(schema: Json, root: Json, name: str, facts: Facts, topic: str, depth: int) -> Any:
-    schema = _resolved(schema, root)
-    fact = facts.get(plain_name(name)) if name else None
-    if "const" in schema:
-        return schema["const"]
-    if is_array(choices := schema.get("enum")) and choices:
-        return _chosen(choices, fact)
-    for key in ("anyOf", "oneOf"):
-        if is_array(variants := schema.get(key)) and variants:
-            return _make(_variant(variants, root, fact, depth), root, name, facts, topic, depth)
-    if is_array(parts := schema.get("allOf")) and parts:
-        return _make(_merged(schema, parts, root), root, name, facts, topic, depth)
-    kind = schema.get("type")
-    if is_array(kind):
-        kind = next((each for each in kind if each != "null"), "null")
-    if kind is None:
-        kind = "object" if "properties" in schema else "string"
-    if kind == "object":
-        return _object(schema, root, facts, topic, depth)
-    if kind == "array":
-        return _array(schema, root, name, fact, facts, topic, depth)
-    if kind == "boolean":
-        return fact is not None and fact.text.strip().lower() in ("yes", "true", "1", "y", "on")
-    if kind in ("integer", "number"):
-        return _number(schema, fact, whole=kind == "integer")
-    if kind == "null":
-        return None
-    return _string(schema, name, fact, topic)
+class _Maker:
+    """Makes an instance of a root schema, part by part."""
 
+    def __init__(self, root: Json, facts: Facts, topic: str) -> None:
+        self.root = root
+        self.facts = facts
+        self.topic = topic
 
-def _resolved(schema: Json, root: Json) -> Json:
-    seen = 0
-    while isinstance(reference := schema.get("$ref"), str) and seen < _MAX_DEPTH:
-        seen += 1
-        target: Any = root
-        for step in reference.removeprefix("#").strip("/").split("/"):
-            if step:
-                target = target.get(step.replace("~1", "/").replace("~0", "~"), {})
-        schema = target if is_object(target) else {}
-    return schema
+    def made(self, schema: Json, name: str, depth: int) -> Any:
+        """An instance of a part, the value of a field of this name."""
+        schema = self._resolved(schema)
+        fact = self.facts.get(plain_name(name)) if name else None
+        if "const" in schema:
+            return schema["const"]
+        if is_array(choices := schema.get("enum")) and choices:
+            return _chosen(choices, fact)
+        for key in ("anyOf", "oneOf"):
+            if is_array(variants := schema.get(key)) and variants:
+                return self.made(self._variant(variants, fact, depth), name, depth)
+        if is_array(parts := schema.get("allOf")) and parts:
+            return self.made(self._merged(schema, parts), name, depth)
+        kind = schema.get("type")
+        if is_array(kind):
+            kind = next((each for each in kind if each != "null"), "null")
+        if kind is None:
+            kind = "object" if "properties" in schema else "string"
+        if kind == "object":
+            return self._object(schema, depth)
+        if kind == "array":
+            return self._array(schema, name, fact, depth)
+        if kind == "boolean":
+            return fact is not None and fact.text.strip().lower() in ("yes", "true", "1", "y", "on")
+        if kind in ("integer", "number"):
+            return _number(schema, fact, whole=kind == "integer")
+        return None if kind == "null" else _string(schema, name, fact, self.topic)
+
+    def _resolved(self, schema: Json) -> Json:
+        seen = 0
+        while isinstance(reference := schema.get("$ref"), str) and seen < _MAX_DEPTH:
+            seen += 1
+            schema = resolve_reference(self.root, reference) or {}
+        return schema
+
+    def _variant(self, variants: list[Any], fact: Fact | None, depth: int) -> Json:
+        objects = [self._resolved(variant) for variant in variants if is_object(variant)]
+        nullable = any(variant.get("type") == "null" for variant in objects)
+        others = [variant for variant in objects if variant.get("type") != "null"]
+        if not others or (nullable and depth > 4):
+            return {"type": "null"}
+        if fact is not None and not _NUMBER.search(fact.text):
+            # A union of number and text gets the one that the fact can fill.
+            return next((each for each in others if each.get("type") == "string"), others[0])
+        return others[0]
+
+    def _merged(self, schema: Json, parts: list[Any]) -> Json:
+        merged: Json = {key: value for key, value in schema.items() if key != "allOf"}
+        for part in (self._resolved(each) for each in parts if is_object(each)):
+            properties = {**merged.get("properties", {}), **part.get("properties", {})}
+            required = [*merged.get("required", []), *part.get("required", [])]
+            merged = {**merged, **part}
+            if properties:
+                merged.update(properties=properties, required=required)
+        return merged
+
+    def _object(self, schema: Json, depth: int) -> Json:
+        properties = schema.get("properties")
+        if not is_object(properties) or depth > _MAX_DEPTH:
+            return {}
+        required = schema.get("required")
+        needed = set[Any](required) if is_array(required) else set[Any]()
+        instance: Json = {}
+        # Anthropic writes required properties first; see the notes on structured outputs.
+        for name in sorted(properties, key=lambda each: each not in needed):
+            # Optional parts end the descent, or a recursive schema would have no instance.
+            if name in needed or (depth < 3 and is_object(properties[name])):
+                instance[name] = self.made(properties[name], name, depth + 1)
+        return instance
+
+    def _array(self, schema: Json, name: str, fact: Fact | None, depth: int) -> list[Any]:
+        items, least, most = (schema.get(key) for key in ("items", "minItems", "maxItems"))
+        count = least if isinstance(least, int) else 1
+        if depth > 5 and not least:
+            count = 0
+        items = self._resolved(items) if is_object(items) else {"type": "string"}
+        if fact is not None and items.get("type") in ("string", "number", "integer"):
+            values = [each.strip() for each in re.split(r"[;,]", fact.text) if each.strip()]
+            values = values[: most if isinstance(most, int) else 50]
+            if len(values) >= count:
+                facts = [{plain_name(name): Fact(value)} for value in values]
+                makers = (_Maker(self.root, each, self.topic) for each in facts)
+                return [maker.made(items, name, depth + 1) for maker in makers]
+        if isinstance(most, int):
+            count = min(max(count, 1), most)
+        return [self.made(items, name, depth + 1) for _ in range(count)]
 
 
 def _chosen(choices: list[Any], fact: Fact | None) -> Any:
@@ -117,79 +172,6 @@ def _chosen(choices: list[Any], fact: Fact | None) -> Any:
             if isinstance(choice, str) and plain_name(choice) in said:
                 return choice
     return next((choice for choice in choices if choice is not None), None)
-
-
-def _variant(variants: list[Any], root: Json, fact: Fact | None, depth: int) -> Json:
-    objects = [_resolved(variant, root) for variant in variants if is_object(variant)]
-    nullable = any(variant.get("type") == "null" for variant in objects)
-    others = [variant for variant in objects if variant.get("type") != "null"]
-    if not others or (nullable and depth > 4):
-        return {"type": "null"}
-    if fact is not None and not _NUMBER.search(fact.text):
-        # A union of number and text gets the one that the fact can fill.
-        return next((each for each in others if each.get("type") == "string"), others[0])
-    return others[0]
-
-
-def _merged(schema: Json, parts: list[Any], root: Json) -> Json:
-    merged: Json = {key: value for key, value in schema.items() if key != "allOf"}
-    for part in parts:
-        if not is_object(part):
-            continue
-        part = _resolved(part, root)
-        properties = {**merged.get("properties", {}), **part.get("properties", {})}
-        required = [*merged.get("required", []), *part.get("required", [])]
-        merged = {**merged, **part}
-        if properties:
-            merged["properties"] = properties
-            merged["required"] = required
-    return merged
-
-
-def _object(schema: Json, root: Json, facts: Facts, topic: str, depth: int) -> Json:
-    properties = schema.get("properties")
-    if not is_object(properties) or depth > _MAX_DEPTH:
-        return {}
-    required = schema.get("required")
-    needed = set[Any](required) if is_array(required) else set[Any]()
-    instance: Json = {}
-    # Anthropic writes required properties first; see the notes on structured outputs.
-    for name in sorted(properties, key=lambda each: each not in needed):
-        # Optional parts end the descent, or a recursive schema would have no instance.
-        if name in needed or (depth < 3 and is_object(properties[name])):
-            instance[name] = _make(properties[name], root, name, facts, topic, depth + 1)
-    return instance
-
-
-def _array(
-    schema: Json,
-    root: Json,
-    name: str,
-    fact: Fact | None,
-    facts: Facts,
-    topic: str,
-    depth: int,
-) -> list[Any]:
-    items = schema.get("items")
-    least = schema.get("minItems")
-    most = schema.get("maxItems")
-    count = least if isinstance(least, int) else 1
-    if depth > 5 and not least:
-        count = 0
-    if not is_object(items):
-        items = {"type": "string"}
-    if fact is not None and _resolved(items, root).get("type") in ("string", "number", "integer"):
-        values = [each.strip() for each in re.split(r"[;,]", fact.text) if each.strip()]
-        values = values[: most if isinstance(most, int) else 50]
-        if len(values) >= count:
-            given = _resolved(items, root)
-            return [
-                _make(given, root, name, {plain_name(name): Fact(value)}, topic, depth + 1)
-                for value in values
-            ]
-    if isinstance(most, int):
-        count = min(max(count, 1), most)
-    return [_make(items, root, name, facts, topic, depth + 1) for _ in range(count)]
 
 
 def _number(schema: Json, fact: Fact | None, *, whole: bool) -> int | float:
@@ -264,12 +246,10 @@ def read_date(text: str) -> date | None:
         except ValueError:
             continue
     found = re.search(r"\d{4}-\d{2}-\d{2}", text)
-    if found:
-        try:
-            return date.fromisoformat(found[0])
-        except ValueError:
-            return None
-    return None
+    try:
+        return date.fromisoformat(found[0]) if found else None
+    except ValueError:
+        return None
 
 
 _CANDIDATES = (

@@ -6,7 +6,7 @@ import codecs
 import json
 import mmap
 import re
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -93,41 +93,30 @@ def _check_utf8(path: Path) -> None:
 
 
 def _walk(text: str, key: str) -> Iterator[Element | tuple[str, Any]]:
-    at = _skip(text, 0)
-    at = _expect(text, at, "{")
-    if text[at : at + 1] == "}":
-        at += 1
-    else:
+    at = _expect(text, 0, "{")
+    more = text[at : at + 1] != "}"
+    while more:
+        name, at = _DECODER.raw_decode(text, at)
+        if not isinstance(name, str):
+            raise json.JSONDecodeError("Expecting a name in double quotes", text, at)
+        at = _expect(text, at, ":")
+        is_filled = name == key and re.match(r"\[[ \t\r\n]*[^\]]", text[at : at + 64])
+        if is_filled:
+            at = _expect(text, at, "[")
         while True:
-            name, at = _DECODER.raw_decode(text, at)
-            if not isinstance(name, str):
-                raise json.JSONDecodeError(
-                    "Expecting property name enclosed in double quotes", text, at
-                )
-            at = _expect(text, _skip(text, at), ":")
-            if name == key and re.match(r"\[[ \t\r\n]*[^\]]", text[at : at + 64]):
-                at = yield from _elements(text, at)
-            else:
-                value, at = _DECODER.raw_decode(text, at)
-                yield name, value
-            at = _skip(text, at)
-            if text[at : at + 1] == "}":
-                at += 1
+            value, end = _DECODER.raw_decode(text, at)
+            yield Element(at, end, value) if is_filled else (name, value)
+            at = _skip(text, end)
+            if not is_filled or text[at : at + 1] != ",":
                 break
-            at = _expect(text, at, ",")
-    if _skip(text, at) != len(text):
+            at = _skip(text, at + 1)
+        if is_filled:
+            at = _expect(text, at, "]")
+        more = text[at : at + 1] == ","
+        at = _skip(text, at + 1) if more else at
+    at = _expect(text, at, "}")
+    if at != len(text):
         raise json.JSONDecodeError("Extra data", text, at)
-
-
-def _elements(text: str, at: int) -> Generator[Element, None, int]:
-    at = _expect(text, at, "[")
-    while True:
-        value, end = _DECODER.raw_decode(text, at)
-        yield Element(at, end, value)
-        at = _skip(text, end)
-        if text[at : at + 1] == "]":
-            return at + 1
-        at = _expect(text, at, ",")
 
 
 def _skip(text: str, at: int) -> int:
@@ -136,6 +125,7 @@ def _skip(text: str, at: int) -> int:
 
 
 def _expect(text: str, at: int, character: str) -> int:
+    at = _skip(text, at)
     if text[at : at + 1] != character:
         raise json.JSONDecodeError(f"Expecting '{character}'", text, at)
     return _skip(text, at + 1)
@@ -195,16 +185,10 @@ def _take_part(form: Form, body: mmap.mmap, head: str, start: int, end: int) -> 
         form.fields[name] = body[start:end].decode(errors="replace")
 
 
-def copy_range(source: Path, place: tuple[int, int], target: Path) -> int:
-    """Copy a range of bytes into a file of its own; gives the number of bytes."""
+def copy_range(source: Path, place: tuple[int, int], target: Path) -> None:
+    """Copy a range of bytes into a file of its own."""
     start, end = place
     with source.open("rb") as reader, target.open("wb") as writer:
         reader.seek(start)
-        left = end - start
-        while left:
-            piece = reader.read(min(left, 1 << 20))
-            if not piece:
-                break
+        while piece := reader.read(min(end - reader.tell(), 1 << 20)):
             writer.write(piece)
-            left -= len(piece)
-    return end - start

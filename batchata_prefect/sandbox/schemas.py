@@ -116,9 +116,10 @@ def resolve_reference(root: Json, reference: str) -> Json | None:
     target: Any = root
     for step in reference.removeprefix("#").strip("/").split("/"):
         if step:
-            if not is_object(target) or step not in target:
+            name = step.replace("~1", "/").replace("~0", "~")
+            if not is_object(target) or name not in target:
                 return None
-            target = target[step]
+            target = target[name]
     return target if is_object(target) else None
 
 
