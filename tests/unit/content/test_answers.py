@@ -49,69 +49,55 @@ def row(reply: Reply, context: Context | None = None, **more: Any) -> dict[str, 
     return source.row(reply, context or job(), source.cost(reply))
 
 
-@pytest.mark.parametrize(
-    ("reply", "status", "code"),
-    [
-        pytest.param(says("hello"), "completed", None, id="an answer"),
-        pytest.param(says("hel", stop_reason="max_tokens"), "failed", "truncated", id="cut text"),
-        pytest.param(
-            says("hel", stop_reason="model_context_window_exceeded"),
-            "failed",
-            "truncated",
-            id="cut by the window",
-        ),
-        pytest.param(
-            says("hel", stop_reason="incomplete: steered"), "failed", "truncated", id="incomplete"
-        ),
-        pytest.param(
-            says("", stop_reason="max_tokens", tool_calls=({"name": "f", "input": {}},)),
-            "failed",
-            "truncated",
-            id="a tool call cut off",
-        ),
-        pytest.param(says("hel", stop_reason="pause_turn"), "failed", "paused", id="paused"),
-        pytest.param(says("", stop_reason="pause_turn"), "failed", "paused", id="paused, no text"),
-        pytest.param(says("hel", stop_reason="compaction"), "failed", "paused", id="compacted"),
-        pytest.param(says("hel", stop_reason="abort"), "failed", "unknown_stop", id="unknown"),
-        pytest.param(says("hello", stop_reason=None), "completed", None, id="no reason told"),
-        pytest.param(says("hello", stop_reason="stop_sequence"), "completed", None, id="sequence"),
-        pytest.param(says(""), "failed", "empty_answer", id="empty"),
-        pytest.param(says(" \n "), "failed", "empty_answer", id="blank"),
-        pytest.param(
-            says("", stop_reason="max_tokens", has_thinking=True),
-            "failed",
-            "truncated",
-            id="eaten by thinking",
-        ),
-        pytest.param(
-            says("", stop_reason="model_context_window_exceeded"), "failed", "truncated", id="full"
-        ),
-        pytest.param(
-            says("no", stop_reason="refusal", error_code="refusal"), "failed", "refusal", id="no"
-        ),
-        pytest.param(
-            Reply("x-0", "errored", error_code="overloaded_error", error="busy"),
-            "failed",
-            "overloaded_error",
-            id="errored",
-        ),
-        pytest.param(Reply("x-0", "expired", error_code="expired"), "failed", "expired", id="late"),
-        pytest.param(
-            Reply("x-0", "canceled", error_code="canceled"), "cancelled", "canceled", id="canceled"
-        ),
-        pytest.param(
-            Reply("x-0", "succeeded", embedding=(0.5, 1.0)), "completed", None, id="embedding"
-        ),
-        pytest.param(
-            says("", stop_reason="tool_use", tool_calls=({"name": "f"},)),
-            "completed",
-            None,
-            id="a tool call",
-        ),
-    ],
-)
-def test_status_and_reason(reply: Reply, status: str, code: str | None) -> None:
+OUTCOMES: dict[str, tuple[Reply, str, str | None]] = {
+    "an answer": (says("hello"), "completed", None),
+    "cut text": (says("hel", stop_reason="max_tokens"), "failed", "truncated"),
+    "cut by the window": (
+        says("hel", stop_reason="model_context_window_exceeded"),
+        "failed",
+        "truncated",
+    ),
+    "incomplete": (says("hel", stop_reason="incomplete: steered"), "failed", "truncated"),
+    "a tool call cut off": (
+        says("", stop_reason="max_tokens", tool_calls=({"name": "f", "input": {}},)),
+        "failed",
+        "truncated",
+    ),
+    "paused": (says("hel", stop_reason="pause_turn"), "failed", "paused"),
+    "paused, no text": (says("", stop_reason="pause_turn"), "failed", "paused"),
+    "compacted": (says("hel", stop_reason="compaction"), "failed", "paused"),
+    "unknown": (says("hel", stop_reason="abort"), "failed", "unknown_stop"),
+    "no reason told": (says("hello", stop_reason=None), "completed", None),
+    "sequence": (says("hello", stop_reason="stop_sequence"), "completed", None),
+    "empty": (says(""), "failed", "empty_answer"),
+    "blank": (says(" \n "), "failed", "empty_answer"),
+    "eaten by thinking": (
+        says("", stop_reason="max_tokens", has_thinking=True),
+        "failed",
+        "truncated",
+    ),
+    "full": (says("", stop_reason="model_context_window_exceeded"), "failed", "truncated"),
+    "no": (says("no", stop_reason="refusal", error_code="refusal"), "failed", "refusal"),
+    "errored": (
+        Reply("x-0", "errored", error_code="overloaded_error", error="busy"),
+        "failed",
+        "overloaded_error",
+    ),
+    "late": (Reply("x-0", "expired", error_code="expired"), "failed", "expired"),
+    "canceled": (Reply("x-0", "canceled", error_code="canceled"), "cancelled", "canceled"),
+    "embedding": (Reply("x-0", "succeeded", embedding=(0.5, 1.0)), "completed", None),
+    "a tool call": (
+        says("", stop_reason="tool_use", tool_calls=({"name": "f"},)),
+        "completed",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_status_and_reason(name: str) -> None:
     """Each outcome ends in one status with one code, on the result and on its attempt."""
+    reply, status, code = OUTCOMES[name]
     result = from_row(row(reply), {})
     assert (result.status, result.error_code) == (status, code)
     assert (result.error is None) is (code is None)
