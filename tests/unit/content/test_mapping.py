@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -63,6 +64,16 @@ class Parties(BaseModel):
 class Aliased(BaseModel):
     number: str = Field(alias="Rechnungsnummer")
     when: date = Field(title="Lieferdatum")
+
+
+@dataclass
+class Seal:
+    color: str
+    pages: list[int]
+
+
+class Open(BaseModel, extra="allow"):
+    total: int
 
 
 class Plan(Enum):
@@ -200,6 +211,8 @@ CASES = [
     Case({"due": "2024-03-05"}, ["Due March 5, 2024"], {"due": [0]}),
     Case({"at": datetime(2024, 3, 5, 14, 30)}, ["5 March 2024, 2:30 pm"], {"at": [0]}),
     Case({"opens": time(14, 30)}, ["Opens at 2:30 pm"], {"opens": [0]}),
+    Case({"due": date(2024, 3, 5)}, ["Due 2024 March 5"], {"due": "high"}),
+    Case({"due": date(2024, 3, 5)}, ["Due 24/03/05"], {"due": "medium"}),
     Case({"due": date(2024, 3, 1)}, ["Due in March 2024"], {"due": "medium"}),
     Case({"due": date(2024, 4, 1)}, ["Due in March 2024"]),
     Case({"due": date(2024, 3, 15)}, ["Due 5 March 2024"]),
@@ -323,6 +336,14 @@ CASES = [
             "shipping_address.city": [0],
         },
     ),
+    # answers of other kinds, fields that the model has not declared, numbers that are none
+    Case(Seal("red", [2]), ["Seal: red, of 2 pages"], {"color": "low", "pages[0]": "high"}),
+    Case(
+        Open.model_validate({"total": 3, "vat": 19}),
+        ["Total: 3, VAT: 19"],
+        {"total": [0], "vat": [0]},
+    ),
+    Case({"total": float("nan"), "vat": D("Infinity")}, ["Total nan, VAT infinity"]),
     # lists
     Case({"sizes": [10, 20]}, ["Sizes: 10 and 20"], {"sizes[0]": [0], "sizes[1]": [0]}),
     Case(
@@ -839,6 +860,7 @@ def mapped(value: Any, cited: Sequence[str | tuple[str, str]], *, said: bool = F
         raw = {"type": "char_location", "cited_text": text, "document_index": at}
         blocks.append(TextBlock(sentence, (raw,)))
     dump = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    dump = asdict(dump) if is_dataclass(dump) else dump
     blocks.append(TextBlock(f"\n```json\n{json.dumps(dump, default=str)}\n```"))
     return map_citations(value, blocks)
 

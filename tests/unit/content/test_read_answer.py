@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jsonschema
 import pytest
-from pydantic import BaseModel, RootModel, field_validator
+from pydantic import AliasPath, BaseModel, Field, RootModel, field_validator
 
 from batchata_prefect.content.citations.quotes import quoted_schema, read_quoted
 from batchata_prefect.content.schema import (
@@ -402,6 +402,26 @@ def test_values_of_the_prompt_keep_their_titles() -> None:
     assert shown["default"] == value
     assert shown["examples"] == [value]
     assert shown.get("title") is None
+
+
+class Pathed(BaseModel):
+    first: str = Field(validation_alias=AliasPath("names", 0))
+    last: str = Field(validation_alias=AliasPath("names", 1))
+    x: int = Field(validation_alias=AliasPath("point", "x"))
+    y: float = Field(validation_alias=AliasPath("point", "y"))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_fields_that_are_looked_for_in_one_value_are_asked_for_as_one(provider: str) -> None:
+    """Two paths into a list or an object do not replace each other."""
+    schema = answer_schema(Pathed)
+    answer = {"names": ["Ann", "Lee"], "point": {"x": 1, "y": 2.5}}
+    converted = asked_for(schema, PROVIDERS[provider], job_id="a")
+    assert FAULTS[provider](converted) == []
+    jsonschema.validate(answer, converted)
+    assert not jsonschema.Draft202012Validator(converted).is_valid({"names": [], "point": {}})
+    found = read_answer(json.dumps(answer), schema)
+    assert (found.first, found.last, found.x, found.y) == ("Ann", "Lee", 1, 2.5)
 
 
 # Quotes
