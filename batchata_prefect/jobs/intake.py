@@ -271,7 +271,10 @@ class Intake:
                 f"{provider.name} batch may hold ({provider.limits.max_bytes:,} bytes)"
             )
         for parameter in request.left_out:
-            self._warn_left_out(job.model, parameter)
+            if (job.model, parameter) not in self._left_out:
+                self._left_out.add((job.model, parameter))
+                told = "%s does not take %r; the default is left out of its jobs"
+                logger.warning(told, job.model, parameter)
         schema: str | None = None
         if job.response_model is not None:
             answer = answer_schema(job.response_model)
@@ -281,13 +284,6 @@ class Intake:
             object.__setattr__(job, "id", _made_id(request.endpoint, request.body))
         self.open_spool().add(job, request, named=named, answer_schema=schema)
         return job, provider, schema
-
-    def _warn_left_out(self, model: str, parameter: str) -> None:
-        if (model, parameter) not in self._left_out:
-            self._left_out.add((model, parameter))
-            logger.warning(
-                "%s does not take %r; the default is left out of its jobs", model, parameter
-            )
 
     def open_spool(self) -> Spool:
         """Where the jobs are written, made where there is none yet."""

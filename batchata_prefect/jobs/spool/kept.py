@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 
 from batchata_prefect.files import make_folder, whole_file, write_json
-from batchata_prefect.jobs.spool.layout import BUFFER_BYTES, Facts
+from batchata_prefect.jobs.spool.layout import Facts
 from batchata_prefect.jobs.spool.spool import Spool
 
 _FILES = ("index", "contexts", "bodies")
@@ -112,8 +112,5 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.blake2b()
     with path.open("rb", buffering=0) as file:
-        while piece := file.read(BUFFER_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "blake2b").hexdigest()

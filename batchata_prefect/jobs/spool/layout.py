@@ -219,7 +219,8 @@ def pack(context: Mapping[str, Any]) -> bytes:
 
     Args:
         context: The job's `id`, and where it has them its `metadata`, `tags`, `schema`,
-            `citations`, `sources`, `files`, `prefix`, `accept_truncated` and `fault`.
+            `citations`, `sources`, `files`, `prefix`, `accept_truncated` and `fault`; what is
+            empty is not kept.
 
     Raises:
         TypeError: A value is not JSON.
@@ -228,7 +229,7 @@ def pack(context: Mapping[str, Any]) -> bytes:
     if len(context) == 1:
         return job_id + b"\t\t\t"
     metadata, tags = context.get("metadata"), context.get("tags")
-    rest = {name: context[name] for name in _REST if name in context}
+    rest = {name: value for name in _REST if (value := context.get(name))}
     return _BETWEEN.join(
         (
             job_id,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from batchata_prefect.files import copy_start, make_folder, private, whole_file
 from batchata_prefect.jobs.spool.index import (
@@ -112,27 +112,22 @@ class Spool:
             named: Whether the user gave the id; other ids are numbered where they repeat.
             answer_schema: Digest of its answer schema.
         """
-        context: dict[str, Any] = {"id": job.id}
-        if job.metadata:
-            context["metadata"] = job.metadata
-        if job.tags:
-            context["tags"] = list(dict.fromkeys(job.tags))
-        if answer_schema:
-            context["schema"] = answer_schema
-        if job.citing and not {"citations", "enable_citations"} & set(request.left_out):
-            context["citations"] = job.citing
-        if job.accept_truncated:
-            context["accept_truncated"] = True
-        if request.sources:
-            context["sources"] = request.sources
-        if request.files:
-            context["files"] = [digest for digest, _ in request.files]
-            for digest, file_bytes in dict(request.files).items():
-                jobs, _ = self.files.get(digest, (0, 0))
-                self.files[digest] = (jobs + 1, file_bytes)
-        if request.prefix:
-            context["prefix"] = request.prefix
-            self.has_prefixes = True
+        cites = not {"citations", "enable_citations"} & set(request.left_out)
+        context = {
+            "id": job.id,
+            "metadata": job.metadata,
+            "tags": list(dict.fromkeys(job.tags)),
+            "schema": answer_schema,
+            "citations": job.citing if cites else None,
+            "sources": request.sources,
+            "files": [name for name, _ in request.files],
+            "prefix": request.prefix,
+            "accept_truncated": job.accept_truncated,
+        }
+        for name, file_bytes in dict(request.files).items():
+            jobs, _ = self.files.get(name, (0, 0))
+            self.files[name] = (jobs + 1, file_bytes)
+        self.has_prefixes = self.has_prefixes or bool(request.prefix)
         family = self.family(request, job.id)
         self.put(job.id, pack(context), family, request.body, request.estimate, named=named)
 

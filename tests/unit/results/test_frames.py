@@ -61,6 +61,9 @@ def written(folder: Path, lines: list[dict[str, Any]]) -> Path:
         (["a", 1], "string", ['"a"', "1"]),
         ([[1], {"b": None}], "string", ["[1]", '{"b":null}']),
         ([2**63, 1], "string", [str(2**63), "1"]),
+        # A float would lose a digit.
+        ([1, 2**53 + 1], "int64", [1, 2**53 + 1]),
+        ([0.5, 2**53 + 1], "string", ["0.5", str(2**53 + 1)]),
     ],
 )
 def test_a_field_of_the_metadata_is_a_column_of_one_type(tmp_path, values, kind, cells):

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -92,32 +91,6 @@ def test_frames_and_parquet(tmp_path: Path) -> None:
         assert table["answer.account"].to_pylist() == [ACCOUNT, "1"]
         assert table["answer.share"].to_pylist() == [SHARE.rstrip("0") + "0", "12.3"]
         assert table["answer.list"].to_pylist() == [f"[{SHARE},{ACCOUNT}]", None]
-
-
-@pytest.mark.parametrize(
-    ("answers", "kind", "values"),
-    [
-        (['{"account": 1, "share": 1.5}', '{"account": 2, "share": 2}'], "double", [1.5, 2.0]),
-        (
-            ['{"account": 1, "share": 0.5}', '{"account": 2, "share": 9007199254740993}'],
-            "string",
-            ["0.5", "9007199254740993"],
-        ),
-        (
-            ['{"account": 1, "share": 1}', '{"account": 2, "share": 9007199254740993}'],
-            "int64",
-            [1, 9007199254740993],
-        ),
-    ],
-)
-def test_a_column_has_a_type_that_loses_nothing(
-    tmp_path: Path, answers: list[str], kind: str, values: list[Any]
-) -> None:
-    """Floats, where every number of it is one."""
-    pytest.importorskip("pyarrow")
-    folder = write(tmp_path / "out", *answers)
-    column = arrow_table(folder / "results.jsonl")["answer.share"]
-    assert (str(column.type), column.to_pylist()) == (kind, values)
 
 
 def test_a_file_for_each_job(tmp_path: Path) -> None:
