@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -76,7 +76,8 @@ def results(
     if export is not None and export.suffix.lower() not in {".jsonl", ".csv", ".tsv"}:
         raise ValidationError(f"{str(export)!r}: write to a name that ends in .jsonl, .csv or .tsv")
     source = _source(results_dir)
-    rows = _rows(source, status, code, failed=failed, limit=limit)
+    select = partial(_rows, status=status, codes=code, failed=failed, limit=limit)
+    rows = select(source)
     if export is not None:
         # Of a run that is over, the results stand in the order of the rows that they are of.
         numbered = source
@@ -85,8 +86,7 @@ def results(
             if file is not None and export.resolve() == Path(file.path).resolve():
                 raise ValidationError(f"{str(export)!r} is the file that these jobs were made from")
             numbered = Joined(source, None if no_input_columns else file)
-        again = partial(_rows, numbered, status, code, failed, limit)
-        number = _export(again(), export, again, raw_cells=raw_cells)
+        number = _export(partial(select, numbered), export, raw_cells)
         tell(f"{counted(number, 'row')} written to {export}")
     elif as_json:
         print_json("results", {"rows": list(rows)})
@@ -154,6 +154,7 @@ def _jobs_file(results: Path) -> JobsFile | None:
 
 def _rows(
     source: Iterable[dict[str, Any]],
+    *,
     status: str | None,
     codes: tuple[str, ...],
     failed: bool,
@@ -232,14 +233,14 @@ def _show_failed(results_dir: Path, rows: Iterator[dict[str, Any]]) -> None:
     show(f"Try them again: batchata retry {results_dir} --help")
 
 
-def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells: bool) -> int:
+def _export(rows: Callable[[], Iterator[dict[str, Any]]], path: Path, raw_cells: bool) -> int:
     kind = path.suffix.lower()
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             if kind == ".jsonl":
-                return sum(1 for row in rows if file.write(dumps(row) + "\n"))
+                return sum(1 for row in rows() if file.write(dumps(row) + "\n"))
             table = csv.writer(file, delimiter="\t" if kind == ".tsv" else ",")
-            return _export_table(rows, table, again, raw_cells=raw_cells)
+            return _export_table(rows, table, _cell if raw_cells else _shielded)
     except OSError as error:
         if error.filename is None:
             raise StateError(f"{str(path)!r} is cut short: {error.strerror}") from error
@@ -249,13 +250,13 @@ def _export(rows: Iterator[dict[str, Any]], path: Path, again: Any, *, raw_cells
 
 
 def _export_table(
-    rows: Iterator[dict[str, Any]], table: Any, again: Any, *, raw_cells: bool
+    rows: Callable[[], Iterator[dict[str, Any]]], table: Any, told: Callable[[Any], Any]
 ) -> int:
     """Rows with a column for each top field of the parsed answers and of the metadata."""
     plain: dict[str, None] = {}
     answer: dict[str, None] = {}
     metadata: dict[str, None] = {}
-    for row in again():
+    for row in rows():
         if not row.keys() <= plain.keys():
             new = (name for name in row if name not in plain and _is_plain(name, row))
             plain |= dict.fromkeys(new)
@@ -266,10 +267,9 @@ def _export_table(
         *(f"answer.{name}" for name in answer),
         *(f"metadata.{name}" for name in metadata),
     ]
-    told = _cell if raw_cells else _shielded
     table.writerow([told(name) for name in head])
     number = 0
-    for row in rows:
+    for row in rows():
         number += 1
         parsed, own = _fields(row, "parsed_response_json"), _fields(row, "metadata_json")
         values = [

@@ -162,19 +162,15 @@ def _done(
 
 def _values(line: BatchStatus) -> dict[str, Any]:
     """A batch in flight as JSON."""
-    chunk, batch, expires = line.entry.chunk, line.batch, line.expires_at
-    status = batch.raw_status if batch else "not known to be created"
+    facts, expires = line.facts(), line.expires_at
+    status = line.batch.raw_status if line.batch else "not known to be created"
     return {
-        "name": chunk.name,
-        "provider": chunk.provider,
-        "batch_id": line.batch_id,
+        **{name: facts[name] for name in ("name", "provider", "batch_id", "jobs", "sent_at")},
         "status": f"not told: {line.trouble}" if line.trouble else status,
-        "jobs": chunk.count,
         "answered": line.running_answered,
-        "sent_at": line.entry.since.isoformat(),
         "overdue": line.is_overdue,
         "expires_at": expires.isoformat() if expires else None,
-        "reserved_usd": None if chunk.reserved_usd is None else float(chunk.reserved_usd),
+        "reserved_usd": facts["estimated_usd"],
     }
 
 

@@ -64,6 +64,9 @@ def batch(number: int, status: str = "running", **changes: Any) -> dict[str, Any
     }
 
 
+LOST_ONE = batch(1, "failed", completed=999, failed=1, cost=1.0)
+
+
 def shown(
     batches: dict[str, Any] | None = None, width: int = 80, elapsed: float = 723, **changes: Any
 ) -> str:
@@ -143,19 +146,6 @@ def test_jobs_of_a_running_batch(changes: dict[str, Any], expected: str) -> None
     assert ("0/1,000" in row) == ("00/1,000" in expected)
 
 
-def test_batch_with_a_failed_job_is_not_a_failed_batch() -> None:
-    """A batch that lost one job of a thousand is complete, with its failure counted."""
-    row = shown({"a": batch(1, "failed", completed=999, failed=1, cost=1.0)}, 120)
-    assert "complete  anthropic claude-sonnet-5-5" in row
-    assert "1,000/1,000 (1 failed)" in row
-
-
-def test_failed_batch_tells_why() -> None:
-    """The reason of a failed batch is on the screen, not its state alone."""
-    text = shown({"a": batch(1, "failed", error="Enqueued token limit reached")})
-    assert "#1: Enqueued token limit reached" in text
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -164,11 +154,15 @@ def test_failed_batch_tells_why() -> None:
         ({"waiting_for": "openai tokens"}, "waiting for openai tokens"),
         ({"resumed": 900}, "900 of these answered by an earlier run"),
         ({"total": 0, "completed": 0, "failed": 0, "active": 0, "pending": 0}, "no jobs yet"),
+        # A batch that lost one job of a thousand is complete, with its failure counted.
+        ({"batches": {"a": LOST_ONE}}, "complete anthropic claude-sonnet-5-5 #1"),
+        ({"batches": {"a": LOST_ONE}}, "1,000/1,000 (1 failed)"),
+        ({"batches": {"a": batch(1, "failed", error="Too many")}}, "#1: Too many"),
     ],
 )
 def test_view_says(changes: dict[str, Any], expected: str) -> None:
-    """An unknown cost is never shown as 0; waiting and earlier answers are said."""
-    assert expected in squeezed(shown(**changes))
+    """An unknown cost is never shown as 0; waiting, earlier answers and why one failed are said."""
+    assert expected in squeezed(shown(width=120, **changes))
 
 
 def test_lines_without_a_terminal_come_on_change_and_not_too_often() -> None:
