@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import orjson
 from cyclopts import Parameter
@@ -17,7 +17,7 @@ from batchata_prefect.cli.output import tell
 from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.money.own import read_prices
 from batchata_prefect.options import FileOptions
-from batchata_prefect.providers.accounts import tables
+from batchata_prefect.records.note import directory_of
 
 
 def sandbox(
@@ -191,15 +191,16 @@ def _parameters(
             "uses Batch"
         )
     values = {**checked(told), "jobs": whole(jobs), "results_dir": whole(out)}
-    FileOptions.of(values)
-    if "prices" in values:
-        values["prices"] = _prices(values["prices"])
+    options = FileOptions.of(values)
+    # Workers have another current folder, and not the files.
+    if options.documents_root is not None:
+        values["documents_root"] = whole(options.documents_root)
+    if options.state is not None:
+        values["state"] = str(directory_of(options.state) or options.state)
     if "accounts" in values:
-        values["accounts"] = tables(values["accounts"])
+        values["accounts"] = options.accounts
+    if "prices" in values:
+        # Through text, in which no digit of a price is rounded.
+        prices = orjson.dumps(read_prices(values["prices"]), default=str)
+        values["prices"] = orjson.loads(prices)
     return values
-
-
-def _prices(path: str) -> dict[str, Any]:
-    """A price file as plain values: a worker elsewhere does not have it."""
-    # Through text, in which no digit of a price is rounded.
-    return cast("dict[str, Any]", orjson.loads(orjson.dumps(read_prices(path), default=str)))

@@ -193,6 +193,23 @@ def test_in_a_deployed_flow(name: str, here: Path) -> None:
     assert getattr(FileOptions.of(jobs_from_file.validate_parameters(sent)), name) == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "sent"),
+    [
+        ("state", "rec", "{here}/rec"),
+        ("state", "./a/rec", "{here}/a/rec"),
+        ("state", "s3-bucket/rec", "s3-bucket/rec"),
+        ("documents_root", "docs", "{here}/docs"),
+        ("documents_root", "s3://bucket/docs", "s3://bucket/docs"),
+    ],
+)
+def test_a_folder_of_a_deployed_flow_is_that_of_the_command(
+    name: str, given: str, sent: str, here: Path
+) -> None:
+    """A worker has another current folder: it would not find the records of its own last try."""
+    assert _parameters("jobs.csv", {name: given}, "out")[name] == sent.format(here=here)
+
+
 @pytest.mark.parametrize("name", TOLD)
 def test_in_a_block(name: str) -> None:
     """A field of the block reaches the batch that it triggers; others are refused with why."""
