@@ -91,7 +91,7 @@ def test_sigterm_after_the_time_limit(
     known = canceled(provider, name)
     provider.limits(seconds=60)
     provider.fault(name, mode="stuck_canceling", seconds=600)
-    job = jobs(tmp_path, MODELS[name], time_limit_seconds=10)
+    job = jobs(tmp_path, MODELS[name], time_limit_seconds=4)
     pid = forker.start(job)
     until(lambda: canceled(provider, name) > known, job)
     time.sleep(1)

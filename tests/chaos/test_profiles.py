@@ -140,12 +140,16 @@ def test_killed_with_a_batch_at_each(
 
 
 def test_canceled_at_the_time_limit(
-    provider: Sandbox, tmp_path: Path, accounts: Any, billed: Callable[[], list[Any]]
+    provider: Sandbox,
+    tmp_path: Path,
+    accounts: Any,
+    billed: Callable[[], list[Any]],
+    short_limits: None,
 ) -> None:
     """What ran by then is collected, the rest is sent by the next run, nothing is paid twice."""
     jobs = 4
-    provider.limits(seconds=30)
-    run = make(tmp_path / "out", accounts, jobs).add_time_limit(seconds=10).run()
+    provider.limits(seconds=15)
+    run = make(tmp_path / "out", accounts, jobs).add_time_limit(seconds=5).run()
     counts = run.status()
     assert counts["completed"] == len(billed())
     assert counts["completed"] < jobs * len(EACH), counts

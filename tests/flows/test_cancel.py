@@ -30,36 +30,12 @@ CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 JOBS = 40
 
 
-@pytest.fixture(scope="module")
-def slow(prefect_server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+@pytest.fixture
+def provider(prefect_server, sandbox: Sandbox) -> Iterator[Sandbox]:
     """A sandbox whose batches take long enough to be cancelled in the middle."""
-    with Sandbox(tmp_path_factory.mktemp("slow"), seconds=4) as server:
-        yield server
-
-
-@pytest.fixture
-def provider(slow: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
-    """The same without faults, with its addresses and keys in the environment."""
-    slow.clear_faults()
-    for name, value in slow.environment().items():
-        monkeypatch.setenv(name, value)
-    yield slow
-    slow.clear_faults()
-    slow.settle()
-
-
-@pytest.fixture
-def forker(provider: Sandbox) -> Iterator[Forker]:
-    """Starts runs in processes of their own."""
-    forker = Forker({})
-    yield forker
-    forker.close()
-
-
-@pytest.fixture
-def billed(provider: Sandbox) -> Callable[[], list[Any]]:
-    before = len(list(provider.ledger.billed()))
-    return lambda: list(provider.ledger.billed())[before:]
+    sandbox.limits(seconds=4)
+    yield sandbox
+    sandbox.limits(seconds=0.1)
 
 
 def make(tmp_path: Path) -> Batch:
@@ -143,6 +119,7 @@ def test_cancel_collects_what_was_finished(tmp_path: Path, provider: Sandbox, bi
     assert f"{len(results['completed'])} of {JOBS} jobs answered" in str(
         state_of(run.flow_run_id).message
     )
+    provider.limits(seconds=0.1)
     again = make(tmp_path).run()
     assert again.manifest is not None
     assert again.manifest["counts"]["completed"] == JOBS
@@ -162,6 +139,7 @@ def test_detach_leaves_the_batches_running(tmp_path: Path, provider: Sandbox, bi
     assert run.manifest["status"] == "detached"
     codes = Counter(result.error_code for result in run.results()["cancelled"])
     assert codes == {"in_flight": JOBS}
+    provider.settle()
     make(tmp_path).run()
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert len(list(provider.ledger.batches())) - known == 4
@@ -219,6 +197,7 @@ def test_signals(
     assert f"{counts['cancelled']} cancelled" in shown.description
     assert "in flight" not in shown.description
     assert shown.data == round(100 * counts["completed"] / JOBS, 1)
+    provider.limits(seconds=0.1)
     assert forker.run(job)[0] == 0
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
@@ -244,6 +223,7 @@ def test_a_second_interrupt_leaves_at_once(
     assert f"{JOBS} in flight in 4 provider batches" in shown.description
     assert shown.data == 0
     provider.clear_faults()
+    provider.limits(seconds=0.1)
     assert forker.run(job)[0] == 0, log_of(job)
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
@@ -256,6 +236,7 @@ def test_killed_while_it_cancels(forker: Forker, provider: Sandbox, tmp_path: Pa
     time.sleep(0.25)
     os.kill(pid, signal.SIGKILL)
     assert forker.wait() in {-9, 130}
+    provider.limits(seconds=0.1)
     assert forker.run(job)[0] == 0, log_of(job)
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
 
@@ -268,6 +249,7 @@ def test_detach_at_ctrl_c(forker: Forker, provider: Sandbox, tmp_path: Path, bil
     os.kill(pid, signal.SIGINT)
     assert forker.wait() == 130
     assert in_flight(provider)
+    provider.settle()
     assert forker.run(job)[0] == 0
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
     assert len(list(provider.ledger.batches())) - known == 4
@@ -296,7 +278,7 @@ def test_a_cancelled_batch_that_shows_its_answers_late_is_not_taken_for_empty(
 ) -> None:
     """What it has answered is in the results or paid for in no other batch, counts or none."""
     provider.fault("openai", mode="no_output", counts=False, times=None)
-    timer = threading.Timer(4, provider.clear_faults)
+    timer = threading.Timer(1, provider.clear_faults)
 
     def cancel(run: BatchRun) -> None:
         if timer.ident is None:
@@ -305,6 +287,7 @@ def test_a_cancelled_batch_that_shows_its_answers_late_is_not_taken_for_empty(
 
     results = run_with(make(tmp_path), cancel).results()
     timer.join()
+    provider.limits(seconds=0.1)
     assert {each.model for each in results["completed"]} == {CLAUDE, GPT}
     make(tmp_path).run()
     assert max(Counter(row.body_digest for row in billed()).values()) == 1

@@ -21,24 +21,28 @@ GPT = "gpt-6-luna"
 AZURE = {"model": "fleet", "provider": "azure"}
 GEMINI = {"model": "gemini-2.5-flash"}
 PRICES = {"fleet": {"input": 0.05, "output": 0.25}}
-BATCHES, JOBS_EACH = 20, 5
+BATCHES, JOBS_EACH = 12, 5
 TEXT = "word " * 80
 
 
 @pytest.fixture
 def tight(sandbox):
     """A sandbox that lets about three of the test's batches wait at once."""
-    sandbox.limits(enqueued_tokens=1_800, seconds=0.4)
+    sandbox.limits(enqueued_tokens=1_800, seconds=0.3)
     yield sandbox
     sandbox.limits(enqueued_tokens=None, seconds=0.1)
 
 
 def make(
-    tmp_path: Path, name: str = "out", job: dict[str, Any] | None = None, **options: Any
+    tmp_path: Path,
+    name: str = "out",
+    job: dict[str, Any] | None = None,
+    batches: int = BATCHES,
+    **options: Any,
 ) -> Batch:
     batch = Batch(tmp_path / name, items_per_batch=JOBS_EACH, **options)
     batch.set_state(file=tmp_path / "state")
-    for n in range(BATCHES * JOBS_EACH):
+    for n in range(batches * JOBS_EACH):
         text = f"{tmp_path} {name} {n}: {TEXT}"
         batch.add_job(
             prompt=text, **(job or {"model": GPT}), max_tokens=50, accept_truncated=True, id=f"j{n}"
@@ -46,10 +50,10 @@ def make(
     return batch
 
 
-def check(run: BatchRun) -> Counter[str]:
+def check(run: BatchRun, batches: int = BATCHES) -> Counter[str]:
     """All answered at the first attempt; what became of the batches."""
     results = run.results()
-    assert len(results["completed"]) == BATCHES * JOBS_EACH
+    assert len(results["completed"]) == batches * JOBS_EACH
     assert {len(result.attempts) for result in results["completed"]} == {1}
     assert run.manifest is not None
     assert run.manifest["reserved_usd"] == 0
@@ -92,10 +96,10 @@ def test_two_runs_at_once(tmp_path: Path, tight) -> None:
 
 def test_a_job_larger_than_the_limit(tmp_path: Path, tight) -> None:
     """It fails alone, and says why; the others do not wait for it."""
-    batch = make(tmp_path, max_attempts=1)
+    batch = make(tmp_path, batches=3, max_attempts=1)
     batch.add_job(prompt=f"{tmp_path} {TEXT * 40}", model=GPT, max_tokens=50, id="large")
     results = batch.run().results()
-    assert len(results["completed"]) == BATCHES * JOBS_EACH
+    assert len(results["completed"]) == 3 * JOBS_EACH
     (failed,) = results["failed"]
     assert failed.job_id == "large"
     assert failed.error_code == "token_limit_exceeded"
@@ -111,11 +115,11 @@ def test_a_dead_holder_is_forgotten(tmp_path: Path, tight) -> None:
     name = f"enqueued tokens of {GPT} at {tight.environment()['OPENAI_BASE_URL']}"
 
     async def hold() -> None:
-        await Share(name, "a run that was killed", 0, lambda: 1_800, lasts=3).settle()
+        await Share(name, "a run that was killed", 0, lambda: 1_800, lasts=2).settle()
 
     asyncio.run(hold())
     began = time.monotonic()
-    check(make(tmp_path, quota={GPT: 1_800}).run())
-    assert time.monotonic() - began > 2
+    check(make(tmp_path, batches=3, quota={GPT: 1_800}).run(), batches=3)
+    assert time.monotonic() - began > 1
     now = datetime.now(UTC)
     assert all(each.is_over(now) or not each.amount for each in asyncio.run(Register().read(name)))

@@ -80,16 +80,16 @@ def test_prefect_goes_away(
             "PREFECT_API_URL": server.url,
             "PREFECT_LOGGING_TO_API_ENABLED": "true",
             "PREFECT_CLIENT_MAX_RETRIES": "0",
-            "BATCHATA_PREFECT_SECONDS": "60" if comes_back else "2",
+            "BATCHATA_PREFECT_SECONDS": "60" if comes_back else "1",
         }
     )
     job = told(tmp_path, jobs=JOBS)
-    sandbox.limits(seconds=6)
+    sandbox.limits(seconds=3)
     try:
         start_until_sent(forker, sandbox, job, 2)
         server.kill()
         if comes_back:
-            time.sleep(8)  # it is away when the run is to end
+            time.sleep(5)  # it is away when the run is to end
             server.start()
         assert forker.wait() == 0, log_of(job)
     finally:

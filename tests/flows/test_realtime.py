@@ -28,8 +28,8 @@ CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 
 
 @pytest.fixture
-def slow(sandbox: Sandbox) -> Iterator[Sandbox]:
-    """A sandbox whose batches take a minute."""
+def slow(sandbox: Sandbox, short_limits: None) -> Iterator[Sandbox]:
+    """A sandbox whose batches take a minute, and deadlines that are near."""
     sandbox.limits(seconds=60)
     yield sandbox
     sandbox.limits(seconds=0.1)
@@ -49,7 +49,7 @@ def billed(sandbox: Sandbox):
 
 def make(tmp_path: Path, jobs: int = 24, text: str = "", usd: float = 5, **options: Any) -> Batch:
     batch = Batch(tmp_path / "out", items_per_batch=6, **options).set_state(file=tmp_path / "state")
-    batch.add_time_limit(seconds=10, on_deadline="realtime", realtime_usd=usd, margin_seconds=8)
+    batch.add_time_limit(seconds=8, on_deadline="realtime", realtime_usd=usd, margin_seconds=7)
     for n in range(jobs):
         model = GPT if n % 2 else CLAUDE
         batch.add_job(prompt=f"{tmp_path} {n} {text}", model=model, max_tokens=100, id=f"j{n}")
@@ -170,7 +170,7 @@ def test_a_stop_in_the_middle(tmp_path: Path, slow, billed) -> None:
     assert once_each(both(billed))
 
 
-def test_unknown_realtime_prices_are_refused(tmp_path: Path, sandbox, billed) -> None:
+def test_unknown_realtime_prices_are_refused(tmp_path: Path, sandbox, short_limits, billed) -> None:
     """A limit on realtime requests needs their price, before anything is sent."""
     batch = make(tmp_path, jobs=2, prices={"ft:gpt-6-luna:me": {"input": 1, "output": 1}})
     batch.add_job(prompt="x", model="ft:gpt-6-luna:me", max_tokens=10)
@@ -210,7 +210,7 @@ def test_its_replies_outlive_the_machine(
         with temporary_settings({PREFECT_HOME: tmp_path / home}):
             batch = Batch(url, items_per_batch=6).set_state(file=tmp_path / "state")
             batch.add_time_limit(
-                seconds=10, on_deadline="realtime", realtime_usd=5, margin_seconds=8
+                seconds=8, on_deadline="realtime", realtime_usd=5, margin_seconds=7
             )
             for n in range(6):
                 batch.add_job(prompt=f"{tmp_path} {n}", model=GPT, max_tokens=100, id=f"j{n}")

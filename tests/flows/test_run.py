@@ -403,11 +403,13 @@ def test_an_unknown_price_without_a_limit_is_unknown_and_not_zero(tmp_path: Path
     assert run.status()["cost_usd"] is None
 
 
-def test_the_time_limit_collects_what_was_finished(tmp_path: Path, sandbox, bill) -> None:
+def test_the_time_limit_collects_what_was_finished(
+    tmp_path: Path, sandbox, short_limits, bill
+) -> None:
     """At the deadline the batch is cancelled, what was answered comes back, the rest is marked."""
-    sandbox.limits(seconds=60)
+    sandbox.limits(seconds=30)
     try:
-        batch = mixed(tmp_path, 40, items_per_batch=20).add_time_limit(seconds=10)
+        batch = mixed(tmp_path, 40, items_per_batch=20).add_time_limit(seconds=5)
         run = batch.run()
     finally:
         sandbox.limits(seconds=0.1)
@@ -415,7 +417,7 @@ def test_the_time_limit_collects_what_was_finished(tmp_path: Path, sandbox, bill
     assert run.manifest is not None
     times = [datetime.fromisoformat(run.manifest[name]) for name in ("started_at", "finished_at")]
     # The limit, two seconds that the sandbox takes to settle a cancel, and time to write.
-    assert (times[1] - times[0]).total_seconds() < 10 + 2 + 4
+    assert (times[1] - times[0]).total_seconds() < 5 + 2 + 4
     assert {batch["reason"] for batch in run.manifest["batches"]} == {"Time limit exceeded"}
     assert len(results["completed"]) + len(results["failed"]) == 40
     assert len(results["completed"]) == sum(bill().values())

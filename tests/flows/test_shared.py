@@ -375,8 +375,8 @@ def test_processes_and_kills(name, tmp_path: Path):
     def start(n: int, seconds: float) -> int:
         return forkers[n].start_python("-c", CLAIMANT, name, f"run-{n}", path, limit, seconds)
 
-    processes = [start(n, 9) for n in range(4)]
-    until = time.monotonic() + 9
+    processes = [start(n, 5) for n in range(4)]
+    until = time.monotonic() + 5
     kills = 0
     while time.monotonic() < until or kills < 4:
         time.sleep(rng.uniform(0.3, 1.0))
@@ -386,7 +386,7 @@ def test_processes_and_kills(name, tmp_path: Path):
         os.kill(processes[n], signal.SIGKILL)
         forkers[n].wait()
         kills += 1
-        processes[n] = start(n, 4)
+        processes[n] = start(n, 2)
     for forker in forkers:
         assert forker.wait_python().returncode == 0
         forker.close()

@@ -294,6 +294,7 @@ STOPS = {
 def test_states_of_a_run_that_ends_early(
     tmp_path: Path,
     sandbox: Sandbox,
+    short_limits: None,
     monkeypatch: pytest.MonkeyPatch,
     stop: Any,
     of_run: str,
@@ -306,7 +307,7 @@ def test_states_of_a_run_that_ends_early(
         # Its provider takes the cancellation, and does not end it.
         monkeypatch.setenv("BATCHATA_SETTLE_SECONDS", "1")
         sandbox.fault("openai", mode="stuck_canceling", seconds=30)
-        batch.add_time_limit(seconds=10)
+        batch.add_time_limit(seconds=4)
 
     def on_progress(_stats: Any, _seconds: float, data: dict[str, Any]) -> None:
         if stop and any(each["batch_id"] for each in data.values()):
