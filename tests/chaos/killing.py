@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,19 @@ def _warm() -> _Warm:
 class Forker:
     """Starts runs in forks of a process that has everything imported, one at a time.
 
-    They talk to the Prefect server of the tests, but where the environment says another.
+    They talk to the Prefect server of the tests, but where the environment says another; what is
+    None in it, they do not have.
     """
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str | None]) -> None:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(_warm().address)
         self._stream = connection.makefile("rw")
         connection.close()
         if api := PREFECT_API_URL.value():
             environment = {"PREFECT_API_URL": api, **environment}
-        self._say({**os.environ, **environment})
+        everything = {**os.environ, **environment}
+        self._say({name: value for name, value in everything.items() if value is not None})
 
     def _say(self, told: dict[str, Any]) -> None:
         print(json.dumps(told), file=self._stream, flush=True)

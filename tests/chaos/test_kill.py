@@ -18,7 +18,7 @@ from batchata_prefect.sandbox import Sandbox
 from tests.chaos.killing import EVERYWHERE, Forker, check_all_paid_once, log_of, told, until
 
 CHAOS = int(os.environ.get("BATCHATA_CHAOS", "0"))
-KILLS = CHAOS or 12
+KILLS = CHAOS or 8
 DROPPED = CHAOS // 16 or 2
 JOBS = 16
 CALLS = [f"anthropic.{call}" for call in ("create", "retrieve", "results")]

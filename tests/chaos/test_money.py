@@ -22,7 +22,7 @@ from batchata_prefect.sandbox import Sandbox
 from tests.chaos.killing import MODELS, Forker, log_of, manifest_of, rows_of, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
-SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "2"))
+SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "1"))
 SECONDS = 0.3
 
 

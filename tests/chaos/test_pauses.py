@@ -22,7 +22,7 @@ from tests.chaos.killing import MODELS, TWO, Forker, check_all_paid_once, log_of
 pytestmark = pytest.mark.timeout(240)
 
 JOBS = 6
-ENVIRONMENT = {"BATCHATA_LEASE_SECONDS": "3"}
+ENVIRONMENT = {"BATCHATA_LEASE_SECONDS": "2"}
 
 
 def both(tmp_path: Path, model: str, **more: Any) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from batchata_prefect.sandbox import Sandbox
 from tests.chaos.killing import EVERYWHERE, Forker, told
 
 FIRST = int(os.environ.get("BATCHATA_CHAOS_FIRST", "0"))
-SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "8"))
+SCENARIOS = int(os.environ.get("BATCHATA_CHAOS", "6"))
 SECONDS = 0.25
 JOBS = 18
 FAULTS: list[tuple[Any, str, dict[str, Any]]] = [

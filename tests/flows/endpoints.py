@@ -39,6 +39,11 @@ def tables(servers: Mapping[str, Sandbox]) -> dict[str, dict[str, str]]:
     }
 
 
+def billed_of(servers: Mapping[str, Sandbox]) -> dict[str, int]:
+    """How many requests each server has billed."""
+    return {name: len(list(box.ledger.billed())) for name, box in servers.items()}
+
+
 def strangers(servers: Mapping[str, Sandbox]) -> dict[str, int]:
     """Servers that were called with a key that is not theirs, and how often."""
     return {

@@ -368,13 +368,9 @@ def test_a_prefect_server_that_is_not_there_is_one_sentence(
     cities: Path, sandbox, arguments: tuple[str, ...]
 ) -> None:
     """And an exit code, whichever command asks it."""
-    done = subprocess.run(
-        [sys.executable, "-m", "batchata_prefect.cli", *arguments],
-        cwd=cities,
-        env={**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"},
-        capture_output=True,
-        text=True,
-    )
+    forker = Forker({"PREFECT_API_URL": "http://127.0.0.1:9/api", "COLUMNS": "100"})
+    done = forker.python(*MODULE, *arguments, cwd=cities)
+    forker.close()
     said = " ".join(done.stderr.split())
     assert "Prefect cannot be reached at http://127.0.0.1:9/api" in said
     assert "Traceback" not in said

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chaos.killing import Forker
+
 RUN = """
 import sys
 from batchata_prefect import Batch
@@ -93,17 +95,12 @@ def test_what_is_wrong_is_said_before_any_server_starts(
     jobs, home = tmp_path / "jobs.csv", tmp_path / "home"
     jobs.write_text("text\nhello\n")
     keys = ("OPENAI", "ANTHROPIC", "PREFECT")
-    environment = {n: v for n, v in os.environ.items() if not n.startswith(keys)}
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "batchata_prefect.cli", "run", str(jobs)),
-            *("--prompt", "{text}", "--out", str(tmp_path / "out"), *arguments),
-        ],
-        env={**environment, "PREFECT_HOME": str(home), "HOME": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    without = dict.fromkeys([name for name in os.environ if name.startswith(keys)])
+    without["PREFECT_API_URL"] = None
+    forker = Forker({**without, "PREFECT_HOME": str(home), "HOME": str(tmp_path)})
+    rest = ("--prompt", "{text}", "--out", tmp_path / "out", *arguments)
+    done = forker.python("-m", "batchata_prefect.cli", "run", jobs, *rest, cwd=tmp_path)
+    forker.close()
     assert done.returncode in (2, 3), done.stderr
     assert told in done.stderr
     assert "Traceback" not in done.stderr
@@ -114,12 +111,9 @@ def test_an_empty_job_set_is_said_before_any_server_starts(tmp_path: Path) -> No
     """The same for a batch without jobs, in a program."""
     code = "import sys\nfrom batchata_prefect import Batch\nBatch(sys.argv[1]).run()"
     home = tmp_path / "home"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "out")],
-        env={**os.environ, "PREFECT_HOME": str(home)},
-        capture_output=True,
-        text=True,
-    )
+    forker = Forker({"PREFECT_API_URL": None, "PREFECT_HOME": str(home)})
+    done = forker.python("-c", code, tmp_path / "out")
+    forker.close()
     assert "the batch has no jobs" in done.stderr
     assert not (home / "prefect.db").exists()
 

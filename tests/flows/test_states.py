@@ -23,41 +23,16 @@ from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import FailedRun
-from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.states import AwaitingRetry
 
 from batchata_prefect import Batch, BatchSubmissionError
 from batchata_prefect.sandbox import Sandbox
 
+pytestmark = pytest.mark.usefixtures("recording")
+
 ROOT = Path(__file__).parents[2]
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 CUT = "[[sandbox:truncated]]"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory: pytest.TempPathFactory, prefect_tables: Path) -> Iterator[Any]:
-    """A Prefect server that records task runs and acts on events."""
-    home = tmp_path_factory.mktemp("server")
-    (home / "prefect").mkdir()
-    shutil.copyfile(prefect_tables, home / "prefect" / "prefect.db")
-    native = runpy.run_path(str(ROOT / "deployments" / "native.py"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("TASK_RUN_RECORDER", "TRIGGERS"):
-            patch.setenv(f"PREFECT_SERVER_SERVICES_{name}_ENABLED", "true")
-        with (
-            native["stack"](home, postgres=False) as stack,
-            temporary_settings(
-                {
-                    PREFECT_API_URL: stack.environment["PREFECT_API_URL"],
-                    PREFECT_LOCAL_STORAGE_PATH: home / "records",
-                }
-            ),
-        ):
-            # That of earlier tests would go on telling their server.
-            EventsWorker.drain_all()
-            yield stack
-            # What is not told before the server ends is tried for ever when the process ends.
-            EventsWorker.drain_all()
 
 
 def make(tmp_path: Path, jobs: int = 4, model: str = GPT, cut: int = 0, **told: Any) -> Batch:
@@ -210,15 +185,15 @@ def parameters(tmp_path: Path, cut: bool = False) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def served(server: Any, sandbox_process: Sandbox) -> Iterator[str]:
+def served(recording: Any, sandbox_process: Sandbox) -> Iterator[str]:
     """The deployed flow, served by a process of its own."""
-    log = (server.directory / "served.log").open("wb")
+    log = (recording.directory / "served.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "flows/jobs_from_file.py"],
         cwd=ROOT,
         env={
             **os.environ,
-            **server.environment,
+            **recording.environment,
             **sandbox_process.environment(),
             "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         },
@@ -372,7 +347,7 @@ def test_an_automation_on_failed_runs_fires_where_no_job_was_answered(
 
 @pytest.mark.parametrize("cut", [0, 1, 4])
 def test_a_flow_around_it_is_retried(
-    tmp_path: Path, server: Any, sandbox: Sandbox, cut: int
+    tmp_path: Path, recording: Any, sandbox: Sandbox, cut: int
 ) -> None:
     """The records say what is done, not what Prefect has kept: that may even be gone."""
     tries: list[int] = []
@@ -383,7 +358,7 @@ def test_a_flow_around_it_is_retried(
         tries.append(len(run.results()["failed"]))
         assert run.manifest is not None
         if len(tries) == 1:
-            shutil.rmtree(server.directory / "records")
+            shutil.rmtree(recording.directory / "records")
             raise RuntimeError("something of the flow's own")
         return run.manifest["counts"]["completed"]
 

@@ -21,11 +21,9 @@ from batchata_prefect.providers import (
     _kinds,  # pyright: ignore[reportPrivateUsage]
 )
 from batchata_prefect.providers.openai import OpenAI
-from tests.flows.test_states import GPT, ROOT, make, server
+from tests.flows.test_states import GPT, ROOT, make
 
-__all__ = ["server"]
-
-pytestmark = pytest.mark.usefixtures("server")
+pytestmark = pytest.mark.usefixtures("recording")
 
 
 class Shaky(OpenAI):
