@@ -80,7 +80,7 @@ def test_prefect_goes_away(
             "PREFECT_API_URL": server.url,
             "PREFECT_LOGGING_TO_API_ENABLED": "true",
             "PREFECT_CLIENT_MAX_RETRIES": "0",
-            "BATCHATA_PREFECT_SECONDS": "60" if comes_back else "1",
+            "BATCHATA_PREFECT_SECONDS": "60" if comes_back else "2",
         }
     )
     job = told(tmp_path, jobs=JOBS)
