@@ -54,18 +54,6 @@ async def paged(
         asked |= more
 
 
-def _oldest(client: Any, since: datetime) -> datetime:
-    """When, by the provider's clock, a batch was made at the earliest that was made since a time.
-
-    Args:
-        client: The SDK client, with which something was just called.
-        since: The time, by the provider's clock or by ours.
-    """
-    ahead = datetime.now(UTC) - (wire.now(client) or datetime.now(UTC))
-    # Whose clock it was is not known: an earlier start may have had another one.
-    return min(since, since - ahead) - CLOCK_MARGIN
-
-
 async def head_of(rows: AsyncGenerator[bytes], hidden: Collection[int] = (404,)) -> str | None:
     """By its first row, the head of the chunk that a file is of; empty where it is none of ours.
 
@@ -179,7 +167,9 @@ class Batches(ABC):
         """
         kept: list[Item] = []
         async for items in self.pages(client):
-            oldest = _oldest(client, since)
+            # Whose clock the time is by is not known: an earlier start may have had another one.
+            ahead = datetime.now(UTC) - (wire.now(client) or datetime.now(UTC))
+            oldest = min(since, since - ahead) - CLOCK_MARGIN
             moments = [self.made_at(item) for item in items]
             kept += [
                 item

@@ -265,9 +265,10 @@ def parameters(job: Job) -> dict[str, Any]:
 
 
 def max_tokens(
-    job: Job, params: dict[str, Any], names: Sequence[str], *, least: int, most: int | None
+    draft: Draft, params: dict[str, Any], names: Sequence[str], *, least: int = 1
 ) -> int:
     """The output tokens that a job may use; takes the provider's own names out of `params`."""
+    job, most = draft.job, draft.provider.most_output(draft.job.model)
     value: Any = job.max_tokens
     for name in names:
         if name in params:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from batchata_prefect.answers import Reply, TextBlock, Usage
+from batchata_prefect.answers import Outcome, Reply, TextBlock, Usage
 from batchata_prefect.content.exact_json import dumps
 from batchata_prefect.errors import blanked
-from batchata_prefect.providers.rows import object_at, opened, text_at, whole_number
+from batchata_prefect.providers.rows import EMPTY, object_at, opened, text_at, whole_number
 
 _THOUGHTS = ("reasoning", "thinking", "redacted_thinking", "logprobs", "message")
 """Kinds of items that say how an answer came about, and are none; a message is a remark."""
@@ -257,13 +257,16 @@ class RowError(NamedTuple):
     text: str | None
     status: int | None
 
-    def reply(self, custom_id: str, otherwise: str) -> Reply:
+    def reply(self, custom_id: str, otherwise: str, unrun: Mapping[str, Outcome] = EMPTY) -> Reply:
         """It as the reply of a request that was not answered.
 
         Args:
             custom_id: The request.
             otherwise: The code where there is neither word nor status.
+            unrun: The provider's words of a request that did not run -> what became of it.
         """
+        if (outcome := unrun.get(self.code or "")) is not None:
+            return Reply(custom_id, outcome, error_code=outcome, error=self.text)
         code = self.code or (otherwise if self.status is None else f"http_{self.status}")
         text = self.text
         if not text and self.status is not None:

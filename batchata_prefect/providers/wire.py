@@ -247,16 +247,23 @@ async def _call(
     import httpx2
 
     limit = asyncio.timeout(seconds)
-    with without_secrets():
-        try:
-            async with limit:
-                response = await method(path, cast_to=httpx2.Response, options=options, **more)
-        except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                raise TimeoutError(f"{path}: no answer within {seconds:.0f} s") from None
-            _hear(method.__self__, getattr(error, "response", None))
-            raise
-        _hear(method.__self__, response)
+    try:
+        async with limit:
+            response = await method(path, cast_to=httpx2.Response, options=options, **more)
+    except Exception as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            raise TimeoutError(f"{path}: no answer within {seconds:.0f} s") from None
+        _hear(method.__self__, getattr(error, "response", None))
+        if isinstance(error.__cause__, ReplyTooLargeError):
+            # The SDK says only that there was a connection error.
+            raise error.__cause__ from None
+        # Servers repeat the key that they refuse.
+        error.args = cast("tuple[Any, ...]", _clean(error.args))
+        for name in ("message", "body"):
+            if (value := getattr(error, name, None)) is not None:
+                setattr(error, name, _clean(value))
+        raise
+    _hear(method.__self__, response)
     return response
 
 
@@ -341,26 +348,6 @@ def moment(value: Any) -> datetime | None:
     if made.year < _OLDEST_YEAR:
         return None
     return made if made.tzinfo is not None else made.replace(tzinfo=UTC)
-
-
-@contextmanager
-def without_secrets() -> Generator[None]:
-    """Take keys out of the errors raised inside: servers repeat the key that they refuse."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error.__cause__, ReplyTooLargeError):
-            # The SDK says only that there was a connection error.
-            raise error.__cause__ from None
-        _redact(error)
-        raise
-
-
-def _redact(error: Any) -> None:
-    error.args = cast("tuple[Any, ...]", _clean(error.args))
-    for name in ("message", "body"):
-        if (value := getattr(error, name, None)) is not None:
-            setattr(error, name, _clean(value))
 
 
 def _clean(value: Any) -> Any:

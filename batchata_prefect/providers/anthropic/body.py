@@ -22,7 +22,6 @@ from batchata_prefect.providers.anthropic.facts import (
     OTHERS,
     OWN,
     most_pages,
-    most_tokens,
     takes_enabled_thinking,
     takes_forced_tool,
     takes_prefill,
@@ -84,7 +83,7 @@ def render(job: Job, provider: Provider) -> Request:
             "prompt what the answer shall be like",
         )
         draft.drop(params, _NOT_IN_A_BATCH, "Message Batches do not have it; leave it out")
-    limit = max_tokens(job, params, ("max_tokens",), least=1, most=most_tokens(job.model))
+    limit = max_tokens(draft, params, ("max_tokens",))
     content = _Content(draft)
     if job.messages:
         system, messages = _conversation(job, params)

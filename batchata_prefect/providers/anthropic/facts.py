@@ -91,23 +91,14 @@ def family(model: str) -> Family | None:
     return line or old_line, (int(major or old_major), int(minor or old_minor or 0))
 
 
-def most_tokens(model: str) -> int | None:
-    """The most output tokens; None where nothing is known.
-
-    The 300k of a beta need a header, which is not sent.
-    """
-    if not model.startswith("claude"):
-        return None
-    return 64_000 if _is_small(family(model)) else 128_000
-
-
 def most_pages(model: str) -> int:
     """The most PDF pages of a request."""
-    return 100 if _is_small(family(model)) else 600
+    return 100 if is_small(model) else 600
 
 
-def _is_small(found: Family | None) -> bool:
+def is_small(model: str) -> bool:
     """Whether a model has 200k context and 64k output: the 4.5 generation and older."""
+    found = family(model)
     return found is not None and found[1] <= (4, 5)
 
 

@@ -36,7 +36,7 @@ from batchata_prefect.providers import Key, LoginForm, Provider, Requests, lists
 from batchata_prefect.providers.failures import is_transient, status_of
 from batchata_prefect.providers.gemini.body import render
 from batchata_prefect.providers.gemini.client import Client
-from batchata_prefect.providers.gemini.facts import LIMITS, GeminiCounting, most_tokens
+from batchata_prefect.providers.gemini.facts import LIMITS, WRITES_65K, GeminiCounting
 from batchata_prefect.providers.gemini.replies import CODES, ordinary, read_row
 from batchata_prefect.providers.rows import count_at, object_at, objects_at, parse, text_at
 
@@ -88,7 +88,7 @@ class Gemini(Provider):
 
     @override
     def most_output(self, model: str) -> int | None:
-        return most_tokens(model)
+        return 65_536 if WRITES_65K.match(model) else None  # [models pages]
 
     @override
     def takes_temperature(self, model: str) -> bool | None:

@@ -14,7 +14,7 @@ from batchata_prefect.content.documents import Document
 from batchata_prefect.models import Job, Message, Request
 from batchata_prefect.providers import Provider
 from batchata_prefect.providers.bodies import file_in, titled
-from batchata_prefect.providers.gemini.facts import DIALECT, most_tokens
+from batchata_prefect.providers.gemini.facts import DIALECT
 from batchata_prefect.providers.refusals import check_text, foreign
 from batchata_prefect.providers.rendering import (
     MESSAGE,
@@ -90,7 +90,7 @@ def render(job: Job, provider: Provider) -> Request:
     foreign(draft, params, endpoint, {})
     system: Any = params.pop("system", None)
     config, body = _settings(job, params)
-    limit = max_tokens(job, config, ("maxOutputTokens",), least=1, most=most_tokens(job.model))
+    limit = max_tokens(draft, config, ("maxOutputTokens",))
     leading, contents = _contents(draft, system)
     if leading:
         body["systemInstruction"] = {"parts": leading}

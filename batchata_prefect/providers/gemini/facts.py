@@ -34,16 +34,11 @@ DIALECT = Dialect(
 "Structured output"]. A reference to itself is only taken in places that may be left out, and there
 only to an undocumented depth, so that none is sent."""
 
-_LEAST_65K = re.compile(r"gemini-(?:2\.5|[3-9](?:\.\d+)?)-(?:pro|flash|flash-lite)(?!-image|.*tts)")
+WRITES_65K = re.compile(r"gemini-(?:2\.5|[3-9](?:\.\d+)?)-(?:pro|flash|flash-lite)(?!-image|.*tts)")
 _TILE = 258
 _MOST = 2_240
 """Tokens of an image: a tile's up to 2.5; from 3 on those of the resolution that is asked for,
 ultra high at most (guides image-understanding, media-resolution)."""
-
-
-def most_tokens(model: str) -> int | None:
-    """The most output tokens; None where nothing is known [models pages]."""
-    return 65_536 if _LEAST_65K.match(model) else None
 
 
 class GeminiCounting(Counting):

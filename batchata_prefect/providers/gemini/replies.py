@@ -147,10 +147,8 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
         word = (text_at(told, "status") or word or "").lower() or None
         error = {**told, "code": word}
     found = error_in(error, status=status)
-    if found is not None and found.code == "cancelled":
-        return Reply(custom_id, "canceled", error_code="canceled", error=found.text)
     if found is not None:
-        return found.reply(custom_id, "unknown_result")
+        return found.reply(custom_id, "unknown_result", {"cancelled": "canceled"})
     if response:
         return unreadable(custom_id, "no candidates", usage_of(response))
     return Reply(custom_id, "errored", error_code="unknown_result", error="the row says nothing")

@@ -47,7 +47,6 @@ from batchata_prefect.providers.openai.facts import (
     PROFILES,
     GptCounting,
     Profile,
-    most_tokens,
     reasons,
 )
 from batchata_prefect.providers.openai.replies import ordinary, read_row
@@ -152,7 +151,7 @@ class OpenAI(Provider):
 
     @override
     def most_output(self, model: str) -> int | None:
-        return most_tokens(model)
+        return 128_000 if reasons(model) else None  # [models pages]
 
     @override
     def takes_temperature(self, model: str) -> bool | None:

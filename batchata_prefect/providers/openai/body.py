@@ -21,7 +21,6 @@ from batchata_prefect.providers.openai.facts import (
     MOST_IMAGES,
     OTHERS,
     OWN,
-    most_tokens,
     reasons,
 )
 from batchata_prefect.providers.openai.usage import terms_of
@@ -204,8 +203,7 @@ def _write(draft: Draft, params: dict[str, Any], endpoint: str) -> tuple[dict[st
     job, names = draft.job, _NAMES[endpoint]
     if endpoint == RESPONSES and "max_completion_tokens" in params:
         raise fault(job, f"max_completion_tokens is not of {RESPONSES}; give max_tokens")
-    most = most_tokens(draft.model or "")
-    limit = max_tokens(job, params, ("max_tokens", names.limit), least=names.least, most=most)
+    limit = max_tokens(draft, params, ("max_tokens", names.limit), least=names.least)
     messages = _conversation(draft, endpoint) if job.messages else [_prompt(draft, endpoint)]
     system = params.pop("system", None)
     if system is not None and messages[0].get("role") in _LEADING:
@@ -222,7 +220,10 @@ def _ask_for_form(
     draft: Draft, body: dict[str, Any], params: dict[str, Any], endpoint: str, *, quoted: bool
 ) -> None:
     job = draft.job
-    form = _form(job, quoted=quoted) if quoted or job.response_model is not None else None
+    form: dict[str, Any] | None = None
+    if quoted or job.response_model is not None:
+        name = "answer" if job.response_model is None else answer_schema(job.response_model).name
+        form = {"name": name, "schema": form_of(job, DIALECT, quoted=quoted), "strict": True}
     if endpoint == CHAT:
         if form is not None:
             if "response_format" in params:
@@ -242,12 +243,6 @@ def _ask_for_form(
         draft.form(text["format"])
     if text or given is not None:
         body["text"] = text or given
-
-
-def _form(job: Job, *, quoted: bool) -> dict[str, Any]:
-    model = job.response_model
-    name = "answer" if model is None else answer_schema(model).name
-    return {"name": name, "schema": form_of(job, DIALECT, quoted=quoted), "strict": True}
 
 
 def _prompt(draft: Draft, endpoint: str) -> Message:
@@ -342,15 +337,11 @@ def _embedding(draft: Draft, params: dict[str, Any]) -> Request:
     given: Any = params.pop("input", None)
     if given is not None and job.prompt:
         raise fault(job, "it has a prompt and input=; give one of them")
-    text = given if given is not None else job.prompt or _only_text(job)
+    text = given if given is not None else job.prompt
+    if given is None and not text and len(messages := checked_messages(job, ("user",))) == 1:
+        text = messages[0].get("content")
     if is_empty(text) or not isinstance(text, str):
         raise fault(job, "a job embeds one text that is not empty; add a job for each text")
     draft.text(text)
     body = {"model": job.model, "input": text, **params}
     return finish(draft, body, 0, endpoint=EMBEDDINGS)
-
-
-def _only_text(job: Job) -> Any:
-    """The text of the job's only message."""
-    messages = checked_messages(job, ("user",))
-    return messages[0].get("content") if len(messages) == 1 else None

@@ -119,11 +119,6 @@ def reasons(model: str) -> bool:
     return _O_SERIES.match(model) is not None or (match is not None and int(match[1]) >= 5)
 
 
-def most_tokens(model: str) -> int | None:
-    """The most output tokens; None where nothing is known [models pages]."""
-    return 128_000 if reasons(model) else None
-
-
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What one server takes.

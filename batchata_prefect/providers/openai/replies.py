@@ -365,10 +365,7 @@ def read_row(custom_id: str, row: Mapping[str, Any]) -> Reply:
         status=status,
     )
     if error is not None:
-        unrun = _UNRUN.get(error.code or "")
-        if unrun is not None:
-            return Reply(custom_id, unrun, error_code=unrun, error=error.text)
-        return error.reply(custom_id, "unknown_result")
+        return error.reply(custom_id, "unknown_result", _UNRUN)
     if is_good:
         return answer(custom_id, inside)
     if body or (row.get("response") and not response):
