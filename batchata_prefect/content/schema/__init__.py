@@ -79,6 +79,7 @@ def asked_for(s: AnswerSchema, dialect: Dialect, *, job_id: str) -> dict[str, An
         ) from None
 
 
+@lru_cache(maxsize=256)
 def prompt_for(s: AnswerSchema) -> str:
     """Instructions for an answer with citations and JSON in one text.
 
