@@ -30,27 +30,26 @@ def _reader(data: bytes) -> Any:
 
 def page_count(data: bytes) -> int:
     """Number of pages."""
+
+    def read() -> int:
+        reader = _reader(data)
+        if reader.is_encrypted:
+            # Also where it opens without a password: "no passwords/encryption" (Claude docs, PDF
+            # support), which the API would say an hour later.
+            raise RefusedError("is an encrypted PDF, which the providers refuse; save it decrypted")
+        return len(reader.pages)
+
     try:
-        encrypted, pages = in_time(lambda: _counted(data))
+        pages = in_time(read)
     except RefusedError:
         raise
     except Exception as error:
         # pypdf raises its own errors and, deep in a damaged file, any other.
         text = str(error) or type(error).__name__
         raise RefusedError(f"is a broken PDF: {text}") from error
-    if encrypted:
-        # Also where it opens without a password: "no passwords/encryption" (Claude docs, PDF
-        # support), which the API would say an hour later.
-        raise RefusedError("is an encrypted PDF, which the providers refuse; save it decrypted")
     if not pages:
         raise RefusedError("is a PDF without pages")
     return pages
-
-
-def _counted(data: bytes) -> tuple[bool, int]:
-    reader = _reader(data)
-    encrypted = bool(reader.is_encrypted)
-    return encrypted, 0 if encrypted else len(reader.pages)
 
 
 def shown_bytes(data: bytes, pages: int) -> list[int | None]:

@@ -335,13 +335,10 @@ class _Conversion:
     def _keeps(self, key: str, value: Any) -> bool:
         if key == "format":
             return value in self.dialect.formats
-        if key == "pattern":
-            # Lookaround, back references and named groups are refused by constrained decoding.
-            plain = not any(mark in value for mark in ("(?", "\\b", "\\B", "\\1", "\\p"))
-            return self.dialect.patterns and plain
-        if key == "minItems" and value in (0, 1):
-            return True
-        return key in self.dialect.keywords
+        # Lookaround, back references and named groups are refused by constrained decoding.
+        if key == "pattern" and any(mark in value for mark in ("(?", "\\b", "\\B", "\\1", "\\p")):
+            return False
+        return key in self.dialect.keywords or (key == "minItems" and value in (0, 1))
 
     def _described(
         self, out: Schema, plain: Mapping[str, Any], used: set[str] | None = None

@@ -19,10 +19,9 @@ class Dialect:
     Attributes:
         name: Name of the provider for error texts.
         formats: String formats that may stay.
-        keywords: Bounds that may stay.
+        keywords: Bounds that may stay, and `pattern` where simple ones may.
         all_required: Whether every property must be required.
         recursion: Whether a schema may refer to itself.
-        patterns: Whether simple patterns may stay.
         constants: Whether `const` is taken, and not only an `enum` of one value.
         max_optional: Properties that need not be required; None without a limit.
         max_unions: Places with more than one type; None without a limit.
@@ -36,7 +35,6 @@ class Dialect:
     keywords: frozenset[str]
     all_required: bool
     recursion: bool
-    patterns: bool
     constants: bool = True
     max_optional: int | None = None
     max_unions: int | None = None

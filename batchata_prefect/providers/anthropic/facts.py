@@ -67,7 +67,6 @@ DIALECT = Dialect(
     keywords=frozenset(),
     all_required=False,
     recursion=False,
-    patterns=False,
     max_optional=24,
     max_unions=16,
 )

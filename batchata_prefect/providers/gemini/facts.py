@@ -27,7 +27,6 @@ DIALECT = Dialect(
     keywords=frozenset({"minimum", "maximum", "minItems", "maxItems"}),
     all_required=False,
     recursion=False,
-    patterns=False,
     constants=False,
 )
 """`responseJsonSchema` of Gemini [google/genai/types.py 3.6.1, GenerateContentConfig; guide
