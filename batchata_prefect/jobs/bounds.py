@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from decimal import Decimal
 
 from batchata_prefect.errors import ValidationError
@@ -44,8 +45,7 @@ def refuse_uploads(spool: Spool, providers: Mapping[str, Provider]) -> None:
     if not shared or without.isdisjoint(family.provider for family in spool.families()):
         return
     faults: dict[str, str] = {}
-    jobs = spool.reader()
-    try:
+    with closing(spool.reader()) as jobs:
         for ordinal in range(spool.count):
             name = jobs.family(ordinal).provider
             if name not in without or name in faults:
@@ -53,8 +53,6 @@ def refuse_uploads(spool: Spool, providers: Mapping[str, Provider]) -> None:
             context = jobs.context(ordinal)
             if not shared.isdisjoint(context.files):
                 faults[name] = f"{name} (such as job {context.job_id!r})"
-    finally:
-        jobs.close()
     if faults:
         raise ValidationError(
             f"upload_files is set, but {', '.join(faults.values())} can store no document for the "

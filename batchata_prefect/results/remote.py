@@ -211,11 +211,6 @@ def _put(system: Any, path: Path, target: str) -> None:
     system.put_file(str(path), target)
 
 
-def _get(system: Any, source: str, path: Path) -> None:
-    with whole_file(path) as file:
-        system.get_file(source, file.name)
-
-
 def bring(url: str, *, newer: bool = False) -> Path:
     """The working folder of a URL, with the finished results that lie there.
 
@@ -236,7 +231,8 @@ def bring(url: str, *, newer: bool = False) -> Path:
             for name in _KEPT - {ORDER}:
                 (folder / name).unlink(missing_ok=True)
                 if system.exists(f"{root}/{name}"):
-                    _get(system, f"{root}/{name}", folder / name)
+                    with whole_file(folder / name) as file:
+                        system.get_file(f"{root}/{name}", file.name)
             with whole_file(mine) as file:
                 file.write(there)
     return folder

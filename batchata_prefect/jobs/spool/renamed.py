@@ -52,7 +52,9 @@ FROM old JOIN new USING (request, nth) JOIN gone USING (print) ORDER BY gone.row
 _Pair: TypeAlias = tuple[int, int, int, bytes]
 """Of a job that was found: its chunk, its place there, its ordinal, its print in the records."""
 
-_ANSWERED, _IN_FLIGHT, _FAILED, _WAITS = range(4)
+_RANKS = {ANSWERED: 0, FAILED: 2, NOT_AS_ASKED: 2}
+_IN_FLIGHT, _WAITS = 1, 3
+"""How dear what became of a job is: an answer must not be lost for a failure beside it."""
 
 
 class Renamed:
@@ -93,7 +95,7 @@ class Renamed:
                 (
                     members[place * size : (place + 1) * size],
                     requests[place * size : (place + 1) * size],
-                    _IN_FLIGHT if ending is None else _rank(ending.marks[place]),
+                    _IN_FLIGHT if ending is None else _RANKS.get(ending.marks[place], _WAITS),
                     sequence,
                     place,
                 )
@@ -110,18 +112,13 @@ class Renamed:
         """
         if self._database is None:
             return
-        with closing(self._database) as database:
-            free = self._free(members)
-            reader = self._spool.reader()
-            try:
-                database.executemany(
-                    "INSERT INTO free VALUES (?, ?)",
-                    zip(free, reader.requests(free), strict=True),
-                )
-            finally:
-                reader.close()
+        free = self._free(members)
+        with closing(self._database) as database, closing(self._spool.reader()) as reader:
+            database.executemany(
+                "INSERT INTO free VALUES (?, ?)", zip(free, reader.requests(free), strict=True)
+            )
             pairs: Iterator[_Pair] = database.execute(_PAIRS)
-            for sequence, found in groupby(pairs, _chunk_of):
+            for sequence, found in groupby(pairs, lambda pair: pair[0]):
                 members[sequence] = self._with(members[sequence], found)
         self._path.unlink()
         self._database = None
@@ -153,14 +150,3 @@ class Renamed:
         if self._database is None:
             self._database = scratch_database(self._path, _TABLES)
         return self._database
-
-
-def _chunk_of(pair: _Pair) -> int:
-    return pair[0]
-
-
-def _rank(mark: str) -> int:
-    """How dear what became of a job is: an answer must not be lost for a failure beside it."""
-    if mark == ANSWERED:
-        return _ANSWERED
-    return _FAILED if mark in {FAILED, NOT_AS_ASKED} else _WAITS
