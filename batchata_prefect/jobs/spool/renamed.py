@@ -118,7 +118,7 @@ class Renamed:
                 "INSERT INTO free VALUES (?, ?)", zip(free, reader.requests(free), strict=True)
             )
             pairs: Iterator[_Pair] = database.execute(_PAIRS)
-            for sequence, found in groupby(pairs, lambda pair: pair[0]):
+            for sequence, found in groupby(pairs, _chunk_of):
                 members[sequence] = self._with(members[sequence], found)
         self._path.unlink()
         self._database = None
@@ -150,3 +150,7 @@ class Renamed:
         if self._database is None:
             self._database = scratch_database(self._path, _TABLES)
         return self._database
+
+
+def _chunk_of(pair: _Pair) -> int:
+    return pair[0]
