@@ -25,8 +25,7 @@ from batchata_prefect.engine.session import (
     OnBatch,
     Session,
     Settings,
-    enter,
-    leave,
+    entered,
 )
 from batchata_prefect.engine.status import (
     FailureCodes,
@@ -156,9 +155,8 @@ class BatchRun(RunAnswers):
         run.spool.reset()
         # What is missing is said before a server starts for nothing.
         await self._connect(only_unsure=True)
-        name = enter(run)
         with ExitStack() as stack:
-            stack.callback(leave, name)
+            stack.enter_context(entered(run))
             callbacks = self._callbacks(stack)
             run.waiting_for = "Prefect to start"
             self._report(callbacks)
@@ -169,8 +167,12 @@ class BatchRun(RunAnswers):
                 from prefect import tags
 
                 from batchata_prefect.engine.flow import run_batch
-                from batchata_prefect.engine.suspend import deployed_run, fall_asleep, may_suspend
-                from batchata_prefect.engine.suspend import leave as leave_sleepers
+                from batchata_prefect.engine.suspend import (
+                    deployed_run,
+                    fall_asleep,
+                    leave,
+                    may_suspend,
+                )
                 from batchata_prefect.engine.tasks import run_tags
 
                 await self._connect()
@@ -198,7 +200,7 @@ class BatchRun(RunAnswers):
                 if run.suspending:
                     await fall_asleep(run)
                 elif run.settings.wait == "suspend":
-                    await leave_sleepers(run)
+                    await leave(run)
             finally:
                 # Of what this run has made, clients with their certificates lie in cycles; many
                 # runs in one process would pile them up until the collector sees to all objects.

@@ -67,7 +67,7 @@ async def run_batch(
     try:
         # A limit on a tag of the run holds for what it buys, and not for what it tells.
         with TagsContext(current_tags=set()):
-            return await _from_start_to_end(run, run.spool.directory.name)
+            return await _from_start_to_end(run)
     except BatchataError as error:
         # Raised, Prefect would log a traceback; what to do stands in the error's own words.
         run.error = run.broken or error
@@ -88,7 +88,7 @@ def _showing(run: Session) -> AbstractAsyncContextManager[None]:
     return showing(look, run.around_id or run.flow_run_id, run.pace.show)
 
 
-async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
+async def _from_start_to_end(run: Session) -> State[Any]:
     async with watching(run), _showing(run), owning(run) as owned:
         if not owned:
             assert run.stopped is not None
@@ -100,7 +100,7 @@ async def _from_start_to_end(run: Session, session_name: str) -> State[Any]:
             await recover(run)
             limits, uploads = Limits(run), Uploads(run)
             await limits.open()
-            purchases = Purchases(run, session_name, limits, uploads)
+            purchases = Purchases(run, limits, uploads)
             if await canary_holds(run, purchases):
                 await purchases.make()
             if run.broken is not None:

@@ -62,19 +62,18 @@ def _mendable(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     result_serializer="json",
     retry_condition_fn=_mendable,
 )
-async def _provider_batch(label: str, session_name: str, sequence: int) -> State[Any]:
+async def _provider_batch(label: str, sequence: int) -> State[Any]:
     """Take one chunk from its intent to its ending.
 
     Args:
         label: Name of the task run.
-        session_name: Name of the session in this process.
         sequence: The chunk's place in the ledger.
 
     Returns:
         What became of it, see `views.states`; with the error on the flight, where the provider
         refuses the key or the account, or a record or reply could not be written.
     """
-    run = session(session_name)
+    run = session()
     flight = run.flights[sequence]
     flight.begin()
     error = remark = None
@@ -95,11 +94,9 @@ async def _provider_batch(label: str, session_name: str, sequence: int) -> State
     )
 
 
-async def provider_batch(
-    label: str, session_name: str, sequence: int, tags: Iterable[str] = ()
-) -> State[Any]:
+async def provider_batch(label: str, sequence: int, tags: Iterable[str] = ()) -> State[Any]:
     """The task with these tags, and the retries and the time that the run was told."""
-    told = session(session_name).settings
+    told = session().settings
     # Not given at the decorator: there is one task for the runs of a process, each told its own.
     task = _provider_batch.with_options(
         retries=told.task_retries,
@@ -107,7 +104,7 @@ async def provider_batch(
         timeout_seconds=told.task_timeout_seconds,
         tags=tags,
     )
-    return await task(label, session_name, sequence)
+    return await task(label, sequence)
 
 
 async def _kept(state: State[Any]) -> State[Any]:

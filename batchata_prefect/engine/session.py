@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -418,27 +418,23 @@ class Session:
         return limit - (datetime.now(UTC) - self.started_at).total_seconds()
 
 
-_sessions: dict[str, Session] = {}
-_own: ContextVar[str] = ContextVar("batchata_session")
+_own: ContextVar[Session] = ContextVar("batchata_session")
 
 
-def enter(session: Session) -> str:
-    """Make a session known in this process; gives the name under which `session` finds it.
+@contextmanager
+def entered(run: Session) -> Generator[None]:
+    """Have the flow and its tasks find a run's session while this lasts.
 
     Prefect walks and stores what is passed to a flow or task, so live objects stay out of the
-    parameters and a name goes in.
+    parameters.
     """
-    name = session.spool.directory.name
-    _sessions[name] = session
-    _own.set(name)
-    return name
+    token = _own.set(run)
+    try:
+        yield
+    finally:
+        _own.reset(token)
 
 
-def session(name: str | None = None) -> Session:
-    """The session of that name in this process; by default the one entered where this runs."""
-    return _sessions[name or _own.get()]
-
-
-def leave(name: str) -> None:
-    """Forget a session."""
-    _sessions.pop(name, None)
+def session() -> Session:
+    """The session of the run that this is a part of."""
+    return _own.get()

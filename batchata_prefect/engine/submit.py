@@ -40,9 +40,9 @@ _CLOCK_SECONDS = 10.0
 class Purchases:
     """What is bought of a run's jobs, and the tasks of what is in flight."""
 
-    def __init__(self, run: Session, session_name: str, limits: Limits, uploads: Uploads) -> None:
+    def __init__(self, run: Session, limits: Limits, uploads: Uploads) -> None:
         self._run, self._limits, self._uploads = run, limits, uploads
-        self._tasks = Tasks(run, session_name)
+        self._tasks = Tasks(run)
 
     async def make(self) -> None:
         """Keep up to `max_parallel_batches` provider batches going until nothing can be sent."""

@@ -57,8 +57,8 @@ def run_tags(run: Session) -> set[str]:
 class Tasks:
     """The provider-batch tasks that are going."""
 
-    def __init__(self, run: Session, session_name: str) -> None:
-        self._run, self._session_name = run, session_name
+    def __init__(self, run: Session) -> None:
+        self._run = run
         self._running: dict[asyncio.Task[Any], Flight] = {}
         self._changed = asyncio.Event()
         context = FlowRunContext.get()
@@ -94,7 +94,7 @@ class Tasks:
         await asyncio.sleep(after)
         if flight.tags:
             await self._look_for_limits(flight.tags)
-        return await provider_batch(chunk.name, self._session_name, chunk.sequence, flight.tags)
+        return await provider_batch(chunk.name, chunk.sequence, flight.tags)
 
     async def _look_for_limits(self, tags: frozenset[str]) -> None:
         """Have Prefect ask for no slot where no limit is: to ask is to write.
