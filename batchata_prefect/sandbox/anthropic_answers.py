@@ -12,7 +12,6 @@ import orjson
 
 from .answers import (
     Place,
-    Said,
     cited_answer,
     cited_text,
     json_answer,
@@ -88,7 +87,10 @@ class Claude(Encoder):
         thinking = _thinking_tokens(body, model, prompt)
         content: list[Json] = []
         if thinking is not None:
-            shown = "The sandbox considers the request." if _shows_thinking(body) else ""
+            asked = object_at(body, "thinking")
+            default = "summarized" if asked.get("type") == "enabled" else None
+            is_shown = (asked.get("display") or default) == "summarized"
+            shown = "The sandbox considers the request." if is_shown else ""
             content.append({"type": "thinking", "thinking": shown, "signature": _SIGNATURE})
         spent = thinking or 0
         reason, sequence, details = "end_turn", None, None
@@ -209,12 +211,6 @@ def _thinking_tokens(body: Json, model: ClaudeModel, prompt: Prompt) -> int | No
     return thought_tokens(prompt, body["max_tokens"], tiny=15)
 
 
-def _shows_thinking(body: Json) -> bool:
-    thinking = object_at(body, "thinking")
-    shown_by_default = "summarized" if thinking.get("type") == "enabled" else None
-    return (thinking.get("display") or shown_by_default) == "summarized"
-
-
 def _blocks(body: Json, prompt: Prompt, marker: Marker | None) -> tuple[list[Json], str]:
     """What the message says, and why it ends where nothing cuts it."""
     name, rest = (marker.name, marker.rest) if marker is not None else ("", "")
@@ -228,7 +224,15 @@ def _blocks(body: Json, prompt: Prompt, marker: Marker | None) -> tuple[list[Jso
         return [_tool_use(body, prompt)], "tool_use"
     form = object_at(object_at(body, "output_config"), "format")
     if name != "reply" and not form and name != "invalid_json" and prompt.cited:
-        return [_said_block(said, prompt) for said in cited_answer(prompt)], "end_turn"
+        cited = [
+            {
+                "type": "text",
+                "text": said.text,
+                "citations": None if said.place is None else [_citation(said.place, prompt)],
+            }
+            for said in cited_answer(prompt)
+        ]
+        return cited, "end_turn"
     if name == "invalid_json" and not form:
         text = '```json\n{"broken": \n```'
     else:
@@ -259,12 +263,8 @@ def _tool_use(body: Json, prompt: Prompt) -> Json:
     }
 
 
-def _said_block(said: Said, prompt: Prompt) -> Json:
-    citations = None if said.place is None else [_citation(said.place, prompt)]
-    return {"type": "text", "text": said.text, "citations": citations}
-
-
 _PLACES = {
+    "text": ("char_location", "start_char_index", "end_char_index"),
     "pages": ("page_location", "start_page_number", "end_page_number"),
     "blocks": ("content_block_location", "start_block_index", "end_block_index"),
 }
@@ -272,10 +272,9 @@ _PLACES = {
 
 def _citation(place: Place, prompt: Prompt) -> Json:
     document = prompt.documents[place.document]
-    default = ("char_location", "start_char_index", "end_char_index")
-    kind, start, end = _PLACES.get(document.kind, default)
+    kind, start, end = _PLACES[document.kind]
     first = place.part + (document.kind == "pages")
-    places = (first, first + 1) if document.kind in _PLACES else (place.start, place.end)
+    places = (place.start, place.end) if document.kind == "text" else (first, first + 1)
     return {
         "type": kind,
         "cited_text": cited_text(document, place),

@@ -281,24 +281,21 @@ class Api(ABC):
                 raise self.refuse("large")
             file_id, now = self.new_file_id(), time.time()
             await asyncio.to_thread(copy_range, body, (start, end), engine.file_path(file_id))
-            file = StoredFile(
-                file_id,
-                self.name,
-                given.purpose,
-                given.filename,
-                end - start,
-                given.media_type,
-                now,
-                None if given.seconds is None else now + given.seconds,
-            )
-            await asyncio.to_thread(engine.store.add_file, file)
+            expires = None if given.seconds is None else now + given.seconds
+            what = (given.purpose, given.filename, end - start, given.media_type)
+            reply = await self.keep_file(StoredFile(file_id, self.name, *what, now, expires))
         except TooLargeError as error:
             raise self.refuse("large") from error
         except MalformedBodyError as error:
             raise RefusedError(f"Could not parse multipart form: {error}") from error
         finally:
             body.unlink(missing_ok=True)
-        engine.files[file_id] = file
+        return reply
+
+    async def keep_file(self, file: StoredFile) -> Reply:
+        """Keep a file whose bytes are there."""
+        await asyncio.to_thread(self.engine.store.add_file, file)
+        self.engine.files[file.id] = file
         return Reply(self.file_body(file))
 
     async def file(self, call: Call) -> Reply:

@@ -34,7 +34,6 @@ class Document:
     parts: list[str]
     citable: bool = False
     file_id: str | None = None
-    context: str | None = None
 
     @property
     def tokens(self) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
@@ -50,13 +49,12 @@ def environment_for(url: str) -> dict[str, str]:
 class Sandbox:
     """A sandbox server in a process of its own, as a context manager.
 
-    It dies with the process that started it, unless it is `detached`.
+    It dies with the process that started it.
 
     Args:
         data_dir: where it keeps batches, files and the ledger; a temporary directory if None.
         seconds: simulated processing time of a batch.
         port: loopback port; 0 for a free one, which then stays the same over restarts.
-        detached: whether it outlives the process that started it.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class Sandbox:
         *,
         seconds: float = 0.2,
         port: int = 0,
-        detached: bool = False,
     ) -> None:
         self._temporary = None
         if data_dir is None:
@@ -74,7 +71,6 @@ class Sandbox:
         self.data_dir = Path(data_dir)
         self.seconds = seconds
         self.port = port
-        self._detached = detached
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -134,12 +130,12 @@ class Sandbox:
             __package__ or "batchata_prefect.sandbox",
             *("--port", str(self.port), "--data-dir", str(self.data_dir)),
             *("--seconds", str(self.seconds)),
-            *(() if self._detached else ("--die-with-parent",)),
+            "--die-with-parent",
         ]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(  # noqa: S603 - its own interpreter and module
                 command,
-                stdin=subprocess.DEVNULL if self._detached else subprocess.PIPE,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
                 env={**os.environ, "PYTHONPATH": path},
@@ -149,21 +145,19 @@ class Sandbox:
 
     def stop(self) -> None:
         """Stop the server in good order; batches that run go on after the next start."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
+        if self._process is not None:
             self._process.terminate()
             try:
                 self._process.wait(10)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        self._reap()
+            self._reap(self._process)
 
     def kill(self) -> None:
         """Kill the server as `kill -9` does."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._reap()
+            self._process.kill()
+            self._reap(self._process)
 
     def restart(self) -> None:
         """Stop the server and start it again on the same port and data."""
@@ -190,15 +184,8 @@ class Sandbox:
             after: how many matching calls go well first.
             options: what the mode takes, e.g. `status`, `headers`, `seconds`, `rows`, `at`.
         """
-        rule = {
-            "provider": provider,
-            "mode": mode,
-            "operation": operation,
-            "times": times,
-            "after": after,
-            **options,
-        }
-        self._order("POST", "faults", rule)
+        rule = {"provider": provider, "mode": mode, "operation": operation}
+        self._order("POST", "faults", {**rule, "times": times, "after": after, **options})
 
     def clear_faults(self) -> None:
         """Withdraw all faults."""
@@ -232,11 +219,9 @@ class Sandbox:
             self._order("POST", "refresh")
 
     def _order(self, method: str, name: str, body: Any = None) -> Any:
-        request = urllib.request.Request(  # noqa: S310
-            f"{self.url}/_sandbox/{name}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-        )
+        data = None if body is None else json.dumps(body).encode()
+        address = f"{self.url}/_sandbox/{name}"
+        request = urllib.request.Request(address, method=method, data=data)  # noqa: S310
         try:
             with _OPENER.open(request, timeout=600) as response:
                 return json.load(response)
@@ -262,12 +247,11 @@ class Sandbox:
         self.kill()
         raise SandboxError(f"the sandbox did not answer within {_START_SECONDS:.0f} s")
 
-    def _reap(self) -> None:
-        if self._process is not None:
-            self._process.wait()
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-            self._process = None
+    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        self._process = None
 
 
 # A proxy of the environment must not come between a test and its own machine.

@@ -264,7 +264,7 @@ class Gemini(Api):
 
     async def upload(self, call: Call) -> Reply:
         """POST the bytes of a file, all of them."""
-        engine, store, headers = self.engine, self.engine.store, call.request.headers
+        engine, headers = self.engine, call.request.headers
         begun = self.begun.pop(call.target, None)
         if begun is None or (
             headers.get("x-goog-upload-command") != "upload, finalize"
@@ -274,10 +274,9 @@ class Gemini(Api):
         file_id, now = begun["name"].removeprefix("files/"), time.time()
         if file_id in engine.files:
             raise self.refuse("taken")
-        body = store.incoming_dir / uuid.uuid4().hex
+        body = engine.store.incoming_dir / uuid.uuid4().hex
         try:
-            most = self.engine.limits.max_upload_bytes
-            size = await save_body(call.request.stream(), body, most)
+            size = await save_body(call.request.stream(), body, engine.limits.max_upload_bytes)
         except TooLargeError as error:
             raise self.refuse("large") from error
         if size != begun["size"]:
@@ -286,9 +285,8 @@ class Gemini(Api):
         title, media_type = begun.get("displayName", ""), begun["mimeType"]
         expires = now + _LASTS_SECONDS
         file = StoredFile(file_id, self.name, "batch", title, size, media_type, now, expires)
-        await asyncio.to_thread(store.add_file, file)
-        engine.files[file_id] = file
-        return Reply({"file": self.file_body(file)}, {"x-goog-upload-status": "final"})
+        kept = await self.keep_file(file)
+        return Reply({"file": kept.body}, {"x-goog-upload-status": "final"})
 
     def file_body(self, file: StoredFile) -> Json:
         """As `Api.file_body` (types.File)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,6 +33,7 @@ from .content import (
 from .faults import Limits
 from .lines import Check, Problem, error
 from .rows import Counted, Encoder, Outcome, Produced
+from .schemas import google_schema_problem
 from .shapes import (
     ANYTHING,
     NAMED,
@@ -43,7 +44,6 @@ from .shapes import (
     fit,
     list_of,
     loose,
-    names,
     one_of,
 )
 from .store import Batch, Bill, Store, StoredFile
@@ -65,11 +65,6 @@ _NAMES = {
     504: "DEADLINE_EXCEEDED",
 }
 _SNAKE = re.compile(r"(?<!^)([A-Z])")
-_SCHEMA_KEYWORDS = names(
-    """$id $defs $ref $anchor type format title description enum items prefixItems minItems maxItems
-    minimum maximum anyOf oneOf properties additionalProperties required propertyOrdering"""
-)
-"""What `responseJsonSchema` takes (types.GenerateContentConfig.response_json_schema)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,28 +248,9 @@ def _check_form(config: Json) -> None:
     asks = schema is not None or other is not None
     if asks and config.get("responseMimeType") != "application/json":
         raise RefusedError("response_schema is only allowed with application/json.")
-    for problem in _schema_problems(schema) if schema is not None else ():
+    problem = None if schema is None else google_schema_problem(schema)
+    if problem is not None:
         raise RefusedError(f"Invalid response_json_schema: {problem}")
-
-
-def _schema_problems(schema: Any) -> Iterator[str]:
-    if not is_object(schema):
-        if not isinstance(schema, bool):
-            yield "a schema must be an object"
-        return
-    for name in schema.keys() - _SCHEMA_KEYWORDS:
-        yield f"'{name}' is not supported"
-    if "$ref" in schema and any(not name.startswith("$") for name in schema):
-        yield "no other properties may be set beside '$ref'"
-    for key in ("properties", "$defs"):
-        for inner in schema.get(key, {}).values():
-            yield from _schema_problems(inner)
-    for key in ("anyOf", "oneOf", "prefixItems"):
-        for inner in schema.get(key, ()):
-            yield from _schema_problems(inner)
-    for key in ("items", "additionalProperties"):
-        if key in schema:
-            yield from _schema_problems(schema[key])
 
 
 def _read_part(prompt: Prompt, part: Json, *, asked: bool) -> None:

@@ -21,6 +21,7 @@ from .content import (
 from .shapes import MisfitError, Tag
 from .wire import Json, RefusedError, is_array
 
+_PDF = "application/pdf"
 _DATA_URL = re.compile(r"^data:([\w.+/-]+)(?:;[\w=-]+)*;base64,", re.I)
 
 
@@ -165,59 +166,41 @@ class _Reader:
             self.prompt.tokens += 50 if role == "user" else 10
 
     def _chat_file(self, file: Json, where: str) -> None:
-        title = file.get("filename")
-        if isinstance(file.get("file_id"), str):
-            media_type, data = self._uploaded(file["file_id"])
-            if media_type != "application/pdf":
-                text = f"Invalid file data: the file '{file['file_id']}' is not a PDF."
-                raise RefusedError(text, where)
-        else:
-            given = file.get("file_data")
-            if not isinstance(given, str):
-                raise missing(f"{where}.file_data")
-            match = _DATA_URL.match(given)
-            if match is None or match[1].lower() != "application/pdf":
-                found = "" if match is None else f", but got unsupported MIME type '{match[1]}'"
-                raise RefusedError(
-                    f"Invalid file data: '{where}.file_data'. Expected a base64-encoded data URL"
-                    " with an application/pdf MIME type (e.g."
-                    f" 'data:application/pdf;base64,aW1nIGJ5dGVzIGhlcmU='){found}.",
-                    f"{where}.file_data",
-                    "invalid_value",
-                )
-            if not title:
-                raise missing(f"{where}.filename")
-            data = _decoded(given, match, f"{where}.file_data")
-        self.prompt.add_document(_pdf(data, title, where))
+        media_type, data = self._attached(file, where, only_pdf=True)
+        if media_type != _PDF:
+            text = f"Invalid file data: the file '{file['file_id']}' is not a PDF."
+            raise RefusedError(text, where)
+        self.prompt.add_document(_pdf(data, file.get("filename"), where))
 
     def _input_file(self, part: Json, where: str) -> Document:
         title = part.get("filename") if isinstance(part.get("filename"), str) else None
         if isinstance(part.get("file_url"), str):
             _check_url(part["file_url"])
             return Document("opaque", title, [])
-        if isinstance(part.get("file_id"), str):
-            media_type, data = self._uploaded(part["file_id"])
-        else:
-            given = part.get("file_data")
-            if not isinstance(given, str):
-                raise missing(f"{where}.file_data")
-            match = _DATA_URL.match(given)
-            if match is None:
-                raise RefusedError(
-                    f"Invalid '{where}.file_data'. Expected a base64-encoded data URL (e.g."
-                    " 'data:application/pdf;base64,...').",
-                    f"{where}.file_data",
-                    "invalid_value",
-                )
-            if title is None:
-                raise missing(f"{where}.filename")
-            media_type = match[1].lower()
-            data = _decoded(given, match, f"{where}.file_data")
-        if media_type == "application/pdf":
+        media_type, data = self._attached(part, where, only_pdf=False)
+        if media_type == _PDF:
             return _pdf(data, title, where)
         if media_type.startswith(("text/", "application/json", "application/csv")):
             return Document("text", title, [data.decode(errors="replace")])
         return Document("opaque", title, [])
+
+    def _attached(self, part: Json, where: str, *, only_pdf: bool) -> tuple[str, bytes]:
+        """Media type and bytes of a file that was uploaded, or that is in the part."""
+        if isinstance(part.get("file_id"), str):
+            return self._uploaded(part["file_id"])
+        given, where_data = part.get("file_data"), f"{where}.file_data"
+        if not isinstance(given, str):
+            raise missing(where_data)
+        match = _DATA_URL.match(given)
+        if match is None or (only_pdf and match[1].lower() != _PDF):
+            wanted = " with an application/pdf MIME type" if only_pdf else ""
+            found = "" if match is None else f", but got unsupported MIME type '{match[1]}'"
+            text = f"Invalid file data: '{where_data}'. Expected a base64-encoded data URL{wanted}"
+            example = "data:application/pdf;base64,aW1nIGJ5dGVzIGhlcmU="
+            raise RefusedError(f"{text} (e.g. '{example}'){found}.", where_data, "invalid_value")
+        if not part.get("filename"):
+            raise missing(f"{where}.filename")
+        return match[1].lower(), _decoded(given, match, where_data)
 
     def _image(self, url: Any, where: str) -> None:
         self.prompt.quotable.append(Document("opaque", None, []))

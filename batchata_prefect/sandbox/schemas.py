@@ -29,6 +29,10 @@ _OPENAI_BARRED = names(
 )
 _DEFINITIONS = names("$ref $defs definitions")
 _STRICT_UNTYPED = names("anyOf $ref enum const properties")
+_GOOGLE_KEYWORDS = names(
+    """$id $defs $ref $anchor type format title description enum items prefixItems minItems maxItems
+    minimum maximum anyOf oneOf properties additionalProperties required propertyOrdering"""
+)
 _MAX_NESTING = 10
 _MAX_PROPERTIES = 5000
 
@@ -183,3 +187,18 @@ def _object_problems(schema: Json, where: str, seen: Counter[str]) -> Iterator[s
             f"{where}, 'required' is required to be supplied and to be an array including every key"
             f" in properties. {problem}"
         )
+
+
+def google_schema_problem(schema: Any) -> str | None:
+    """What `responseJsonSchema` does not take (types.GenerateContentConfig), or None."""
+    if not is_object(schema):
+        return None if isinstance(schema, bool) else "a schema must be an object"
+    for name in schema.keys() - _GOOGLE_KEYWORDS:
+        return f"'{name}' is not supported"
+    if "$ref" in schema and any(not name.startswith("$") for name in schema):
+        return "no other properties may be set beside '$ref'"
+    children = [child for _, child in _children(schema, "anyOf", "oneOf", "prefixItems")]
+    children += object_at(schema, "$defs").values()
+    if "additionalProperties" in schema:
+        children.append(schema["additionalProperties"])
+    return next(filter(None, map(google_schema_problem, children)), None)

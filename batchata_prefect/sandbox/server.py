@@ -273,15 +273,6 @@ async def _cut_pieces(path: Path, cut: Fault, scope: Scope) -> AsyncIterator[byt
         await reset_connection(scope)
 
 
-def open_socket(host: str, port: int) -> socket.socket:
-    """A listening socket; a port that a killed server used a moment ago can be had again."""
-    # asyncio turns Nagle's delay off only for sockets that name the protocol; it is 40 ms a call.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    return listener
-
-
 def serve(
     data_dir: Path,
     host: str,
@@ -298,7 +289,11 @@ def serve(
         limits: limits that differ from the providers'.
         announce: told the address once connections are taken.
     """
-    listener = open_socket(host, port)
+    # asyncio turns Nagle's delay off only for sockets that name the protocol; it is 40 ms a call.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    # A port that a killed server used a moment ago can be had again.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
     url = f"http://{host}:{listener.getsockname()[1]}"
     store = Store(data_dir)
     in_force = Limits()
