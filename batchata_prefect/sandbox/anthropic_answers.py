@@ -22,7 +22,7 @@ from .answers import (
 from .anthropic_content import REGIONS_SINCE, ClaudeModel
 from .anthropic_rules import read_params
 from .content import CachePoint, FileReader, Marker, Prompt, cut_text, text_tokens
-from .rows import Counted, Encoder, Extras, Outcome, Produced, allow_claude, ordered
+from .rows import Counted, Encoder, Outcome, Produced, ordered
 from .store import Batch, Bill, Store
 from .wire import Json, Refusal, RefusedError, object_at
 
@@ -94,8 +94,7 @@ class Claude(Encoder):
             content.append({"type": "thinking", "thinking": shown, "signature": _SIGNATURE})
         spent = thinking or 0
         reason, sequence, details = "end_turn", None, None
-        extras = ordered(marker)
-        allow_claude(extras, body)
+        counted = ordered(marker, body)
         if name == "refusal":
             content, spent, reason = [], 0, "refusal"
             details = {
@@ -108,19 +107,15 @@ class Claude(Encoder):
         else:
             blocks, reason = _blocks(body, prompt, marker)
             blocks, used, cut = _cut(blocks, marker, most - spent)
-            content += [*_searches(extras), *blocks]
+            content += [*_searches(counted), *blocks]
             spent += used
             if cut:
                 reason = marker.rest if marker is not None and name == "stop" else "max_tokens"
             elif (sequence := _stop_sequence(body, content)) is not None:
                 reason = "stop_sequence"
-        if marker is not None and name == "tokens":
-            tokens_in, spent = (int(each) for each in marker.rest.split()[:2])
-            counted = Counted(tokens_in, spent, reasoning=min(thinking or 0, spent), extras=extras)
-        else:
-            read, write_5m, write_1h = self._cached(body, prompt)
-            total = max(prompt.tokens, 1)
-            counted = Counted(total, spent, read, write_5m, write_1h, thinking or 0, extras)
+        if counted.spend(marker, max(prompt.tokens, 1), spent, thinking or 0):
+            cached = self._cached(body, prompt)
+            counted.cache_read, counted.cache_write_5m, counted.cache_write_1h = cached
         message: Json = {
             "model": model.id,
             "id": f"msg_01{number[:22]}",
@@ -188,10 +183,10 @@ class Claude(Encoder):
         return Outcome(counts, bills=bills, moves=[(results.temporary, results.final)])
 
 
-def _searches(extras: Extras) -> list[Json]:
+def _searches(counted: Counted) -> list[Json]:
     """The searches of the web that a test ordered, as the blocks before the answer."""
     blocks: list[Json] = []
-    for nth in range(extras.fees.get("web_searches", 0)):
+    for nth in range(counted.fees.get("web_searches", 0)):
         call = f"srvtoolu_01{nth:022d}"
         asked: Json = {"type": "server_tool_use", "id": call, "name": "web_search"}
         blocks.append({**asked, "input": {"query": "sandbox"}})
@@ -318,12 +313,11 @@ def _stop_sequence(body: Json, content: list[Json]) -> str | None:
 
 
 def _usage(body: Json, model: ClaudeModel, counted: Counted, tier: str) -> Json:
-    extras = counted.extras
     written = counted.cache_write_5m + counted.cache_write_1h
     plain = counted.input - counted.cache_read - written
-    searches = extras.fees.get("web_searches", 0)
+    searches = counted.fees.get("web_searches", 0)
     knows_regions = model.version >= REGIONS_SINCE
-    extras.region = body.get("inference_geo") if knows_regions else None
+    counted.region = body.get("inference_geo") if knows_regions else None
     usage: Json = {
         "input_tokens": plain,
         "cache_creation_input_tokens": written,
@@ -338,10 +332,10 @@ def _usage(body: Json, model: ClaudeModel, counted: Counted, tier: str) -> Json:
             {"web_search_requests": searches, "web_fetch_requests": 0} if searches else None
         ),
         "service_tier": tier,
-        "inference_geo": (extras.region or "global") if knows_regions else "not_available",
+        "inference_geo": (counted.region or "global") if knows_regions else "not_available",
     }
-    if extras.passes:
-        turns = [_iteration(*each) for each in extras.passes]
+    if counted.passes:
+        turns = [_iteration(*each) for each in counted.passes]
         last = _iteration("message", None, plain, counted.output, counted.cache_read, written)
         usage["iterations"] = [*turns, last]
     return usage

@@ -369,15 +369,14 @@ class GeminiRows(Encoder):
             content["parts"] = orjson.loads(rest)
         finish = rest if name == "stop" else "MAX_TOKENS" if cut else "STOP"
         answer["candidates"] = [{"content": content, "finishReason": finish, "index": 0}]
-        if name == "tokens":
-            given, tokens = (int(each) for each in rest.split()[:2])
-            thought = min(thought, tokens)
-            tokens -= thought
+        counted = Counted()
+        counted.spend(marker, given, tokens + thought, thought)
+        thought, tokens = counted.reasoning, counted.output - counted.reasoning
         counts = {"candidatesTokenCount": tokens, "thoughtsTokenCount": thought}
         # A count of 0 is left out in proto JSON.
         usage.update({key: count for key, count in counts.items() if count})
-        usage.update(promptTokenCount=given, totalTokenCount=given + tokens + thought)
-        return answer, Counted(given, tokens + thought, reasoning=thought)
+        usage.update(promptTokenCount=counted.input, totalTokenCount=counted.input + counted.output)
+        return answer, counted
 
     def row(self, custom_id: str, number: str, kind: str, result: Any) -> Json:
         if isinstance(result, RefusedError):

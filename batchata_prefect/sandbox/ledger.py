@@ -40,7 +40,7 @@ class BilledRow:
 
 
 BILL_COLUMNS = [*[each.name for each in fields(BilledRow)][:-3], "extras", "at"]
-"""Columns of a bill; `extras` is what `Extras.stored` gives."""
+"""Columns of a bill; `extras` is what `Counted.extras` gives."""
 
 
 @dataclass(frozen=True, slots=True)

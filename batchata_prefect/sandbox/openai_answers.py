@@ -18,7 +18,7 @@ from .compatible import bent_row, new_number
 from .content import FileReader, Marker, Prompt, text_tokens
 from .openai_content import error_body
 from .openai_rules import CHAT, EMBEDDINGS, OpenAIModel, read_body
-from .rows import Counted, Encoder, Outcome, Produced, allow_response, ordered
+from .rows import Counted, Encoder, Outcome, Produced, ordered
 from .store import Batch, Bill, Store
 from .wire import Json, Refusal, RefusedError, is_array, is_object, new_id, object_at
 
@@ -109,16 +109,13 @@ class Gpt(Encoder):
         return answer, counted
 
     def _counted(self, body: Json, prompt: Prompt, marker: Marker | None, said: _Text) -> Counted:
-        extras = ordered(marker)
-        extras.passes = []
-        allow_response(extras, body if self.endpoint != CHAT else {})
-        extras.tier = _TIERS.get(str(body.get("service_tier"))) if self.batch is None else None
-        if marker is not None and marker.name == "tokens":
-            given, written = (int(each) for each in marker.rest.split()[:2])
-            return Counted(given, written, reasoning=min(said.reasoning, written), extras=extras)
+        counted = ordered(marker, body if self.endpoint != CHAT else {})
+        counted.passes = []
+        counted.tier = _TIERS.get(str(body.get("service_tier"))) if self.batch is None else None
         written = said.tokens * int(body.get("n") or 1)
-        cached, given = self._cached(prompt), max(prompt.tokens, 1)
-        return Counted(given, written, cached, reasoning=said.reasoning, extras=extras)
+        if counted.spend(marker, max(prompt.tokens, 1), written, said.reasoning):
+            counted.cache_read = self._cached(prompt)
+        return counted
 
     def _cached(self, prompt: Prompt) -> int:
         """Prompt tokens that come from the cache: 1,024 where the head was seen before."""
@@ -276,7 +273,7 @@ def _chat(
                 "rejected_prediction_tokens": 0,
             },
         },
-        "service_tier": counted.extras.tier or "default",
+        "service_tier": counted.tier or "default",
         "system_fingerprint": None,
     }
 
@@ -294,7 +291,7 @@ def _response(
     if said.reasoning:
         output.append({"id": f"rs_{number}", "type": "reasoning", "summary": []})
     for kind in ("web_search", "file_search"):
-        for nth in range(counted.extras.fees.get(f"{kind}es", 0)):
+        for nth in range(counted.fees.get(f"{kind}es", 0)):
             asked: Json = {"query": said.text[:40]}
             searched = {"action": {"type": "search", **asked}} if kind == "web_search" else asked
             call_id = f"{kind[0]}s_{number}{nth:02x}"
@@ -350,7 +347,7 @@ def _response(
             "summary": None,
         },
         "safety_identifier": body.get("safety_identifier"),
-        "service_tier": counted.extras.tier or "default",
+        "service_tier": counted.tier or "default",
         "store": body.get("store", True),
         "temperature": body.get("temperature", 1.0) if sampled else 1.0,
         "text": text if is_object(text) else {"format": {"type": "text"}, "verbosity": "medium"},

@@ -205,17 +205,32 @@ _Problem = tuple[str, str | None, str | None]
 """Text, param and code of a refusal."""
 
 
-def _tool_choice_problems(body: Json) -> Iterator[_Problem]:
-    if body.get("tool_choice") not in (None, "none", "auto") and body.get("tools") is None:
-        yield (
-            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are"
-            " specified.",
-            "tool_choice",
-            None,
-        )
-
-
-def _effort_problems(effort: Any, model: OpenAIModel, param: str) -> Iterator[_Problem]:
+def _problems(body: Json, model: OpenAIModel, *, chat: bool) -> Iterator[_Problem]:
+    """What is wrong beside the shape, the messages and schemas apart."""
+    if chat:
+        param, effort = "reasoning_effort", body.get("reasoning_effort")
+    else:
+        param, effort = "reasoning.effort", object_at(body, "reasoning").get("effort")
+    unsupported = "Unsupported parameter: '{}' is not supported with this model."
+    samples = not model.reasons or (effort == "none" and model.takes_no_effort)
+    if chat and body.get("max_tokens") is not None and model.reasons:
+        text = f"{unsupported.format('max_tokens')} Use 'max_completion_tokens' instead."
+        yield text, "max_tokens", "unsupported_parameter"
+    if chat and effort is not None and not model.reasons:
+        yield f"Unrecognized request argument supplied: {param}", param, None
+    if not chat and body.get("reasoning") is not None and not model.reasons:
+        yield unsupported.format(param), param, "unsupported_parameter"
+    for name, default in () if samples else _DEFAULTS.items():
+        given = body.get(name)
+        if given is not None and not chat:
+            yield unsupported.format(name), name, None
+        if given not in (None, default):
+            yield (
+                f"Unsupported value: '{name}' does not support {given} with this model. Only"
+                f" the default ({default}) value is supported.",
+                name,
+                "unsupported_value",
+            )
     if effort in _EFFORTS[:2] and not model.takes_no_effort:
         others = ", ".join(f"'{each}'" for each in _EFFORTS[2:])
         yield (
@@ -224,54 +239,20 @@ def _effort_problems(effort: Any, model: OpenAIModel, param: str) -> Iterator[_P
             param,
             "unsupported_value",
         )
-
-
-def _samples(model: OpenAIModel, effort: Any) -> bool:
-    return not model.reasons or (effort == "none" and model.takes_no_effort)
-
-
-def _chat_problems(body: Json, model: OpenAIModel) -> Iterator[_Problem]:
-    effort = body.get("reasoning_effort")
-    if body.get("max_tokens") is not None and model.reasons:
-        yield (
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use"
-            " 'max_completion_tokens' instead.",
-            "max_tokens",
-            "unsupported_parameter",
-        )
-    if effort is not None and not model.reasons:
-        name = "reasoning_effort"
-        yield f"Unrecognized request argument supplied: {name}", name, None
-    for name, default in _DEFAULTS.items():
-        if body.get(name, default) not in (None, default) and not _samples(model, effort):
-            yield (
-                f"Unsupported value: '{name}' does not support {body[name]} with this model. Only"
-                f" the default ({default}) value is supported.",
-                name,
-                "unsupported_value",
-            )
-    yield from _effort_problems(effort, model, "reasoning_effort")
-    if body.get("tools") and not model.takes_chat_tools:
+    if chat and body.get("tools") and not model.takes_chat_tools:
         yield (
             "Function tools are not supported with this model in /v1/chat/completions. Please use"
             " /v1/responses instead.",
             "tools",
             "unsupported_parameter",
         )
-    yield from _tool_choice_problems(body)
-
-
-def _responses_problems(body: Json, model: OpenAIModel) -> Iterator[_Problem]:
-    effort = object_at(body, "reasoning").get("effort")
-    refused = [name for name in _SAMPLING if body.get(name) is not None]
-    if body.get("reasoning") is not None and not model.reasons:
-        name = "reasoning.effort"
-        text = f"Unsupported parameter: '{name}' is not supported with this model."
-        yield text, name, "unsupported_parameter"
-    for name in refused if not _samples(model, effort) else ():
-        yield f"Unsupported parameter: '{name}' is not supported with this model.", name, None
-    yield from _effort_problems(effort, model, "reasoning.effort")
-    yield from _tool_choice_problems(body)
+    if body.get("tool_choice") not in (None, "none", "auto") and body.get("tools") is None:
+        yield (
+            "Invalid value for 'tool_choice': 'tool_choice' is only allowed when 'tools' are"
+            " specified.",
+            "tool_choice",
+            None,
+        )
 
 
 def read_body(endpoint: str, body: Json, files: FileReader) -> tuple[OpenAIModel, Prompt]:
@@ -288,8 +269,7 @@ def read_body(endpoint: str, body: Json, files: FileReader) -> tuple[OpenAIModel
     if endpoint == EMBEDDINGS:
         return model, _read_embedded(body.get("input"), model)
     if not known:
-        problems = _chat_problems if endpoint == CHAT else _responses_problems
-        for text, param, code in problems(body, model):
+        for text, param, code in _problems(body, model, chat=endpoint == CHAT):
             raise RefusedError(text, param, code)
         _check_schemas(body)
         check_metadata(body.get("metadata"))

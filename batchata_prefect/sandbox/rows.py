@@ -27,7 +27,7 @@ import orjson
 
 from .content import FileReader, Marker, Prompt, find_marker
 from .store import Batch, Bill, Store, StoredFile
-from .wire import Json, Refusal, RefusedError, body_digest, is_array, is_object
+from .wire import Json, Refusal, RefusedError, body_digest, is_object
 
 Stop = Callable[[], bool]
 """Asked now and then by a computation; true when its result is no longer wanted."""
@@ -37,17 +37,29 @@ _PASSES = ("message", "compaction")
 _PASSES_OF_A_MODEL = ("advisor_message", "fallback_message")
 
 
+class AbandonedError(Exception):
+    """A computation was told to stop."""
+
+
 @dataclass(slots=True)
-class Extras:
-    """What is billed beside the tokens of the answer.
+class Counted:
+    """What is charged for.
 
     Attributes:
+        input: Tokens of the request, those read from and written to a cache too.
+        output: Tokens of the answer, the reasoning too.
         fees: Fee -> uses.
         passes: Kind, model (None for the request's own), tokens in and out.
         tier: Service tier that answered; None for the usual one.
         region: Region that answered; None for any.
     """
 
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
     fees: dict[str, int] = field(default_factory=dict[str, int])
     passes: list[tuple[str, str | None, int, int]] = field(
         default_factory=list[tuple[str, str | None, int, int]]
@@ -55,35 +67,19 @@ class Extras:
     tier: str | None = None
     region: str | None = None
 
-    def stored(self) -> str:
-        """It as JSON for the ledger; empty where there is nothing."""
+    def spend(self, marker: Marker | None, given: int, written: int, reasoning: int) -> bool:
+        """Note the tokens, or those that a test ordered; whether a cache may have held some."""
+        is_ordered = marker is not None and marker.name == "tokens"
+        if marker is not None and is_ordered:
+            given, written = (int(each) for each in marker.rest.split()[:2])
+        self.input, self.output, self.reasoning = given, written, min(reasoning, written)
+        return not is_ordered
+
+    def extras(self) -> str:
+        """What is charged beside the tokens as JSON; empty where there is nothing."""
         if not (self.fees or self.passes or self.tier or self.region):
             return ""
-        told = [self.fees, self.passes, self.tier, self.region]
-        return orjson.dumps(told).decode()
-
-
-class AbandonedError(Exception):
-    """A computation was told to stop."""
-
-
-@dataclass(slots=True)
-class Counted:
-    """Tokens to charge for.
-
-    Attributes:
-        input: Tokens of the request, those read from and written to a cache too.
-        output: Tokens of the answer, the reasoning too.
-        extras: What is charged beside them.
-    """
-
-    input: int
-    output: int
-    cache_read: int = 0
-    cache_write_5m: int = 0
-    cache_write_1h: int = 0
-    reasoning: int = 0
-    extras: Extras = field(default_factory=Extras)
+        return orjson.dumps([self.fees, self.passes, self.tier, self.region]).decode()
 
 
 @dataclass(slots=True)
@@ -322,48 +318,30 @@ def make_bill(
         counted.cache_read,
         counted.cache_write_5m,
         counted.cache_write_1h,
-        counted.extras.stored(),
+        counted.extras(),
         encoder.now,
     )
 
 
-def ordered(marker: Marker | None) -> Extras:
-    """What a test ordered."""
-    extras = Extras()
+def ordered(marker: Marker | None, body: Json) -> Counted:
+    """What a test ordered, as far as the body's tools allow it: by `max_uses`, and all together."""
+    counted = Counted()
     if marker is None or marker.name != "bill":
-        return extras
-    words = iter(marker.rest.split())
+        return counted
+    words, wanted = iter(marker.rest.split()), Counter[str]()
     for name in words:
         if name in _PASSES or name in _PASSES_OF_A_MODEL:
             model = next(words) if name in _PASSES_OF_A_MODEL else None
-            extras.passes.append((name, model, int(next(words)), int(next(words))))
+            counted.passes.append((name, model, int(next(words)), int(next(words))))
         else:
-            extras.fees[name] = int(next(words))
-    return extras
-
-
-def allow_claude(extras: Extras, params: Json) -> None:
-    """Leave only the searches that a Messages request allows: `max_uses` of its tool."""
-    wanted, extras.fees = extras.fees.get("web_searches", 0), {}
-    for tool in _tools(params):
-        if str(tool.get("type", "")).startswith("web_search_"):
-            most = tool.get("max_uses")
-            extras.fees["web_searches"] = wanted if most is None else min(wanted, int(most))
-
-
-def allow_response(extras: Extras, body: Json) -> None:
-    """Leave only the calls that a response allows: of its tools, `max_tool_calls` together."""
-    kinds = {str(tool.get("type", "")) for tool in _tools(body)}
+            wanted[name] = int(next(words))
+    tools: Any = body.get("tools")
+    given = {str(tool.get("type", "")): tool for tool in tools or () if is_object(tool)}
     most = body.get("max_tool_calls")
     left = most if isinstance(most, int) else 1 << 30
-    allowed: dict[str, int] = {}
     for fee, kind in (("web_searches", "web_search"), ("file_searches", "file_search")):
-        if kind in kinds and (uses := min(extras.fees.get(fee, 0), left)):
-            allowed[fee] = uses
+        tool = next((tool for name, tool in given.items() if name.startswith(kind)), None)
+        if tool is not None and (uses := min(wanted[fee], tool.get("max_uses") or left, left)):
+            counted.fees[fee] = uses
             left -= uses
-    extras.fees = allowed
-
-
-def _tools(body: Json) -> list[Json]:
-    tools: Any = body.get("tools")
-    return [tool for tool in tools if is_object(tool)] if is_array(tools) else []
+    return counted

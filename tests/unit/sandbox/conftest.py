@@ -12,18 +12,9 @@ import openai
 import pytest
 
 from batchata_prefect.sandbox import Sandbox
+from batchata_prefect.sandbox.faults import Limits
 
 SECONDS = 0.2
-DEFAULT_LIMITS: dict[str, Any] = {
-    "seconds": SECONDS,
-    "max_requests": 100_000,
-    "max_bytes": 256_000_000,
-    "queued_requests": None,
-    "max_lines": 50_000,
-    "max_file_bytes": 209_715_200,
-    "max_upload_bytes": 536_870_912,
-    "enqueued_tokens": None,
-}
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +28,7 @@ def box(one_server: Sandbox) -> Iterator[Sandbox]:
     """The server, with the providers' limits and without faults."""
     yield one_server
     one_server.clear_faults()
-    one_server.limits(**DEFAULT_LIMITS)
+    one_server.limits(**Limits(seconds=SECONDS).shown())
 
 
 def claude_of(server: Sandbox, **options: Any) -> anthropic.Anthropic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import math
@@ -56,30 +55,6 @@ def test_a_batch_lives_through_its_states(box: Sandbox, gpt: openai.OpenAI) -> N
     assert batch.usage is not None
     assert batch.usage.input_tokens == sum(each["prompt_tokens"] for each in usage)
     assert batch.usage.output_tokens == sum(each["completion_tokens"] for each in usage)
-
-
-def test_the_async_client_is_served_too(box: Sandbox) -> None:
-    """Upload, create, poll, list and content work with the async client."""
-
-    async def live() -> list[str]:
-        names = box.environment()
-        async with openai.AsyncOpenAI(
-            base_url=names["OPENAI_BASE_URL"], api_key=names["OPENAI_API_KEY"]
-        ) as client:
-            data = jsonl(lines_of(chat()))
-            file = await client.files.create(file=("a.jsonl", data), purpose="batch")
-            batch = await client.batches.create(
-                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
-            )
-            while batch.status != "completed":
-                await asyncio.sleep(0.02)
-                batch = await client.batches.retrieve(batch.id)
-            assert (await client.batches.list(limit=1)).data[0].id == batch.id
-            assert batch.output_file_id
-            text = (await client.files.content(batch.output_file_id)).text
-            return [json.loads(line)["custom_id"] for line in text.splitlines()]
-
-    assert asyncio.run(live()) == ["r-0"]
 
 
 GOOD = lines_of(chat())[0]
