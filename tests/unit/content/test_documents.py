@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 import zipfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -71,19 +72,22 @@ def make_encrypted_pdf(password: str) -> bytes:
 
 
 def make_docx(*paragraphs: str) -> bytes:
-    space = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
     body = "".join(f"<w:p><w:r><w:t>{text}</w:t></w:r></w:p>" for text in paragraphs)
+    return docx_of(f"<w:body>{body}</w:body>".encode())
+
+
+def docx_of(body: bytes) -> bytes:
+    space = b"http://schemas.openxmlformats.org/wordprocessingml/2006/main"
     return make_zip(
         {
             "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/'
             'content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',
-            "word/document.xml": f'<w:document xmlns:w="{space}"><w:body>{body}</w:body>'
-            "</w:document>",
+            "word/document.xml": b'<w:document xmlns:w="%b">%b</w:document>' % (space, body),
         }
     )
 
 
-def make_zip(entries: dict[str, str]) -> bytes:
+def make_zip(entries: Mapping[str, str | bytes]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, text in entries.items():

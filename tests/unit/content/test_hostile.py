@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +27,7 @@ from batchata_prefect.content.documents import formats, load_documents, pdf, wat
 from batchata_prefect.content.documents.formats import RefusedError
 from batchata_prefect.content.schema.json_text import json_spans, json_text
 from batchata_prefect.errors import ParseError, ValidationError
+from tests.unit.content.test_documents import make_docx, make_zip
 
 
 @pytest.fixture
@@ -90,21 +90,14 @@ def test_a_form_that_draws_itself_ends() -> None:
     assert pdf.shown_bytes(data, 1)
 
 
-def docx(paragraphs: int) -> bytes:
-    word = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
-    body = "<w:p><w:r><w:t>a</w:t></w:r></w:p>" * paragraphs
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        document = f'<w:document xmlns:w="{word}"><w:body>{body}</w:body></w:document>'
-        archive.writestr("word/document.xml", document)
-    return out.getvalue()
-
-
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (docx(80_000), r"80,000 paragraphs, of which 50,000 are read; raise BATCHATA_MOST_DOCUM"),
-        (docx(400_000), "paragraphs"),
+        (
+            make_docx(*"a" * 80_000),
+            r"80,000 paragraphs, of which 50,000 are read; raise BATCHATA_MOST_DOCUM",
+        ),
+        (make_docx(*"a" * 400_000), "paragraphs"),
     ],
 )
 def test_a_docx_of_very_many_paragraphs_is_refused_unread(
@@ -120,17 +113,14 @@ def test_a_docx_of_very_many_paragraphs_is_refused_unread(
 def test_a_docx_of_many_parts_or_bytes_is_refused(bounded: pytest.MonkeyPatch) -> None:
     """Its parts are counted, and what it unpacks to."""
     pytest.importorskip("mammoth")
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        for number in range(60):
-            archive.writestr(f"word/{number}.xml", "<a/>")
+    data = make_zip({f"word/{number}.xml": "<a/>" for number in range(60)})
     bounded.setenv("BATCHATA_MOST_DOCUMENT_STEPS", "50")
     with pytest.raises(RefusedError, match="60 parts"):
-        formats.docx_html(out.getvalue())
+        formats.docx_html(data)
     bounded.setenv("BATCHATA_MOST_DOCUMENT_UNPACKED_BYTES", "100")
     bounds.cache_clear()
     with pytest.raises(RefusedError, match="unpacks to"):
-        formats.identify(out.getvalue(), "")
+        formats.identify(data, "")
 
 
 def test_a_reader_that_does_not_end_is_interrupted(bounded: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from batchata_prefect.content.documents import (
     load_documents,
     pdf_shown_bytes,
 )
-from batchata_prefect.content.documents.pdf import PageTexts
 from batchata_prefect.errors import ValidationError
+from tests.unit.content.test_documents import GIF, JPEG, PNG, docx_of, page_texts
 
 EXAMPLES = int(os.environ.get("BATCHATA_ODD_DOCUMENTS", "60"))
 """Mutated documents that are read; `make chaos` reads 2,000."""
@@ -30,14 +29,6 @@ MOST_CALLS = 3_000_000
 of thousands."""
 
 FOLDER = Path(__file__).parents[3] / "flows" / "documents"
-PNG = (
-    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00"
-    b"\x1f\x15\xc4\x89\x00\x00\x00\nIDATx\x9cc\x00\x01\x00\x00\x05\x00\x01\r\n-\xb4"
-    b"\x00\x00\x00\x00IEND\xaeB`\x82"
-)
-JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00" + (
-    b"\xff\xc0\x00\x11\x08\x00\x10\x00\x10\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01\xff\xd9"
-)
 PIECES = [
     b"", b"\x00", b"\xff" * 9, b"0" * 40, b"-1", b"99999999999", b"%%EOF", b"<<", b">>", b"[" * 300,
     b"(" * 300, b"endobj", b"stream\n", b"/Parent 1 0 R", b"/Kids [1 0 R 1 0 R]", b"/Length 0",
@@ -57,28 +48,14 @@ def small_pdf() -> bytes:
     return out.getvalue()
 
 
-def word(body: bytes) -> bytes:
-    names = b"xmlns:w='http://schemas.openxmlformats.org/wordprocessingml/2006/main'"
-    kinds = (
-        b"<Types xmlns='http://schemas.openxmlformats.org/package/2006/content-types'>"
-        b"<Override PartName='/word/document.xml' ContentType='application/vnd.openxmlformats-"
-        b"officedocument.wordprocessingml.document.main+xml'/></Types>"
-    )
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("[Content_Types].xml", kinds)
-        archive.writestr("word/document.xml", b"<w:document %b>%b</w:document>" % (names, body))
-    return out.getvalue()
-
-
 BODY = b"<w:body><w:p><w:r><w:t>The total is 12.</w:t></w:r></w:p></w:body>"
 SEEDS = {
     "a.pdf": small_pdf(),
     "b.pdf": (FOLDER / "invoice-2297.pdf").read_bytes(),
-    "a.docx": word(BODY),
+    "a.docx": docx_of(BODY),
     "a.png": PNG,
     "a.jpg": JPEG,
-    "a.gif": b"GIF89a\x01\x00\x01\x00\x00\x00\x00;",
+    "a.gif": GIF,
     "a.txt": (FOLDER / "lease.txt").read_bytes()[:2_000],
     "a.md": "# ü\n\n| a | b |\n".encode("utf-16"),
 }
@@ -101,7 +78,7 @@ def mutated(draw: st.DrawFn) -> tuple[str, bytes]:
     if draw(st.integers(0, 9)) == 0:
         data = data[: draw(st.integers(0, len(data)))]
     if is_body:
-        data = word(data)
+        data = docx_of(data)
     # What a name says may be another kind than what the bytes say.
     return draw(st.sampled_from([name, name, name, "a.pdf", "a.docx", "a"])), data
 
@@ -152,6 +129,4 @@ def test_any_document_is_read_or_refused(folder: Path, odd: tuple[str, bytes]) -
             return
         is_scan(document)
         if document.kind == "pdf":
-            pages = PageTexts(document.data)
-            texts = [pages.read(number) for number in range(pages.count)]
-            assert len(texts) == len(pdf_shown_bytes(document)) == document.pages
+            assert len(page_texts(document)) == len(pdf_shown_bytes(document)) == document.pages
