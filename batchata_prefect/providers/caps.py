@@ -6,7 +6,7 @@ A gateway's compressed reply of two megabytes can unpack to gigabytes, and a dow
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -111,16 +111,3 @@ class Download:
                     "further. It is paid and lies at the provider; raise "
                     f"BATCHATA_MOST_{variable} and run again to read it"
                 )
-
-
-async def first_line(pieces: AsyncGenerator[bytes]) -> bytes:
-    """The first line of what streams in, as far as a row may be long; the rest is not read."""
-    head = bytearray()
-    try:
-        async for piece in pieces:
-            head += piece
-            if b"\n" in piece or len(head) > bounds().row_bytes:
-                break
-    finally:
-        await pieces.aclose()
-    return bytes(head.partition(b"\n")[0])

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
+from batchata_prefect.content.bounds import bounds
 from batchata_prefect.errors import ProviderError
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.providers import wire
-from batchata_prefect.providers.caps import first_line
 from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.rows import objects_at
 
@@ -64,13 +64,19 @@ async def head_of(rows: AsyncGenerator[bytes], hidden: Collection[int] = (404,))
         rows: The file.
         hidden: Statuses that say of it that it is gone, or is not given.
     """
+    first = bytearray()
     try:
-        first = await first_line(rows)
+        async for piece in rows:
+            first += piece
+            if b"\n" in piece or len(first) > bounds().row_bytes:
+                break
     except Exception as error:
         if status_of(error) not in hidden:
             raise
         return None
-    named = _CUSTOM_ID.search(first)
+    finally:
+        await rows.aclose()
+    named = _CUSTOM_ID.search(first.partition(b"\n")[0])
     if named is None:
         return None
     return named[1].decode() if named[1] else ""

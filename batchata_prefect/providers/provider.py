@@ -263,13 +263,22 @@ class Provider(lists.Batches):
                     "nothing was created or paid"
                 ) from error
 
-    async def upload(self, client: Any, name: str, media_type: str, data: bytes) -> str:
-        """Store a document at the provider for some days: its id."""
-        headers = {"Content-Type": "multipart/form-data"}
-        files = [("file", (name, data, media_type))]
-        fields = dict(self.upload_fields)
+    async def upload(
+        self,
+        client: Any,
+        name: str,
+        media_type: str,
+        data: bytes | BinaryIO | RawIOBase,
+        fields: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Store a document at the provider for some days, or what other fields say: its id."""
         reply = await wire.send(
-            client, self.files_path, "id", headers=headers, body=fields, files=files
+            client,
+            self.files_path,
+            "id",
+            headers={"Content-Type": "multipart/form-data"},
+            body=dict(self.upload_fields if fields is None else fields),
+            files=[("file", (name, data, media_type))],
         )
         return str(reply["id"])
 

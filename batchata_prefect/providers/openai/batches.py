@@ -216,7 +216,12 @@ class OpenAI(Provider):
             created = await wire.buy(client, "/batches", "id", body)
         except Exception as error:
             if classify(error).kind == "unseen":
-                await self._not_seen(client, chunk, upload)
+                upload.unseen += 1
+                # Where the API goes on not to see it, it is uploaded again.
+                if upload.unseen % _UNSEEN_TIMES == 0:
+                    with suppress(Exception):
+                        await self.forget(client, str(upload.file_id))
+                    del self._begun[chunk.token]
             raise
         # Only now: until a batch is known to be made of it, the file is to be used again.
         del self._begun[chunk.token]
@@ -237,7 +242,10 @@ class OpenAI(Provider):
                 left = await _left(client, chunk)
                 upload.file_id = next((id_ for id_, bytes_ in left if bytes_ == size), None)
         if upload.file_id is None:
-            upload.file_id = await _upload(client, chunk, requests, self.batch_fields)
+            # The SDK reads a path into memory, and streams an open file [openai/_files.py].
+            upload.file_id = await self.upload(
+                client, _file_name(chunk), "application/jsonl", requests, self.batch_fields
+            )
         # A server may not tell names either.
         self._heads[upload.file_id] = chunk.head
         if not await self._is_usable(client, upload.file_id):
@@ -248,14 +256,6 @@ class OpenAI(Provider):
     async def _is_usable(self, client: Any, file_id: str) -> bool:
         """Whether a batch can be made of an uploaded file, once that is known."""
         return True
-
-    async def _not_seen(self, client: Any, chunk: Chunk, upload: _Upload) -> None:
-        """Have the file uploaded again where the API goes on not to see it."""
-        upload.unseen += 1
-        if upload.unseen % _UNSEEN_TIMES == 0:
-            with suppress(Exception):
-                await self.forget(client, str(upload.file_id))
-            del self._begun[chunk.token]
 
     @override
     async def withdraw(self, client: Any, chunk: Chunk) -> None:
@@ -389,21 +389,6 @@ async def _left(client: Any, chunk: Chunk) -> list[tuple[str, int]]:
         for file in files
         if file.get("filename") == _file_name(chunk) and "id" in file
     ]
-
-
-async def _upload(
-    client: Any, chunk: Chunk, requests: BinaryIO | RawIOBase, fields: Mapping[str, Any]
-) -> str:
-    # The SDK reads a path into memory, and streams an open file [openai/_files.py].
-    reply = await wire.send(
-        client,
-        "/files",
-        "id",
-        headers={"Content-Type": "multipart/form-data"},
-        body=dict(fields),
-        files=[("file", (_file_name(chunk), requests, "application/jsonl"))],
-    )
-    return str(reply["id"])
 
 
 def _fault(item: Any) -> BatchFault:

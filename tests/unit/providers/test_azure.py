@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -159,24 +158,6 @@ def test_a_file_that_cannot_be_read_is_given_up(status: str | None, usable: bool
     """It is uploaded again by the next create; a server that tells no status is believed."""
     file = {"id": "f", "status": status}
     assert answered(lambda _: file, lambda client: AZURE._is_usable(client, "f")) is usable
-
-
-@pytest.mark.parametrize("newest_first", [True, False])
-def test_a_list_of_any_order_is_searched(newest_first: bool) -> None:
-    """That the newest come first is not documented; an old first page is then not the last."""
-    now = int(time.time())
-    made = {f"batch_{n}": now - n * 3600 for n in range(6)}
-    names = sorted(made, key=made.__getitem__, reverse=newest_first)
-
-    def page(request: Any) -> dict[str, Any]:
-        after = request.url.params.get("after")
-        shown = names[names.index(after) + 1 if after else 0 :][:2]
-        data = [{"id": name, "created_at": made[name]} for name in shown]
-        return {"data": data, "has_more": shown[-1] != names[-1], "last_id": shown[-1]}
-
-    since = datetime.now(UTC) - timedelta(hours=1.5)
-    found = answered(page, lambda client: AZURE.since(client, since))
-    assert {item["id"] for item in found} == {"batch_0", "batch_1"}
 
 
 def test_what_is_not_told_yet_is_read() -> None:
