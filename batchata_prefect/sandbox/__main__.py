@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="kept over restarts")
     parser.add_argument("--seconds", type=float, help="simulated processing time of a batch")
     for limit in fields(Limits):
-        if limit.name not in {"seconds", "keys"}:
+        if limit.name not in {"seconds", "keys", "ways"}:
             flag = "--" + limit.name.replace("_", "-")
             parser.add_argument(flag, type=int, help="in place of the provider's limit")
     parser.add_argument("--keys", nargs="+", help="the only keys that it takes")
@@ -41,7 +41,7 @@ def main() -> None:
     limits = {
         limit.name: value
         for limit in fields(Limits)
-        if (value := getattr(asked, limit.name)) is not None
+        if (value := getattr(asked, limit.name, None)) is not None
     }
     # Threads that compute must not keep a waiting call from its turn for long.
     sys.setswitchinterval(0.001)

@@ -144,17 +144,9 @@ _REGIONS = {"us": Decimal("1.1")}
 
 
 @lru_cache(maxsize=65536)
-def _cost(
-    provider: str,
-    model: str,
-    batch: bool,
-    extras: str,
-    input_tokens: int,
-    output_tokens: int,
-    cache_read: int,
-    cache_write_5m: int,
-    cache_write_1h: int,
-) -> Decimal | None:
+def _cost(provider: str, model: str, batch: bool, extras: str, *tokens: int) -> Decimal | None:
+    """The cost in USD; `tokens` are those of a `BilledRow`."""
+    given, written, cache_read, cache_write_5m, cache_write_1h = tokens
     told: Any = json.loads(extras) if extras else ({}, (), None, None)
     fees: dict[str, int] = told[0]
     passes: list[tuple[str, str | None, int, int]] = told[1]
@@ -163,15 +155,15 @@ def _cost(
     if tier is not None:
         context = {"service_tier": tier}
     counts = {
-        "input_tokens": input_tokens,
-        "output_tokens": output_tokens,
+        "input_tokens": given,
+        "output_tokens": written,
         "cache_read_tokens": cache_read,
         "cache_write_tokens": cache_write_5m + cache_write_1h,
         "cache_write_1h_tokens": cache_write_1h,
     }
     costs = [_price(provider, model, counts, context)]
-    for _, named, given, written in passes:
-        more = {"input_tokens": given, "output_tokens": written}
+    for _, named, passed_in, passed_out in passes:
+        more = {"input_tokens": passed_in, "output_tokens": passed_out}
         costs.append(_price(provider, named or model, more, context))
     if provider == "openai" and model.startswith(_SMALL) and (uses := fees.get("web_searches")):
         costs.append(_price(provider, model, {"input_tokens": 8_000 * uses}, context))

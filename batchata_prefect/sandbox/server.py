@@ -93,19 +93,7 @@ class App:
             return
         name, _, path = scope["path"].removeprefix("/").partition("/")
         router = self.routers.get(name, _NOTHING)
-        await router({**scope, "path": f"/{path}", "root_path": ""}, receive, self._dated(send))
-
-    def _dated(self, send: Send) -> Send:
-        """Answers with the time by the sandbox's clock."""
-
-        async def dated(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                now = time.time() + self.engine.limits.clock_seconds
-                header = (b"date", formatdate(now, usegmt=True).encode())
-                message = {**message, "headers": [*message.get("headers", ()), header]}
-            await send(message)
-
-        return dated
+        await router({**scope, "path": f"/{path}", "root_path": ""}, receive, send)
 
     async def _faults(self, request: Request) -> Response:
         faults = self.engine.faults
@@ -224,8 +212,14 @@ async def _held(request: Request) -> Request:
     return Request(request.scope, receive)
 
 
+def _headers(api: Api, more: Mapping[str, str]) -> dict[str, str]:
+    """Headers of a reply, with the time by the sandbox's clock."""
+    now = time.time() + api.engine.limits.clock_seconds
+    return {**api.headers(), "date": formatdate(now, usegmt=True), **more}
+
+
 def _refused(api: Api, refusal: RefusedError, more: Mapping[str, str] | None = None) -> Response:
-    headers = {**api.headers(), **(more or {})}
+    headers = _headers(api, more or {})
     body = orjson.dumps(api.error_body(refusal, headers))
     return Response(body, refusal.status, headers, "application/json")
 
@@ -247,7 +241,7 @@ def _instead(api: Api, fault: Fault) -> Response | None:
 
 
 def _answered(api: Api, reply: Reply, fault: Fault | None, scope: Scope) -> Response:
-    headers = {**api.headers(), **reply.headers}
+    headers = _headers(api, reply.headers)
     if reply.file is None:
         return Response(orjson.dumps(reply.body), 200, headers, "application/json")
     cut = fault if fault is not None and fault.mode == "truncate" else None
