@@ -124,9 +124,7 @@ def open_answers(path: Path) -> AnswerFile | None:
             told = orjson.loads(file.read(told_bytes))
         if path.stat().st_size != row_bytes:
             return None
-    except FileNotFoundError:
-        return None
-    except (orjson.JSONDecodeError, struct.error):
+    except (FileNotFoundError, orjson.JSONDecodeError, struct.error):
         return None
     except OSError:
         if index.stat().st_size >= _END.size:

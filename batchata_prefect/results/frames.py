@@ -34,6 +34,8 @@ _EXACT = 2**53
 """Whole numbers up to it are floats without a loss."""
 
 _KINDS: dict[type[object], str] = {bool: "bool", int: "int64", float: "float64", str: "string"}
+_ALIASES = {"large": "int64", "json": "string"}
+"""Kinds of ours -> what Arrow calls their type; the others are called so there too."""
 
 
 def require(library: str, extra: str, what: str) -> Any:
@@ -120,16 +122,11 @@ def _shape(path: Path) -> _Shape:
 def _own_columns() -> Any:
     """The Arrow schema of a row, from a row itself."""
     arrow = import_module("pyarrow")
-    types: dict[type[object], Any] = {
-        bool: arrow.bool_(),
-        int: arrow.int64(),
-        float: arrow.float64(),
-        tuple: arrow.list_(arrow.string()),
-    }
     columns = {
-        name: types.get(cast("type[object]", type(value)), arrow.string())
+        name: arrow.type_for_alias(_KINDS.get(cast("type[object]", type(value)), "string"))
         for name, value in BLANK.items()
     }
+    columns["tags"] = arrow.list_(arrow.string())
     columns["embedding"] = arrow.list_(arrow.float64())
     return arrow.schema(list(columns.items()))
 
@@ -149,16 +146,8 @@ def record_batches(path: Path) -> tuple[Any, Iterator[Any]]:
     """
     arrow = require("pyarrow", "parquet", "a table of results")
     shape = _shape(path)
-    types = {
-        "bool": arrow.bool_(),
-        "int64": arrow.int64(),
-        "large": arrow.int64(),
-        "float64": arrow.float64(),
-        "string": arrow.string(),
-        "json": arrow.string(),
-    }
     opened = [
-        (OPENED[column] + name, types[kind])
+        (OPENED[column] + name, arrow.type_for_alias(_ALIASES.get(kind, kind)))
         for column, fields in shape.fields.items()
         for name, kind in fields.items()
     ]
