@@ -10,7 +10,7 @@ from typing import Any, cast
 import orjson
 
 from batchata_prefect.content.citations.quotes import quoted_schema
-from batchata_prefect.content.documents import Document, is_scan, load_bytes, load_documents
+from batchata_prefect.content.documents import Document, load_bytes, load_documents
 from batchata_prefect.content.schema import answer_schema, asked_for
 from batchata_prefect.content.schema.dialects import Dialect
 from batchata_prefect.errors import ValidationError
@@ -380,7 +380,7 @@ def wants_quotes(draft: Draft) -> bool:
         quotable = any(document is not None for document in sent)
     else:
         found = documents(job)
-        scans = [document for document in found if is_scan(document)]
+        scans = [document for document in found if document.is_scan]
         if asked and scans:
             raise fault(
                 job,

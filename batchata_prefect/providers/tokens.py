@@ -12,7 +12,7 @@ import unicodedata
 import zipfile
 from typing import NamedTuple
 
-from batchata_prefect.content.documents import Document, pdf_shown_bytes
+from batchata_prefect.content.documents import Document
 
 
 class TextRates(NamedTuple):
@@ -168,7 +168,7 @@ class Counting:
         image_likely, image_bound = self.page(model)
         rate = self.rates.letter * 1.25
         likely = bound = 0
-        for shown in pdf_shown_bytes(document) or (None,) * (document.pages or 1):
+        for shown in document.shown_bytes or (None,) * (document.pages or 1):
             text_bound = _UNREADABLE_PAGE if shown is None else max(_PAGE_TEXT_BOUND, 2 * shown)
             likely += image_likely + math.ceil((shown or 0) * rate)
             bound += image_bound + text_bound
@@ -200,7 +200,7 @@ class Counting:
 def _sentences(document: Document) -> int:
     """Sentences, about; lines count as well. A PDF's text is not read for it: one in 40 bytes."""
     if document.text is None:
-        return sum((shown or 0) // 40 for shown in pdf_shown_bytes(document))
+        return sum((shown or 0) // 40 for shown in document.shown_bytes)
     return sum(document.text.count(end) for end in (". ", "! ", "? ", "\n", "\u3002"))
 
 

@@ -10,7 +10,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -31,7 +32,7 @@ _PIECE_BYTES = 1 << 20
 _ONE = (str, bytes, bytearray, memoryview)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Document:
     """One file, as read.
 
@@ -45,7 +46,6 @@ class Document:
         height: Height of an image in pixels.
         digest: SHA-256 of the bytes, in hex.
         kind: The family that the media type belongs to.
-        memo: What was worked out of the bytes and need not be worked out again.
     """
 
     name: str
@@ -57,18 +57,27 @@ class Document:
     height: int | None
     digest: str
     kind: DocumentKind
-    memo: dict[str, Any] = field(
-        default_factory=dict[str, Any], init=False, repr=False, compare=False
-    )
 
-    @property
+    @cached_property
     def base64(self) -> str:
         """The bytes in standard base64 without line breaks; encoded once."""
-        if "base64" not in self.memo:
-            import pybase64  # thirty times as fast as the standard library's
+        import pybase64  # thirty times as fast as the standard library's
 
-            self.memo["base64"] = pybase64.b64encode_as_string(self.data)
-        return cast(str, self.memo["base64"])
+        return pybase64.b64encode_as_string(self.data)
+
+    @cached_property
+    def shown_bytes(self) -> tuple[int | None, ...]:
+        """Bytes of text that each page of a PDF shows; nothing for other documents.
+
+        A quick upper bound of a page's length, see `pdf.shown_bytes`; None where a page cannot be
+        read.
+        """
+        return tuple(pdf.shown_bytes(self.data, self.pages or 0))
+
+    @property
+    def is_scan(self) -> bool:
+        """Whether it is a PDF that shows no text on any page: nothing of it can be cited."""
+        return self.kind == "pdf" and not any(shown is None or shown for shown in self.shown_bytes)
 
 
 def load_documents(file: FileInput, *, job_id: str) -> tuple[Document, ...]:
@@ -115,23 +124,6 @@ def load_bytes(data: bytes, name: str, *, job_id: str) -> Document:
     except RefusedError as refusal:
         what = f"file {name!r}" if name else "a file"
         raise ValidationError(f"job {job_id!r}: {what} in its messages {refusal}") from None
-
-
-def pdf_shown_bytes(document: Document) -> tuple[int | None, ...]:
-    """Bytes of text that each page of a PDF shows; nothing for other documents.
-
-    A quick upper bound of a page's length, see `pdf.shown_bytes`; None where a page cannot be read.
-    """
-    if "shown" not in document.memo:
-        document.memo["shown"] = tuple(pdf.shown_bytes(document.data, document.pages or 0))
-    return cast("tuple[int | None, ...]", document.memo["shown"])
-
-
-def is_scan(document: Document) -> bool:
-    """Whether it is a PDF that shows no text on any page, so that nothing of it can be cited."""
-    if document.kind != "pdf":
-        return False
-    return not any(shown is None or shown for shown in pdf_shown_bytes(document))
 
 
 _shelf = Shelf[Document](CACHE_BYTES)

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import orjson
 
-from batchata_prefect.content.documents import Document, is_scan, text_document
+from batchata_prefect.content.documents import Document, text_document
 from batchata_prefect.content.schema import answer_schema, prompt_for
 from batchata_prefect.models import USUAL, Job, Message, Request
 from batchata_prefect.providers import Provider
@@ -217,7 +217,7 @@ class _Content:
     def _check_citable(self, pdf: Document) -> None:
         """Refuse a scan where citations are asked for: only a PDF's text is cited."""
         asked = self.native and "enable_citations" not in self.job.defaulted
-        if asked and is_scan(pdf):
+        if asked and pdf.is_scan:
             raise fault(
                 self.job,
                 f"file {pdf.name!r} has no text on any page, so nothing of it can be cited; run "

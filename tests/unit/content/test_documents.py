@@ -20,10 +20,8 @@ import pytest
 
 from batchata_prefect.content.documents import (
     Document,
-    is_scan,
     load_bytes,
     load_documents,
-    pdf_shown_bytes,
 )
 from batchata_prefect.content.documents.pdf import PageTexts, string_bytes
 from batchata_prefect.errors import ValidationError
@@ -489,12 +487,12 @@ def test_page_texts_are_given_page_by_page():
 )
 def test_scans_are_told_by_that_they_show_no_text(data, expected):
     """A PDF without text to cite is told apart from one with."""
-    assert is_scan(load(data)) is expected
+    assert load(data).is_scan is expected
 
 
 def test_documents_without_pages_show_nothing():
     """Text and images are no PDFs, and have no pages."""
-    assert pdf_shown_bytes(load(PNG)) == ()
+    assert load(PNG).shown_bytes == ()
 
 
 def test_damaged_page_does_not_hurt_the_others():
@@ -506,7 +504,7 @@ def test_damaged_page_does_not_hurt_the_others():
     writer.write(out)
     document = load(out.getvalue())
     assert [text.strip() for text in page_texts(document)] == ["good", ""]
-    assert pdf_shown_bytes(document) == (4, None)
+    assert document.shown_bytes == (4, None)
 
 
 @pytest.mark.parametrize(
@@ -552,7 +550,7 @@ def test_forms_count_where_they_are_drawn():
     page[names("/Contents")] = writer._add_object(contents)
     out = io.BytesIO()
     writer.write(out)
-    assert pdf_shown_bytes(load(out.getvalue())) == (2 + 5 + 5,)
+    assert load(out.getvalue()).shown_bytes == (2 + 5 + 5,)
 
 
 def test_real_pdfs_show_no_less_than_their_text(real: Path):
@@ -561,16 +559,16 @@ def test_real_pdfs_show_no_less_than_their_text(real: Path):
     assert len(paths) == 10
     for path in paths:
         document = load(path)
-        for shown, text in zip(pdf_shown_bytes(document), page_texts(document), strict=True):
+        for shown, text in zip(document.shown_bytes, page_texts(document), strict=True):
             assert shown is not None
             assert shown >= len("".join(text.split())), path.name
-        assert not is_scan(document)
+        assert not document.is_scan
 
 
 def test_real_scan_has_no_text(real: Path):
     """A scanned annual report is seen to hold no text."""
     document = load(real / "inputs/cvna-2021-annual-report-extract.pdf")
-    assert (document.pages, is_scan(document)) == (1, True)
+    assert (document.pages, document.is_scan) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def image(width: int | None, height: int | None) -> Document:
 
 def pdf(*shown: int | None) -> Document:
     document = Document("a.pdf", "application/pdf", b"", None, len(shown), None, None, "", "pdf")
-    document.memo["shown"] = shown
+    vars(document)["shown_bytes"] = shown
     return document
 
 
