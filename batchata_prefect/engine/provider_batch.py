@@ -199,14 +199,14 @@ async def _create(run: Session, flight: Flight) -> ProviderBatch | None:
         return None
     await own(run, flight.entry)
     flight.fresh = False
-    flight.lines.sending_bytes += size
+    run.lines.sending_bytes += size
     try:
         with still_owned(run, fresh=True):
             return await run.providers[chunk.provider].create(
                 run.clients[chunk.provider], chunk, flight.requests
             )
     finally:
-        flight.lines.sending_bytes -= size
+        run.lines.sending_bytes -= size
 
 
 def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], float | None]:
@@ -224,8 +224,7 @@ def _after_create(run: Session, flight: Flight) -> Callable[[Exception, int], fl
             raise _UncertainError(failure.text) from error
         flight.fresh = True
         if failure.kind == "refused":
-            flight.refused, flight.refused_code = failure.text, failure.code
-            flight.refused_places = dict(failure.places)
+            flight.refused = failure
             raise _RefusedError from error
         if failure.kind == "unseen":
             unseen_since = clock() if unseen_since is None else unseen_since
@@ -255,7 +254,7 @@ async def _room_to_send(run: Session, flight: Flight) -> int:
     last has arrived.
     """
     size = flight.entry.chunk.size_bytes
-    while flight.lines.sending_bytes and flight.lines.sending_bytes + size > _SENT_AT_ONCE_BYTES:
+    while run.lines.sending_bytes and run.lines.sending_bytes + size > _SENT_AT_ONCE_BYTES:
         if run.is_ending or run.is_realtime:
             break
         flight.waiting_for = "larger batches to be sent first"
@@ -380,7 +379,7 @@ async def _wait_for_end(run: Session, flight: Flight) -> ProviderBatch | None:
         if inherited and flight.batch is None:
             flight.canceled_before = batch.state == "canceling" or batch.ending == "canceled"
         flight.batch = batch
-        flight.succeeded, flight.failed = batch.succeeded, batch.failed
+        flight.succeeded = batch.succeeded
         if batch.state == "ended":
             flight.parked = False
             return batch

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
-from batchata_prefect.engine.session import Flight, Session
+from batchata_prefect.engine.session import Session
 from batchata_prefect.models import Chunk, ProviderBatch, package
 from batchata_prefect.money.ledger import (
     AGAIN,
@@ -22,6 +22,7 @@ from batchata_prefect.money.ledger import (
     Ending,
     Entry,
 )
+from batchata_prefect.providers.failures import Failure
 from batchata_prefect.results.answer_file import AnswerFile, open_answers
 from batchata_prefect.results.codes import rule
 from batchata_prefect.results.read import Collected, collect, give_up
@@ -155,11 +156,11 @@ def _unrun(ending: str, batch_id: str, reason: str | None) -> tuple[str, str, st
     return CANCELED, *canceled(reason or f"{batch_id} was canceled at the provider")
 
 
-def no_batch_for(flight: Flight, place: int) -> tuple[str, str, str]:
+def no_batch_for(failure: Failure, place: int) -> tuple[str, str, str]:
     """Mark, error code and error of a request of a chunk that the provider would not create."""
-    if not flight.refused_places:
-        return FAILED, "batch_refused", f"the provider refused the batch: {flight.refused}"
-    if (told := flight.refused_places.get(place)) is not None:
+    if not failure.places:
+        return FAILED, "batch_refused", f"the provider refused the batch: {failure.text}"
+    if (told := failure.places.get(place)) is not None:
         return FAILED, "invalid_request", f"the provider refused it: {told}"
     return AGAIN, "batch_failed", "its batch was refused for other jobs in it; nothing was billed"
 

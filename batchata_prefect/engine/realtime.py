@@ -151,7 +151,7 @@ class _Sending:
 
     async def all(self) -> None:
         """Send every request that the time allows, and wait for their replies."""
-        run, lines = self.run, self.flight.lines
+        run, lines = self.run, self.run.lines
         try:
             with closing(run.spool.reader()) as jobs:
                 for place, ordinal in enumerate(self.flight.ordinals):
@@ -187,7 +187,7 @@ class _Sending:
 
     async def _one(self, place: int, body: bytes) -> None:
         run, chunk = self.run, self.flight.entry.chunk
-        throttle = self.flight.lines.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
+        throttle = run.lines.throttles.setdefault(chunk.provider, Throttle(1 / _PER_SECOND))
 
         def after(error: Exception, failures: int) -> float | None:
             failure = classify(error)

@@ -29,6 +29,7 @@ from batchata_prefect.money.ledger import Entry
 from batchata_prefect.money.prices import PriceBook
 from batchata_prefect.options import OnCancel, RunOptions
 from batchata_prefect.providers import Provider, Requests, provider_for, providers
+from batchata_prefect.providers.failures import Failure
 from batchata_prefect.results.row import reply_file
 
 if TYPE_CHECKING:
@@ -102,18 +103,13 @@ class Flight:
         waiting_for: What it waits for, for a person.
         is_overdue: Whether it was told that the provider has not ended it in time.
         refused: Why the provider would not create the batch; None where it did not refuse.
-        refused_code: The provider's own name for that, where it gave one.
         held_back: Why we did not create the batch; None where we did, or tried to.
-        refused_places: Place in the chunk -> what the provider has against that request, where
-            it refused the chunk for some of its requests only.
         error: Why this process could not bring it to its end; None where it could.
         short: Whether the provider counts more rows than it gives, and nobody waits for them.
         lost: Whether the provider keeps its results no more.
         succeeded: Requests answered so far, where the provider says.
-        failed: Requests failed so far, where the provider says.
         parked: Whether there is nothing to do but to wait for the provider.
         uploads: Digest -> id of an uploaded document that its realtime requests refer to.
-        lines: What the flights of a run share on their way to the providers.
         tags: Tags of its task, whose limits it waits for before it begins; none where it does not.
         has_begun: Whether its task has begun.
         on_begin: Called when its task begins.
@@ -129,18 +125,14 @@ class Flight:
     canceled_before: bool = False
     waiting_for: str | None = None
     is_overdue: bool = False
-    refused: str | None = None
-    refused_code: str | None = None
+    refused: Failure | None = None
     held_back: str | None = None
-    refused_places: dict[int, str] = field(default_factory=dict[int, str])
     error: BatchataError | None = None
     short: bool = False
     lost: bool = False
     succeeded: int = 0
-    failed: int = 0
     parked: bool = False
     uploads: Mapping[str, str] = field(default_factory=dict[str, str])
-    lines: Lines = field(default_factory=Lines, repr=False)
     tags: frozenset[str] = frozenset()
     has_begun: bool = False
     on_begin: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -198,6 +190,7 @@ class Session:
         suspending: Whether its flow run goes to sleep, and its process ends.
         undecided: Sequence -> ids of batches one of which may be this chunk's.
         turned_away: Which models are to be tried later.
+        lines: What its flights share on their way to the providers.
         around_id: The flow run of a deployment around the batch; None where there is none.
         costs_seconds: What a process takes to come to where it can collect.
         asleep_for: What the run sleeps for, for a person.
@@ -233,6 +226,7 @@ class Session:
     suspending: bool = False
     undecided: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     turned_away: TurnedAway = field(init=False)
+    lines: Lines = field(default_factory=Lines, repr=False)
     around_id: str | None = None
     costs_seconds: float = 0.0
     asleep_for: str | None = None

@@ -263,18 +263,18 @@ async def never_created(run: Session, flight: Flight) -> None:
     # Azure says so of the create, in place of a batch that fails ["fail fast" in how-to/batch].
     if (
         refused is not None
-        and flight.refused_code == TURNED_AWAY_CODE
-        and not _is_too_large(run, flight.entry.chunk, refused)
+        and refused.code == TURNED_AWAY_CODE
+        and not _is_too_large(run, flight.entry.chunk, refused.text)
     ):
-        await _turned_away(run, flight, refused, None)
+        await _turned_away(run, flight, refused.text, None)
         return
     if refused is not None:
-        no_reply = partial(no_batch_for, flight)
+        no_reply = partial(no_batch_for, refused)
         collected = await run.alone(
-            read_chunk, run, flight.entry, flight.ordinals, None, refused, no_reply
+            read_chunk, run, flight.entry, flight.ordinals, None, refused.text, no_reply
         )
         marks = collected.marks
-    reason = refused or flight.held_back
+    reason = refused.text if refused is not None else flight.held_back
     await _end_unpaid(run, flight, "never_created", reason, None, marks)
 
 

@@ -128,7 +128,6 @@ def batch_status(run: Session, entry: Entry) -> BatchStatus:
         entry,
         flight.batch if flight else None,
         flight.succeeded if flight else 0,
-        flight.failed if flight else 0,
         unsent or (ending is not None and ending.status == "canceled"),
         flight is not None and flight.is_overdue,
     )

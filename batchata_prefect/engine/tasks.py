@@ -19,7 +19,6 @@ import prefect.concurrency.services as slots
 from prefect import get_client, get_run_logger
 from prefect.context import FlowRunContext
 
-from batchata_prefect.engine.pace import Lines
 from batchata_prefect.engine.provider_batch import provider_batch
 from batchata_prefect.engine.session import Flight, Session
 from batchata_prefect.errors import one_line
@@ -66,7 +65,6 @@ class Tasks:
         self._given = (around - run_tags(run)) | set(run.settings.task_tags)
         self._away_until = 0.0
         self._looking, self._has_limits = asyncio.Lock(), False
-        self._lines = Lines()
 
     def __len__(self) -> int:
         return len(self._running)
@@ -83,7 +81,6 @@ class Tasks:
         tags: set[str] = set()
         if limited and time.monotonic() >= self._away_until:
             tags = {"batchata", f"provider:{chunk.provider}", f"model:{chunk.model}"} | self._given
-        flight.lines = self._lines
         flight.tags, flight.on_begin = frozenset(tags), partial(self._begun, chunk.provider)
         task = asyncio.create_task(self._task(flight, after))
         task.add_done_callback(lambda _: self._changed.set())

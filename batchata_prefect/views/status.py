@@ -20,7 +20,6 @@ class BatchStatus:
         entry: Its line in the ledger.
         batch: What the provider said last; None where it has not been asked.
         running_answered: Requests answered so far, where the provider says.
-        running_failed: Requests failed so far, where the provider says.
         was_canceled: Whether it was canceled, or never sent because the run was told to stop.
         is_overdue: Whether its provider has not ended it long after its expiry.
         trouble: Why the provider said nothing of it, or did not do what was asked.
@@ -29,7 +28,6 @@ class BatchStatus:
     entry: Entry
     batch: ProviderBatch | None = None
     running_answered: int = 0
-    running_failed: int = 0
     was_canceled: bool = False
     is_overdue: bool = False
     trouble: str | None = None
@@ -70,7 +68,9 @@ class BatchStatus:
     def failed(self) -> int:
         """Jobs without an answer; before its end so far, where the provider says."""
         chunk, ending = self.entry.chunk, self.entry.ending
-        return self.running_failed if ending is None else chunk.count - self.answered
+        if ending is not None:
+            return chunk.count - self.answered
+        return self.batch.failed if self.batch else 0
 
     @property
     def cost_usd(self) -> Decimal | None:
