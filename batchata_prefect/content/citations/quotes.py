@@ -52,10 +52,9 @@ def quoted_schema(s: AnswerSchema | None, dialect: Dialect, *, job_id: str) -> d
     try:
         return _with_quotes(s, dialect)
     except UnfitError as unfit:
-        where = f"field {unfit.path!r} " if unfit.path else ""
         raise ValidationError(
             f"job {job_id!r}: with citations='quoted' the answer is a field beside its quotes: "
-            f"{where}{unfit.reason}"
+            f"{unfit}"
         ) from None
 
 

@@ -73,10 +73,7 @@ def asked_for(s: AnswerSchema, dialect: Dialect, *, job_id: str) -> dict[str, An
     try:
         return _converted(s, dialect)
     except UnfitError as unfit:
-        where = f"field {unfit.path!r} " if unfit.path else ""
-        raise ValidationError(
-            f"job {job_id!r}: response model {s.name!r}: {where}{unfit.reason}"
-        ) from None
+        raise ValidationError(f"job {job_id!r}: response model {s.name!r}: {unfit}") from None
 
 
 @lru_cache(maxsize=256)
@@ -130,7 +127,7 @@ def _made(name: str, schema: Schema, model: type[Any] | None) -> AnswerSchema:
     try:
         root = resolved(schema, schema)
     except UnfitError as unfit:
-        raise ValidationError(f"response model {name!r} {unfit.reason}") from None
+        raise ValidationError(f"response model {name!r} {unfit}") from None
     if root.get("type") != "object" or not root.get("properties"):
         raise ValidationError(
             f"response model {name!r} is not an object with named fields, which both providers ask "

@@ -16,16 +16,15 @@ _VALUES = frozenset({"enum", "const", "default", "examples", "required"})
 
 
 class UnfitError(Exception):
-    """A field that cannot be expressed.
+    """A field that cannot be expressed, named by its path such as `items[].price`.
 
     Attributes:
-        path: Path of the field, such as `items[].price`; empty for the whole schema.
-        reason: What is wrong with it and what to do, as the end of a sentence about the field.
+        reason: What is wrong with it and what to do, as the end of a sentence about the field, or
+            about the whole schema where the path is empty.
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
+        super().__init__(f"field {path!r} {reason}" if path else reason)
         self.reason = reason
 
 
