@@ -166,7 +166,7 @@ class Gemini(Provider):
 
         # Without a size the list has been seen to be empty [python-genai#1250].
         async for page in lists.paged(client, "/batches", "", {"pageSize": lists.PAGE}, following):
-            yield objects_at(page, "operations")
+            yield [item for item in objects_at(page, "operations") if item.get("name")]
 
     @override
     def made_at(self, item: Mapping[str, Any]) -> datetime | None:

@@ -7,6 +7,7 @@ developers.openai.com: guides/batch, file-inputs, images-vision, structured-outp
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 from batchata_prefect.content.documents import Document
@@ -91,6 +92,7 @@ def render(
             f"the server of {provider.name} is not known to take prompt_cache_key; leave it out, "
             "or name its profile in the account",
         )
+        draft.job = job = replace(job, cache_prefix=False)
     if endpoint == EMBEDDINGS:
         return _embedding(draft, params)
     quoted = wants_quotes(draft)
@@ -116,7 +118,7 @@ def render(
         body,
         limit,
         endpoint=endpoint,
-        prefix=_cache_key(body) if job.cache_prefix and has_cache_key else None,
+        prefix=_cache_key(body) if job.cache_prefix else None,
         terms=terms_of(draft.model or "", params),
     )
 

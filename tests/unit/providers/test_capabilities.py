@@ -85,5 +85,10 @@ def test_what_is_there_and_what_is_refused(name: str) -> None:
         with pytest.raises(ValidationError) as refused:
             provider.render(job(name, **told))
         said = str(refused.value)
+        if "cache_prefix" in told:
+            left = provider.render(
+                job(name, **told, defaulted=frozenset({"cache_prefix"}))
+            ).left_out
+            assert left == ("cache_prefix",)
         assert said.startswith("job 'j'"), said
         assert (EMBEDDINGS if what == "cached" and has.cache_prefix else who) in said.lower(), said
