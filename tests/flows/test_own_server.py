@@ -135,27 +135,35 @@ def test_one_server_serves_all_of_a_process(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("last_signal", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_process_leaves_no_server_behind(
-    tmp_path: Path, sandbox_process, sandbox, alone: dict[str, str], last_signal: int
+    tmp_path: Path, sandbox_process, sandbox, alone: dict[str, str]
 ) -> None:
-    """However the process dies, its server goes too, and only its own."""
+    """However a process dies, its server goes too, and only its own."""
     sandbox.limits(seconds=120)
-    environment = {**alone, **sandbox_process.environment()}
-    command = [sys.executable, "-c", RUN + "run(sys.argv[1])", str(tmp_path / "out")]
     before = len(list(sandbox.ledger.batches()))
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    processes: dict[signal.Signals, subprocess.Popen[bytes]] = {}
     try:
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            home = tmp_path / number.name
+            shutil.copytree(alone["PREFECT_HOME"], home)
+            command = [sys.executable, "-c", RUN + "run(sys.argv[1])", str(home / "out")]
+            environment = {**alone, **sandbox_process.environment(), "PREFECT_HOME": str(home)}
+            processes[number] = subprocess.Popen(command, env=environment, start_new_session=True)
         deadline = time.monotonic() + 150
-        while len(list(sandbox.ledger.batches())) == before:
-            assert time.monotonic() < deadline and process.poll() is None
+        while len(list(sandbox.ledger.batches())) < before + len(processes):
+            assert time.monotonic() < deadline
+            assert [process.poll() for process in processes.values()] == [None, None]
             time.sleep(0.1)
-        (server,) = served_by(process.pid)
-        os.killpg(process.pid, last_signal)
-        process.wait(60)
-        wait_until_gone({server.pid})
+        own = {number: served_by(process.pid) for number, process in processes.items()}
+        for number, process in processes.items():
+            (server,) = own.pop(number)
+            os.killpg(process.pid, number)
+            process.wait(60)
+            wait_until_gone({server.pid})
+            assert all(other.is_running() for (other,) in own.values())
     finally:
-        process.kill()
+        for process in processes.values():
+            process.kill()
         sandbox.limits(seconds=0.1)
 
 
