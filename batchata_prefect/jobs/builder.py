@@ -149,11 +149,13 @@ class JobsBuilder:
         """
         faults = Faults()
         for nth, item in enumerate(jobs, start=1):
-            values = _job_values(item) if isinstance(item, Job) else item
+            own: Any = None
             try:
+                values = _job_values(item) if isinstance(item, Job) else item
+                own = values.get("id")
                 self._add(values)
             except _OF_A_ROW as error:
-                faults.add(f"job {values.get('id') or nth!r}", error, values.get("id"))
+                faults.add(f"job {own or nth!r}", error, own)
         faults.raise_together()
         return self
 

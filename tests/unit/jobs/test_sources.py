@@ -481,3 +481,11 @@ def test_why_a_row_is_skipped_reads_the_same_from_every_folder(
     for fault, part in zip(found[0], ("'data/lost.pdf'", "['data/a/']", "list"), strict=True):
         assert fault.startswith("'rows.jsonl' line ")
         assert part in fault
+
+
+def test_what_is_no_job_among_jobs_is_named_with_the_others(tmp_path: Path) -> None:
+    batch = Batch(tmp_path / "out").set_default_params(model="gpt-6-luna", max_tokens=9)
+    with pytest.raises(ValidationError, match=r"2 jobs would be refused") as caught:
+        batch.add_jobs([{"prompt": "x"}, "x", {"prompt": "x", "id": " "}])  # type: ignore[list-item]
+    assert [fault.partition(":")[0] for fault in caught.value.faults] == ["job 2", "job ' '"]
+    assert len(batch) == 1
