@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 
 from batchata_prefect.batch import Batch, add_file, batch_of, job_defaults
 from batchata_prefect.cli.options import checked
-from batchata_prefect.errors import StateError, ValidationError
+from batchata_prefect.errors import StateError, ValidationError, one_line
 from batchata_prefect.files import make_folder, whole_file, write_json
 from batchata_prefect.jobs.jobs_file import JobsFile
 from batchata_prefect.jobs.row_files import file_rows
@@ -68,12 +68,6 @@ class Order:
     sandbox: bool = False
     amendments: tuple[Amendment, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse a note of another version."""
-        told = [self.told, *(each.told for each in self.amendments)]
-        if unknown := sorted({*chain(*told)} - FileOptions.model_fields.keys()):
-            raise ValueError(f"there are no options {unknown}")
-
     @property
     def out(self) -> Path:
         """The local directory of its results."""
@@ -101,12 +95,13 @@ class Order:
 
     def with_earlier_amendments(self, *, trust: bool = False) -> Order:
         """The same with what `batchata retry` changed since this very order was given before."""
-        try:
-            earlier, is_ours = Order._read(self.place)
-        except StateError:
+        found = Order._read(self.place)
+        if found is None or not found[0].amendments:
             return self
+        earlier, is_ours = found
+        earlier.refuse_unknown()
         is_same = _asked(earlier.told) == _asked(self.told) and earlier.jobs == whole(self.jobs)
-        if not is_same or not earlier.amendments:
+        if not is_same:
             return self
         if not (is_ours or trust):
             raise refuse(self.place, earlier.shown())
@@ -151,14 +146,31 @@ class Order:
     @classmethod
     def noted(cls, place: Path | str, *, trust: bool = False) -> Order:
         """The order that a results directory was made by."""
-        order, is_ours = cls._read(place)
+        found = cls._read(place)
+        if found is None:
+            raise StateError(
+                f"{str(place)!r} was not made by `batchata run`, so its jobs are not known "
+                "here. Run its program again: it sends what was not answered for no fault of the "
+                "job's own; change the jobs that failed, and only those are new"
+            )
+        order, is_ours = found
+        order.refuse_unknown()
         if not (is_ours or trust):
             raise refuse(place, order.shown())
         return order
 
+    def refuse_unknown(self) -> None:
+        """Refuse what another version has noted, and this one would not do."""
+        told = [self.told, *(each.told for each in self.amendments)]
+        if unknown := sorted({*chain(*told)} - FileOptions.model_fields.keys()):
+            raise StateError(
+                f"{str(self.place)!r} was made with options that there are not: {unknown}. Run "
+                "its command with the version that made it"
+            )
+
     @classmethod
-    def _read(cls, place: Path | str) -> tuple[Order, bool]:
-        """The order in a results directory, and whether this user's own command wrote it.
+    def _read(cls, place: Path | str) -> tuple[Order, bool] | None:
+        """The order in a results directory, and whether this user's own command wrote it, if any.
 
         At a URL another machine may have amended it since it was noted here, or the other way
         round where the results could not be put there: amendments only ever grow.
@@ -172,13 +184,14 @@ class Order:
                 (_NOTE.validate_python({**values, "place": place}), is_ours(values))
                 for values in (orjson.loads(note) for note in notes if note is not None)
             ]
-            return max(found, key=lambda each: len(each[0].amendments))
         except (TypeError, ValueError) as error:
+            # Without it, what `batchata retry` changed would be sent unchanged, and paid again.
             raise StateError(
-                f"{str(place)!r} was not made by `batchata run`, so its jobs are not known "
-                "here. Run its program again: it sends what was not answered for no fault of the "
-                "job's own; change the jobs that failed, and only those are new"
+                f"{ORDER} in {str(place)!r} cannot be read: {one_line(error)}. What `batchata "
+                "retry` changed there is not known, and nothing was sent. Mend it, or delete it "
+                "where nothing was changed"
             ) from error
+        return max(found, key=lambda each: len(each[0].amendments), default=None)
 
 
 _NOTE = TypeAdapter(Order)

@@ -88,6 +88,31 @@ def test_a_run_takes_no_amendments_of_somebody_else(tmp_path: Path) -> None:
     assert plain.with_earlier_amendments(trust=True).amendments == amended.amendments
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("damage", ["{", "[]", '{"jobs": "a"}', '{"jobs": 5, "told": 6}'])
+def test_changes_that_cannot_be_read_are_not_taken_for_none(tmp_path: Path, damage: str) -> None:
+    """The jobs would be sent unchanged, and paid again."""
+    plain = order(tmp_path)
+    assert plain.with_earlier_amendments() is plain
+    (plain.out / ORDER).write_text(damage)
+    for act in (plain.with_earlier_amendments, lambda: Order.noted(plain.place)):
+        with pytest.raises(StateError, match=r"order\.json.* cannot be read.* nothing was sent"):
+            act()
+
+
+@pytest.mark.usefixtures("home")
+def test_an_order_of_another_version(tmp_path: Path) -> None:
+    """It is no matter where nothing was changed since."""
+    plain = order(tmp_path)
+    replace(plain, told={"gone": 1}).note()
+    assert plain.with_earlier_amendments() is plain
+    with pytest.raises(StateError, match="gone"):
+        Order.noted(plain.place)
+    order(tmp_path, amendments=(Amendment({0: "a"}, {"gone": 1}),)).note()
+    with pytest.raises(StateError, match="gone"):
+        plain.with_earlier_amendments()
+
+
 def test_the_command_imports_nothing_from_a_folder_that_came_from_elsewhere(
     tmp_path: Path, home: Path
 ) -> None:
