@@ -237,9 +237,7 @@ def map_citations(
 def _path(named: object, fields: Sequence[Leaf]) -> str | None:
     """The path that a model named, in our form; None where the answer has no such field."""
     path = re.sub(r"\.(\d+)(?=\.|\[|$)", r"[\1]", str(named or "")).removeprefix("$.")
-    below = (f"{path}.", f"{path}[")
-    known = any(leaf.path == path or leaf.path.startswith(below) for leaf in fields)
-    return path if path and known else None
+    return path if path and any(leaf.is_within(path) for leaf in fields) else None
 
 
 def _sentences(blocks: Sequence[TextBlock]) -> list[str]:

@@ -123,7 +123,11 @@ def _evidence(
     leaf: Leaf, fellows: Sequence[Leaf], sources: Sequence[Source], shared: bool
 ) -> list[_Evidence]:
     """Evidence of a value as it is in the cited texts, or else in other ways."""
-    asked = [(index, source) for index, source in enumerate(sources) if _may_support(source, leaf)]
+    asked = [
+        (index, source)
+        for index, source in enumerate(sources)
+        if source.path is None or leaf.is_within(source.path)
+    ]
 
     def each(how: Callable[[int, Source], _Evidence | None], steps: int) -> list[_Evidence]:
         found = [how(*one) for one in asked if one[1].cited.work.goes_on(steps)]
@@ -167,11 +171,6 @@ def _seen(
         source.path is not None,
         alone and _is_labelled(source.cited, spot),
     )
-
-
-def _may_support(source: Source, leaf: Leaf) -> bool:
-    path = source.path
-    return path is None or leaf.path == path or leaf.path.startswith((f"{path}.", f"{path}["))
 
 
 def _what(spot: Spot, passage: Passage, where: str = "the cited text") -> str:

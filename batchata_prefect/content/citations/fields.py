@@ -76,6 +76,10 @@ class Leaf:
             stem(word) for word in words if counts or (word.endswith("s") and stem(word) != word)
         )
 
+    def is_within(self, path: str) -> bool:
+        """Whether it is the field, or in the object or list, of a path."""
+        return self.path == path or self.path.startswith((f"{path}.", f"{path}["))
+
     def called(self, *words: str) -> bool:
         """Whether one of the words is in the field's own names."""
         return any(word in label for label in self.labels for word in words)

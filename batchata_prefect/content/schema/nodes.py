@@ -80,7 +80,7 @@ def map_values(plain: Mapping[str, Any]) -> Schema | None:
 def tuple_slots(plain: Mapping[str, Any]) -> dict[str, Any] | None:
     """Slot name -> schema of a tuple of several types; None where the node is no such tuple."""
     items = cast("list[Any]", plain.get("prefixItems") or [])
-    if not items or all(_same(item, items[0]) for item in items):
+    if not items or all(_bare(item) == _bare(items[0]) for item in items):
         return None
     slots: dict[str, Any] = {}
     for index, item in enumerate(items):
@@ -106,14 +106,10 @@ def schema_nodes(schema: Any) -> Iterator[Schema]:
             yield from schema_nodes(value)
 
 
-def _same(one: Any, other: Any) -> bool:
-    bare = [
-        {key: value for key, value in cast("Schema", item).items() if key != "title"}
-        if isinstance(item, dict)
-        else item
-        for item in (one, other)
-    ]
-    return bare[0] == bare[1]
+def _bare(item: Any) -> Any:
+    if not isinstance(item, dict):
+        return item
+    return {key: value for key, value in cast("Schema", item).items() if key != "title"}
 
 
 def pointed(ref: str, root: Mapping[str, Any]) -> Schema:
