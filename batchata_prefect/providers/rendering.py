@@ -194,7 +194,12 @@ def finish(
 ) -> Request:
     """The request of a body."""
     job = draft.job
-    data = encode(job, body)
+    try:
+        # The same bytes for the same body in every process.
+        data = orjson.dumps(body)
+    except TypeError as error:
+        path, reason = _culprit(body, str(error))
+        raise fault(job, f"{path.lstrip('.') or 'a value'} cannot be sent: {reason}") from None
     provider, most = draft.provider, draft.provider.limits.max_request_bytes
     if len(data) > most:
         raise fault(
@@ -219,15 +224,6 @@ def finish(
         files=tuple(draft.files),
         terms=terms,
     )
-
-
-def encode(job: Job, value: Any) -> bytes:
-    """A value as JSON, the same bytes for the same value in every process."""
-    try:
-        return orjson.dumps(value)
-    except TypeError as error:
-        path, reason = _culprit(value, str(error))
-        raise fault(job, f"{path.lstrip('.') or 'a value'} cannot be sent: {reason}") from None
 
 
 def _culprit(value: Any, reason: str) -> tuple[str, str]:
