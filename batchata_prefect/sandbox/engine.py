@@ -289,13 +289,10 @@ class Engine:
         )
 
     def _commit(self, batch: Batch, outcome: Outcome) -> None:
+        told = ("counts", "errors", "usage", "output_file_id", "error_file_id")
         changes: dict[str, Any] = {
+            **{name: getattr(outcome, name) for name in told},
             "ended_at": time.time(),
-            "counts": outcome.counts,
-            "errors": outcome.errors,
-            "usage": outcome.usage,
-            "output_file_id": outcome.output_file_id,
-            "error_file_id": outcome.error_file_id,
             # Last, because whoever sees an ended batch asks for its files at once.
             "final": True,
         }

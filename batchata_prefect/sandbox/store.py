@@ -140,7 +140,12 @@ class Store:
     def load_batches(self) -> list[Batch]:
         """Every batch, oldest first."""
         rows = self.connection().execute("select record from batches order by seq")
-        return [Batch(**orjson.loads(record)) for (record,) in rows]
+        known = {each.name for each in fields(Batch)}
+        # A folder of an earlier version has batches with other fields.
+        return [
+            Batch(**{name: value for name, value in orjson.loads(record).items() if name in known})
+            for (record,) in rows
+        ]
 
     def save_batch(self, batch: Batch) -> None:
         """Make a new batch, or a change of it, durable."""
