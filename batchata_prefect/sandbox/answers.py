@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -149,7 +150,7 @@ def quotations(prompt: Prompt) -> list[Said]:
         if not document.citable:
             continue
         for part_number, part in enumerate(document.parts[:2]):
-            for match in list(_SENTENCE.finditer(part[:2000]))[:2]:
+            for match in islice(_SENTENCE.finditer(part[:2000]), 2):
                 quoted = match[0].strip()
                 if not quoted:
                     continue
@@ -162,9 +163,9 @@ def quotations(prompt: Prompt) -> list[Said]:
 
 def _sentences(document: Document, count: int) -> list[str]:
     for part in document.parts:
-        found = [match[0].strip() for match in _SENTENCE.finditer(part[:2000])]
-        if found:
-            return found[:count]
+        matches = islice(_SENTENCE.finditer(part[:2000]), count)
+        if found := [match[0].strip() for match in matches]:
+            return found
     return []
 
 

@@ -53,13 +53,6 @@ WAYS = {
 }
 
 
-def check_ways(ways: Any) -> None:
-    """Refuse names of ways that there are not."""
-    unknown = set(ways) - WAYS.keys()
-    if unknown:
-        raise ValueError(f"way {min(unknown)!r} is not one of {', '.join(sorted(WAYS))}")
-
-
 def offered(ways: Collection[str], way: str, path: str) -> None:
     """Refuse a call that a server of these ways does not take."""
     if way in ways:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from .compatible import check_ways
+from .compatible import WAYS
 from .shapes import names
 from .wire import Json
 
@@ -195,8 +195,8 @@ class Limits:
         for name, value in wanted.items():
             if name not in names:
                 raise ValueError(f"limit {name!r} is not one of {', '.join(sorted(names))}")
-            if name == "ways":
-                check_ways(value)
+            for way in set(value) - WAYS.keys() if name == "ways" else ():
+                raise ValueError(f"way {way!r} is not one of {', '.join(sorted(WAYS))}")
             setattr(self, name, value)
 
     def shown(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from .api import Api, Call, Operation, Upload
 from .compatible import bent_batch, bent_file, new_number, offered, shown_order
@@ -135,13 +135,15 @@ class OpenAI(Api):
         fit(self.create_shape, asked, gpt_refusal)
         check_metadata(asked.get("metadata"))
         expires = asked.get("output_expires_after")
+        if expires is not None:
+            fit(_EXPIRES, expires, lambda _: _BAD_EXPIRY.of())
         batch = self.new_batch(
             new_number() if "numbers" in self.ways else f"batch_{uuid.uuid4().hex}",
             asked["endpoint"],
             metadata=asked.get("metadata") if limits.keeps_metadata else None,
             input_file_id=asked["input_file_id"],
             ways=self.ways,
-            output_expires_after=None if expires is None else _seconds(expires),
+            output_expires_after=expires and expires["seconds"],
             **(_VANISHED if call.bent("file_vanished") else {}),
         )
         return await self.start_batch(batch)
@@ -285,11 +287,6 @@ class OpenAI(Api):
         size = ("limit", 10_000, 10_000)
         shown, has_more = self.page(call, shown, size=size, after="after", what="file")
         return Reply(_page([self.file_body(file) for file in shown], has_more))
-
-
-def _seconds(expires: Any) -> int:
-    fit(_EXPIRES, expires, lambda _: _BAD_EXPIRY.of())
-    return expires["seconds"]
 
 
 def _status(batch: Batch, now: float) -> str:
