@@ -15,9 +15,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told
+from tests.chaos.killing import Forker, check_all_paid_once, log_of, start_until_sent, told, until
 
 JOBS = 8
+AWAY = "the results are written; Prefect does not answer"
 
 
 class Server:
@@ -89,7 +90,7 @@ def test_prefect_goes_away(
         start_until_sent(forker, sandbox, job, 2)
         server.kill()
         if comes_back:
-            time.sleep(5)  # it is away when the run is to end
+            until(lambda: AWAY in log_of(job), job)
             server.start()
         assert forker.wait() == 0, log_of(job)
     finally:
@@ -97,7 +98,7 @@ def test_prefect_goes_away(
         forker.close()
     check_all_paid_once(billed(), tmp_path / "out", JOBS)
     log = log_of(job)
-    assert "the results are written; Prefect does not answer" in log
+    assert AWAY in log
     assert ("Prefect could not be told" in log) is not comes_back
     if comes_back:
         assert "Completed" in states(server)

@@ -230,7 +230,7 @@ def test_what_is_paid_does_not_wait_for_a_slot(
     tmp_path: Path, sandbox, limit: Limit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batches that an earlier run left at the provider are collected although no slot is free."""
-    sandbox.limits(seconds=6)
+    sandbox.limits(seconds=2)
     monkeypatch.setattr(tasks, "_PATIENCE_SECONDS", 1.0)
     try:
         batch = make(tmp_path, count=2)
