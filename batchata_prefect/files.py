@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -151,21 +152,46 @@ def copy_start(source: Path, size: int, target: BinaryIO) -> None:
             size -= len(piece)
 
 
+class _Scratch(sqlite3.Connection):
+    """A database whose file cannot be written raises what every other such file does."""
+
+    def execute(self, *told: Any) -> sqlite3.Cursor:
+        with _stored():
+            return super().execute(*told)
+
+    def executemany(self, *told: Any) -> sqlite3.Cursor:
+        with _stored():
+            return super().executemany(*told)
+
+
+@contextmanager
+def _stored() -> Generator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        # SQLite has no class for a full disk, and these tables and statements are right.
+        raise OSError(
+            errno.ENOSPC, f"what is noted of the jobs cannot be stored ({error})"
+        ) from error
+
+
 def scratch_database(path: Path, tables: str, *, cache_kib: int = 8_000) -> sqlite3.Connection:
     """A new database in the middle of its first transaction, in the place of one that is there.
 
     It is thrown away in any case, so nothing of it survives a crash.
 
     Raises:
-        OSError: It cannot be made.
-        sqlite3.Error: The same, on a full disk.
+        OSError: It cannot be made; so does every statement where the disk is full.
     """
     path.unlink(missing_ok=True)
     path.touch(0o600)
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, factory=_Scratch
+    )
     for pragma in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{cache_kib}"):
         database.execute(f"PRAGMA {pragma}")
-    database.executescript(tables)
+    with _stored():
+        database.executescript(tables)
     database.execute("BEGIN")
     return database
 

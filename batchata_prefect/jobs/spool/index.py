@@ -7,7 +7,6 @@ or jobs have moved, is a database of them made.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import sqlite3
@@ -169,15 +168,11 @@ class Ids:
         """The database of the jobs as they are now, made where there is none."""
         if self._database is not None:
             return self._database
-        try:
-            database = scratch_database(self._path, _TABLE)
-            database.executemany(
-                "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)",
-                (known.row() for known in self._each()),
-            )
-            database.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise OSError(errno.ENOSPC, f"the jobs' ids cannot be stored: {error}") from error
+        database = scratch_database(self._path, _TABLE)
+        database.executemany(
+            "INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", (known.row() for known in self._each())
+        )
+        database.execute("COMMIT")
         self._database = database
         return database
 
