@@ -361,9 +361,7 @@ class FileOptions(RunOptions):
     that is no JSON: fail refuses the file before anything is sent; with skip they end as failed
     with invalid_row, cost nothing, and the others run."""
     run_key: str | None = option(
-        None,
-        PLACES,
-        refused={"block": "each run has its own, which is given to trigger(run_key=)"},
+        None, PLACES, refused={"block": "each run has its own, which is given to trigger(run_key=)"}
     )
     """Identity under which the run resumes: that of the results directory by default, and that of
     the flow run in a deployed flow, so that Retry goes on where it stopped."""
@@ -417,10 +415,8 @@ def described(text: str | None, names: Iterable[str]) -> str | None:
     """A docstring with a line for each of these options in the place of `**options`."""
 
     def lines(found: re.Match[str]) -> str:
-        fields = FileOptions.model_fields
-        return (
-            "".join(f"{found[1]}{name}: {fields[name].description}\n" for name in names) + found[0]
-        )
+        told = {name: FileOptions.model_fields[name].description for name in names}
+        return "".join(f"{found[1]}{name}: {text}\n" for name, text in told.items()) + found[0]
 
     return text and re.sub(r"^( +)\*\*options:.*\n", lines, text, flags=re.MULTILINE)
 
