@@ -71,7 +71,7 @@ def test_batches_wait_for_room(tmp_path: Path, tight, where: str) -> None:
     batch = make(tmp_path, job=job, prices=PRICES)
     statuses = check(batch.run())
     assert statuses["turned_away"] >= 1
-    assert statuses["turned_away"] <= 7
+    assert statuses["turned_away"] <= 10
     billed = list(tight.ledger.billed())[before:]
     assert len(billed) == len({row.body_digest for row in billed}) == BATCHES * JOBS_EACH
 
