@@ -90,9 +90,8 @@ async def open_run(
         accounts=await records.accounts(),
         addresses=await records.addresses(start),
     )
-    own = Records(await storage_at(None), run_key).location
-    if known.accounts and given is None and records.location != own:
-        # A folder of somebody else could send the keys of this environment anywhere.
+    # A folder of somebody else could send the keys of this environment anywhere.
+    if known.accounts and given is None and records.location != await _own_place(run_key):
         raise StateError(
             f"the records that the results directory names, at {records.location}, send keys of "
             f"this environment to addresses of their own (accounts {', '.join(known.accounts)}). "
@@ -101,6 +100,11 @@ async def open_run(
     async for entry, _ in records.ledger():
         known.entries.append(entry)
     return known
+
+
+async def _own_place(run_key: str) -> str:
+    """Where the records of this environment are; Prefect is asked for it."""
+    return Records(await storage_at(None), run_key).location
 
 
 def _noted(results_dir: str | Path) -> Note:
