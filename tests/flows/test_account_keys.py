@@ -121,7 +121,8 @@ def test_each_call_has_the_key_of_its_account(
     """Uploads, a canary, lost creates, a run that is left and canceled, realtime requests."""
     out = tmp_path / "out"
     known, before = strangers(servers), billed_of(servers)
-    batches = {name: len(list(box.ledger.batches())) for name, box in servers.items()}
+    batches = {name: len(box.ledger.batches()) for name, box in servers.items()}
+    others = {each.id for box in servers.values() for each in box.ledger.batches()}
     called = {name: box.ledger.calls() for name, box in servers.items()}
     for box in servers.values():
         box.fault(operation="create", mode="drop_after")
@@ -132,7 +133,7 @@ def test_each_call_has_the_key_of_its_account(
 
     def leave(*_: Any) -> None:
         assert batch.latest_run is not None
-        made = (len(list(box.ledger.batches())) - batches[name] for name, box in servers.items())
+        made = (len(box.ledger.batches()) - batches[name] for name, box in servers.items())
         if set(made) == {3}:
             batch.latest_run.cancel(detach=True)
 
@@ -146,9 +147,10 @@ def test_each_call_has_the_key_of_its_account(
         seen, (adopted, unclaimed) = await status(known), await adopt(known)
         return seen, (adopted, unclaimed), await cancel(known)
 
-    seen, found, canceled = asyncio.run(without_the_run())
+    seen, (adopted, unclaimed), canceled = asyncio.run(without_the_run())
     assert Counter(line.entry.chunk.provider for line in seen) == dict.fromkeys(KINDS, 1)
-    assert (found, len(canceled)) == (([], []), len(KINDS))
+    assert (adopted, len(canceled)) == ([], len(KINDS))
+    assert {ours.batch.batch_id for ours in unclaimed} <= others
 
     batch = make(out, servers, pdf, 4)
     batch.add_time_limit(seconds=60, on_deadline="realtime", realtime_usd=1, margin_seconds=59)
