@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeAlias
 
 from batchata_prefect.content.bounds import bounds
-from batchata_prefect.errors import ProviderError
+from batchata_prefect.errors import ParseError, ProviderError
 from batchata_prefect.models import Chunk, ProviderBatch
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.failures import status_of
-from batchata_prefect.providers.rows import objects_at
+from batchata_prefect.providers.rows import objects_at, parse
 
 Item: TypeAlias = Mapping[str, Any]
 
@@ -24,7 +24,8 @@ PAGE = 100
 CLOCK_MARGIN = timedelta(minutes=15)
 """How far the time of a create, as it was written down, may be after the provider's own."""
 
-_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*(?:"([0-9a-f]{16})-\d{1,12}")?')
+_OURS = re.compile(r"([0-9a-f]{16})-\d{1,12}")
+_OURS_IN_A_ROW = re.compile(rb'"custom_id"\s*:\s*"([0-9a-f]{16})-\d{1,12}"')
 
 
 async def paged(
@@ -76,10 +77,15 @@ async def head_of(rows: AsyncGenerator[bytes], hidden: Collection[int] = (404,))
         return None
     finally:
         await rows.aclose()
-    named = _CUSTOM_ID.search(first.partition(b"\n")[0])
-    if named is None:
-        return None
-    return named[1].decode() if named[1] else ""
+    row = bytes(first.partition(b"\n")[0])
+    try:
+        # The row's own: a tool may have a field of that name, in front of it as well.
+        custom_id, _ = parse(row, is_exact=False)
+    except ParseError:
+        cut = _OURS_IN_A_ROW.search(row)
+        return cut[1].decode() if cut else None
+    named = _OURS.fullmatch(custom_id)
+    return named[1] if named else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +152,9 @@ class Batches(ABC):
         seen: set[Any] = {None}
 
         def following(page: Item) -> Item:
-            items = objects_at(page, "data")
-            last = page.get("last_id") or (items[-1].get("id") if items else None)
-            is_last = not items or last is None or page.get("has_more") is False
-            return {} if is_last else {self.batches_cursor: last}
+            ids = [item["id"] for item in objects_at(page, "data") if item.get("id") is not None]
+            is_last = not ids or page.get("has_more") is False
+            return {} if is_last else {self.batches_cursor: page.get("last_id") or ids[-1]}
 
         params = {"limit": PAGE}
         async for page in paged(client, self.batches_path, "data", params, following):

@@ -266,6 +266,9 @@ class _Content:
         block = cast("Message", item) if isinstance(item, dict) else {}
         if block.get("type") in {"image", "document"}:
             self._count_source(block)
+        elif isinstance(block.get("text"), str) and block.get("type") != "text":
+            # What else a block of another type holds is read as well.
+            self.draft.json(item)
         else:
             self.draft.item(item)
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchata_prefect.models import ProviderBatch
-from batchata_prefect.providers import Provider, wire
+from batchata_prefect.providers import Provider, lists, wire
 from batchata_prefect.providers.failures import classify
 from batchata_prefect.providers.openai.batches import OpenAI
 from batchata_prefect.sandbox import Sandbox
@@ -129,6 +130,45 @@ def test_a_page_in_place_of_the_rows_proves_nothing(box: Sandbox, tmp_path: Path
         assert found.batch.batch_id == made.batch_id
 
     run(order.provider, live)
+
+
+OURS = "0123456789abcdef-0"
+CALL = {"tools": [{"parameters": {"properties": {"custom_id": {"type": "string"}}}}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "head"),
+    [
+        ({"body": CALL, "custom_id": OURS}, OURS[:16]),
+        ({"response": {"input": {"custom_id": "x"}}, "custom_id": OURS}, OURS[:16]),
+        ({"custom_id": OURS, "body": CALL}, OURS[:16]),
+        ({"custom_id": "x", "body": {"custom_id": OURS}}, ""),
+        ({"custom_id": 5}, None),
+        (["custom_id"], None),
+    ],
+)
+def test_a_row_is_told_by_its_own_id(row: Any, head: str | None) -> None:
+    """A tool may have a field `custom_id`, and a server write the body before the row's own.
+
+    Taken for somebody else's, a batch of a lost create would be created, and paid, once more.
+    """
+
+    async def pieces(data: bytes) -> AsyncGenerator[bytes]:
+        yield data
+
+    data = orjson.dumps(row)
+    assert asyncio.run(lists.head_of(pieces(data + b"\n{}\n"))) == head
+
+
+@pytest.mark.parametrize(("end", "head"), [(-1, OURS[:16]), (20, None)])
+def test_a_row_that_is_cut_off_tells_what_it_still_shows(end: int, head: str | None) -> None:
+    """It proves a batch to be ours, and none to be somebody else's."""
+
+    async def pieces(data: bytes) -> AsyncGenerator[bytes]:
+        yield data
+
+    data = orjson.dumps({"custom_id": OURS, "body": CALL})
+    assert asyncio.run(lists.head_of(pieces(data[:end]))) == head
 
 
 ENDS = {"completed", "cancelled", "canceled", "expired", "failed"}
@@ -273,3 +313,20 @@ def test_a_list_is_read_as_far_as_its_order_tells(
 
 class _Client:
     """Stands for an SDK's client of which nothing was heard yet."""
+
+
+@pytest.mark.parametrize("odd", [{}, {"id": None}, "text"])
+def test_an_item_without_an_id_ends_no_list(monkeypatch: pytest.MonkeyPatch, odd: Any) -> None:
+    """What stands behind the page of an odd item is found, such as the batch of a lost create."""
+    listed = {None: ({"id": "a"}, odd), "a": ({"id": "b"},)}
+
+    async def page(_client: Any, _path: str, _key: str, params: Any = None) -> dict[str, Any]:
+        items = listed[params.get("after")]
+        return {"data": [*items], "has_more": params.get("after") is None}
+
+    monkeypatch.setattr(wire, "get", page)
+
+    async def ids() -> list[Any]:
+        return [item["id"] async for items in OpenAI().pages(None) for item in items]
+
+    assert asyncio.run(ids()) == ["a", "b"]

@@ -297,3 +297,14 @@ def test_the_users_messages_are_not_changed(claude):
     first = claude.render(job)
     assert messages == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     assert claude.render(job) == first
+
+
+def test_all_of_a_block_of_another_type_is_counted(claude):
+    """A text in it is not all that it holds, and no bound is less than what goes out."""
+    blocks = [{"type": "odd", "text": "a", "more": "word " * n} for n in (0, 1_000)]
+    asked = [[{"role": "user", "content": [block]}] for block in blocks]
+    short, long = (
+        claude.render(claude_job(model="lab-1", prompt=None, messages=messages)).estimate
+        for messages in asked
+    )
+    assert long.input_bound > short.input_bound + 1_000
