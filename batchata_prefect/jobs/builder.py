@@ -312,7 +312,8 @@ class JobsBuilder:
             # its path, also before the name of a document that lies beside it.
             folder, slash, name = row.source.rpartition("/")
             place = f"{name!r} line {row.line}"
-            fault = fault.replace(f"'{folder}/", "'") if slash else fault
+            for quote in ("'", '"') if slash else ():
+                fault = fault.replace(f"{quote}{folder}/", quote)
         fault = f"{place}: {fault}".removesuffix(" Nothing was sent.").removesuffix(".")
         # Half a character, which JSON can name and UTF-8 cannot.
         fault = fault.encode(errors="backslashreplace").decode()

@@ -471,14 +471,16 @@ def test_why_a_row_is_skipped_reads_the_same_from_every_folder(
     for folder in ("a", "deep/a"):
         (tmp_path / folder).mkdir(parents=True)
         rows = f"{folder}/rows.jsonl"
-        lines = ({"prompt": "x", "file": "data/lost.pdf"}, {"prompt": "x", "data/a/": 1}, [1])
+        lost = ("data/lost.pdf", "o'brien's.pdf")
+        lines = (*({"prompt": "x", "file": name} for name in lost), {"data/a/": 1}, [1])
         Path(rows).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
         batch = Batch(tmp_path / "out").set_default_params(model="gpt-6-luna", max_tokens=9)
         batch.add_rows(rows, on_bad_row="skip")
         assert batch._intake.spool is not None
         found.append(list(batch._intake.spool.faults()))
     assert found[0] == found[1]
-    for fault, part in zip(found[0], ("'data/lost.pdf'", "['data/a/']", "list"), strict=True):
+    parts = ("'data/lost.pdf'", "\"o'brien's.pdf\"", "['data/a/']", "list")
+    for fault, part in zip(found[0], parts, strict=True):
         assert fault.startswith("'rows.jsonl' line ")
         assert part in fault
 
