@@ -132,6 +132,23 @@ def test_an_account_is_renamed(servers: dict[str, Sandbox], tmp_path: Path) -> N
     assert batches(servers) == known | {"lab": known["lab"] + 1}
 
 
+def test_an_account_is_renamed_that_has_bought_nothing(
+    servers: dict[str, Sandbox], tmp_path: Path
+) -> None:
+    """What was refused before it was created is not paid again under another name."""
+    out, lab = tmp_path / "out", tables(servers)["lab"]
+    servers["lab"].limits(keys=["another"])
+    try:
+        with pytest.raises(ProviderError):
+            make(out, ["lab"], {"lab": lab}).run()
+    finally:
+        servers["lab"].limits(keys=[key_of("lab")])
+    known = batches(servers)
+    run = make(out, ["other"], {"other": lab}).run()
+    assert {result.error for result in run.iter_results()} == {None}
+    assert batches(servers) == known | {"lab": known["lab"] + 1}
+
+
 def test_what_an_account_costs_that_is_gone(
     slow: dict[str, Sandbox], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

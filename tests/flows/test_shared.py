@@ -246,6 +246,24 @@ def test_holding_less_needs_no_leave():
     simulated(go())
 
 
+def test_a_claim_that_is_cut_short_wants_nothing_any_more():
+    """A run that is canceled while it asks keeps nobody waiting for what it wanted."""
+
+    async def go() -> None:
+        memory = Memory(1)
+        assert await claim("b", "one", 3, 10, register=memory)
+        await memory.write("b", Holding("two", Decimal(0), Decimal(5), datetime.now(UTC)))
+        asking = asyncio.create_task(claim("b", "one", 8, 10, register=memory))
+        await asyncio.sleep(5)
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        held = memory.rows["b", "one"]
+        assert (asking.cancelled(), held.amount, held.wanted) == (True, 3, 0)
+
+    simulated(go())
+
+
 # ---- with a real Prefect server
 
 

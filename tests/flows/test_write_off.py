@@ -143,6 +143,21 @@ def test_rows_that_are_counted_and_do_not_come_count_at_their_bound(
     assert len(billed()) <= JOBS
 
 
+def test_what_an_expired_batch_counts_and_does_not_give_is_not_sent_again(
+    tmp_path: Path, sandbox
+) -> None:
+    """It ran before the batch expired, and may be paid."""
+    sandbox.fault("openai", mode="batch_expired", fraction=1.0)
+    batch = Batch(tmp_path / "out").set_state(tmp_path / "rec").add_cost_limit(LIMIT)
+    for n in range(JOBS):
+        prompt = f"{tmp_path} {n} {'' if n else '[[sandbox:missing]]'}"
+        batch.add_job(prompt=prompt, model=GPT, max_tokens=100, id=f"job-{n}")
+    batch.run()
+    attempts = [orjson.loads(row["attempts_json"]) for row in rows_of(tmp_path)]
+    codes = [[attempt["error_code"] for attempt in each] for each in attempts]
+    assert codes == [["missing"], [None], [None], [None]]
+
+
 def test_replies_that_are_gone_are_looked_for_at_every_start(
     tmp_path: Path, sandbox, billed
 ) -> None:

@@ -34,6 +34,16 @@ def test_what_may_be_paid_already_is_changed_only_where_it_is_named(
     assert list(_failed(rows, (code,))) == [(0, "j0")]
 
 
+def test_a_damaged_row_is_not_changed_also_where_it_is_named(tmp_path: Path) -> None:
+    """Its job may be answered: asked in another way, it would be paid again."""
+    rows = results(tmp_path, "truncated", None, "truncated")
+    lines = rows.path.read_bytes().split(b"\n")
+    rows.path.write_bytes(b"\n".join([lines[0][:-9], *lines[1:]]))
+    assert [row["error_code"] for row in rows] == ["damaged_row", None, "truncated"]
+    for codes in ((), ("damaged_row", "truncated")):
+        assert list(_failed(rows, codes)) == [(2, "j2")]
+
+
 @pytest.mark.parametrize(
     ("codes", "ends", "says"),
     [

@@ -279,3 +279,22 @@ def test_the_folder_of_a_file_at_a_url_holds_its_documents(named: str, is_there:
     else:
         with pytest.raises(ValidationError, match="allow_urls"):
             load_documents(job["file"], job_id="a")
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("put", [True, False])
+def test_of_two_notes_the_one_with_more_changes_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: bool
+) -> None:
+    """The results could not be put at their URL, or another machine has put its own there."""
+    monkeypatch.chdir(tmp_path)
+    place = f"file://{tmp_path}/bucket"
+    plain = Order("jobs.csv", place, {"prompt": "{q}"})
+    amended = replace(plain, amendments=(Amendment({0: "a"}, {"max_tokens": 8000}),))
+    there = tmp_path / "bucket" / ORDER
+    there.parent.mkdir(parents=True)
+    here = plain.out / ORDER
+    (amended if put else plain).note()
+    there.write_bytes(here.read_bytes())
+    (plain if put else amended).note()
+    assert Order.noted(place).amendments == amended.amendments

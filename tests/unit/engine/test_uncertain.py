@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from batchata_prefect.collector.inflight import Known, adopt, cancel, open_run
+from batchata_prefect.collector.inflight import Known, adopt, cancel, open_run, write_off
 from batchata_prefect.money.ledger import Intent, Start
 from batchata_prefect.providers.anthropic.batches import Anthropic
 from batchata_prefect.records.storage import storage_at
-from batchata_prefect.records.store import Records
+from batchata_prefect.records.store import Records, TakenOverError
 from batchata_prefect.views.status import BatchStatus
 from tests.unit.providers.orders import Order, connected, finished
 
@@ -78,3 +79,50 @@ def test_one_that_is_nowhere(sandbox, placed, tmp_path, ago, told):
         assert told in trouble
 
     asyncio.run(look())
+
+
+async def taken_over_meanwhile(sandbox: Any, run: Known, act: Coroutine[Any, Any, Any]) -> None:
+    """What is done with a job set that another process takes over while its batch is searched."""
+    calls = sandbox.ledger.calls().get("anthropic.list", 0)
+    sandbox.fault("anthropic", operation="list", mode="delay", seconds=1.0)
+    search = asyncio.create_task(act)
+    while (claim := await run.records.read("owners/000000")) is None:
+        await asyncio.sleep(0.02)
+    await run.records.create("owners/000001", {**claim, "token": "another"})
+    with pytest.raises(TakenOverError):
+        await search
+    assert sandbox.ledger.calls()["anthropic.list"] == calls + 1
+
+
+def test_what_another_process_took_over_is_not_recorded(sandbox, placed, tmp_path):
+    """A search may take longer than the lease: who runs the job set now records its batch."""
+
+    async def look() -> None:
+        run = await known(placed, tmp_path)
+        async with connected(placed.provider) as client:
+            mine = (await placed.create(client)).batch_id
+            await finished(placed.provider, client, mine)
+        await taken_over_meanwhile(sandbox, run, adopt(run))
+
+    asyncio.run(look())
+    (entry,) = asyncio.run(open_run(None, "night", str(tmp_path / "state"))).entries
+    assert entry.receipt is None
+
+
+def test_what_another_process_took_over_is_not_written_off(sandbox, placed, tmp_path):
+    """It may be collecting the very answers that a person here has given up."""
+    other = Order(placed.provider, tmp_path / "theirs.jsonl", ["Theirs"] * 5, "theirs")
+    sandbox.limits(seconds=60)
+
+    async def look() -> None:
+        run = await known(placed, tmp_path)
+        async with connected(placed.provider) as client:
+            await other.create(client)
+        await taken_over_meanwhile(sandbox, run, write_off(run, "1"))
+
+    try:
+        asyncio.run(look())
+    finally:
+        sandbox.limits(seconds=0.1)
+    (entry,) = asyncio.run(open_run(None, "night", str(tmp_path / "state"))).entries
+    assert not entry.written_off

@@ -93,6 +93,22 @@ def test_repeated_content_without_ids_is_numbered_the_same_each_time(tmp_path: P
         spool.close()
 
 
+def test_a_numbered_job_stays_the_same_when_more_are_added(tmp_path: Path) -> None:
+    """Numbered once more, it would be another job to the records."""
+    spool = filled(tmp_path, [("job-x", b"1"), ("job-x", b"1")], named=False)
+    (family,) = spool.families()
+    before = [row.fingerprint for row in spool.waiting(family, 0)]
+    spool.add(Job(id="job-x", model="m", prompt="x"), request(b"1"), named=False)
+    spool.seal()
+    first, second, third = (row.fingerprint for row in spool.waiting(family, 0))
+    assert [first, second] == before
+    assert third not in before
+    reader = spool.reader()
+    assert [reader.context(n).job_id for n in range(3)] == ["job-x", "job-x-2", "job-x-3"]
+    reader.close()
+    spool.close()
+
+
 def test_states_are_counted_as_they_change(tmp_path: Path) -> None:
     """Counts follow the jobs, and a job sent back to wait is found under its next attempt."""
     spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])

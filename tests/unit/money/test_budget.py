@@ -77,6 +77,20 @@ def test_what_is_in_flight_counts_with_the_correction() -> None:
     assert budget.taken(ledger) == pytest.approx(Decimal("7.4"))
 
 
+def test_a_correction_that_is_reserved_already_is_not_reserved_again() -> None:
+    """A chunk in flight counts with what was learned since, and not with all of it once more."""
+    ledger = [entry(held="2", cost="4", factor=2.0), entry(held="2", factor=2.0, open_=True)]
+    assert budget.reserved(ledger) == pytest.approx(Decimal("4.4"))
+
+
+def test_an_unknown_cost_keeps_its_reservation() -> None:
+    """It counts at its upper bound, and the rest of the limit may be spent."""
+    ledger = [entry(held="3", cost=None), entry(cost="0.5"), entry(held="1", open_=True)]
+    assert budget.taken(ledger) == Decimal("4.5")
+    assert budget.room(ledger, Decimal(10)) == Decimal("5.5")
+    assert budget.spent(ledger) is None
+
+
 def test_shares() -> None:
     """Input tokens: the largest share of a bound and the mean one; output tokens: the mean."""
     ledger = [entry(cost="1", tokens=(500, 200)), entry(cost="1", tokens=(100, 100))]

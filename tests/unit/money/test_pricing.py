@@ -703,6 +703,14 @@ def test_own_cache_rates_fall_back(prices, expected):
     assert book.bound("p", "m", 1_100_000, 10_000, cached=True) >= usd(expected)
 
 
+def test_own_prices_of_an_account_go_before_those_of_its_model():
+    """One endpoint of several may have a price of its own for the same model."""
+    one, all_ = {"input": 1, "output": 2}, {"input": 10, "output": 20}
+    book = price_book({"gpt-6-luna": all_, "openai/gpt-6-luna": one}, at=NOW)
+    assert book.bound("openai", "gpt-6-luna", 1_000_000, 1_000_000) == 3
+    assert book.bound("azure", "gpt-6-luna", 1_000_000, 1_000_000) == 30
+
+
 def test_own_prices_say_nothing_of_the_standard_rate():
     """The realtime rate stays the listed one, and is unknown for a private model."""
     book = price_book({m: {"input": 9, "output": 9} for m in ("claude-sonnet-5-5", "private")})

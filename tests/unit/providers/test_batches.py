@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from batchata_prefect.errors import MissingCredentialsError, one_line
 from batchata_prefect.models import ProviderBatch
 from batchata_prefect.providers import wire
 from batchata_prefect.providers.anthropic.batches import Anthropic, ResultsNotReadyError
+from batchata_prefect.providers.failures import status_of
 from batchata_prefect.providers.openai.batches import OpenAI
 
 from .orders import BASE_URLS, KEYS, UNKNOWN, Order, answers, finished, rows, run
@@ -153,6 +155,25 @@ def test_a_long_retry_after_does_not_block_a_call(sandbox, provider, order, monk
             await provider.poll(client, UNKNOWN[provider.name])
 
     run(provider, poll)
+
+
+def test_an_error_tells_the_clock_as_well(sandbox, provider):
+    """A create is dated by it also where the provider has not answered anything else yet."""
+    sandbox.limits(clock_seconds=3600)
+    sandbox.fault(provider.name, operation="retrieve", mode="status", status=403)
+
+    async def ask(client: Any) -> None:
+        with pytest.raises(Exception) as refused:
+            await provider.poll(client, UNKNOWN[provider.name])
+        assert status_of(refused.value) == 403
+        there = wire.now(client)
+        assert there is not None
+        assert abs(there - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
+
+    try:
+        run(provider, ask)
+    finally:
+        sandbox.limits(clock_seconds=0)
 
 
 def test_a_reply_that_is_no_json_is_a_network_error(sandbox, provider, order):

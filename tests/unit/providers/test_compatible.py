@@ -171,6 +171,26 @@ def test_a_row_that_is_cut_off_tells_what_it_still_shows(end: int, head: str | N
     assert asyncio.run(lists.head_of(pieces(data[:end]))) == head
 
 
+def test_a_batch_that_never_ran_keeps_no_search_open(box: Sandbox, tmp_path: Path) -> None:
+    """Somebody else's that was refused, with its file gone, proves nothing and was not paid."""
+    order = placed(tmp_path, OpenAI())
+
+    async def live(client: Any) -> None:
+        file = await client.files.create(file=("theirs.jsonl", b"no json\n"), purpose="batch")
+        theirs = await client.batches.create(
+            input_file_id=file.id, endpoint=order.chunk.endpoint, completion_window="24h"
+        )
+        box.settle()
+        await client.files.delete(file.id)
+        batch = await order.provider.poll(client, theirs.id)
+        assert (batch.ending, batch.total) == ("failed", None)
+        known = frozenset(each.id for each in box.ledger.batches()) - {theirs.id}
+        found = await order.find(client, known)
+        assert (found.batch, found.undecided) == (None, ())
+
+    run(order.provider, live)
+
+
 ENDS = {"completed", "cancelled", "canceled", "expired", "failed"}
 WORDS = ["scheduling", "created", "queued", "finalized", "success", "done", "error", "", "ended"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -126,6 +126,30 @@ def test_a_search_does_not_reach_behind_its_time(sandbox, provider, order, monke
 
     run(provider, list_once)
     run(provider, look)
+
+
+@pytest.mark.parametrize("by_the_clock_here", [True, False])
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_the_time_of_a_create_may_be_by_either_clock(
+    sandbox, provider, order, ahead, by_the_clock_here
+):
+    """An earlier start may have noted it before it had heard the provider's own clock."""
+    placed = order(salt=f"{ahead} {by_the_clock_here}")
+    sandbox.limits(clock_seconds=ahead)
+
+    async def look(client: Any) -> None:
+        here = datetime.now(UTC)
+        made = await placed.create(client)
+        await finished(provider, client, made.batch_id)
+        since = here if by_the_clock_here else here + timedelta(seconds=ahead)
+        found = await provider.find(client, placed.chunk, since, NOBODY)
+        assert found.batch is not None
+        assert found.batch.batch_id == made.batch_id
+
+    try:
+        run(provider, look)
+    finally:
+        sandbox.limits(clock_seconds=0)
 
 
 def test_a_look_alike_whose_results_are_gone_needs_a_person(sandbox, tmp_path, monkeypatch):

@@ -230,6 +230,15 @@ def test_page_of_odd_runs(tmp_path: Path, changes: dict[str, Any]) -> None:
     assert "jobs answered" in page(told, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [(0.5, "$0.5000"), (0.125, "$0.5000, of which $0.1250 in this run"), (None, "$0.5000")],
+)
+def test_what_this_run_cost_is_said_where_it_is_not_all(own: float | None, told: str) -> None:
+    """Of a first run there is one amount to tell; of a later one two."""
+    assert summary(manifest(cost_of_run_usd=own)) == f"4 of 4 jobs answered, {told}"
+
+
 def test_a_smaller_job_set_says_what_it_leaves_out_and_what_it_cost(results: Path) -> None:
     """Else a file that has shrunk looks like answers that were lost."""
     results.unlink()
