@@ -251,6 +251,8 @@ class Spool:
         if self._ids.settle():
             number(self.directory, self._ids.repeats())
             self._ids.check()
+            # It knows the jobs as they were before they were numbered.
+            self._ids.close()
 
     def reset(self) -> None:
         """Forget what became of the jobs, before the records are read anew."""

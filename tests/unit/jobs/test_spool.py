@@ -109,6 +109,18 @@ def test_a_numbered_job_stays_the_same_when_more_are_added(tmp_path: Path) -> No
     spool.close()
 
 
+def test_a_numbered_job_is_recognised_wherever_it_stands(tmp_path: Path) -> None:
+    """Far from where it was, it is looked up, and by what it is since it was numbered."""
+    twins, others = [("job-x", b"1")] * 2, [(f"job-{n}", b"%d" % n) for n in range(20, 32)]
+    first = filled(tmp_path, [*twins, *others], named=False)
+    (family,) = first.families()
+    members = b"".join(row.fingerprint for row in first.waiting(family, 0))
+    second = filled(tmp_path, [twins[0], *others, twins[1]], named=False)
+    assert list(second.locate(members)) == [0, 13, *range(1, 13)]
+    first.close()
+    second.close()
+
+
 def test_states_are_counted_as_they_change(tmp_path: Path) -> None:
     """Counts follow the jobs, and a job sent back to wait is found under its next attempt."""
     spool = filled(tmp_path, [(str(n), b"%d" % n) for n in range(4)])
