@@ -140,7 +140,7 @@ def cancel_batches(
     if as_json:
         print_json("cancel", {"canceled": [_values(line) for line in lines]})
         return min(going, 1)
-    ended = sum(1 for line in lines if line.batch is not None and line.trouble is None)
+    ended = sum(1 for line in lines if line.batch is not None)
     _show(lines, f"{ended} provider batches cancelled")
     if going:
         tell(f"{going} may go on there: what keeps them from being cancelled is told beside them.")

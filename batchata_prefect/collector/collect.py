@@ -324,7 +324,7 @@ async def _cancel(place: Place, done: Round) -> None:
             "%r was cancelled: %d provider batches are cancelled. Retry it to collect what they "
             "answered; nothing is paid twice",
             place.run_key,
-            sum(1 for line in lines if line.batch is not None and line.trouble is None),
+            sum(1 for line in lines if line.batch is not None),
         )
     waiting = await known.records.waiting()
     if waiting is not None and waiting["batch_run_id"] is not None:

@@ -241,7 +241,7 @@ class Batches(ABC):
         """Whether a batch that nothing is proven of may be a chunk's, and cost something."""
         has_begun = batch.succeeded or batch.failed or batch.output_file_id or batch.error_file_id
         is_void = batch.ending in {"failed", "canceled", "expired"} and not has_begun
-        return batch.total in {None, chunk.count} and (self.counts_at_once or not is_void)
+        return batch.total in {None, chunk.count} and not is_void
 
     async def ours(self, client: Any, since: datetime) -> list[Ours]:
         """Batches of the account since a time that carry our token, or may carry it."""
