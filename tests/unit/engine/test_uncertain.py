@@ -86,8 +86,11 @@ async def taken_over_meanwhile(sandbox: Any, run: Known, act: Coroutine[Any, Any
     calls = sandbox.ledger.calls().get("anthropic.list", 0)
     sandbox.fault("anthropic", operation="list", mode="delay", seconds=1.0)
     search = asyncio.create_task(act)
-    while (claim := await run.records.read("owners/000000")) is None:
+    # The claim is there before it is owned: only a call to the provider tells that it is.
+    while sandbox.ledger.calls().get("anthropic.list", 0) == calls and not search.done():
         await asyncio.sleep(0.02)
+    claim = await run.records.read("owners/000000")
+    assert claim is not None
     await run.records.create("owners/000001", {**claim, "token": "another"})
     with pytest.raises(TakenOverError):
         await search
