@@ -222,12 +222,12 @@ def test_a_lagging_list_hides_fresh_batches(box: Sandbox, provider: str) -> None
 @pytest.mark.parametrize("provider", CREATES)
 def test_a_fresh_batch_can_be_unknown_for_a_while(box: Sandbox, provider: str) -> None:
     """With `create_404` retrieve does not find a batch that was just made."""
-    box.fault(provider, mode="create_404", seconds=0.4)
-    made = CREATES[provider](box)
     batches = batches_of(box, provider)
+    box.fault(provider, mode="create_404", seconds=0.8)
+    made = CREATES[provider](box)
     with pytest.raises((anthropic.NotFoundError, openai.NotFoundError)):
         batches.retrieve(made)
-    time.sleep(0.45)
+    time.sleep(0.85)
     assert batches.retrieve(made).id == made
 
 

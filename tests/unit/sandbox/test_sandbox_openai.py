@@ -510,7 +510,7 @@ def test_a_create_of_the_wrong_shape_is_refused(box: Sandbox, case: str) -> None
 
 def test_a_batch_canceled_while_running_keeps_what_ran(box: Sandbox, gpt: openai.OpenAI) -> None:
     """Finished lines are in the output file and billed, the rest in the error file."""
-    box.limits(seconds=1.5)
+    box.limits(seconds=3)
     batch = make_batch(gpt, lines_of(*[chat()] * 60))
     eventually(lambda: gpt.batches.retrieve(batch.id).status, "in_progress")
     time.sleep(0.5)

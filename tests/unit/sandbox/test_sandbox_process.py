@@ -230,9 +230,9 @@ def test_large_batches_do_not_block_small_calls(box: Sandbox) -> None:
     done.set()
     asking.join()
     assert claude.messages.batches.retrieve(batch.id).request_counts.succeeded == 20_000
-    # Measured on two idle cores: 1 s, of which the SDK takes half, and 0.1 s.
-    assert took < 10
-    assert slowest < 1.5
+    # Measured on two idle cores: 1 s, of which the SDK takes half, and 0.1 s. A busy machine makes
+    # both longer.
+    assert slowest < took / 2
 
 
 def test_a_temporary_directory_goes_away() -> None:
@@ -258,10 +258,13 @@ def test_calls_on_one_connection_do_not_wait(box: Sandbox) -> None:
     """A small call takes a millisecond or two; with Nagle's algorithm on it would take 40."""
     claude = claude_of(box)
     claude.messages.batches.list(limit=1)
-    begun = time.monotonic()
+    took: list[float] = []
     for _ in range(50):
+        begun = time.monotonic()
         claude.messages.batches.list(limit=1)
-    assert time.monotonic() - begun < 1.2
+        took.append(time.monotonic() - begun)
+    # The quicker ones: what else the machine does delays some, and Nagle's algorithm all.
+    assert sorted(took)[10] < 0.03
 
 
 def test_keys_of_its_own(box: Sandbox) -> None:
