@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
@@ -30,8 +31,11 @@ from batchata_prefect.cli.options import (
 )
 from batchata_prefect.cli.orders import Amendment, Order, local_sandbox
 from batchata_prefect.cli.output import FULL, of_file, print_json, tell, width
+from batchata_prefect.collector.inflight import open_run
+from batchata_prefect.engine.finish import read_manifest
 from batchata_prefect.errors import StateError
 from batchata_prefect.jobs.intake import is_made_id
+from batchata_prefect.money.ledger import extent
 from batchata_prefect.numbers import counted
 from batchata_prefect.options import PLACES
 from batchata_prefect.results.codes import INVALID_ROW
@@ -157,6 +161,7 @@ def retry(
     if code and not failed:
         return _none_of(rows, code)
     if changes and failed:
+        _refuse_older(folder, order)
         order = replace(order, amendments=(*order.amendments, *_amend(order, failed, changes)))
         tell(f"Sent again, changed by {', '.join(sorted(changes))}: {counted(len(failed), 'job')}.")
     elif changes:
@@ -170,6 +175,23 @@ def retry(
             "needs a change, see `batchata retry --help`."
         )
     return carry_out(order, as_json=as_json, quiet=quiet)
+
+
+def _refuse_older(folder: Path, order: Order) -> None:
+    """Refuse to change jobs by results that say less than the records do.
+
+    Of a run that was cut off they tell nothing: a job that failed in them may be at its provider
+    by now, or answered, and would be paid again.
+    """
+    known = asyncio.run(open_run(order.place, None, order.options().state))
+    manifest = read_manifest(folder)
+    if manifest is None or manifest["ledger"] != extent(known.records.generation, known.entries):
+        raise StateError(
+            f"the results in {str(order.place)!r} are older than what is on record: a run of them "
+            "goes on, or was cut off before it wrote any. Without a change, `batchata retry "
+            f"{order.place}` collects what is at the providers, sends the rest as it is and writes "
+            "the results; then say the change. Nothing was sent"
+        )
 
 
 def _none_of(rows: ResultFile, codes: tuple[str, ...]) -> int:

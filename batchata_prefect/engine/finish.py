@@ -22,7 +22,7 @@ from batchata_prefect.files import whole_file, write_json
 from batchata_prefect.jobs.spool import CANCELED, HELD, IN_FLIGHT, WAITING, Context, Family
 from batchata_prefect.models import Chunk, package
 from batchata_prefect.money import budget
-from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry
+from batchata_prefect.money.ledger import NEVER_SENT, REALTIME, TIME_LIMIT, Entry, extent
 from batchata_prefect.numbers import counted, plain_usd
 from batchata_prefect.results import archive
 from batchata_prefect.results.assemble import Part, assemble
@@ -103,7 +103,7 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
         and manifest.get("job_set") == run.spool.digest
         and manifest.get("jobs_file") == _jobs_file(run)
         and _is_ours(run, manifest)
-        and manifest.get("ledger") == _ledger_digest(run)
+        and manifest.get("ledger") == extent(run.records.generation, run.ledger)
         and manifest.get("result_format") == run.settings.result_format
         and manifest.get("results_bytes") == results.stat().st_size
         # What was lost then may have come back: from a backup, or from the provider.
@@ -117,12 +117,6 @@ def _still_true(run: Session, results: Path) -> dict[str, Any] | None:
 
 def _parquet(run: Session) -> Path:
     return run.results_dir / "results.parquet"
-
-
-def _ledger_digest(run: Session) -> list[int]:
-    """Generation, entries and ended entries: what changes whenever anything is bought or ends."""
-    ended = sum(1 for entry in run.ledger if entry.ending is not None)
-    return [run.records.generation, len(run.ledger), ended]
 
 
 def _set_aside(run: Session, results: Path, manifest_path: Path) -> None:
@@ -255,7 +249,7 @@ def _manifest(run: Session, tally: Tally, results_bytes: int, archived: int) -> 
         "batches": [batch.facts() for batch in batch_statuses(run)],
         "job_set": run.spool.digest,
         "jobs_file": _jobs_file(run),
-        "ledger": _ledger_digest(run),
+        "ledger": extent(run.records.generation, run.ledger),
         "result_format": run.settings.result_format,
         "results_bytes": results_bytes,
     }

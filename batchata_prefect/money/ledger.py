@@ -6,7 +6,7 @@ anywhere else: what is spent, reserved and left is always a sum over these entri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -161,6 +161,11 @@ class Entry:
     receipt: Receipt | None = None
     ending: Ending | None = None
     written_off: bool = False
+
+
+def extent(generation: int, ledger: Sequence[Entry]) -> list[int]:
+    """Generation, entries and ended entries: what changes whenever anything is bought or ends."""
+    return [generation, len(ledger), sum(1 for entry in ledger if entry.ending is not None)]
 
 
 def claimed(ledger: Iterable[Entry], provider: str) -> frozenset[str]:

@@ -92,7 +92,10 @@ RUN += ("--metadata", "land", "--budget", "1", "-o", "out", "--state", "state")
 def test_run_fails_in_part_is_understood_retried_and_exported(
     cities: Path, here: Here, forker: Forker, sandbox
 ) -> None:
-    """One failed job of a file is listed with its reason, asked anew, and nothing is paid twice."""
+    """One failed job is listed with its reason, asked anew, and nothing is paid twice.
+
+    Not either where the retry is killed with its batch in flight, and another change is told.
+    """
     known = len(list(sandbox.ledger.billed()))
     first = asked(forker, cities, *RUN, "--response-model", "schema.json", "--tag", "geo", code=1)
     assert first["schema"] == "batchata/run/1"
@@ -109,10 +112,22 @@ def test_run_fails_in_part_is_understood_retried_and_exported(
     assert "Change the prompt or the model" in words.stdout
 
     change = ("--code", "refusal", "--prompt", "Name {land}")
-    retried = forker.python(*MODULE, "retry", "out", *change, cwd=cities)
+    sandbox.limits(seconds=60)
+    sent = len(list(sandbox.ledger.batches()))
+    pid = forker.start_python(*MODULE, "retry", "out", *change, cwd=cities)
+    until(lambda: len(list(sandbox.ledger.batches())) > sent)
+    os.kill(pid, signal.SIGKILL)
+    assert "Sent again, changed by prompt: 1 job." in forker.wait_python().stderr
+    sandbox.limits(seconds=0.1)
+    sandbox.settle()
+    other = here(cities, "retry", "out", "--code", "refusal", "--prompt", "Say {land}")
+    assert other.returncode == 3
+    assert "results in 'out' are older than what is on record" in other.stderr
+    assert "Nothing was sent" in other.stderr
+
+    retried = forker.python(*MODULE, "retry", "out", cwd=cities)
     assert retried.returncode == 0, retried.stderr
     assert retried.stdout == ""
-    assert "Sent again, changed by prompt: 1 job." in retried.stderr
     assert "6 of 6 jobs answered" in retried.stderr
     assert "no ids of their own" not in retried.stderr
     # The refused answer was billed as well, and stays paid.
