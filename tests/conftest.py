@@ -18,15 +18,18 @@ import pytest
 from hypothesis import settings
 
 
-def _one_authority() -> Path:
-    """A file with the first certificate of those that Prefect would read."""
+def _one_authority() -> str:
+    """A file with the first certificate of those that a client would read."""
     end = "-----END CERTIFICATE-----\n"
     path = Path(tempfile.gettempdir(), f"batchata-authority-{os.getuid()}.pem")
     whole = Path(tempfile.mkdtemp(), path.name)
     whole.write_text(Path(certifi.where()).read_text().partition(end)[0] + end)
     whole.replace(path)
     whole.parent.rmdir()
-    return path
+    return str(path)
+
+
+_AUTHORITY = _one_authority()
 
 
 # How long one example takes says nothing on a busy machine.
@@ -44,9 +47,10 @@ os.environ.update(
     },
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_ENABLED="false",
-    # Prefect makes three clients a run, and each reads a file of authorities: 20 ms where it holds
-    # them all. Here nobody asks a server whose certificate would be looked at.
-    PREFECT_API_SSL_CERT_FILE=str(_one_authority()),
+    # Each client, of an SDK or of Prefect, reads a file of authorities: 20 ms where it holds them
+    # all. Here nobody asks a server whose certificate would be looked at.
+    SSL_CERT_FILE=_AUTHORITY,
+    PREFECT_API_SSL_CERT_FILE=_AUTHORITY,
     # A run of milliseconds must not wait for the paces of a run of hours.
     BATCHATA_POLL_SHORTEST_SECONDS="0.02",
     BATCHATA_LOOKUP_SECONDS="0.6",
