@@ -47,7 +47,7 @@ test: $(VENV)/.tools
 quick: $(VENV)/.tools
 	@# Nobody answers there: what runs a flow lies in tests/flows.
 	@PREFECT_API_URL=http://127.0.0.1:9/api $(PYTHON) -m pytest tests/unit \
-	  --numprocesses 2 --dist worksteal $(PYTEST)
+	  --numprocesses 3 --dist worksteal $(PYTEST)
 
 chaos: $(VENV)/.tools
 	@BATCHATA_CHAOS=$(N) $(PYTHON) -m pytest tests/chaos/test_scenarios.py \
