@@ -18,9 +18,9 @@ from batchata_prefect.files import write_json
 from batchata_prefect.results.answer_file import answer_writer, open_answers
 from batchata_prefect.results.assemble import Part
 from batchata_prefect.results.ended import ANSWERS, EndedRows, Words, add, batch_rows, begin, drop
-from tests.chaos.killing import Forker
+from tests.chaos.killing import Forker, until
 from tests.flows.test_cli import batchata
-from tests.flows.test_showing import events, told  # noqa: F401
+from tests.flows.test_showing import events, heard  # noqa: F401
 
 CLAUDE, GPT = "claude-sonnet-5-5", "gpt-6-luna"
 
@@ -171,20 +171,32 @@ def test_a_run_that_dies_in_the_callback_tells_that_batch_again(
     assert len(billed()) == 8
 
 
+def answers_told(batch: EndedBatch) -> str:
+    """What the event of a batch says of where its answers are."""
+
+    def told() -> list[str]:
+        return [
+            event.payload["answers"]
+            for event in heard("batchata.batch.ended")
+            if event.resource["prefect.resource.id"] == f"batchata.batch.{batch.batch_id}"
+        ]
+
+    until(told)
+    (place,) = told()
+    return place
+
+
 @pytest.mark.usefixtures("prefect_server", "sandbox")
 def test_the_event_of_a_batch_leads_to_its_answers(tmp_path: Path, events: Any) -> None:  # noqa: F811
     """It carries the path of lines of JSON, which are there while the run goes on."""
-    read: list[list[str]] = []
+    read: list[str] = []
 
     def look(batch: EndedBatch, results: Iterator[JobResult]) -> None:
-        for event in told():
-            if event.event == "batchata.batch.ended":
-                answers = Path(event.payload["answers"])
-                rows = [json.loads(line) for line in answers.read_text().splitlines()]
-                read.append([row["job_id"] for row in rows])
+        lines = Path(answers_told(batch)).read_text().splitlines()
+        read.extend(json.loads(line)["job_id"] for line in lines)
 
     make(tmp_path).run(on_batch=look)
-    assert sorted(read[-1] + read[-2]) == ["j0", "j1", "j2", "j3"]
+    assert sorted(read) == ["j0", "j1", "j2", "j3"]
 
 
 @pytest.mark.usefixtures("prefect_server", "sandbox")
@@ -198,9 +210,7 @@ def test_answers_of_a_batch_are_at_the_url_until_the_run_is_over(
     found: list[bool] = []
 
     def look(batch: EndedBatch, results: Iterator[JobResult]) -> None:
-        (url, *_) = [
-            event.payload["answers"] for event in told() if event.event == "batchata.batch.ended"
-        ]
+        url = answers_told(batch)
         assert url.startswith(f"file://{tmp_path}/there/answers/")
         found.append(Path(url.removeprefix("file://")).read_bytes().count(b"\n") == 2)
 

@@ -35,8 +35,13 @@ def events() -> Iterator[list[Any]]:
 
 
 def told(prefix: str = "batchata.") -> list[Any]:
-    """Our events, oldest first."""
+    """Our events, oldest first, once all are there: nothing may emit any meanwhile."""
     EventsWorker.drain_all()
+    return heard(prefix)
+
+
+def heard(prefix: str = "batchata.") -> list[Any]:
+    """Those that are there by now."""
     return [
         event
         for client in AssertingEventsClient.all
