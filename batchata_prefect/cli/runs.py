@@ -184,8 +184,8 @@ def _refuse_older(folder: Path, order: Order) -> None:
     by now, or answered, and would be paid again.
     """
     known = asyncio.run(open_run(order.place, None, order.options().state))
-    manifest = read_manifest(folder)
-    if manifest is None or manifest["ledger"] != extent(known.records.generation, known.entries):
+    manifest = read_manifest(folder) or {}
+    if manifest.get("ledger") != extent(known.records.generation, known.entries):
         raise StateError(
             f"the results in {str(order.place)!r} are older than what is on record: a run of them "
             "goes on, or was cut off before it wrote any. Without a change, `batchata retry "
